@@ -1,0 +1,1 @@
+"""omenn: one matrix that explains what a PyTorch network did with one input, exactly."""
