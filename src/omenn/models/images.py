@@ -1,0 +1,122 @@
+"""Reads a photograph from disk as an upright 8-bit RGB picture, or says in one line why not."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from omenn.errors import InputError
+
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused before they are decoded: 64 million pixels are 192 MB of RGB."""
+
+# Why a list: Pillow also opens formats that start other programs (EPS runs Ghostscript) or that
+# hold no photograph. A file is recognised by its content, never by its name.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+
+def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read one picture as it is meant to be seen: upright, RGB, 8 bits a channel.
+
+    The EXIF orientation is applied; transparency is composited on white; grey, palette, CMYK and
+    16-bit pictures are converted; of an animation the first frame is taken.
+
+    Raises:
+        InputError: no such file, a folder, not a picture, truncated, more than ``max_pixels``.
+
+    >>> import tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "grey.png")
+    >>> Image.new("L", (3, 2), 77).save(path)
+    >>> image = read_image(path)
+    >>> assert image.mode == "RGB" and image.size == (3, 2) and image.getpixel((0, 0)) == (77,) * 3
+    """
+    path = Path(path)
+    _check_readable(path)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns about bombs and odd metadata; the limit below is ours and is an error.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_available()) as opened:
+                _check_size(path, opened.size, max_pixels)
+                opened.load()
+                return _as_rgb(ImageOps.exif_transpose(opened))
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"'{path}' is too large a picture: {error} Scale it down to at most "
+            f"{max_pixels / 1e6:.0f} million pixels."
+        ) from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"'{path}' is not a picture that can be read. "
+            f"Readable are {', '.join(FORMATS[:-1])} and {FORMATS[-1]}."
+        ) from error
+    except MemoryError as error:
+        raise InputError(f"'{path}' does not fit in memory. Scale it down first.") from error
+    except Exception as error:  # decoders of broken files raise almost anything
+        raise InputError(
+            f"'{path}' is damaged or incomplete: {_first_line(error)}. Use an intact copy of it."
+        ) from error
+
+
+def _available() -> list[str]:
+    Image.init()  # some of them exist only where Pillow was built with their library
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise InputError(f"'{path}' is a folder. Name the picture files inside, e.g. {path}/*")
+        if not path.exists():
+            raise InputError(f"'{path}' does not exist. Check the name of the picture file.")
+        if not path.is_file():
+            raise InputError(f"'{path}' is not a regular file. Name a picture file.")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise InputError(f"'{path}' is empty. Use an intact copy of the picture.")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"'{path}' cannot be read: {_first_line(error)}. Check its name and permissions."
+        ) from error
+
+
+def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise InputError(
+            f"'{path}' is too large a picture: {width} x {height} pixels. "
+            f"Scale it down to at most {max_pixels / 1e6:.0f} million pixels."
+        )
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_eight_bits(image)
+    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, layer)
+    image = image.convert("RGB")
+    image.info.clear()  # what stands in the file (comments, places, names) must not travel on
+    return image
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Grey with 16 bits, 32 bits or fractions; the full range of the format becomes 0…255."""
+    values = np.asarray(image).astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
+        raise ValueError(f"grey values from {low:g} to {high:g}, expected 0 to 65535")
+    fractions = image.mode == "F" and high <= 1
+    full = 1.0 if fractions else 255.0 if image.mode == "F" and high <= 255 else 65535.0
+    return Image.fromarray(np.rint(values * (255.0 / full)).astype(np.uint8))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
