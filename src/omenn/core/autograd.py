@@ -1,0 +1,112 @@
+"""The four autograd nodes that the frozen network adds to PyTorch's own linear ones.
+
+Each is linear in the gradient that it receives, and made of differentiable operators on saved
+coefficients, so an explanation can itself be differentiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class Frozen(torch.autograd.Function):
+    """A value computed by the native kernel whose backward is ``vjp(grad, *coefficients)``."""
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, value: list[Tensor], vjp: Callable[..., Tensor], *coefficients: Tensor
+    ) -> Tensor:
+        ctx.vjp = vjp
+        ctx.save_for_backward(*coefficients)
+        # Handed over in a list: a tensor argument that is returned would become a view of itself.
+        return value.pop()
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        (grad,) = grads
+        saved = ctx.saved_tensors
+        return ctx.vjp(grad, *saved), None, None, *[None] * len(saved)
+
+
+class Constant(torch.autograd.Function):
+    """y + (u − 1) ⊙ term for the ones u: returns y unchanged, and carries the term to u."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, u: Tensor, term: Tensor) -> Tensor:
+        ctx.save_for_backward(term)
+        ctx.ones = (u.shape, u.dtype)
+        # In place, so that y may still be modified in place by the model (ReLU, residual add).
+        ctx.mark_dirty(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        (grad,) = grads
+        (term,) = ctx.saved_tensors
+        shape, dtype = ctx.ones
+        return grad, weighted_sum(grad, term, shape, dtype), None
+
+
+class Overwrite(torch.autograd.Function):
+    """Writes y into x in place: x has the value and the history of y from then on."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
+        x.copy_(y)
+        ctx.mark_dirty(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        return None, grads[0]
+
+
+class Halve(torch.autograd.Function):
+    """The identity that passes half of the gradient: one factor of an even product."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        return grads[0] * 0.5
+
+
+NODES = tuple(f._backward_cls for f in (Frozen, Constant, Overwrite, Halve))
+
+
+def weighted_sum(grad: Tensor, term: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """(grad ⊙ term) summed to ``shape``, in ``dtype``; without a temporary where term is a row."""
+    grad, term = _real(grad, term)
+    if grad.dtype != dtype:
+        grad, term = grad.to(dtype), term.to(dtype)
+    wide = [d for d in range(-term.ndim, 0) if term.shape[d] > 1]
+    if len(wide) == 1 and not term.requires_grad:
+        dim = wide[0]
+        ones = len(shape) < -dim or shape[dim] == 1
+        if ones and grad.shape[dim] == term.shape[dim]:
+            row = term.reshape(-1)
+            if dim == -1:
+                return (grad @ row).unsqueeze(-1).sum_to_size(shape)
+            at = grad.ndim + dim
+            if grad.is_contiguous():
+                flat = grad.reshape(*grad.shape[: at + 1], -1)
+                total = (row @ flat).reshape(*grad.shape[:at], 1, *grad.shape[at + 1 :])
+                return total.sum_to_size(shape)
+    return (grad * term).sum_to_size(shape)
+
+
+def _real(grad: Tensor, term: Tensor) -> tuple[Tensor, Tensor]:
+    """Complex terms (Fourier layers) contribute Re(conj(grad) · term)."""
+    if not (grad.is_complex() or term.is_complex()):
+        return grad, term
+    return (grad.conj() * term).real, torch.ones((), device=grad.device)
+
+
+def reduce_to(grad: Tensor, shape: torch.Size) -> Tensor:
+    """Sums broadcast dimensions away."""
+    return grad if grad.shape == shape else grad.sum_to_size(shape)

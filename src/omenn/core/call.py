@@ -1,0 +1,169 @@
+"""One operator call seen by the interceptor, and what a rule may do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from omenn.core.autograd import Frozen, Overwrite
+from omenn.core.place import Place
+from omenn.core.spelling import Spelling, bind
+from omenn.errors import UnsupportedOperator
+
+if TYPE_CHECKING:
+    from omenn.core.intercept import Interceptor
+
+CARRIED, FROZEN, IDS = "carried", "frozen", "ids"
+
+
+@dataclass(slots=True)
+class Mark:
+    """What the interceptor knows of a tensor.
+
+    ``kind``: ``carried`` (affine in the explained input), ``frozen`` (depends on the input, but
+    held constant) or ``ids`` (explained integer ids). ``rank``: how readily a factor is frozen in
+    a product (2 softmax and sigmoid, 1 tanh, 0 unbounded). ``inputs``: keys of the explained
+    inputs. ``true``: the same tensor in the ordinary graph, kept for second derivatives.
+    """
+
+    owner: Interceptor
+    kind: str
+    place: Place | None = None
+    rank: int = 0
+    inputs: frozenset[Any] = frozenset()
+    true: Tensor | None = None
+
+
+def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
+    """``value`` with ``sub`` applied to each tensor in it (nested tuples, lists and dicts)."""
+    if isinstance(value, Tensor):
+        return sub(value)
+    if isinstance(value, (list, tuple)):
+        items = [substitute(v, sub) for v in value]
+        if isinstance(value, list):
+            return items
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, dict):
+        return {k: substitute(v, sub) for k, v in value.items()}
+    return value
+
+
+class Call:
+    """A call of ``func``, spelled as the model spelled it."""
+
+    def __init__(
+        self,
+        owner: Interceptor,
+        func: Callable[..., Any],
+        spelling: Spelling,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        marked: list[tuple[Tensor, Mark]],
+    ) -> None:
+        self.owner = owner
+        self.func = func
+        self.operator = spelling.operator
+        self.reverse = spelling.reverse
+        self.args = args
+        self.kwargs = kwargs
+        self.marked = marked
+        self.carried = [t for t, m in marked if m.kind == CARRIED]
+        self.bound = bind(func, args, kwargs)
+        self.inplace = (
+            spelling.inplace
+            or bool(kwargs.get("inplace"))
+            or ("inplace" in self.bound and bool(self.bound["inplace"]))
+        )
+        self.rank: int | None = None
+        self.places: list[Place | None] | None = None
+
+    # --- arguments -------------------------------------------------------------------------
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.bound.get(name, default)
+
+    def is_carried(self, value: Any) -> bool:
+        return any(value is t for t in self.carried)
+
+    def mark(self, value: Tensor) -> Mark | None:
+        return next((m for t, m in self.marked if t is value), None)
+
+    def place(self, value: Tensor) -> Place | None:
+        mark = self.mark(value)
+        return mark.place if mark else None
+
+    def constant(self, value: Tensor) -> Tensor:
+        """A tensor that is not carried: without history, unless second derivatives are wanted."""
+        return value if self.owner.create_graph else value.detach()
+
+    def true(self, value: Tensor) -> Tensor:
+        """The ordinary value of a tensor, to compute coefficients from."""
+        mark = self.mark(value)
+        if self.owner.create_graph and mark is not None and mark.true is not None:
+            # In place the ordinary tensor changes below; coefficients need it as it was.
+            return mark.true.clone() if self.inplace else mark.true
+        return self.constant(value)
+
+    # --- evaluation ------------------------------------------------------------------------
+
+    def run(self, sub: Callable[[Tensor], Tensor] | None = None) -> Any:
+        """Calls the operator as spelled: carried tensors as they are, all others constant."""
+        if sub is None:
+            carried = {id(t) for t in self.carried}
+            sub = lambda t: t if id(t) in carried else self.constant(t)  # noqa: E731
+        args, kwargs = substitute(self.args, sub), substitute(self.kwargs, sub)
+        return self.func(*args, **kwargs)
+
+    def value(self) -> Any:
+        """The native result, without history and without touching the arguments."""
+        with torch.no_grad():
+            if self.inplace:
+                first = self.args[0] if self.args else next(iter(self.kwargs.values()))
+                return self.run(lambda t: t.detach().clone() if t is first else t.detach())
+            return self.run(Tensor.detach)
+
+    def true_value(self) -> Any:
+        """The result in the ordinary graph (second derivatives), else without history."""
+        if not self.owner.create_graph:
+            return self.value()
+        return self.run(self.true)
+
+    def at_zero(self) -> Any:
+        """The result with every carried tensor set to zero: the constant term of an affine map."""
+        carried = {id(t) for t in self.carried}
+        return self.run(
+            lambda t: torch.zeros_like(t, requires_grad=False)
+            if id(t) in carried
+            else self.constant(t)
+        )
+
+    def frozen(
+        self, x: Tensor, value: Tensor, vjp: Callable[..., Tensor], *coefficients: Tensor | None
+    ) -> Tensor:
+        """``value`` as a frozen function of x: its backward is ``vjp(grad, *coefficients)``."""
+        y = Frozen.apply(x, [value], vjp, *coefficients)
+        return self.written(x, y)
+
+    def written(self, x: Tensor, y: Tensor) -> Tensor:
+        """y, or x overwritten with y where the model asked for the in-place form."""
+        return Overwrite.apply(x, y) if self.inplace else y  # type: ignore[return-value]
+
+    def attach(self, y: Tensor, term: Tensor) -> Tensor:
+        """Carries the constant ``term`` (broadcastable to y) to the input's ones image."""
+        return self.owner.attach(self, y, term)
+
+    def refuse(self, why: str, remedy: str | None = None) -> UnsupportedOperator:
+        """The error to raise where this call is not provably linear."""
+        name = getattr(self.func, "__name__", self.operator)
+        if name == "__get__":
+            name = self.operator
+        return UnsupportedOperator(
+            name,
+            self.owner.module_path(),
+            why,
+            remedy or "Give it a rule with omenn.rule(...), or explain at a later module with at=.",
+        )

@@ -1,0 +1,153 @@
+"""The certificate: is this explanation exact for this model? With the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omenn.core.explain import FrozenRun
+from omenn.core.explanation import Explanation
+from omenn.core.target import Target, pick_output
+from omenn.errors import UnsupportedOperator
+
+# How far the frozen forward pass may be from the ordinary one, relative to the largest output.
+FIDELITY = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
+
+
+@dataclass(frozen=True, repr=False)
+class Certificate:
+    """Evidence that an explanation is exact, or where it is not.
+
+    ``fidelity``: largest |frozen − ordinary forward| relative to the largest |output|.
+    ``violations``: operators that are not linear at fixed coefficients, with their module.
+    ``residual`` (B,): f − ΣC. ``relative`` (B,): |residual| / (1 + Σ|C|). ``bias_share`` (B,):
+    Σ C_b / f. ``located``: share of Σ|constants| with a place on the input. ``sources``: constants
+    by module (B,), the largest first.
+    """
+
+    exact: bool
+    fidelity: float
+    violations: tuple[str, ...] = ()
+    residual: Tensor = field(default_factory=lambda: torch.full((1,), float("nan")))
+    relative: Tensor = field(default_factory=lambda: torch.full((1,), float("nan")))
+    bias_share: Tensor = field(default_factory=lambda: torch.full((1,), float("nan")))
+    located: float = float("nan")
+    sources: Mapping[str, Tensor] = field(default_factory=dict)
+    frozen_constants: tuple[str, ...] = ()
+    tolerance: float = float("nan")
+    fidelity_tolerance: float = float("nan")
+    explanation: Explanation | None = None
+
+    def __bool__(self) -> bool:
+        return self.exact
+
+    def __repr__(self) -> str:
+        state = "exact" if self.exact else "NOT EXACT"
+        worst = float(self.relative.max())
+        return f"Certificate({state}, residual={worst:.1e}, fidelity={self.fidelity:.1e})"
+
+    def __str__(self) -> str:
+        lines = ["exact" if self.exact else "NOT EXACT"]
+        if self.violations:
+            lines += [f"structure  not linear at fixed coefficients: {v}" for v in self.violations]
+        else:
+            lines.append("structure  every operator is linear at fixed coefficients")
+        if self.explanation is None:
+            return "\n".join(lines)
+        share = float(self.bias_share.abs().median())
+        lines += [
+            f"fidelity   the frozen forward pass equals the ordinary one to {self.fidelity:.1e} "
+            f"(allowed {self.fidelity_tolerance:.0e})",
+            f"sum        |f − ΣC| ≤ {float(self.relative.max()):.1e} · (1 + Σ|C|) "
+            f"(allowed {self.tolerance:.0e})",
+            f"bias       constants make {share:.0%} of |f| (median); {self.located:.0%} of them "
+            "have a place on the input",
+        ]
+        top = list(self.sources.items())[:3]
+        if top:
+            named = ", ".join(f"{n or '(model)'} {float(v.mean()):+.3g}" for n, v in top)
+            lines.append(f"           largest constants by module: {named}")
+        if self.frozen_constants:
+            lines.append(
+                "           input-dependent constants (frozen, then added) in: "
+                + ", ".join(n or "(model)" for n in self.frozen_constants)
+            )
+        return "\n".join(lines)
+
+
+def certify(
+    model: nn.Module,
+    inputs: Any,
+    target: Target = None,
+    *,
+    at: str | None = None,
+    bias: str = "spatial",
+    output: Any = None,
+    products: str = "half",
+    channel_dim: int | None = None,
+) -> Certificate:
+    """Checks an explanation: fidelity, structure, sum and bias.
+
+    Arguments as in :func:`omenn.explain`. An unsupported operator does not raise here; it makes
+    the certificate inexact and is named in ``violations``.
+
+    1. *Fidelity*: the frozen forward pass equals the ordinary one.
+    2. *Structure*: every node of the autograd graph between input and output is a linear map at
+       fixed coefficients, none has two input-dependent factors.
+    3. *Sum*: |f − ΣC| ≤ tolerance · (1 + Σ|C|), per sample.
+    4. *Bias*: share of the output in C_b, share of it located, the largest constants by module.
+
+    Example:
+        >>> import torch, omenn
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+        >>> certificate = omenn.certify(net.eval(), torch.randn(3, 4))
+        >>> assert certificate.exact and not certificate.violations
+    """
+    options = {"products": products, "create_graph": False}
+    try:
+        run = FrozenRun(model, inputs, at, bias, channel_dim, options)
+        f, index = run.target(target, output)
+    except UnsupportedOperator as error:
+        return Certificate(False, float("nan"), (str(error),))
+    fidelity = _fidelity(run, output)
+    explanation = run.wrap(f, index, run.pull_back(f))
+    relative = explanation.residual.abs() / (1 + explanation.magnitude)
+    allowed = FIDELITY.get(f.dtype, 1e-5)
+    size = explanation.output.double().abs().clamp_min(1e-300)
+    sources = sorted(explanation.sources.items(), key=lambda kv: -float(kv[1].abs().mean()))
+    return Certificate(
+        exact=explanation.exact and fidelity <= allowed,
+        fidelity=fidelity,
+        residual=explanation.residual,
+        relative=relative,
+        bias_share=explanation.bias_share / size,
+        located=explanation.located,
+        sources=dict(sources),
+        frozen_constants=explanation.frozen_constants,
+        tolerance=explanation.tolerance,
+        fidelity_tolerance=allowed,
+        explanation=explanation,
+    )
+
+
+def _fidelity(run: FrozenRun, output: Any) -> float:
+    """Largest difference between the frozen and the ordinary forward pass, relative."""
+    items = run.feed.items
+    args = [v for k, v in items if not isinstance(k, str)]
+    kwargs = {k: v for k, v in items if isinstance(k, str)}
+    # The model may write into its input; the caller's tensors must not change.
+    args = [v.clone() if isinstance(v, Tensor) else v for v in args]
+    kwargs = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+    with torch.no_grad():
+        ordinary = pick_output(run.model(*args, **kwargs), output).double()
+    here = pick_output(run.out, output).detach().double()
+    if here.shape != ordinary.shape:
+        return float("inf")
+    scale = ordinary[torch.isfinite(ordinary)].abs().max().clamp_min(1e-300)
+    difference = (here - ordinary).abs()
+    difference[here == ordinary] = 0.0  # equal infinities (masked logits) are equal
+    return float(difference.max() / scale)

@@ -1,0 +1,332 @@
+"""``explain``: freeze, run, pull back, wrap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omenn.core.explanation import TOLERANCES, Explanation
+from omenn.core.graph import violations
+from omenn.core.inputs import Feed, check_model
+from omenn.core.intercept import Interceptor
+from omenn.core.target import Target, pick_output, select
+from omenn.errors import InputError, TargetError, UnsupportedOperator
+
+BIASES = ("spatial", "uniform", "separate")
+PRODUCTS = ("half", "left", "right")
+
+
+def explain(
+    model: nn.Module | Callable[..., Any],
+    inputs: Any,
+    target: Target = None,
+    *,
+    method: str = "omenn",
+    at: str | None = None,
+    bias: str = "spatial",
+    output: Callable[[Any], Tensor] | str | int | None = None,
+    products: str = "half",
+    channel_dim: int | None = None,
+    create_graph: bool = False,
+) -> Explanation:
+    """The exact decomposition of one output: C = C_w ⊙ X + C_b with Σ C = f_c(x).
+
+    The model runs once with every non-linear coefficient held at its value for this input, and
+    one backward pass gives C_w = ∂f_c/∂X and C_b = ∂f_c/∂U ⊙ U of that frozen network, U being
+    an image of ones that carries the constants. The model is not touched.
+
+    Args:
+        model: a module in evaluation mode, or a function of tensors.
+        inputs: a tensor, a tuple (positional arguments) or a dict (keyword arguments); first
+            dimension the batch. Floating-point tensors are explained, integer ids at their
+            embedding. Images (B, C, H, W), sequences (B, T, D), tables (B, F).
+        target: class index, tensor (B,), ``Contrast(a, b)``, a callable on the output that returns
+            one number per sample, or None for the class with the largest logit. A callable that
+            returns a single number explains the batch as one object (a graph, for example).
+        at: dotted name of a module: explain with respect to its output instead of the input.
+        bias: where constants go: ``"spatial"`` to the place of their operator, ``"uniform"`` evenly
+            over the input, ``"separate"`` kept apart as one number per sample.
+        output: where the logits are in a structured output: callable, key or index.
+        products: of two equally bounded factors ``"half"`` of each carries, or ``"left"`` or
+            ``"right"`` alone.
+        channel_dim: the channel dimension of the input, counted from the end (default −3 for
+            images, −1 for sequences, none for tables).
+        create_graph: keep the result differentiable with respect to the parameters.
+
+    Raises:
+        InputError, TargetError, ModelError: what was given cannot be explained.
+        UnsupportedOperator: the model calls something that is not provably linear.
+
+    Example:
+        >>> import torch, omenn
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 3))
+        >>> e = omenn.explain(net.eval(), torch.randn(2, 4), target=1)
+        >>> assert e.exact and torch.allclose(e.matrix.sum(1), e.output, atol=1e-5)
+
+    Source: arXiv 2412.02399.
+    """
+    _choose("method", method, ("omenn",))
+    _choose("bias", bias, BIASES)
+    _choose("products", products, PRODUCTS)
+    options = {"products": products, "create_graph": create_graph}
+    run = FrozenRun(model, inputs, at, bias, channel_dim, options)
+    f, index = run.target(target, output)
+    gradients = run.pull_back(f, create_graph=create_graph)
+    return run.wrap(f, index, gradients)
+
+
+def _choose(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name}={value!r} is not known. Choose one of: {', '.join(allowed)}.")
+
+
+@dataclass
+class _Gradients:
+    inputs: list[Tensor]
+    ones: list[Tensor]
+    sources: dict[str, Tensor]
+
+
+class FrozenRun:
+    """One forward pass of the frozen model, from which outputs are pulled back."""
+
+    def __init__(
+        self,
+        model: Any,
+        inputs: Any,
+        at: str | None,
+        bias: str,
+        channel_dim: int | None,
+        options: dict[str, Any],
+    ) -> None:
+        check_model(model, at)
+        self.model, self.raw, self.at, self.bias = model, inputs, at, bias
+        self.channel_dim, self.options = channel_dim, options
+        self._forward(batched=True)
+
+    def _forward(self, batched: bool) -> None:
+        module = self.model if isinstance(self.model, nn.Module) else None
+        self.mode = Interceptor(module, **self.options)
+        self.feed = Feed(self.mode, self.raw, self.bias, self.channel_dim, batched)
+        with torch.inference_mode(False), torch.enable_grad():
+            self.out = self.feed.run(self.model, self.at)
+
+    def target(self, target: Target, output: Any = None) -> tuple[Tensor, Tensor]:
+        """(f, class index): the explained numbers (B,), checked to be finite and affine."""
+        f, index = self._select(target, output)
+        if f.ndim == 0 and self.feed.batched:
+            # One number for the whole batch: the samples are one object.
+            self._forward(batched=False)
+            f, index = self._select(target, output)
+        f = f.reshape(-1) if f.ndim == 0 else f
+        if f.shape[0] != self.feed.samples:
+            raise TargetError(
+                f"the target gives {f.shape[0]} numbers for {self.feed.samples} samples. Return "
+                "one number per sample, or a single one to explain the batch as one object."
+            )
+        self._check(f)
+        return f, index
+
+    def _select(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False), torch.enable_grad(), self.mode:
+            return select(pick_output(self.out, output), target, self.feed.samples)
+
+    def _check(self, f: Tensor) -> None:
+        if not bool(torch.isfinite(f.detach()).all()):
+            raise InputError(
+                "the model's output is not finite (NaN or infinite), so there is nothing to "
+                "explain. Check the weights and the range of the input."
+            )
+        mark = self.mode.mark_of(f)
+        if mark is None:
+            where = f"the output of '{self.at}'" if self.at else "the input"
+            raise TargetError(f"the explained output does not depend on {where}.")
+        if mark.kind != "carried":
+            raise UnsupportedOperator(
+                "softmax",
+                "",
+                "the output is a frozen coefficient (a softmax, a logarithm, 1/x), which has no "
+                "linear part",
+                "Explain the logits before it: output=... or a model without the last operator.",
+            )
+        bad = violations(f, self.feed.leaves)
+        if bad:
+            raise UnsupportedOperator(
+                bad[0].strip("'"),
+                "",
+                "the autograd graph has a node that is not linear at fixed coefficients",
+                "It was reached by code that the interceptor cannot see; use its plain form.",
+            )
+
+    def pull_back(
+        self, f: Tensor, retain: bool = False, create_graph: bool = False
+    ) -> _Gradients:
+        """∂Σf/∂(inputs, ones, sources) of the frozen network."""
+        ones = [u for u in self.feed.ones if u.requires_grad]
+        names = list(self.mode.sources)
+        wrt = [*self.feed.leaves, *ones, *(self.mode.sources[n] for n in names)]
+        grads = torch.autograd.grad(
+            f.sum(), wrt, retain_graph=retain, create_graph=create_graph, allow_unused=True
+        )
+        filled = [
+            torch.zeros_like(w) if g is None else g for g, w in zip(grads, wrt, strict=True)
+        ]
+        n, m = len(self.feed.leaves), len(ones)
+        sources = dict(zip(names, filled[n + m :], strict=True))
+        return _Gradients(filled[:n], filled[n : n + m], sources)
+
+    def wrap(self, f: Tensor, index: Tensor, g: _Gradients) -> Explanation:
+        """The explanation from one set of gradients."""
+        feed, samples = self.feed, self.feed.samples
+        wide = torch.float64 if f.dtype == torch.float64 else torch.float32
+        contribution, matrix, bias = [], [], []
+        split = {k: v.reshape(2, samples) for k, v in g.sources.items()}
+        sources = {k: v.sum(0) for k, v in split.items()}
+        apart = self.bias == "separate"
+        constant = sum(sources.values(), torch.zeros(samples, dtype=wide, device=f.device))
+        for k, (x, w) in enumerate(zip(feed.values, g.inputs, strict=True)):
+            c = w.to(wide) * x.to(wide)
+            b = constant / len(feed.values) if apart else g.ones[k] * feed.ones[k]
+            contribution.append(c)
+            bias.append(b)
+            total = feed.located_sum(c, k)
+            matrix.append(total if apart else total + b)
+        residual, magnitude = _sums(f, matrix, bias if apart else [], samples)
+        dtype = feed.values[0].dtype
+        located, everything = (sum((t.abs().sum() for t in v), torch.zeros(())) for v in (
+            [s[0] for s in split.values()], list(split.values())))  # fmt: skip
+        return Explanation(
+            output=f if self.options["create_graph"] else f.detach(),
+            target=index,
+            inputs=feed.shaped(feed.values),
+            weight=feed.shaped(g.inputs),
+            contribution=feed.shaped(contribution),
+            bias=constant if apart else feed.shaped(bias),
+            matrix=feed.shaped(matrix),
+            residual=residual,
+            magnitude=magnitude,
+            sources=sources,
+            located=float(located / everything) if float(everything) else 1.0,
+            tolerance=TOLERANCES.get(dtype, 1e-5),
+            at=self.at,
+            bias_placement=self.bias,
+            products=self.options["products"],
+            frozen_constants=tuple(sorted(self.mode.frozen_constants)),
+        )
+
+
+def _sums(
+    f: Tensor, matrix: list[Tensor], apart: list[Tensor], samples: int
+) -> tuple[Tensor, Tensor]:
+    """(f − ΣC, Σ|C|) per sample, in double precision."""
+    flat = [m.detach().double().reshape(samples, -1) for m in [*matrix, *apart]]
+    total = torch.stack([m.sum(1) for m in flat]).sum(0)
+    magnitude = torch.stack([m.abs().sum(1) for m in flat]).sum(0)
+    return f.detach().double() - total, magnitude
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of W(x) and b(x): for target k, ``output[:, k] = Σ weight[:, k] ⊙ X + Σ bias[:, k]``.
+
+    ``weight`` (B, K, *input), ``bias`` (B, K, *locations), ``output`` and ``residual`` (B, K);
+    with several inputs weight and bias have their structure.
+    """
+
+    targets: tuple[Any, ...]
+    output: Tensor
+    weight: Any
+    bias: Any
+    residual: Tensor
+    exact: bool
+
+
+def rows(
+    model: nn.Module | Callable[..., Any],
+    inputs: Any,
+    targets: Sequence[Target],
+    *,
+    at: str | None = None,
+    bias: str = "spatial",
+    output: Callable[[Any], Tensor] | str | int | None = None,
+    products: str = "half",
+    channel_dim: int | None = None,
+) -> Rows:
+    """Rows of W(x) and b(x) for many outputs: one forward pass, one backward pass a row.
+
+    Arguments as in :func:`explain`; ``targets`` is a sequence of them. Rows can be subtracted
+    from one another exactly, because the map is linear.
+
+    Example:
+        >>> import torch, omenn
+        >>> net = torch.nn.Linear(4, 3).eval()
+        >>> r = omenn.rows(net, torch.randn(1, 4), [0, 1, 2])
+        >>> assert torch.allclose(r.weight[0], net.weight, atol=1e-6) and r.exact
+    """
+    if not len(targets):
+        raise TargetError("no targets were given: pass at least one class index.")
+    options = {"products": products, "create_graph": False}
+    _choose("bias", bias, BIASES)
+    _choose("products", products, PRODUCTS)
+    run = FrozenRun(model, inputs, at, bias, channel_dim, options)
+    found = []
+    for k, target in enumerate(targets):
+        f, index = run.target(target, output)
+        gradients = run.pull_back(f, retain=k + 1 < len(targets))
+        found.append(run.wrap(f, index, gradients))
+    return Rows(
+        tuple(targets),
+        torch.stack([e.output for e in found], 1),
+        _stacked([e.weight for e in found]),
+        _stacked([e.bias for e in found]),
+        torch.stack([e.residual for e in found], 1),
+        all(e.exact for e in found),
+    )
+
+
+def _stacked(values: list[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.stack(values, 1)
+    if isinstance(first, dict):
+        return {k: _stacked([v[k] for v in values]) for k in first}
+    return tuple(_stacked([v[k] for v in values]) for k in range(len(first)))
+
+
+@contextmanager
+def frozen(
+    *inputs: Tensor,
+    model: nn.Module | None = None,
+    products: str = "half",
+    create_graph: bool = False,
+) -> Iterator[Interceptor]:
+    """Inside, a model runs frozen: autograd with respect to ``inputs`` is W(x).
+
+    Each of ``inputs`` must require gradients. Constants are not collected (see :func:`explain`).
+
+    Example:
+        >>> import torch, omenn
+        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 5, bias=False), torch.nn.GELU()).eval()
+        >>> x = torch.randn(1, 3, requires_grad=True)
+        >>> with omenn.frozen(x):
+        ...     y = net(x).sum()
+        >>> (w,) = torch.autograd.grad(y, x)
+        >>> assert torch.allclose((w * x).sum(), y, atol=1e-6)
+    """
+    _choose("products", products, PRODUCTS)
+    check_model(model, None)
+    for x in inputs:
+        if not (isinstance(x, Tensor) and x.requires_grad):
+            raise InputError(
+                "omenn.frozen needs the tensors to differentiate by, each with "
+                "requires_grad=True; call x.requires_grad_() first."
+            )
+    mode = Interceptor(model, products=products, create_graph=create_graph)
+    Feed.register(mode, inputs)
+    with torch.enable_grad(), mode:
+        yield mode

@@ -1,0 +1,123 @@
+"""The result of an explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# A tensor, or tensors in the structure of the inputs (the explained ones).
+Structure = Any
+
+# Relative to 1 + Σ|C|: how far the sum may miss the output and still count as exact.
+TOLERANCES = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-5,
+    torch.float16: 5e-3,
+    torch.bfloat16: 4e-2,
+}
+
+
+def leaves(value: Structure) -> list[Tensor]:
+    """The tensors of a structure, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [t for v in value.values() for t in leaves(v)]
+    return [t for v in value for t in leaves(v)]
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation:
+    """One matrix per sample that adds up to the output: Σ matrix = f(x).
+
+    Shapes, for B samples (``locations`` are (H, W) of an image, (T,) of a sequence, (F,) of a
+    table row). With several explained inputs ``weight``, ``contribution``, ``bias`` and ``matrix``
+    have the structure of the inputs, and all matrices together sum to the output.
+
+    ========================  =====================================================================
+    ``output`` (B,)           f_c(x), the explained number
+    ``target`` (B,)           the class c (−1 for a callable target)
+    ``weight``                C_w, the row of W(x), shaped like the input
+    ``contribution``          C_w ⊙ X
+    ``bias`` (B, *locations)  C_b; with ``bias="separate"`` one number a sample, (B,)
+    ``matrix``                C: contribution summed over channels, plus bias
+    ``residual`` (B,)         f − ΣC, summed in double precision
+    ``exact``                 every residual is within ``tolerance`` · (1 + Σ|C|)
+    ``sources``               module → its constants' share of the output (B,)
+    ``located``               share of Σ|constants| that has a place on the input, 0 to 1
+    ========================  =====================================================================
+
+    Source: arXiv 2412.02399, section 3 (C = C_w ⊙ X + C_b).
+    """
+
+    output: Tensor
+    target: Tensor
+    inputs: Structure
+    weight: Structure
+    contribution: Structure
+    bias: Structure
+    matrix: Structure
+    residual: Tensor
+    magnitude: Tensor  # (B,) Σ|C|
+    sources: Mapping[str, Tensor] = field(default_factory=dict)
+    located: float = 1.0
+    tolerance: float = 1e-5
+    method: str = "omenn"
+    at: str | None = None
+    bias_placement: str = "spatial"
+    products: str = "half"
+    frozen_constants: tuple[str, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        return bool((self.residual.abs() <= self.tolerance * (1 + self.magnitude)).all())
+
+    @property
+    def total(self) -> Tensor:
+        """Σ C per sample (B,), in double precision."""
+        return self.output.double() - self.residual
+
+    @property
+    def bias_share(self) -> Tensor:
+        """Σ C_b per sample (B,): the part of the output that comes from constants."""
+        flat = [b.double().reshape(len(self.output), -1).sum(1) for b in leaves(self.bias)]
+        return torch.stack(flat).sum(0)
+
+    def heatmap(self, index: int = 0, **options: Any) -> Any:
+        """The matrix of sample ``index`` as an (H, W, 3) uint8 picture; white is zero."""
+        from omenn.show import heatmap  # pictures need numpy and matplotlib
+
+        return heatmap(self, index, **options)
+
+    def plot(self, index: int = 0, **options: Any) -> Any:
+        """A matplotlib figure: input, C, C_w ⊙ X and C_b on one colour scale, with the sum."""
+        from omenn.show import plot
+
+        return plot(self, index, **options)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the explanation; the ending decides: .safetensors, .json, .png or .html."""
+        from omenn.show import save
+
+        return save(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> Explanation:
+        """Reads an explanation written as .safetensors."""
+        from omenn.show import load
+
+        return load(path)
+
+    def __repr__(self) -> str:
+        worst = float(self.residual.detach().abs().max())
+        show = lambda t: str(t.tolist()) if t.numel() > 1 else f"{t.reshape(-1)[0].item():.5g}"  # noqa: E731
+        state = "exact" if self.exact else "NOT EXACT"
+        return (
+            f"Explanation(target={show(self.target)}, output={show(self.output.detach())}, "
+            f"residual={worst:.1e}, {state})"
+        )

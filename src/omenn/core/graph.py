@@ -1,0 +1,123 @@
+"""The walk over the autograd graph: is every node linear at fixed coefficients?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omenn.core.autograd import NODES, Halve
+
+# Native nodes that are linear in everything that flows through them: moving, adding, selecting.
+_LINEAR = frozenset(
+    """
+    AccumulateGrad Add AddSub Sub Rsub Neg Sum Mean Cumsum Nansum Trace Alias AsStrided View Reshape ReshapeAlias
+    UnsafeView Permute Transpose T Adjoint Movedim Expand Squeeze Unsqueeze Select Slice Narrow
+    Split SplitWithSizes Chunk Unbind Unfold Diagonal DiagEmbed Diagonalbackward Index IndexSelect
+    IndexPut IndexAdd IndexCopy IndexFill Gather Take MaskedSelect MaskedFill MaskedScatter Where
+    Scatter ScatterAdd ScatterReduce CopySlices CopyBackwards Copy ToCopy Clone Contiguous Cat Stack
+    Repeat RepeatInterleave Roll Flip Rot90 Tril Triu Fill Zero ConstantPadNd Pad ReflectionPad1D
+    ReflectionPad2D ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D
+    PixelShuffle PixelUnshuffle ChannelShuffle NativeChannelShuffle Im2Col Col2Im
+    AvgPool1D AvgPool2D AvgPool3D AdaptiveAvgPool1D AdaptiveAvgPool2D AdaptiveAvgPool3D
+    MkldnnAdaptiveAvgPool2D UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D
+    UpsampleNearestExact1D UpsampleNearestExact2D UpsampleNearestExact3D
+    UpsampleLinear1D UpsampleBilinear2D UpsampleBilinear2DAa UpsampleBicubic2D
+    UpsampleBicubic2DAa UpsampleTrilinear3D Real Imag Complex Conj ViewAsReal ViewAsComplex
+    ResolveConj FftR2C FftC2R FftC2C GridSampler2D GridSampler3D CudnnGridSampler
+    Relu LeakyRelu RreluWithNoise PreluKernel Prelu Abs Sgn Maximum Minimum Max Min Amax Amin
+    Aminmax Median Nanmedian Kthvalue Mode Topk Sort MaxPool2DWithIndices MaxPool3DWithIndices
+    MaxPool2D AdaptiveMaxPool2D AdaptiveMaxPool3D Cummax Cummin Embedding LiftFresh Detach
+    UnsafeSplit UnsafeChunk SqueezeMultiple Set Identity SplitBackward Linearpassthrough
+    """.split()
+)
+
+# Native nodes of products: linear if at most one of their factors depends on the input.
+_PRODUCTS = frozenset(
+    """
+    Mul Div Mm Mv Bmm Dot Addmm Baddbmm Addbmm Addmv Addcmul Linear MkldnnLinear Convolution
+    MkldnnConvolution CudnnConvolution ConvolutionOverrideable SlowConv2D ThnnConv2D Lerp Matmul
+    SlowConvDilated2D SlowConvTranspose2D SlowConvDilated3D ConvDepthwise2D Pow
+    """.split()
+)
+
+
+def short(node: Any) -> str:
+    """``AddmmBackward0`` -> ``Addmm``."""
+    return type(node).__name__.rstrip("0123456789").removesuffix("Backward")
+
+
+def reaches(node: Any, roots: Sequence[Tensor]) -> bool:
+    """Whether any of the leaves ``roots`` is upstream of ``node``."""
+    wanted = {id(r) for r in roots}
+    seen, todo = set(), [node]
+    while todo:
+        here = todo.pop()
+        if here is None or here in seen:
+            continue
+        seen.add(here)
+        if id(getattr(here, "variable", None)) in wanted:
+            return True
+        todo += [n for n, _ in here.next_functions]
+    return False
+
+
+def violations(output: Tensor, roots: Sequence[Tensor]) -> list[str]:
+    """Nodes between the leaves ``roots`` and ``output`` that are not linear at fixed coefficients.
+
+    A native node must be known as linear, a product may have one factor on a path to the leaves
+    (or two halved ones), and a Python node must be one of the engine's own.
+    """
+    order = _topological(output.grad_fn)
+    wanted = {id(r) for r in roots}
+    live: set[Any] = set()
+    for node in order:  # leaves first
+        if id(getattr(node, "variable", None)) in wanted:
+            live.add(node)
+        elif any(n in live for n, _ in node.next_functions):
+            live.add(node)
+    found = []
+    for node in order:
+        if node in live:
+            problem = _problem(node, live)
+            if problem:
+                found.append(problem)
+    return list(dict.fromkeys(found))
+
+
+def _problem(node: Any, live: set[Any]) -> str | None:
+    if isinstance(node, NODES):
+        return None
+    name = short(node)
+    if isinstance(node, torch.autograd.function.BackwardCFunction):
+        return f"custom autograd.Function '{name}'"
+    if name in _PRODUCTS:
+        factors = node.next_functions[1:] if name.startswith("Add") else node.next_functions
+        carrying = [n for n, _ in factors if n in live]
+        halved = all(isinstance(n, Halve._backward_cls) for n in carrying)
+        if len(carrying) > 1 and not (halved and len(carrying) == 2):
+            return f"'{name}' of two tensors that depend on the input"
+        if name == "Div" and len(node.next_functions) > 1 and node.next_functions[1][0] in live:
+            return "'Div' by a tensor that depends on the input"
+        return "'Pow'" if name == "Pow" else None
+    return None if name in _LINEAR else f"'{name}'"
+
+
+def _topological(root: Any) -> list[Any]:
+    """All nodes upstream of ``root``, each after its own inputs; without recursion."""
+    order: list[Any] = []
+    state: dict[Any, bool] = {}
+    todo = [(root, False)]
+    while todo:
+        node, done = todo.pop()
+        if node is None:
+            continue
+        if done:
+            order.append(node)
+        elif node not in state:
+            state[node] = True
+            todo.append((node, True))
+            todo += [(n, False) for n, _ in node.next_functions]
+    return order

@@ -1,0 +1,247 @@
+"""From the caller's inputs to marked leaves, and from per-leaf results back to their structure."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omenn.core.call import CARRIED, IDS, Mark
+from omenn.core.intercept import Interceptor
+from omenn.core.place import Grid, Place, input_place
+from omenn.errors import InputError, ModelError
+
+Key = int | str | None
+
+
+def check_model(model: Any, at: str | None) -> None:
+    """Refuses models in training mode and unknown modules."""
+    if model is None:
+        return
+    if not callable(model):
+        raise ModelError(
+            f"the model must be a torch.nn.Module or a function, but {type(model).__name__} was "
+            "given."
+        )
+    if not isinstance(model, nn.Module):
+        if at is not None:
+            raise ModelError("at= needs a torch.nn.Module; a function has no modules.")
+        return
+    training = [name or "(model)" for name, m in model.named_modules() if m.training]
+    if training:
+        raise ModelError(
+            f"the model is in training mode ({len(training)} modules, first '{training[0]}'), "
+            "where dropout and batch statistics make its output random. Call model.eval() first."
+        )
+    if at is not None and at not in (names := dict(model.named_modules())):
+        close = difflib.get_close_matches(at, names, 3)
+        hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+        raise ModelError(f"at={at!r} is not a module of the model.{hint} See model.named_modules().")
+
+
+def default_channel(ndim: int) -> int | None:
+    """Channel dimension from the end: images and videos −3, −4; sequences −1; tables none."""
+    return {1: None, 2: None, 3: -1}.get(ndim, -(ndim - 1))
+
+
+class Feed:
+    """The explained inputs of one run: leaves, their ones images, and the arguments to call with."""
+
+    def __init__(
+        self, mode: Interceptor, inputs: Any, bias: str, channel_dim: int | None, batched: bool
+    ) -> None:
+        self.mode, self.bias, self.batched = mode, bias, batched
+        self.channel_dim = channel_dim
+        self.kind, self.items = _items(inputs)
+        self.keys: list[Key] = []
+        self.leaves: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.ones: list[Tensor] = []
+        self.channels: list[int | None] = []
+        self.samples = self._samples()
+        mode.embedded = self._embedded
+        self._single = not isinstance(inputs, (tuple, list, Mapping))
+
+    def _samples(self) -> int:
+        tensors = [(k, v) for k, v in self.items if isinstance(v, Tensor)]
+        if not tensors:
+            raise InputError("no tensor was given to explain: inputs must hold at least one.")
+        for key, t in tensors:
+            name = "the input" if key is None else f"input {key!r}"
+            if t.numel() == 0:
+                raise InputError(f"{name} is empty: its shape is {tuple(t.shape)}.")
+            if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+                count = int((~torch.isfinite(t)).sum())
+                raise InputError(
+                    f"{name} has {count} values that are NaN or infinite; an explanation would be "
+                    "meaningless. Clean the input first."
+                )
+            if t.ndim == 0:
+                raise InputError(f"{name} is a single number; a batch dimension is needed.")
+        return tensors[0][1].shape[0] if self.batched else 1
+
+    # --- leaves ----------------------------------------------------------------------------
+
+    def leaf(self, key: Key, value: Tensor, true: Tensor | None = None) -> Tensor:
+        """A marked copy of ``value`` for the model; its leaf is remembered under ``key``."""
+        leaf = value.detach().requires_grad_()
+        place, ones, channel = self._place(leaf)
+        self.keys.append(key)
+        self.leaves.append(leaf)
+        self.ones.append(ones)
+        self.channels.append(channel)
+        keep = self.mode.create_graph
+        self.values.append((true if true is not None else value) if keep else leaf.detach())
+        inside = leaf.clone()  # the model may write into its input
+        twin = self.values[-1].clone() if keep else None
+        mark = Mark(self.mode, CARRIED, place, 0, frozenset([len(self.keys)]), twin)
+        self.mode.set_mark(inside, mark)
+        self.mode.roots.append(leaf)
+        self.mode.homes.append((tuple(leaf.shape), place))
+        return inside
+
+    def _place(self, leaf: Tensor) -> tuple[Place, Tensor, int | None]:
+        ndim = leaf.ndim + (not self.batched)
+        channel = default_channel(ndim) if self.channel_dim is None else self.channel_dim
+        if channel is not None and not -leaf.ndim <= channel < 0:
+            raise InputError(
+                f"channel_dim={channel} does not fit an input of {leaf.ndim} dimensions; count "
+                "from the end, −1 being the last."
+            )
+        shape = list(leaf.shape) if self.batched else [1, *leaf.shape]
+        if channel is not None:
+            del shape[channel]
+        wide = torch.float64 if leaf.dtype == torch.float64 else torch.float32
+        ones = torch.ones(shape, dtype=wide, device=leaf.device)
+        ones.requires_grad_(self.bias != "separate")
+        mean = ones.flatten(1).mean(1)
+        place = input_place(ones, mean, channel, self.bias != "spatial", self.batched)
+        self._share_mean(place.grid)
+        return place, ones, channel
+
+    def _share_mean(self, grid: Grid) -> None:
+        """What has no place is split evenly: each input's grid points to the mean of all."""
+        if self.mode.grid is None:
+            self.mode.grid = grid
+
+    def _embedded(self, out: Tensor, ids: Mark) -> Tensor:
+        """Explained ids became vectors: those are the explained input."""
+        (key,) = ids.inputs or (None,)
+        return self.leaf(key, out, out)
+
+    # --- running ---------------------------------------------------------------------------
+
+    def run(self, model: Any, at: str | None) -> Any:
+        """Calls the model under the interceptor, with marked inputs (or a marked module output)."""
+        if at is None:
+            items = [(k, self._enter(k, v)) for k, v in self.items]
+        else:
+            items = self.items
+        args = [v for k, v in items if not isinstance(k, str)]
+        kwargs = {k: v for k, v in items if isinstance(k, str)}
+        if at is None:
+            with self.mode:
+                out = model(*args, **kwargs)
+        else:
+            out = self._run_at(model, at, args, kwargs)
+        if not self.leaves:
+            raise InputError(
+                "nothing could be explained: "
+                + (f"'{at}' was never called." if at else "no floating-point input, and the "
+                   "integer inputs never reached an embedding.")  # fmt: skip
+            )
+        return out
+
+    def _enter(self, key: Key, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.is_floating_point():
+            return self.leaf(key, value, value)
+        if value.dtype == torch.bool:
+            return value
+        ids = value.clone()
+        self.mode.set_mark(ids, Mark(self.mode, IDS, None, 0, frozenset([key])))
+        return ids
+
+    def _run_at(self, model: nn.Module, at: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The output of module ``at`` becomes the explained input.
+
+        NOTE the one hook. A module's output has no other name, so a forward hook stays on that
+        one module for the duration of the call. It acts in this thread alone.
+        """
+        thread = threading.get_ident()
+
+        def capture(module: nn.Module, inputs: Any, out: Any) -> Any:
+            if threading.get_ident() != thread:
+                return None
+            return self._replace(out)
+
+        handle = model.get_submodule(at).register_forward_hook(capture)
+        try:
+            with self.mode:
+                return model(*args, **kwargs)
+        finally:
+            handle.remove()
+
+    def _replace(self, out: Any) -> Any:
+        if isinstance(out, Tensor):
+            if not out.is_floating_point():
+                return out
+            return self.leaf(len(self.keys), out, out)
+        if isinstance(out, (tuple, list)):
+            items = [self._replace(o) for o in out]
+            return type(out)(*items) if hasattr(out, "_fields") else type(out)(items)
+        if isinstance(out, dict):
+            for key in list(out):
+                out[key] = self._replace(out[key])
+        return out
+
+    # --- results ---------------------------------------------------------------------------
+
+    def located_sum(self, contribution: Tensor, k: int) -> Tensor:
+        """Contribution summed over channels, (B, *locations)."""
+        c = contribution if self.batched else contribution.unsqueeze(0)
+        channel = self.channels[k]
+        return c if channel is None else c.sum(channel)
+
+    def shaped(self, values: Sequence[Tensor]) -> Any:
+        """Per-leaf values in the structure of the inputs."""
+        if len(values) == 1 and (self._single or self.keys[0] is None or isinstance(
+            self.keys[0], int) and self.kind != "dict" and len(self.items) == 1):  # fmt: skip
+            return values[0]
+        if all(isinstance(k, str) for k in self.keys):
+            found: dict[str, Any] = {}
+            for k, v in zip(self.keys, values, strict=True):
+                found[str(k)] = v if str(k) not in found else (*_many(found[str(k)]), v)
+            return found
+        return tuple(values)
+
+    @staticmethod
+    def register(mode: Interceptor, inputs: Sequence[Tensor]) -> None:
+        """The caller's own tensors as explained inputs; nothing is hung on them."""
+        for x in inputs:
+            mode.leaves[id(x)] = (x, Mark(mode, CARRIED, None, 0, frozenset([id(x)])))
+            mode.roots.append(x)
+
+
+def _many(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _items(inputs: Any) -> tuple[str, list[tuple[Key, Any]]]:
+    if isinstance(inputs, Tensor):
+        return "tensor", [(None, inputs)]
+    if isinstance(inputs, Mapping):
+        bad = [k for k in inputs if not isinstance(k, str)]
+        if bad:
+            raise InputError(f"the keys of inputs must be argument names, but {bad[0]!r} was given.")
+        return "dict", list(inputs.items())
+    if isinstance(inputs, (tuple, list)):
+        return "tuple", list(enumerate(inputs))
+    raise InputError(
+        f"inputs must be a tensor, a tuple or a dict of them, but {type(inputs).__name__} was given."
+    )

@@ -1,0 +1,318 @@
+"""The interceptor: a torch function mode under which a model runs as its frozen self.
+
+NOTE one tensor, one mark. Every tensor that depends on the explained input wears a mark (an
+attribute that dies with it). An operator without marked arguments is a constant and runs as it
+is, without history; one with marked arguments is looked up in the spelling table and replaced by
+its rule. A tensor with a history but without a mark has passed through something the mode cannot
+see (TorchScript, a custom ``autograd.Function``) and is refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from omenn.core import place as places
+from omenn.core.autograd import NODES, Constant
+from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark
+from omenn.core.graph import reaches
+from omenn.core.place import Grid, Place
+from omenn.core.rules import OPERATORS, Row
+from omenn.core.spelling import spell
+from omenn.errors import UnsupportedOperator
+
+_ATTRIBUTE = "_omenn_mark"
+_PYTHON_NODE = torch.autograd.function.BackwardCFunction
+# Nodes that an in-place write through a view leaves on tensors the mode has not seen written.
+_VIEW_NODES = ("CopySlices", "AsStridedBackward")
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Tensors in arguments, also inside (nested) tuples, lists and dicts."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
+        elif isinstance(value, dict):
+            yield from tensors_in(value.values())
+
+
+class Interceptor(TorchFunctionMode):
+    """Runs what is called under it in frozen form. One per explanation, never shared.
+
+    ``products``: which factor of a product of two equally bounded tensors carries: ``"half"`` of
+    each, ``"left"`` or ``"right"``. ``create_graph``: keep the coefficients differentiable.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        *,
+        products: str = "half",
+        create_graph: bool = False,
+        book: dict[str, Row] | None = None,
+    ) -> None:
+        super().__init__()
+        self.products = products
+        self.create_graph = create_graph
+        self.book = OPERATORS if book is None else book
+        self.names: dict[int, str] = {}
+        if model is not None:
+            self.names = {id(m): name for name, m in model.named_modules()}
+        self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
+        self.roots: list[Tensor] = []  # tensors whose dependence is followed
+        self.grid: Grid | None = None
+        self.homes: list[tuple[tuple[int, ...], Place]] = []
+        self.sources: dict[str, Tensor] = {}
+        self.frozen_constants: set[str] = set()
+        self.embedded: Callable[[Tensor, Mark], Tensor] | None = None
+        self.placed = True
+
+    # --- marks -----------------------------------------------------------------------------
+
+    def mark_of(self, t: Tensor) -> Mark | None:
+        """The mark of a tensor in this explanation, if it has one."""
+        mark = t.__dict__.get(_ATTRIBUTE)
+        if mark is not None and mark.owner is self:
+            return mark
+        entry = self.leaves.get(id(t))
+        if entry is not None and entry[0] is t:
+            return entry[1]
+        if t.requires_grad and t.grad_fn is not None:
+            return self._adopt(t)
+        return None
+
+    def set_mark(self, t: Tensor, mark: Mark) -> None:
+        if id(t) in self.leaves and self.leaves[id(t)][0] is t:
+            return
+        t.__dict__[_ATTRIBUTE] = mark
+
+    def _adopt(self, t: Tensor) -> Mark | None:
+        """A tensor with history but no mark: a constant, a base written through a view, or alien."""
+        node = t.grad_fn
+        if node is None or not reaches(node, self.roots):
+            return None
+        if type(node).__name__.startswith(_VIEW_NODES):
+            mark = Mark(self, CARRIED, self.home(t) or self._nowhere(t))
+            self.set_mark(t, mark)
+            return mark
+        raise self._alien(node)
+
+    def _alien(self, node: Any) -> UnsupportedOperator:
+        return UnsupportedOperator(
+            type(node).__name__.removesuffix("Backward"),
+            self.module_path(),
+            "a tensor comes from code that cannot be seen (a TorchScript function, a compiled "
+            "kernel or a custom autograd.Function)",
+            "Use the plain Python form of it, or explain at a later module with at=.",
+        )
+
+    def marked(self, args: Any, kwargs: dict[str, Any]) -> list[tuple[Tensor, Mark]]:
+        found = []
+        for t in tensors_in((*args, *kwargs.values())):
+            mark = self.mark_of(t)
+            if mark is None:
+                continue
+            if mark.kind == CARRIED:
+                node = t.grad_fn
+                if isinstance(node, _PYTHON_NODE) and not isinstance(node, NODES):
+                    raise self._alien(node)
+            found.append((t, mark))
+        return found
+
+    # --- the handler -----------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch._C._set_grad_enabled:
+            # The map is explained whatever the model thinks of its gradient, and a tensor that
+            # escapes the mode can only be noticed while gradients are on.
+            return None
+        marked = self.marked(args, kwargs)
+        if not marked:
+            if self.create_graph:
+                return func(*args, **kwargs)
+            with torch.no_grad():
+                return func(*args, **kwargs)
+        spelling = spell(func)
+        kinds = {m.kind for _, m in marked}
+        row = self.book.get(spelling.operator) if spelling else None
+        if spelling is None or row is None:
+            if CARRIED in kinds:
+                return self._unknown(func, args, kwargs, marked)
+            return self._constant(None, func, args, kwargs, marked)
+        call = Call(self, func, spelling, args, kwargs, marked)
+        if CARRIED not in kinds:
+            if IDS in kinds and spelling.operator == "embedding":
+                return self._embedding(call)
+            return self._constant((call, row), func, args, kwargs, marked)
+        if kwargs.get("out") is not None:
+            raise call.refuse("out= is not supported")
+        with torch.enable_grad():
+            out = self._apply(call, row)
+        return out
+
+    def _apply(self, call: Call, row: Row) -> Any:
+        if row.composite:
+            return row.rule(call)
+        out = row.rule(call)
+        self._mark_outputs(call, row, out)
+        return None if call.operator == "setitem" else out
+
+    def _mark_outputs(self, call: Call, row: Row, out: Any) -> None:
+        twin = self._twin(call, out)
+        outs = [out] if isinstance(out, Tensor) else list(out)
+        found = self._places(call, row, out)
+        rank = call.rank
+        carried = [m for _, m in call.marked if m.kind == CARRIED]
+        if rank is None:
+            rank = min(m.rank for m in carried)
+        if call.operator in ("linear", "conv", "conv_transpose", "matmul", "bmm", "einsum"):
+            rank = 0
+        inputs = frozenset().union(*(m.inputs for _, m in call.marked))
+        for k, t in enumerate(outs):
+            if not isinstance(t, Tensor) or not (t.is_floating_point() or t.is_complex()):
+                continue
+            kind = CARRIED if t.requires_grad and t.grad_fn is not None else FROZEN
+            place = found[k] if k < len(found) else None
+            self.set_mark(t, Mark(self, kind, place, rank, inputs, twin[k] if twin else None))
+
+    def _twin(self, call: Call, out: Any) -> list[Any] | None:
+        """The same call in the ordinary graph (only kept for second derivatives)."""
+        if not self.create_graph:
+            return None
+        def ordinary(t: Tensor) -> Tensor:
+            mark = call.mark(t)
+            return t if mark is None or mark.true is None else mark.true
+
+        true = call.run(ordinary)
+        if call.operator == "setitem":
+            owner = call.args[0]
+            mark = call.mark(owner)
+            true = mark.true if mark and mark.true is not None else owner
+        return [true] if isinstance(out, Tensor) else list(true)
+
+    def _places(self, call: Call, row: Row, out: Any) -> list[Place | None]:
+        if call.places is None:
+            with torch.enable_grad():
+                found = row.placer(call, out) if self.placed else None
+            call.places = list(found) if isinstance(found, (list, tuple)) else [found]
+        return call.places
+
+    def _constant(
+        self, known: tuple[Call, Row] | None, func: Any, args: Any, kwargs: Any, marked: Any
+    ) -> Any:
+        """Only frozen (or id) tensors: the result is again frozen, or ids if it is integer."""
+        with torch.set_grad_enabled(self.create_graph):
+            out = func(*args, **kwargs)
+        place: list[Place | None] = []
+        if known is not None and not known[1].composite:
+            try:
+                place = self._places(*known, out)
+            except (RuntimeError, IndexError, TypeError, ValueError, AttributeError):
+                place = []  # a place is a courtesy here: the tensor carries nothing
+        kinds = {m.kind for _, m in marked}
+        inputs = frozenset().union(*(m.inputs for _, m in marked))
+        outs = [out] if isinstance(out, Tensor) else out if isinstance(out, (list, tuple)) else []
+        for k, t in enumerate(outs):
+            if not isinstance(t, Tensor) or t.dtype == torch.bool:
+                continue
+            there = place[k] if k < len(place) else None
+            if t.is_floating_point() or t.is_complex():
+                self.set_mark(t, Mark(self, FROZEN, there, 0, inputs))
+            elif IDS in kinds:
+                self.set_mark(t, Mark(self, IDS, there, 0, inputs))
+        return out
+
+    def _embedding(self, call: Call) -> Any:
+        """The lookup of explained ids: its output is the explained input."""
+        with torch.set_grad_enabled(self.create_graph):
+            out = call.func(*call.args, **call.kwargs)
+        ids = next((m for t, m in call.marked if m.kind == IDS), None)
+        if self.embedded is None or ids is None:
+            return out
+        return self.embedded(out, ids)
+
+    def _unknown(self, func: Any, args: Any, kwargs: Any, marked: Any) -> Any:
+        """An operator without a rule is harmless only if nothing continuous comes out of it."""
+        name = getattr(func, "__name__", str(func))
+        if name == "__get__":
+            name = getattr(getattr(func, "__self__", None), "__name__", name)
+        if name not in _LEAVES_TORCH:
+            with torch.no_grad():
+                out = func(*args, **kwargs)
+            if not _continuous(out):
+                return out
+        why = (
+            "its value leaves PyTorch, where it cannot be followed"
+            if name in _LEAVES_TORCH
+            else "there is no rule that makes it linear at fixed coefficients"
+        )
+        remedy = f"Give it one with omenn.rule('{name}', ...), or explain a later module with at=."
+        raise UnsupportedOperator(name, self.module_path(), why, remedy)
+
+    # --- constants -------------------------------------------------------------------------
+
+    def attach(self, call: Call, y: Tensor, term: Tensor) -> Tensor:
+        """Carries ``term``, a constant that was added to y, to the ones image of the input."""
+        if self.grid is None or (term.numel() <= 65536 and not bool(term.detach().any())):
+            return y
+        place = self._places(call, self.book[call.operator], y)[0] or self._nowhere(y)
+        name = self.module_path()
+        source = self.sources.get(name)
+        if source is None:
+            source = torch.ones(2 * self.grid.samples, dtype=self.grid.u.dtype)
+            source = source.to(y.device).requires_grad_()
+            self.sources[name] = source
+        if any(m.kind == FROZEN for _, m in call.marked):
+            self.frozen_constants.add(name)
+        u = place.ones() * source[place.source_index()]
+        return Constant.apply(y, u, term)  # type: ignore[return-value]
+
+    def _nowhere(self, t: Tensor) -> Place | None:
+        return None if self.grid is None else places.unplaced(self.grid, t.shape)
+
+    def home(self, t: Tensor) -> Place | None:
+        """The place of the explained input whose leading dimensions are those of t, if any."""
+        for shape, place in self.homes:
+            n = len(shape) - 1
+            if tuple(t.shape[:n]) == shape[:n] and t.ndim == len(shape):
+                return place
+        return None
+
+    # --- names -----------------------------------------------------------------------------
+
+    def module_path(self) -> str:
+        """Dotted name of the innermost module whose method is running, from the call stack."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code.co_varnames[:1] == ("self",):
+                owner = frame.f_locals.get("self")
+                if isinstance(owner, nn.Module):
+                    return self.names.get(id(owner), type(owner).__name__)
+            frame = frame.f_back
+        return ""
+
+
+_LEAVES_TORCH = frozenset(
+    "item tolist numpy __float__ __array__ __complex__ __dlpack__ data_ptr".split()
+)
+
+
+def _continuous(out: Any) -> bool:
+    if isinstance(out, Tensor):
+        return out.is_floating_point() or out.is_complex()
+    if isinstance(out, (list, tuple)) and not isinstance(out, torch.Size):
+        return any(_continuous(o) for o in out)
+    if isinstance(out, dict):
+        return any(_continuous(o) for o in out.values())
+    return isinstance(out, (float, complex))
+

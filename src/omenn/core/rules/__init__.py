@@ -1,0 +1,37 @@
+"""The frozen book: canonical operator → ordinary forward, frozen backward.
+
+Each module holds the rows of one kind of operator; ``OPERATORS`` is the whole table. A row has a
+``rule`` (what the operator becomes at fixed coefficients) and a ``placer`` (where its output lies
+on the input, for the constants). An operator without a row is not supported, and says so.
+"""
+
+from __future__ import annotations
+
+from omenn.core.rules import (
+    attention,
+    layout,
+    linear,
+    normalisation,
+    pointwise,
+    products,
+    recurrent,
+    selection,
+)
+from omenn.core.rules.row import Row
+
+OPERATORS: dict[str, Row] = {
+    name: row
+    for module in (
+        layout,
+        linear,
+        pointwise,
+        selection,
+        normalisation,
+        products,
+        attention,
+        recurrent,
+    )
+    for name, row in module.ROWS.items()
+}
+
+__all__ = ["OPERATORS", "Row"]

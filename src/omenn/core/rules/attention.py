@@ -1,0 +1,145 @@
+"""Softmax attention: ⟦A⟧ V. Nothing flows back through the query and the key."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from omenn.core import place as places
+from omenn.core.call import Call
+from omenn.core.rules.row import Row, rows, unlocated
+
+
+def attention_weights(
+    query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> Tensor:
+    """softmax(scale · q kᵀ + mask), (…, L, S)."""
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    logits = (query * scale) @ key.transpose(-2, -1)
+    if is_causal:
+        allowed = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+        logits = logits.masked_fill(~allowed, -math.inf)
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            logits = logits.masked_fill(~mask, -math.inf)
+        else:
+            logits = logits + mask
+    # A row that is masked everywhere has no weights; torch's kernels give zeros for it.
+    return torch.softmax(logits, -1).nan_to_num(nan=0.0)
+
+
+def fused(call: Call) -> Any:
+    """``scaled_dot_product_attention``: native forward; the weights are recomputed backward."""
+    q, k, v = call.get("query"), call.get("key"), call.get("value")
+    if call.get("dropout_p"):
+        raise call.refuse("attention dropout is active", "Call model.eval() before explaining.")
+    if not call.is_carried(v):
+        return call.true_value()
+    mask, causal, scale = call.get("attn_mask"), bool(call.get("is_causal")), call.get("scale")
+    grouped, shape = bool(call.get("enable_gqa")), v.shape  # the closure must not hold v itself
+
+    def vjp(grad: Tensor, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+        if grouped:
+            key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+        weights = attention_weights(query, key, mask, causal, scale)
+        out = weights.transpose(-2, -1) @ grad
+        if grouped:
+            out = out.unflatten(-3, (shape[-3], -1)).sum(-3)
+        return out.sum_to_size(shape)
+
+    mask = call.true(mask) if isinstance(mask, Tensor) else None
+    return call.frozen(v, call.value(), vjp, call.true(q), call.true(k), mask)
+
+
+def fused_place(call: Call, out: Tensor) -> Any:
+    """One output row a query: the query's place, or the value's if both have as many rows."""
+    q, v = call.get("query"), call.get("value")
+    for t in (q, v):
+        place = call.place(t)
+        if place is not None and t.shape[-2] == out.shape[-2]:
+            return places.reduced(place, t.shape, [t.ndim - 1], True)
+    return unlocated(call, out)
+
+
+def multi_head(call: Call) -> Any:
+    """``F.multi_head_attention_forward`` in its parts, each seen by the interceptor."""
+    names = (
+        "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v "
+        "add_zero_attn dropout_p out_proj_weight out_proj_bias training key_padding_mask "
+        "need_weights attn_mask use_separate_proj_weight q_proj_weight k_proj_weight "
+        "v_proj_weight static_k static_v average_attn_weights is_causal"
+    ).split()
+    a: dict[str, Any] = dict(zip(names, call.args, strict=False)) | call.kwargs
+    if a.get("training") and a["dropout_p"]:
+        raise call.refuse("attention dropout is active", "Call model.eval() before explaining.")
+    if a.get("static_k") is not None or a.get("static_v") is not None:
+        raise call.refuse("static keys and values have no rule")
+    with call.owner:  # back in force: what follows is seen operator by operator
+        return _multi_head(a)
+
+
+def _multi_head(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    batched = a["query"].ndim == 3
+    q, k, v = (t if batched else t.unsqueeze(1) for t in (a["query"], a["key"], a["value"]))
+    q, k, v = _projected(a, q, k, v)
+    heads = a["num_heads"]
+    mask = _merged_mask(a, q, k, batched)
+    if a.get("bias_k") is not None:
+        k = torch.cat([k, a["bias_k"].repeat(1, k.shape[1], 1)])
+        v = torch.cat([v, a["bias_v"].repeat(1, v.shape[1], 1)])
+        mask = None if mask is None else F.pad(mask, (0, 1))
+    q, k, v = (t.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for t in (q, k, v))
+    if a.get("add_zero_attn"):
+        k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
+        mask = None if mask is None else F.pad(mask, (0, 1))
+    weights = None
+    if a.get("need_weights", True):
+        logits = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
+        weights = torch.softmax(logits if mask is None else logits + mask, -1)
+        out = weights @ v
+        weights = weights.mean(1) if a.get("average_attn_weights", True) else weights
+        weights = weights if batched else weights.squeeze(0)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, mask)
+    out = out.permute(2, 0, 1, 3).flatten(2)
+    out = F.linear(out, a["out_proj_weight"], a["out_proj_bias"])
+    return (out if batched else out.squeeze(1)), weights
+
+
+def _projected(a: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    bias = a.get("in_proj_bias")
+    biases = (None, None, None) if bias is None else bias.chunk(3)
+    if a.get("use_separate_proj_weight"):
+        weights = (a["q_proj_weight"], a["k_proj_weight"], a["v_proj_weight"])
+    else:
+        weights = a["in_proj_weight"].chunk(3)
+    return [F.linear(x, w, b) for x, w, b in zip((q, k, v), weights, biases, strict=True)]
+
+
+def _merged_mask(a: dict[str, Any], q: Tensor, k: Tensor, batched: bool) -> Tensor | None:
+    """Padding and attention masks as one additive mask that broadcasts to (B, heads, L, S)."""
+    total: Tensor | None = None
+    mask, padding = a.get("attn_mask"), a.get("key_padding_mask")
+    if mask is not None:
+        mask = _additive(mask, q.dtype)
+        total = mask.unflatten(0, (-1, a["num_heads"])) if mask.ndim == 3 else mask
+    if padding is not None:
+        padding = _additive(padding if batched else padding.unsqueeze(0), q.dtype)
+        padding = padding[:, None, None, :]
+        total = padding if total is None else total + padding
+    return total
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -math.inf)
+
+
+ROWS: dict[str, Row] = rows("scaled_dot_product_attention", fused, fused_place) | {
+    "multi_head_attention_forward": Row(multi_head, unlocated, composite=True)
+}

@@ -1,0 +1,200 @@
+"""Layout operators: they move elements and are linear as they stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omenn.core import place as places
+from omenn.core.call import Call, substitute
+from omenn.core.rules.row import Row, rows, same, source, unlocated
+
+
+def linear(call: Call) -> Any:
+    """Linear as it stands: the native operator and its own backward."""
+    return call.run()
+
+
+def carried_on(call: Call) -> Any:
+    """``detach`` and ``data``: the value flows on, so the explanation follows it."""
+    return call.carried[0].view_as(call.carried[0])
+
+
+def rearranged(call: Call, out: Any) -> Any:
+    """View-like operators act on the cells as they act on the tensor."""
+    found = source(call)
+    if found is None:
+        return None
+    x, place = found
+
+    def view(cells: Tensor) -> object:
+        swap = lambda t: cells if t is x else t  # noqa: E731
+        return call.run(swap)
+
+    return places.viewed(place, x.shape, view)
+
+
+def regrouped(call: Call, out: Tensor) -> Any:
+    """Order-preserving operators: only the shapes matter."""
+    found = source(call)
+    if found is None:
+        return None
+    x, place = found
+    return place if x.shape == out.shape else places.reshaped(place, x.shape, out.shape)
+
+
+def shifted(call: Call, out: Tensor) -> Any:
+    """Roll and flip act on the cells as they stand: along a constant dimension nothing moves."""
+    found = source(call)
+    if found is None:
+        return None
+    x, place = found
+    cells = places.full(place.cells, x.shape)
+    args = tuple(cells if a is x else a for a in call.args)
+    return place.with_cells(call.func(*args, **call.kwargs))
+
+
+def concatenated(call: Call) -> Any:
+    """Concatenation; the parts that do not depend on the input are a constant term."""
+    out = call.run()
+    tensors = call.get("tensors") or call.args[0]
+    if all(call.is_carried(t) for t in tensors):
+        return out
+    return call.attach(out, call.at_zero())
+
+
+def joined(call: Call, out: Tensor) -> Any:
+    tensors = call.get("tensors") or call.args[0]
+    parts = [(call.place(t), tuple(t.shape)) for t in tensors if t.numel() or t.ndim > 1]
+    if not any(p for p, _ in parts):
+        return None
+    stacked = call.operator == "stack"
+    if call.operator == "stacked":
+        return unlocated(call, out)
+    return places.joined(parts, call.get("dim", 0), stacked)
+
+
+def padded_rule(call: Call) -> Any:
+    """Padding; a value other than zero is a constant term."""
+    out = call.run()
+    value = call.get("value")
+    if call.get("mode", "constant") == "constant" and value:
+        return call.attach(out, call.at_zero())
+    return out
+
+
+def padded(call: Call, out: Tensor) -> Any:
+    found = source(call)
+    if found is None:
+        return None
+    x, place = found
+    return places.padded(place, x.shape, list(call.get("pad")))
+
+
+def indexed_write(call: Call) -> Any:
+    """Writing into a tensor: what stays, and what is written, may each be a constant."""
+    owner = call.args[0] if call.args else None
+    if call.inplace and isinstance(owner, torch.nn.Parameter):
+        raise call.refuse("writes an input-dependent value into a parameter")
+    write = _setitem if call.operator == "setitem" else Call.run
+    if not _has_constant(call):
+        return write(call)
+    term = _written_at_zero(call)
+    return call.attach(write(call), term)
+
+
+def _has_constant(call: Call) -> bool:
+    """Whether a tensor or a number of the call could add a constant."""
+    constant = False
+
+    def see(t: Tensor) -> Tensor:
+        nonlocal constant
+        constant |= (t.is_floating_point() or t.is_complex()) and not call.is_carried(t)
+        return t
+
+    substitute((call.args, call.kwargs), see)
+    numbers = [*call.args[1:], call.kwargs.get("value"), call.kwargs.get("other")]
+    return constant or any(isinstance(n, (int, float)) and n for n in numbers)
+
+
+def _setitem(call: Call) -> Tensor:
+    call.run()
+    return call.args[0]
+
+
+def _written_at_zero(call: Call) -> Tensor:
+    """The operator's result with carried tensors zero, on copies."""
+    carried = {id(t) for t in call.carried}
+    owner = call.args[0]
+    target: list[Tensor] = []
+
+    def sub(t: Tensor) -> Tensor:
+        fresh = torch.zeros_like(t) if id(t) in carried else call.constant(t)
+        if t is owner:
+            fresh = fresh.clone()
+            target.append(fresh)
+        return fresh
+
+    out = call.run(sub)
+    return out if isinstance(out, Tensor) else target[0]
+
+
+def written(call: Call, out: Tensor) -> Any:
+    """The target keeps its place; a constant target takes that of what is written into it."""
+    owner = call.args[0]
+    place = call.place(owner) if isinstance(owner, Tensor) else None
+    if place is not None:
+        return place
+    found = source(call)
+    if found is not None and found[0].shape == out.shape:
+        return found[1]
+    if found is not None and call.operator in ("setitem", "index_put", "scatter", "index_add"):
+        return call.owner.home(out) or unlocated(call, out)
+    return unlocated(call, out)
+
+
+def gathered(call: Call, out: Any) -> Any:
+    """Indexing with tensors; falls back to no place where the index follows the channels."""
+    found = source(call)
+    if found is None:
+        return None
+    try:
+        return rearranged(call, out)
+    except (RuntimeError, IndexError):
+        return unlocated(call, out)
+
+
+ROWS: dict[str, Row] = (
+    rows(
+        "permute transpose adjoint movedim expand narrow select chunk split unbind getitem "
+        "diagonal rot90 broadcast_to t",
+        linear,
+        rearranged,
+    )
+    | rows(
+        "reshape view flatten unflatten squeeze unsqueeze atleast_1d atleast_2d atleast_3d "
+        "_unsafe_view",
+        linear,
+        regrouped,
+    )
+    | rows("contiguous clone to alias positive neg requires_grad_ conj", linear, same)
+    | rows("detach", carried_on, same)
+    | rows("roll flip fliplr flipud", linear, shifted)
+    | rows("tril triu cumsum real imag zero", linear, same)
+    | rows("diff view_as_complex view_as_real diag_embed trace", linear, unlocated)
+    | rows(
+        "index_select gather take_along_dim take masked_select repeat tile repeat_interleave",
+        linear,
+        gathered,
+    )
+    | rows("cat stack stacked", concatenated, joined)
+    | rows("pad", padded_rule, padded)
+    | rows(
+        "setitem copy_ index_put index_add index_copy scatter scatter_add masked_fill index_fill "
+        "where fill",
+        indexed_write,
+        written,
+    )
+)

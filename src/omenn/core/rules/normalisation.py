@@ -1,0 +1,148 @@
+"""Normalisation: centring stays linear, ⟦1/σ⟧ is frozen, the shift is a constant term."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from omenn.core.call import Call
+from omenn.core.rules.row import Row, rows, same
+
+
+def _column(vector: Tensor, ndim: int) -> Tensor:
+    """A per-channel vector as (C, 1, …) for a tensor (N, C, …)."""
+    return vector.reshape(-1, *[1] * (ndim - 2))
+
+
+def batch_norm(call: Call) -> Tensor:
+    """γ (x − m)/√(v + ε) + β with running statistics: affine."""
+    x = call.get("input")
+    mean, var = call.get("running_mean"), call.get("running_var")
+    if call.get("training") or mean is None or var is None:
+        raise call.refuse(
+            "batch normalisation uses the statistics of the batch, so samples depend on each other",
+            "Call model.eval(), and keep running statistics (track_running_stats=True).",
+        )
+    eps = call.get("eps")
+    scale = torch.rsqrt(call.constant(var) + (1e-5 if eps is None else eps))
+    weight, bias = call.get("weight"), call.get("bias")
+    if weight is not None:
+        scale = scale * call.constant(weight)
+    shift = -call.constant(mean) * scale
+    if bias is not None:
+        shift = shift + call.constant(bias)
+    scale, shift = _column(scale, x.ndim).to(x.dtype), _column(shift, x.ndim)
+    out = call.frozen(x, call.value(), lambda g, s: g * s, scale)
+    return call.attach(out, shift)
+
+
+def layer_norm(call: Call) -> Tensor:
+    """γ (x − μ) ⟦1/σ⟧ + β over the last dimensions."""
+    x = call.get("input")
+    shape = list(call.get("normalized_shape"))
+    weight, bias, eps = call.get("weight"), call.get("bias"), call.get("eps")
+    dims = list(range(-len(shape), 0))
+    constant = [None if t is None else call.constant(t) for t in (weight, bias)]
+    eps, dtype = 1e-5 if eps is None else eps, x.dtype
+    if call.owner.create_graph:
+        value, rstd = call.value(), _inverse_deviation(call.true(x), dims, eps)
+    else:  # one native kernel gives the value and 1/σ
+        with torch.no_grad():
+            value, _, rstd = torch.native_layer_norm(x.detach(), shape, *constant, eps)
+
+    def vjp(grad: Tensor, rstd: Tensor, weight: Tensor | None) -> Tensor:
+        if weight is not None:
+            grad = grad * weight
+        return ((grad - grad.mean(dims, keepdim=True)) * rstd).to(dtype)
+
+    out = call.frozen(x, value, vjp, rstd, constant[0])
+    return out if bias is None else call.attach(out, constant[1])
+
+
+def _inverse_deviation(x: Tensor, dims: list[int], eps: float) -> Tensor:
+    return torch.rsqrt(x.var(dims, unbiased=False, keepdim=True) + eps)
+
+
+def _grouped(call: Call, x: Tensor, groups: int, eps: float) -> Tensor:
+    """Normalisation over groups of channels and all positions of (N, C, …)."""
+    weight, bias = call.get("weight"), call.get("bias")
+    n, dtype = x.shape[0], x.dtype
+    true = call.true(x).reshape(n, groups, -1)
+    rstd = _inverse_deviation(true, [-1], eps)
+    gamma = None if weight is None else _column(call.constant(weight), x.ndim)
+
+    def vjp(grad: Tensor, rstd: Tensor, gamma: Tensor | None) -> Tensor:
+        if gamma is not None:
+            grad = grad * gamma
+        flat = grad.reshape(n, groups, -1)
+        return ((flat - flat.mean(-1, keepdim=True)) * rstd).reshape(grad.shape).to(dtype)
+
+    out = call.frozen(x, call.value(), vjp, rstd, gamma)
+    return out if bias is None else call.attach(out, _column(call.constant(bias), x.ndim))
+
+
+def group_norm(call: Call) -> Tensor:
+    """γ (x − μ_g) ⟦1/σ_g⟧ + β for each group g of channels."""
+    eps = call.get("eps")
+    return _grouped(call, call.get("input"), call.get("num_groups"), 1e-5 if eps is None else eps)
+
+
+def instance_norm(call: Call) -> Tensor:
+    """One group a channel; with running statistics it is an affine map like batch norm."""
+    if call.get("use_input_stats") is False:
+        call.bound["training"] = False
+        return batch_norm(call)
+    eps, x = call.get("eps"), call.get("input")
+    return _grouped(call, x, x.shape[1], 1e-5 if eps is None else eps)
+
+
+def rms_norm(call: Call) -> Tensor:
+    """γ x ⟦1/√(mean x² + ε)⟧."""
+    x, weight, eps = call.get("input"), call.get("weight"), call.get("eps")
+    dims = list(range(-len(call.get("normalized_shape")), 0))
+    true = call.true(x)
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    scale = torch.rsqrt((true * true).mean(dims, keepdim=True) + eps)
+    gamma = None if weight is None else call.constant(weight)
+
+    def vjp(grad: Tensor, scale: Tensor, gamma: Tensor | None) -> Tensor:
+        return grad * scale if gamma is None else grad * gamma * scale
+
+    return call.frozen(x, call.value(), vjp, scale, gamma)
+
+
+def normalised(call: Call) -> Tensor:
+    """x ⟦1/max(‖x‖, ε)⟧ (``F.normalize``)."""
+    x, p, dim = call.get("input"), call.get("p", 2.0), call.get("dim", 1)
+    norm = call.true(x).norm(p, dim, keepdim=True).clamp_min(call.get("eps", 1e-12))
+    return call.frozen(x, call.value(), lambda g, n: g / n, norm)
+
+
+def local_response(call: Call) -> Tensor:
+    """x ⟦(k + α · local mean of x²)^−β⟧."""
+    x = call.get("input")
+    value, true = call.value(), call.true(x)
+    if call.owner.create_graph:
+        result: Any = call.true_value()
+        ones = torch.where(true == 0, torch.ones_like(true), true)
+        return call.frozen(x, value, lambda g, s: g * s, torch.where(true == 0, 0, result / ones))
+    size, alpha = call.get("size"), call.get("alpha", 1e-4)
+    beta, k = call.get("beta", 0.75), call.get("k", 1.0)
+    flat = (true * true).reshape(true.shape[0], 1, true.shape[1], -1)
+    local = F.avg_pool2d(F.pad(flat, (0, 0, size // 2, (size - 1) // 2)), (size, 1), stride=1)
+    scale = (local.reshape(true.shape) * alpha + k) ** -beta
+    return call.frozen(x, value, lambda g, s: g * s, scale)
+
+
+ROWS: dict[str, Row] = (
+    rows("batch_norm", batch_norm, same)
+    | rows("layer_norm", layer_norm, same)
+    | rows("group_norm", group_norm, same)
+    | rows("instance_norm", instance_norm, same)
+    | rows("rms_norm", rms_norm, same)
+    | rows("normalize", normalised, same)
+    | rows("local_response_norm", local_response, same)
+)

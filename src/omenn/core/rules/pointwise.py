@@ -1,0 +1,183 @@
+"""Pointwise functions: φ(0) + ⟦(φ(x) − φ(0)) / x⟧ x, with φ′(0) at x = 0; and frozen ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omenn.core.call import Call
+from omenn.core.rules.linear import reduced
+from omenn.core.rules.row import Row, rows, same, unlocated
+
+# How readily an operator's output is frozen as a factor of a product.
+GATE, BOUNDED = 2, 1
+_RANKS = {"sigmoid": GATE, "hardsigmoid": GATE, "exp": GATE, "tanh": BOUNDED, "erf": BOUNDED}
+
+
+def scaled(grad: Tensor, coefficient: Tensor) -> Tensor:
+    """The backward of every pointwise rule."""
+    return grad * coefficient
+
+
+def pointwise(call: Call) -> Tensor:
+    """A smooth function of each element alone."""
+    x = call.carried[0]
+    value = call.value()
+    at_zero, slope = _origin(call, x)
+    true = call.true(x)
+    result = call.run(lambda t: call.true(t)) if call.owner.create_graph else value
+    coefficient = _secant(true, result, at_zero, slope)
+    call.rank = _RANKS.get(call.operator)
+    out = call.frozen(x, value, scaled, coefficient)
+    if at_zero == 0:
+        return out
+    return call.attach(out, torch.full((), at_zero, dtype=out.dtype, device=out.device))
+
+
+def _origin(call: Call, x: Tensor) -> tuple[float, float]:
+    """φ(0) and φ′(0), from the operator itself."""
+    with torch.enable_grad():
+        zero = torch.zeros(1, dtype=x.dtype, device=x.device, requires_grad=True)
+        y = call.run(lambda t: zero * 1 if t is x else t.detach())
+        (slope,) = torch.autograd.grad(y.sum(), zero)
+    return float(y.detach()), float(slope)
+
+
+def _secant(x: Tensor, y: Tensor, at_zero: float, slope: float) -> Tensor:
+    """(φ(x) − φ(0)) / x, and φ′(0) where x is (nearly) zero."""
+    slope = slope if math.isfinite(slope) else 0.0  # √x at 0: the value is 0 whatever the slope
+    if at_zero == 0 and not y.requires_grad:
+        # 0 / 0 is the only way to a NaN here, and φ(x)/x loses no digits near it.
+        return (y / x).nan_to_num_(nan=slope, posinf=math.inf, neginf=-math.inf)
+    # y − φ(0) cancels near zero; below √ε the slope is exact to ε.
+    near = x.abs() <= (math.sqrt(torch.finfo(x.dtype).eps) if at_zero else 0.0)
+    safe = torch.where(near, torch.ones_like(x), x)
+    return torch.where(near, torch.full_like(x, slope), (y - at_zero) / safe)
+
+
+def power(call: Call) -> Any:
+    """x^p for a constant p > 0 is pointwise; p < 0 is a frozen factor (as 1/x and 1/√x are)."""
+    exponent = call.get("exponent")
+    if call.is_carried(exponent) or not call.is_carried(call.get("input")):
+        raise call.refuse("an exponent that depends on the input")
+    if isinstance(exponent, Tensor) and exponent.numel() == 1:
+        exponent = float(exponent)
+    if isinstance(exponent, Tensor):
+        raise call.refuse("an exponent that differs between elements")
+    if exponent <= 0:
+        return frozen_value(call)
+    if exponent == 1:
+        return call.run()
+    if exponent == 2:
+        return square(call)
+    return pointwise(call)
+
+
+def square(call: Call) -> Tensor:
+    """x² = ⟦x⟧ x."""
+    x = call.carried[0]
+    return call.frozen(x, call.value(), scaled, call.true(x))
+
+
+def frozen_value(call: Call) -> Any:
+    """No linear form through the origin (softmax, 1/x, log): held constant as a factor."""
+    out = call.true_value()
+    if call.inplace:
+        call.carried[0].copy_(out)  # the history must go: what is frozen does not carry
+        raise call.refuse("an in-place form that cannot be frozen")
+    return out
+
+
+def log_normalised(call: Call) -> Tensor:
+    """log softmax(x) = x − ⟦log Σ exp x⟧."""
+    x = call.carried[0]
+    value, dtype = call.value(), x.dtype
+    result = call.true_value()
+    out = call.frozen(x, value, lambda grad: grad.to(dtype))
+    return call.attach(out, result - call.true(x).to(result.dtype))
+
+
+def parametric(call: Call) -> Tensor:
+    """PReLU: the slope is a weight; native."""
+    if call.is_carried(call.get("weight")):
+        raise call.refuse("a slope that depends on the input")
+    return call.run()
+
+
+def normed(call: Call) -> Tensor:
+    """‖x‖₂ = Σ ⟦x/‖x‖⟧ x; other norms are frozen constants."""
+    p = call.get("p", "fro")
+    if p not in (2, 2.0, "fro", None):
+        return frozen_value(call)
+    x = call.carried[0]
+    value = call.value()
+    norm, true = call.true_value(), call.true(x)
+    keep = _keep(call, x, norm)
+    safe = torch.where(keep == 0, torch.ones_like(keep), keep)
+    return call.frozen(x, value, _spread(call, x), true / safe)
+
+
+def spread_out(call: Call) -> Any:
+    """var = Σ ⟦(x − μ)/n⟧ x; std divides by ⟦std⟧ again."""
+    x = call.carried[0]
+    value, true = call.value(), call.true(x)
+    spread = call.true_value()
+    keep = _keep(call, x, spread)
+    dims = _dims(call, x)
+    centred = true - true.mean(dims, keepdim=True)
+    total = (centred * centred).sum(dims, keepdim=True)
+    # The divisor (n or n − 1) is read off the value itself, whatever the spelling of it.
+    target = keep if call.operator == "var" else keep * keep
+    inverse = torch.where(total == 0, torch.zeros_like(total), target / total)
+    if call.operator == "std":
+        inverse = inverse / torch.where(keep == 0, torch.ones_like(keep), keep)
+    return call.frozen(x, value, _spread(call, x), centred * inverse)
+
+
+def variance_and_mean(call: Call) -> Any:
+    raise call.refuse(
+        "variance and mean in one call have no rule", "Use x.var(...) and x.mean(...)."
+    )
+
+
+def _dims(call: Call, x: Tensor) -> list[int]:
+    dim = call.get("dim")
+    if dim is None or isinstance(dim, bool) or (isinstance(dim, (list, tuple)) and not dim):
+        return list(range(x.ndim))
+    return [d % x.ndim for d in (dim if isinstance(dim, (list, tuple)) else [dim])]
+
+
+def _keep(call: Call, x: Tensor, reduced_value: Tensor) -> Tensor:
+    """The reduced value with the reduced dimensions kept as 1."""
+    dims = _dims(call, x)
+    return reduced_value.reshape([1 if d in dims else n for d, n in enumerate(x.shape)])
+
+
+def _spread(call: Call, x: Tensor) -> Any:
+    dims = _dims(call, x)
+    shape = [1 if d in dims else n for d, n in enumerate(x.shape)]
+    return lambda grad, coefficient: grad.reshape(shape) * coefficient
+
+
+ROWS: dict[str, Row] = (
+    rows(
+        "gelu silu elu softplus mish tanh sigmoid logsigmoid hardsigmoid hardswish softsign erf "
+        "tanhshrink softshrink sin cos atan sinh asinh expm1 log1p exp sqrt erfc cosh exp2",
+        pointwise,
+        same,
+    )
+    | rows("pow", power, same)
+    | rows("square", square, same)
+    | rows("relu leaky_relu rrelu abs deg2rad rad2deg", lambda call: call.run(), same)
+    | rows("prelu", parametric, same)
+    | rows("softmax rsqrt reciprocal log log2 log10 sign sgn", frozen_value, same)
+    | rows("floor ceil round trunc frac", frozen_value, same)
+    | rows("logsumexp", frozen_value, reduced)
+    | rows("log_softmax", log_normalised, same)
+    | rows("norm", normed, reduced)
+    | rows("var std", spread_out, reduced)
+    | rows("var_mean std_mean", variance_and_mean, unlocated)
+)

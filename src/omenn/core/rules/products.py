@@ -1,0 +1,239 @@
+"""Products and quotients of tensors that depend on the input.
+
+Of two factors the more bounded one is frozen (softmax and sigmoid before tanh before unbounded);
+between equals each carries half: ½⟦a⟧b + ½a⟦b⟧. A quotient freezes its denominator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omenn.core import place as places
+from omenn.core.autograd import Halve
+from omenn.core.call import Call
+from omenn.core.place import Place
+from omenn.core.rules.row import Row, rows, same, source, unlocated
+
+Sub = Callable[[Tensor], Tensor]
+
+
+def freeze_factors(call: Call, factors: Sequence[Any], keep: int | None = None) -> Sub | None:
+    """How to substitute the arguments so that the product of ``factors`` is linear.
+
+    None if at most one factor depends on the input. ``keep``: the index of the factor that
+    carries, whatever the others are.
+    """
+    carried = [f for f in factors if call.is_carried(f)]
+    if len(carried) < 2 and keep is None:
+        return None
+    if keep is not None:
+        carrying = [factors[keep]]
+    else:
+        carrying = _carrying(call, carried)
+    half = len(carrying) == 2
+
+    def sub(t: Tensor) -> Tensor:
+        if any(t is f for f in carrying):
+            return Halve.apply(t) if half else t  # type: ignore[return-value]
+        if any(t is f for f in carried):
+            return call.true(t)
+        return t if call.is_carried(t) else call.constant(t)
+
+    return sub
+
+
+def _carrying(call: Call, carried: list[Tensor]) -> list[Tensor]:
+    """The factors that stay: the least bounded; ties as the option ``products`` says."""
+    if len(carried) > 2:
+        raise call.refuse("a product of more than two tensors that depend on the input")
+    ranks = [m.rank for f in carried for m in [call.mark(f)] if m is not None]
+    if ranks[0] != ranks[1]:
+        return [carried[ranks.index(min(ranks))]]
+    if carried[0] is carried[1]:
+        return carried
+    products = call.owner.products
+    return {"half": carried, "left": carried[:1], "right": carried[1:]}[products]
+
+
+def bilinear(call: Call, factors: Sequence[Any]) -> Tensor:
+    """The native product with its factors frozen as ``freeze_factors`` says."""
+    sub = freeze_factors(call, factors)
+    if sub is None:
+        return call.run()
+    if call.owner.create_graph and sum(call.is_carried(f) for f in factors) == 2:
+        return _bilinear_twice(call, factors, sub)
+    if not call.inplace:
+        return call.run(sub)
+    owner = call.args[0]
+    value = call.run(lambda t: sub(t).clone() if t is owner else sub(t))
+    return call.written(owner, value)
+
+
+def _bilinear_twice(call: Call, factors: Sequence[Any], sub: Sub) -> Tensor:
+    """½⟦a⟧b + ½a⟦b⟧ in two terms, so that the coefficients keep their own derivatives."""
+    first, second = factors
+    carrying = _carrying(call, [first, second])
+    total: Any = None
+    for k, keep in enumerate((first, second)):
+        if not any(keep is c for c in carrying):
+            continue
+        seen = 0
+
+        def one(t: Tensor, keep: Tensor = keep, k: int = k) -> Tensor:
+            nonlocal seen
+            if t is first and t is second:
+                seen += 1
+                return t if seen - 1 == k else call.true(t)
+            if t is keep:
+                return t.clone() if call.inplace else t
+            return call.true(t) if call.is_carried(t) else call.constant(t)
+
+        part = call.run(one) / len(carrying)
+        total = part if total is None else total + part
+    return call.written(call.args[0], total)
+
+
+def multiplied(call: Call) -> Tensor:
+    """a ⊙ b, a b (matrix product): one factor linear, two by the product rule."""
+    left, right = call.get("input"), call.get("other")
+    out = bilinear(call, [left, right])
+    _keep_rank(call, [left, right])
+    return out
+
+
+def _keep_rank(call: Call, factors: Sequence[Any]) -> None:
+    """A bounded tensor times a constant stays bounded; a product with an unbounded one is not."""
+    marks = [call.mark(f) for f in factors if isinstance(f, Tensor)]
+    call.rank = min((m.rank for m in marks if m is not None), default=0)
+
+
+def divided(call: Call) -> Any:
+    """a / ⟦b⟧."""
+    a, b = call.get("input"), call.get("other")
+    if call.reverse:
+        a, b = b, a
+    if call.get("rounding_mode"):
+        raise call.refuse("a division that rounds is not linear")
+    if not call.is_carried(a):
+        return call.true_value()  # nothing is left that carries: a frozen constant
+    frozen_b = call.true(b) if call.is_carried(b) else None
+    owner = call.args[0]
+    if a is b:
+        return call.true_value()
+    if call.inplace and a is not owner:
+        raise call.refuse("an in-place division of a constant by an input-dependent tensor")
+
+    def sub(t: Tensor) -> Tensor:
+        if t is b and frozen_b is not None:
+            return frozen_b
+        return t if call.is_carried(t) else call.constant(t)
+
+    return call.run(sub)
+
+
+def summed_product(call: Call) -> Tensor:
+    """Einstein sums: linear in one operand, the product rule for two."""
+    operands = [a for a in _flat(call.args) if isinstance(a, Tensor)]
+    if sum(call.is_carried(o) for o in operands) < 2:
+        return call.run()
+    if len(operands) == 2:
+        return bilinear(call, operands)
+    return call.run(freeze_factors(call, operands))
+
+
+def _flat(args: Sequence[Any]) -> list[Any]:
+    out: list[Any] = []
+    for a in args:
+        out += list(a) if isinstance(a, (list, tuple)) else [a]
+    return out
+
+
+def added_product(call: Call) -> Tensor:
+    """β c + α a b (``addmm`` and kin): the product rule for a b; a constant c is a term."""
+    names = ("tensor1", "tensor2") if call.operator == "addcmul" else ("mat1", "mat2")
+    base, a, b = call.get("input"), call.get(names[0]), call.get(names[1])
+    term = None
+    if not call.is_carried(base):
+        beta = call.get("beta", 1)
+        term = call.constant(base) * (1 if beta is None else beta)
+    out = bilinear(call, [a, b]) if not call.is_carried(base) else _added(call, base, a, b)
+    if not (call.is_carried(a) or call.is_carried(b)) or term is None:
+        return out
+    return call.attach(out, term)
+
+
+def _added(call: Call, base: Tensor, a: Any, b: Any) -> Tensor:
+    sub = freeze_factors(call, [a, b])
+    if sub is None:
+        return call.run()
+    return call.run(lambda t: t if t is base else sub(t))
+
+
+def mixed_linearly(call: Call) -> Tensor:
+    """lerp(a, b, w) = (1 − ⟦w⟧) a + ⟦w⟧ b."""
+    a, b, w = call.get("input"), call.get("end"), call.get("weight")
+    sub = lambda t: call.true(t) if t is w else (t if call.is_carried(t) else call.constant(t))  # noqa: E731
+    out = call.run(sub)
+    if call.is_carried(a) and call.is_carried(b):
+        return out
+    zero = lambda t: torch.zeros_like(t) if t is not w and call.is_carried(t) else call.true(t)  # noqa: E731
+    return call.attach(out, call.run(zero))
+
+
+def matmul_place(call: Call, out: Tensor) -> Any:
+    """x W contracts the last dimension; A v has the rows of A: those of v if A is square."""
+    left, right = call.get("input"), call.get("other")
+    if call.reverse:
+        left, right = right, left
+    if not (isinstance(left, Tensor) and isinstance(right, Tensor)):
+        return None
+    found = source(call)
+    if found is None:
+        return None
+    x, place = found
+    if x is left and left.ndim >= 1:
+        kept = places.reduced(place, left.shape, [left.ndim - 1], True)
+        return kept if out.ndim == left.ndim else unlocated(call, out)
+    rows_place = call.place(left)
+    if rows_place is not None and out.ndim == left.ndim:
+        return places.reduced(rows_place, left.shape, [left.ndim - 1], True)
+    if right.ndim >= 2 and left.ndim >= 2 and left.shape[-2] == right.shape[-2]:
+        kept = places.reduced(place, right.shape, [right.ndim - 1], True)
+        return Place(kept.grid, kept.cells)
+    return unlocated(call, out)
+
+
+def einsum_place(call: Call, out: Tensor) -> Any:
+    """Dimensions that keep their letter keep their place; contracted ones are averaged."""
+    found = source(call)
+    operands = [a for a in _flat(call.args) if isinstance(a, Tensor)]
+    equation = call.args[0]
+    if found is None or not isinstance(equation, str) or "." in equation or "->" not in equation:
+        return unlocated(call, out)
+    x, place = found
+    left, right = equation.replace(" ", "").split("->")
+    letters = left.split(",")[next(k for k, o in enumerate(operands) if o is x)]
+    gone = [d for d, c in enumerate(letters) if c not in right]
+    kept = places.reduced(place, x.shape, gone, False)
+    rest = [c for c in letters if c in right]
+    order = [rest.index(c) for c in right if c in rest]
+    cells = kept.cells.permute(order)
+    for d, c in enumerate(right):
+        if c not in rest:
+            cells = cells.unsqueeze(d)
+    return kept.with_cells(cells)
+
+
+ROWS: dict[str, Row] = (
+    rows("mul", multiplied, same)
+    | rows("matmul bmm", multiplied, matmul_place)
+    | rows("div", divided, same)
+    | rows("einsum", summed_product, einsum_place)
+    | rows("addmm baddbmm addbmm", added_product, unlocated)
+    | rows("addcmul", added_product, same)
+    | rows("lerp", mixed_linearly, same)
+)

@@ -1,0 +1,150 @@
+"""LSTM, GRU and RNN unrolled in time: gates are frozen, tanh is pointwise.
+
+Each step is written with ordinary operators, which the interceptor sees one by one: the sigmoid
+gates are bounded factors and so frozen, tanh carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from omenn.core.call import Call
+from omenn.core.rules.row import Row, unlocated
+
+State = tuple[Tensor, ...]
+Step = Callable[[Tensor, State, Tensor, Tensor | None], State]
+
+
+def lstm_step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+    """h′ = ⟦o⟧ tanh(c′), c′ = ⟦f⟧ c + ⟦i⟧ tanh(g)."""
+    hidden, cell = state
+    i, f, g, o = (gates + F.linear(hidden, weight, bias)).chunk(4, -1)
+    cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(cell), cell
+
+
+def gru_step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+    """h′ = ⟦1 − z⟧ n + ⟦z⟧ h, n = tanh(x_n + ⟦r⟧ h_n)."""
+    (hidden,) = state
+    x_r, x_z, x_n = gates.chunk(3, -1)
+    h_r, h_z, h_n = F.linear(hidden, weight, bias).chunk(3, -1)
+    z = torch.sigmoid(x_z + h_z)
+    new = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
+    return ((1 - z) * new + z * hidden,)
+
+
+def _plain(activation: Callable[[Tensor], Tensor]) -> Step:
+    def step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+        return (activation(gates + F.linear(state[0], weight, bias)),)
+
+    return step
+
+
+STEPS: dict[str, Step] = {
+    "lstm": lstm_step,
+    "gru": gru_step,
+    "rnn_tanh": _plain(torch.tanh),
+    "rnn_relu": _plain(torch.relu),
+}
+
+
+def sequence(call: Call) -> Any:
+    """``torch.lstm`` and kin: (input, state, weights, …) or packed (data, sizes, state, …)."""
+    step = STEPS[call.operator]
+    packed = isinstance(call.args[1], Tensor) and not call.args[1].is_floating_point()
+    names = "weights biases layers dropout training bidirectional batch_first".split()
+    state, rest = call.args[2 if packed else 1], call.args[3 if packed else 2 :]
+    a: dict[str, Any] = dict(zip(names, rest, strict=False))
+    if a["training"] and a["dropout"]:
+        raise call.refuse("dropout is active", "Call model.eval() before explaining.")
+    state = tuple(state) if isinstance(state, (tuple, list)) else (state,)
+    with call.owner:
+        if packed:
+            out, last = _layers(call.args[0], state, a, step, call.args[1].tolist())
+        else:
+            x = call.args[0].transpose(0, 1) if a.get("batch_first") else call.args[0]
+            length, batch = x.shape[:2]
+            flat, last = _layers(x.reshape(length * batch, -1), state, a, step, [batch] * length)
+            out = flat.reshape(length, batch, -1)
+            out = out.transpose(0, 1) if a.get("batch_first") else out
+    return (out, *last)
+
+
+def _layers(
+    x: Tensor, state: State, a: dict[str, Any], step: Step, sizes: list[int]
+) -> tuple[Tensor, State]:
+    """All layers and directions over rows packed by time step."""
+    directions = 2 if a["bidirectional"] else 1
+    weights = a["weights"]
+    last: list[State] = []
+    each = len(weights) // (a["layers"] * directions)
+    for layer in range(a["layers"]):
+        outs = []
+        for direction in range(directions):
+            k = layer * directions + direction
+            own = weights[k * each : (k + 1) * each]
+            if len(own) > (4 if a["biases"] else 2):
+                raise NotImplementedError("LSTM with a projection (proj_size) has no rule")
+            w_x, w_h = own[0], own[1]
+            b_x, b_h = (own[2], own[3]) if a["biases"] else (None, None)
+            gates = F.linear(x, w_x, b_x)
+            out, end = _scan(gates, tuple(s[k] for s in state), w_h, b_h, step, sizes, direction)
+            outs.append(out)
+            last.append(end)
+        x = outs[0] if directions == 1 else torch.cat(outs, -1)
+    return x, tuple(torch.stack(s) for s in zip(*last, strict=True))
+
+
+def _scan(
+    gates: Tensor,
+    state: State,
+    weight: Tensor,
+    bias: Tensor | None,
+    step: Step,
+    sizes: list[int],
+    backward: int,
+) -> tuple[Tensor, State]:
+    """One direction; ``sizes`` says how many sequences still run at each step."""
+    starts = [0]
+    for n in sizes:
+        starts.append(starts[-1] + n)
+    order = range(len(sizes) - 1, -1, -1) if backward else range(len(sizes))
+    outs: list[Tensor | None] = [None] * len(sizes)
+    whole = state
+    for t in order:
+        n = sizes[t]
+        running = tuple(s[:n] for s in whole)
+        new = step(gates[starts[t] : starts[t] + n], running, weight, bias)
+        outs[t] = new[0]
+        if n == whole[0].shape[0]:
+            whole = new
+        else:  # sequences that have ended (or not begun) keep their state
+            whole = tuple(torch.cat([m, s[n:]]) for m, s in zip(new, whole, strict=True))
+    return torch.cat([o for o in outs if o is not None]), whole
+
+
+def cell(call: Call) -> Any:
+    """``LSTMCell``, ``GRUCell``, ``RNNCell``: one step."""
+    x, state, w_x, w_h, *biases = call.args
+    b_x, b_h = biases if biases else (None, None)
+    state = tuple(state) if isinstance(state, (tuple, list)) else (state,)
+    with call.owner:
+        new = STEPS[call.operator.removesuffix("_cell")](
+            F.linear(x, w_x, b_x), state, w_h, b_h
+        )
+    return new if call.operator == "lstm_cell" else new[0]
+
+
+ROWS: dict[str, Row] = {
+    name: Row(rule, unlocated, composite=True)
+    for rule, names in (
+        (sequence, "lstm gru rnn_tanh rnn_relu"),
+        (cell, "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
+    )
+    for name in names.split()
+}

@@ -1,0 +1,88 @@
+"""What a row of the table is, and the placers that several kinds of rows share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from omenn.core import place as places
+from omenn.core.call import Call
+from omenn.core.place import Place
+
+Placer = Callable[[Call, Any], Any]
+
+
+class Row(NamedTuple):
+    """``rule(call)`` returns the output; ``placer(call, output)`` its place (or places)."""
+
+    rule: Callable[[Call], Any]
+    placer: Placer
+    # A composite calls other operators through the interceptor: its outputs are marked already.
+    composite: bool = False
+
+
+def rows(names: str, rule: Callable[[Call], Any], placer: Placer) -> dict[str, Row]:
+    return {name: Row(rule, placer) for name in names.split()}
+
+
+def same(call: Call, out: Tensor) -> Place | None:
+    """Elementwise: the finest place among the arguments; an even mixture over several inputs."""
+    found = [(t, m) for t, m in call.marked if m.place is not None and m.kind != "frozen"]
+    found = found or [(t, m) for t, m in call.marked if m.place is not None]
+    if not found:
+        return None
+    first = found[0][1]
+    if all(m.place is first.place for _, m in found):
+        return first.place
+    if any(m.inputs != first.inputs for _, m in found):
+        spread = [m.place for _, m in found if m.place is not None]
+        return places.mixed(spread, [t.shape for t, _ in found])
+    best = max(found, key=lambda pair: pair[1].place.cells.numel() if pair[1].place else 0)
+    return best[1].place
+
+
+def source(call: Call) -> tuple[Tensor, Place] | None:
+    """The first argument that has a place, carried ones first."""
+    for kind in ("carried", "ids", "frozen"):
+        for t, m in call.marked:
+            if m.kind == kind and m.place is not None:
+                return t, m.place
+    return None
+
+
+def unlocated(call: Call, out: Any) -> Any:
+    """No known place: the whole input, sample by sample."""
+    found = source(call)
+    if found is None:
+        return None
+    grid = found[1].grid
+    if isinstance(out, Tensor):
+        return places.unplaced(grid, out.shape)
+    return [places.unplaced(grid, o.shape) if isinstance(o, Tensor) else None for o in out]
+
+
+def contracted(call: Call, out: Tensor) -> Place | None:
+    """The last dimension is contracted (linear layer): the place without it."""
+    found = source(call)
+    if found is None:
+        return None
+    x, place = found
+    if x.ndim == 0 or place.cells.ndim == 0:
+        return place
+    kept = places.reduced(place, x.shape, [x.ndim - 1], True)
+    return kept if out.ndim == x.ndim else unlocated(call, out)
+
+
+def spatial(call: Call, out: Any) -> Any:
+    """A feature map (N, C, *size) from a feature map: cells are averaged to the new size."""
+    found = source(call)
+    first = out[0] if isinstance(out, (tuple, list)) else out
+    if found is None:
+        return None
+    x, place = found
+    if x.ndim != first.ndim or x.ndim < 3:
+        return unlocated(call, out)
+    there = places.resampled(place, x.shape, first.shape[2:])
+    return there if first is out else [there] * len(out)

@@ -1,0 +1,117 @@
+"""From a model's output to one number per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omenn.errors import TargetError
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The target f_a − f_b: what speaks for class ``a`` rather than ``b``.
+
+    ``a``, ``b``: class indices, an int or a tensor (B,).
+
+    >>> Contrast(281, 285)
+    Contrast(a=281, b=285)
+    """
+
+    a: int | Tensor
+    b: int | Tensor
+
+
+Target = int | Tensor | Contrast | Callable[[Any], Tensor] | None
+
+
+def pick_output(out: Any, output: Callable[[Any], Tensor] | str | int | None) -> Any:
+    """The logits in a model's output: the tensor itself, ``.logits``, or the first item."""
+    if callable(output):
+        out = output(out)
+    elif isinstance(output, str):
+        out = out[output] if isinstance(out, Mapping) else getattr(out, output)
+    elif isinstance(output, int):
+        out = out[output]
+    elif not isinstance(out, Tensor):
+        if getattr(out, "logits", None) is not None:
+            out = out.logits
+        elif isinstance(out, Mapping):
+            out = out.get("logits", next(iter(out.values()), None))
+        elif isinstance(out, (tuple, list)) and out:
+            out = out[0]
+    if not isinstance(out, Tensor):
+        raise TargetError(
+            f"the model returned {type(out).__name__}, in which no tensor of logits was found. "
+            "Say where it is with output=, for example output=lambda out: out['scores']."
+        )
+    return out
+
+
+def select(logits: Tensor, target: Target, batch: int) -> tuple[Tensor, Tensor]:
+    """(f, class): one number per sample and the index it was taken at (−1 where there is none).
+
+    ``f`` is (B,), or a scalar where a callable target returns one.
+    """
+    if callable(target) and not isinstance(target, Contrast):
+        return _called(target, logits)
+    if logits.ndim == 1 and logits.shape[0] == batch:
+        logits = logits.unsqueeze(1)
+    if logits.ndim != 2 or logits.shape[0] != batch:
+        raise TargetError(
+            f"the output has the shape {tuple(logits.shape)}, but one row of logits for each of "
+            f"{batch} samples, ({batch}, classes), was expected. Pass a callable as the target "
+            "that picks one number per sample, for example target=lambda out: out[:, -1, 42]."
+        )
+    if isinstance(target, Contrast):
+        a, b = (_indices(t, logits) for t in (target.a, target.b))
+        return _at(logits, a) - _at(logits, b), a
+    index = logits.detach().argmax(1) if target is None else _indices(target, logits)
+    return _at(logits, index), index
+
+
+def _called(target: Callable[[Any], Any], logits: Tensor) -> tuple[Tensor, Tensor]:
+    f = target(logits)
+    if not isinstance(f, Tensor) or f.ndim > 1:
+        got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
+        raise TargetError(
+            f"the target function returned {got}; it must return one number per sample, a tensor "
+            "(B,), or a single number."
+        )
+    return f, torch.full(f.shape or (1,), -1, device=f.device)
+
+
+def _at(logits: Tensor, index: Tensor) -> Tensor:
+    return logits.gather(1, index.unsqueeze(1)).squeeze(1)
+
+
+def _indices(target: Any, logits: Tensor) -> Tensor:
+    batch, classes = logits.shape
+    if isinstance(target, bool) or not isinstance(target, (int, Tensor)):
+        try:
+            target = target.__index__()
+        except AttributeError:
+            raise TargetError(
+                f"the target must be a class index (int), a tensor of {batch} of them, a Contrast "
+                f"or a callable, but {target!r} was given."
+            ) from None
+    index = torch.as_tensor(target, device=logits.device)
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise TargetError(f"the target must be an integer, but has the type {index.dtype}.")
+    if index.ndim > 1 or (index.ndim == 1 and index.shape[0] not in (1, batch)):
+        raise TargetError(
+            f"the target has the shape {tuple(index.shape)}; one class for each of {batch} samples "
+            "was expected."
+        )
+    index = index.long().expand(batch)
+    low, high = int(index.min()), int(index.max())
+    if low < -classes or high >= classes:
+        bad = high if high >= classes else low
+        raise TargetError(
+            f"target {bad} is out of range: the model has {classes} outputs, 0 to {classes - 1}."
+        )
+    return index % classes
