@@ -1,0 +1,1 @@
+"""Data: the generated birds, FunnyBirds in its official layout."""
