@@ -1,0 +1,193 @@
+"""FunnyBirds in its official layout, the real set or one that ``omenn.data.birds`` wrote.
+
+Hesse, Schaub-Meyer, Roth, "FunnyBirds: A Synthetic Vision Dataset for a Part-Based Analysis of
+Explainable AI Methods", ICCV 2023, arXiv 2308.06248.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from omenn.errors import InputError
+
+MAP_COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "beak": ((255, 255, 0),),
+    "eye": ((255, 255, 253), (255, 255, 254)),
+    "foot": ((255, 0, 1), (255, 0, 2)),
+    "tail": ((0, 0, 255),),
+    "wing": ((0, 255, 1), (0, 255, 2)),
+}
+"""Colours of the part maps; the two of a pair are one part."""
+
+_BACKDROP = 204  # background object n is (204, 204, 204 + n)
+
+
+class FunnyBirds:
+    """One split of a part-annotated set on disk; pictures are read when asked for.
+
+    ``classes``: for every class the instance of each part; ``parts``: for every part its
+    instances; ``records``: what ``dataset_<split>.json`` says of each picture. Pictures come as
+    Pillow RGB images, masks as boolean arrays (height, width).
+
+    Raises InputError, also later, for anything missing or unreadable, naming the file.
+
+    >>> import tempfile
+    >>> from omenn.data import birds
+    >>> root = Path(tempfile.mkdtemp()) / "birds"
+    >>> _ = birds.write(root, train_per_class=1, test_per_class=0, size=16)
+    >>> data = FunnyBirds(root, "train")
+    >>> len(data), data.label(3), data.image(3).size
+    (50, 3, (16, 16))
+    """
+
+    def __init__(self, root: Path | str, split: str = "test") -> None:
+        self.root = Path(root)
+        self.split = split
+        self.records: list[dict[str, Any]] = self._json(f"dataset_{split}.json", list)
+        self.parts: dict[str, list[dict[str, str]]] = self._json("parts.json", dict)
+        try:
+            entries = {e["class_idx"]: e["parts"] for e in self._json("classes.json", list)}
+            self.classes: tuple[dict[str, int], ...] = tuple(
+                {part: int(k) for part, k in entries[index].items()}
+                for index in range(len(entries))
+            )
+            for record in self.records:
+                self.classes[record["class_idx"]]
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+            raise InputError(
+                f"{self.root} does not hold FunnyBirds' layout: classes.json or "
+                f"dataset_{split}.json lacks {error}"
+            ) from error
+
+    def _json(self, name: str, kind: type) -> Any:
+        path = self.root / name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(
+                f"{path} does not exist; give the folder that holds classes.json, parts.json and "
+                f"dataset_{self.split}.json"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read as JSON: {error}") from error
+        if not isinstance(content, kind):
+            raise InputError(
+                f"{path} holds a {type(content).__name__}, FunnyBirds a {kind.__name__}"
+            )
+        return content
+
+    def _picture(self, name: str) -> Image.Image:
+        path = self.root / f"{name}.png"
+        if not path.exists() and (self.root / f"{name}.jpg").exists():
+            path = self.root / f"{name}.jpg"
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist; the set is not complete") from None
+        except (OSError, UnidentifiedImageError) as error:
+            raise InputError(f"{path} cannot be read as an image: {error}") from error
+
+    def _place(self, index: int) -> str:
+        return f"{self.label(index)}/{self._checked(index):06d}"
+
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < len(self.records):
+            raise InputError(
+                f"picture {index} was asked for; {self.root} holds {len(self.records)} in split "
+                f"'{self.split}', counted from 0"
+            )
+        return index
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __repr__(self) -> str:
+        return f"FunnyBirds({str(self.root)!r}, split={self.split!r}, pictures={len(self)})"
+
+    def label(self, index: int) -> int:
+        """The class of a picture."""
+        return int(self.records[self._checked(index)]["class_idx"])
+
+    def image(self, index: int) -> Image.Image:
+        """The picture."""
+        return self._picture(f"{self.split}/{self._place(index)}")
+
+    def part_map(self, index: int) -> Image.Image:
+        """The picture's part map, in FunnyBirds' colours."""
+        return self._picture(f"{self.split}_part_map/{self._place(index)}")
+
+    def visible_parts(self, index: int) -> dict[str, int]:
+        """Which instance of each part the bird has; missing parts are left out."""
+        record = self.records[self._checked(index)]
+        held: dict[str, int] = {}
+        for part, instances in self.parts.items():
+            model = record.get(f"{part}_model", "placeholder")
+            if model == "placeholder":
+                continue
+            for number, entry in enumerate(instances):
+                if all(record.get(f"{part}_{key}") == value for key, value in entry.items()):
+                    held[part] = number
+                    break
+            else:
+                raise InputError(f"picture {index} has a {part} '{model}' that parts.json lacks")
+        return held
+
+    def compatible(self, parts: Mapping[str, int]) -> tuple[int, ...]:
+        """The classes that agree with every part given."""
+        return tuple(
+            index
+            for index, instances in enumerate(self.classes)
+            if all(instances.get(part) == instance for part, instance in parts.items())
+        )
+
+    def masks(self, index: int) -> dict[str, np.ndarray]:
+        """For every part where it is seen; a part that is missing or hidden has an empty mask."""
+        pixels = np.asarray(self.part_map(index))
+        return {
+            part: np.any([(pixels == colour).all(axis=2) for colour in MAP_COLOURS[part]], axis=0)
+            for part in self.parts
+            if part in MAP_COLOURS
+        }
+
+    def background_count(self, index: int) -> int:
+        """How many background objects the scene has, seen or not."""
+        names = str(self.records[self._checked(index)].get("bg_objects", "")).split(",")
+        return sum(bool(name.strip()) for name in names)
+
+    def background_masks(self, index: int) -> np.ndarray:
+        """Where each background object is seen: (objects, height, width)."""
+        pixels = np.asarray(self.part_map(index)).astype(int)
+        grey = (pixels[:, :, 0] == _BACKDROP) & (pixels[:, :, 1] == _BACKDROP)
+        number = np.where(grey, pixels[:, :, 2] - _BACKDROP, -1)
+        return number[None] == np.arange(self.background_count(index))[:, None, None]
+
+    def with_parts(self, index: int, kept: Collection[str]) -> Image.Image:
+        """The picture in which the bird has the parts ``kept`` alone; all else is the same.
+
+        Raises InputError for an unknown part, or a split without interventions.
+        """
+        unknown = set(kept) - set(self.parts)
+        if unknown:
+            raise InputError(
+                f"kept= names {', '.join(sorted(unknown))}; the parts are {', '.join(self.parts)}"
+            )
+        name = "_".join(sorted(set(kept)))
+        return self._picture(f"{self.split}_interventions/{self._place(index)}/body_{name}")
+
+    def without_background(self, index: int, number: int) -> Image.Image:
+        """The picture without background object ``number``; all else is the same."""
+        count = self.background_count(index)
+        if not 0 <= number < count:
+            raise InputError(
+                f"background object {number} was asked for; picture {index} has {count}, "
+                "counted from 0"
+            )
+        folder = f"{self.split}_interventions/{self._place(index)}/background_interventions"
+        return self._picture(f"{folder}/{number}")
