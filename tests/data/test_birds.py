@@ -244,7 +244,7 @@ def test_instance_table_has_official_counts():
 
 
 def test_writing_is_resumable_and_silent(tmp_path, capsys):
-    options = {"train_per_class": 1, "test_per_class": 0, "size": 8}
+    options = {"train_scenes": 50, "test_scenes": 0, "size": 8}
     out = birds.write(tmp_path / "birds", **options)
     first = out / "train/4/000004.png"
     content = first.read_bytes()
@@ -269,7 +269,7 @@ def test_an_interrupted_writing_goes_on(tmp_path, monkeypatch):
         return real(*args, **kwargs)
 
     monkeypatch.setattr(writing, "render", interrupted)
-    options = {"train_per_class": 1, "test_per_class": 0, "size": 8}
+    options = {"train_scenes": 50, "test_scenes": 0, "size": 8}
     with pytest.raises(KeyboardInterrupt):
         birds.write(tmp_path / "b", **options)
     assert not (tmp_path / "b/dataset_train.json").exists()
@@ -281,7 +281,7 @@ def test_an_interrupted_writing_goes_on(tmp_path, monkeypatch):
 
 def test_writing_shows_progress_on_a_terminal(tmp_path):
     console = Console(force_terminal=True, width=80, file=io.StringIO())
-    birds.write(tmp_path / "b", train_per_class=1, test_per_class=0, size=8, console=console)
+    birds.write(tmp_path / "b", train_scenes=50, test_scenes=0, size=8, console=console)
     assert isinstance(console.file, io.StringIO)
     assert "drawing train birds" in console.file.getvalue()
 
@@ -292,11 +292,11 @@ def test_writing_refuses_other_peoples_folders(tmp_path):
         birds.write(tmp_path)
     with pytest.raises(OutputError, match="is a file"):
         birds.write(tmp_path / "notes.txt")
-    out = birds.write(tmp_path / "b", train_per_class=0, test_per_class=0)
+    out = birds.write(tmp_path / "b", train_scenes=0, test_scenes=0)
     with pytest.raises(OutputError, match="made with other settings"):
-        birds.write(out, train_per_class=0, test_per_class=0, seed=1)
-    with pytest.raises(InputError, match="train_per_class is -1"):
-        birds.write(tmp_path / "c", train_per_class=-1)
+        birds.write(out, train_scenes=0, test_scenes=0, seed=1)
+    with pytest.raises(InputError, match="train_scenes is -1"):
+        birds.write(tmp_path / "c", train_scenes=-1)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -304,4 +304,4 @@ def test_writing_into_a_closed_folder_is_an_output_error(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(OutputError, match="Choose another folder"):
-        birds.write(blocked / "below", train_per_class=0, test_per_class=0)
+        birds.write(blocked / "below", train_scenes=0, test_scenes=0)

@@ -21,7 +21,7 @@ SIZE = 24
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return birds.write(
-        tmp_path_factory.mktemp("sets") / "birds", train_per_class=1, test_per_class=1, size=SIZE
+        tmp_path_factory.mktemp("sets") / "birds", train_scenes=50, test_scenes=50, size=SIZE
     )
 
 

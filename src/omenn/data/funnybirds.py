@@ -40,7 +40,7 @@ class FunnyBirds:
     >>> import tempfile
     >>> from omenn.data import birds
     >>> root = Path(tempfile.mkdtemp()) / "birds"
-    >>> _ = birds.write(root, train_per_class=1, test_per_class=0, size=16)
+    >>> _ = birds.write(root, train_scenes=50, test_scenes=0, size=16)
     >>> data = FunnyBirds(root, "train")
     >>> len(data), data.label(3), data.image(3).size
     (50, 3, (16, 16))

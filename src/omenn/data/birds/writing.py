@@ -12,14 +12,14 @@ background objects, and under "scene" all parameters of our own scene.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from omenn.data.atomic import replacing
 from omenn.data.birds.drawing import part_map, render
@@ -34,6 +34,7 @@ from omenn.data.birds.scenes import (
     sample_scene,
 )
 from omenn.data.birds.shapes import BEAK_COLOURS, DYES
+from omenn.data.progress import progress_bar
 from omenn.errors import InputError, OutputError
 
 _SETTINGS = "omenn-birds.json"
@@ -97,7 +98,9 @@ def scene_of(record: dict[str, Any]) -> Scene:
         ) from error
 
 
-def _pictures(scene: Scene, split: Split, index: int, size: int) -> Iterator[tuple[str, Any]]:
+def _pictures(
+    scene: Scene, split: Split, index: int, size: int
+) -> Iterator[tuple[str, Callable[[], Image]]]:
     """Relative name of every file of a scene, with a function that draws it."""
     place = f"{scene.class_index}/{index:06d}"
     yield f"{split}/{place}.png", lambda: render(scene, size)
@@ -142,47 +145,50 @@ def _claim(out: Path, settings: dict[str, int]) -> None:
 def write(
     out: Path,
     *,
-    train_per_class: int = 100,
-    test_per_class: int = 10,
+    train_scenes: int = 1000,
+    test_scenes: int = 100,
     size: int = 256,
     seed: int = 0,
     console: Console | None = None,
 ) -> Path:
     """Write a generated set to the folder ``out`` in FunnyBirds' layout; returns ``out``.
 
-    An interrupted run goes on where it stopped when it is called again with the same arguments;
-    no file is ever half written. The bar appears where ``console`` (standard error by default) is
-    a terminal. Raises InputError for bad numbers, OutputError where ``out`` cannot be used.
+    Scene k of a split is ``sample_scene(k, split, seed=seed)``, so fifty more scenes are one more
+    of each class. An interrupted run goes on where it stopped when it is called again with the
+    same arguments; no file is ever half written. The bar appears where ``console`` (standard
+    error by default) is a terminal.
+
+    Raises InputError for bad numbers, OutputError where ``out`` cannot be used.
 
     >>> import tempfile
-    >>> folder = write(Path(tempfile.mkdtemp()) / "b", train_per_class=1, test_per_class=0, size=8)
+    >>> folder = write(Path(tempfile.mkdtemp()) / "b", train_scenes=3, test_scenes=0, size=8)
     >>> len(list(folder.glob("train/*/*.png")))
-    50
+    3
     """
-    counts: dict[Split, int] = {"train": train_per_class, "test": test_per_class}
+    counts: dict[Split, int] = {"train": train_scenes, "test": test_scenes}
     if min(counts.values()) < 0 or size < 8:
         raise InputError(
-            f"train_per_class is {train_per_class}, test_per_class {test_per_class}, size {size}; "
+            f"train_scenes is {train_scenes}, test_scenes {test_scenes}, size {size}; "
             "the counts must be 0 or more and the size at least 8"
         )
-    _claim(out, {"seed": seed, "size": size, "train": train_per_class, "test": test_per_class})
+    out = Path(out)
+    _claim(out, {"seed": seed, "size": size, "train": train_scenes, "test": test_scenes})
     _write_json(out / "parts.json", instance_table())
     classes = [{"class_idx": k, "parts": dict(parts)} for k, parts in enumerate(CLASSES)]
     _write_json(out / "classes.json", classes)
-    console = console or Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    ) as progress:
-        for split, per_class in counts.items():
-            scenes = [sample_scene(k, split, seed=seed) for k in range(per_class * len(CLASSES))]
-            for index, scene in enumerate(
-                progress.track(scenes, description=f"drawing {split} birds")
-            ):
-                for name, draw in _pictures(scene, split, index, size):
-                    path = out / name
-                    if not path.exists():
-                        with replacing(path) as beside:
-                            draw().save(beside, format="PNG")
+    with progress_bar(console) as progress:
+        for split, count in counts.items():
+            scenes = [sample_scene(index, split, seed=seed) for index in range(count)]
+            bar = progress.track(scenes, description=f"drawing {split} birds")
+            for index, scene in enumerate(bar):
+                _write_pictures(out, _pictures(scene, split, index, size))
             _write_json(out / f"dataset_{split}.json", [record_of(scene) for scene in scenes])
     return out
+
+
+def _write_pictures(out: Path, pictures: Iterator[tuple[str, Callable[[], Image]]]) -> None:
+    for name, draw in pictures:
+        path = out / name
+        if not path.exists():
+            with replacing(path) as beside:
+                draw().save(beside, format="PNG")
