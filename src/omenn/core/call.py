@@ -136,9 +136,9 @@ class Call:
         """The result with every carried tensor set to zero: the constant term of an affine map."""
         carried = {id(t) for t in self.carried}
         return self.run(
-            lambda t: torch.zeros_like(t, requires_grad=False)
-            if id(t) in carried
-            else self.constant(t)
+            lambda t: (
+                torch.zeros_like(t, requires_grad=False) if id(t) in carried else self.constant(t)
+            )
         )
 
     def frozen(

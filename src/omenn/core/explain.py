@@ -123,13 +123,13 @@ class FrozenRun:
             # One number for the whole batch: the samples are one object.
             self._forward(batched=False)
             f, index = self._select(target, output)
+        self._check(f)
         f = f.reshape(-1) if f.ndim == 0 else f
         if f.shape[0] != self.feed.samples:
             raise TargetError(
                 f"the target gives {f.shape[0]} numbers for {self.feed.samples} samples. Return "
                 "one number per sample, or a single one to explain the batch as one object."
             )
-        self._check(f)
         return f, index
 
     def _select(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
@@ -163,9 +163,7 @@ class FrozenRun:
                 "It was reached by code that the interceptor cannot see; use its plain form.",
             )
 
-    def pull_back(
-        self, f: Tensor, retain: bool = False, create_graph: bool = False
-    ) -> _Gradients:
+    def pull_back(self, f: Tensor, retain: bool = False, create_graph: bool = False) -> _Gradients:
         """∂Σf/∂(inputs, ones, sources) of the frozen network."""
         ones = [u for u in self.feed.ones if u.requires_grad]
         names = list(self.mode.sources)
@@ -173,9 +171,7 @@ class FrozenRun:
         grads = torch.autograd.grad(
             f.sum(), wrt, retain_graph=retain, create_graph=create_graph, allow_unused=True
         )
-        filled = [
-            torch.zeros_like(w) if g is None else g for g, w in zip(grads, wrt, strict=True)
-        ]
+        filled = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, wrt, strict=True)]
         n, m = len(self.feed.leaves), len(ones)
         sources = dict(zip(names, filled[n + m :], strict=True))
         return _Gradients(filled[:n], filled[n : n + m], sources)
@@ -191,13 +187,14 @@ class FrozenRun:
         constant = sum(sources.values(), torch.zeros(samples, dtype=wide, device=f.device))
         for k, (x, w) in enumerate(zip(feed.values, g.inputs, strict=True)):
             c = w.to(wide) * x.to(wide)
-            b = constant / len(feed.values) if apart else g.ones[k] * feed.ones[k]
+            b = constant / len(feed.values) if apart else g.ones[k]  # U is one: C_b = ∂f/∂U ⊙ U
             contribution.append(c)
             bias.append(b)
             total = feed.located_sum(c, k)
             matrix.append(total if apart else total + b)
         residual, magnitude = _sums(f, matrix, bias if apart else [], samples)
-        dtype = feed.values[0].dtype
+        # A model that computes in float32 inside float64 is exact to float32.
+        dtype = self.mode.coarsest or feed.values[0].dtype
         located, everything = (sum((t.abs().sum() for t in v), torch.zeros(())) for v in (
             [s[0] for s in split.values()], list(split.values())))  # fmt: skip
         return Explanation(

@@ -16,7 +16,9 @@ Structure = Any
 # Relative to 1 + Σ|C|: how far the sum may miss the output and still count as exact.
 TOLERANCES = {
     torch.float64: 1e-9,
+    torch.complex128: 1e-9,
     torch.float32: 1e-5,
+    torch.complex64: 1e-5,
     torch.float16: 5e-3,
     torch.bfloat16: 4e-2,
 }

@@ -13,8 +13,8 @@ from omenn.core.autograd import NODES, Halve
 # Native nodes that are linear in everything that flows through them: moving, adding, selecting.
 _LINEAR = frozenset(
     """
-    AccumulateGrad Add AddSub Sub Rsub Neg Sum Mean Cumsum Nansum Trace Alias AsStrided View Reshape ReshapeAlias
-    UnsafeView Permute Transpose T Adjoint Movedim Expand Squeeze Unsqueeze Select Slice Narrow
+    AccumulateGrad Add AddSub Sub Rsub Neg Sum Mean Cumsum Nansum Trace Alias AsStrided View Reshape
+    ReshapeAlias     UnsafeView Permute Transpose T Adjoint Movedim Expand Squeeze Unsqueeze Select Slice Narrow
     Split SplitWithSizes Chunk Unbind Unfold Diagonal DiagEmbed Diagonalbackward Index IndexSelect
     IndexPut IndexAdd IndexCopy IndexFill Gather Take MaskedSelect MaskedFill MaskedScatter Where
     Scatter ScatterAdd ScatterReduce CopySlices CopyBackwards Copy ToCopy Clone Contiguous Cat Stack
@@ -39,7 +39,7 @@ _PRODUCTS = frozenset(
     """
     Mul Div Mm Mv Bmm Dot Addmm Baddbmm Addbmm Addmv Addcmul Linear MkldnnLinear Convolution
     MkldnnConvolution CudnnConvolution ConvolutionOverrideable SlowConv2D ThnnConv2D Lerp Matmul
-    SlowConvDilated2D SlowConvTranspose2D SlowConvDilated3D ConvDepthwise2D Pow
+    GroupedMm SlowConvDilated2D SlowConvTranspose2D SlowConvDilated3D ConvDepthwise2D Pow
     """.split()
 )
 
@@ -74,9 +74,8 @@ def violations(output: Tensor, roots: Sequence[Tensor]) -> list[str]:
     wanted = {id(r) for r in roots}
     live: set[Any] = set()
     for node in order:  # leaves first
-        if id(getattr(node, "variable", None)) in wanted:
-            live.add(node)
-        elif any(n in live for n, _ in node.next_functions):
+        leaf = id(getattr(node, "variable", None)) in wanted
+        if leaf or any(n in live for n, _ in node.next_functions):
             live.add(node)
     found = []
     for node in order:
@@ -96,13 +95,25 @@ def _problem(node: Any, live: set[Any]) -> str | None:
     if name in _PRODUCTS:
         factors = node.next_functions[1:] if name.startswith("Add") else node.next_functions
         carrying = [n for n, _ in factors if n in live]
-        halved = all(isinstance(n, Halve._backward_cls) for n in carrying)
+        halved = all(_is_halved(n) for n in carrying)
         if len(carrying) > 1 and not (halved and len(carrying) == 2):
             return f"'{name}' of two tensors that depend on the input"
         if name == "Div" and len(node.next_functions) > 1 and node.next_functions[1][0] in live:
             return "'Div' by a tensor that depends on the input"
         return "'Pow'" if name == "Pow" else None
     return None if name in _LINEAR else f"'{name}'"
+
+
+# Layout nodes that torch itself puts between a factor and the kernel of a product.
+_BETWEEN = frozenset(
+    "View ReshapeAlias UnsafeView Reshape Expand Unsqueeze Squeeze Transpose Permute T".split()
+)
+
+
+def _is_halved(node: Any) -> bool:
+    while short(node) in _BETWEEN and len(node.next_functions) == 1:
+        node = node.next_functions[0][0]
+    return isinstance(node, Halve._backward_cls)
 
 
 def _topological(root: Any) -> list[Any]:

@@ -40,7 +40,9 @@ def check_model(model: Any, at: str | None) -> None:
     if at is not None and at not in (names := dict(model.named_modules())):
         close = difflib.get_close_matches(at, names, 3)
         hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
-        raise ModelError(f"at={at!r} is not a module of the model.{hint} See model.named_modules().")
+        raise ModelError(
+            f"at={at!r} is not a module of the model.{hint} See model.named_modules()."
+        )
 
 
 def default_channel(ndim: int) -> int | None:
@@ -49,7 +51,7 @@ def default_channel(ndim: int) -> int | None:
 
 
 class Feed:
-    """The explained inputs of one run: leaves, their ones images, and the arguments to call with."""
+    """The explained inputs of one run: leaves, their ones images, and the call's arguments."""
 
     def __init__(
         self, mode: Interceptor, inputs: Any, bias: str, channel_dim: int | None, batched: bool
@@ -149,11 +151,9 @@ class Feed:
         else:
             out = self._run_at(model, at, args, kwargs)
         if not self.leaves:
-            raise InputError(
-                "nothing could be explained: "
-                + (f"'{at}' was never called." if at else "no floating-point input, and the "
-                   "integer inputs never reached an embedding.")  # fmt: skip
-            )
+            why = "no floating-point input, and the integer inputs never reached an embedding."
+            why = f"'{at}' was never called." if at else why
+            raise InputError(f"nothing could be explained: {why}")
         return out
 
     def _enter(self, key: Key, value: Any) -> Any:
@@ -210,8 +210,7 @@ class Feed:
 
     def shaped(self, values: Sequence[Tensor]) -> Any:
         """Per-leaf values in the structure of the inputs."""
-        if len(values) == 1 and (self._single or self.keys[0] is None or isinstance(
-            self.keys[0], int) and self.kind != "dict" and len(self.items) == 1):  # fmt: skip
+        if len(values) == 1 and (self._single or not isinstance(self.keys[0], str)):
             return values[0]
         if all(isinstance(k, str) for k in self.keys):
             found: dict[str, Any] = {}
@@ -238,10 +237,12 @@ def _items(inputs: Any) -> tuple[str, list[tuple[Key, Any]]]:
     if isinstance(inputs, Mapping):
         bad = [k for k in inputs if not isinstance(k, str)]
         if bad:
-            raise InputError(f"the keys of inputs must be argument names, but {bad[0]!r} was given.")
+            raise InputError(
+                f"the keys of inputs must be argument names, but {bad[0]!r} was given."
+            )
         return "dict", list(inputs.items())
     if isinstance(inputs, (tuple, list)):
         return "tuple", list(enumerate(inputs))
     raise InputError(
-        f"inputs must be a tensor, a tuple or a dict of them, but {type(inputs).__name__} was given."
+        f"inputs must be a tensor, a tuple or a dict of them, but {type(inputs).__name__} is given."
     )

@@ -72,7 +72,7 @@ class Interceptor(TorchFunctionMode):
         self.sources: dict[str, Tensor] = {}
         self.frozen_constants: set[str] = set()
         self.embedded: Callable[[Tensor, Mark], Tensor] | None = None
-        self.placed = True
+        self.coarsest: torch.dtype | None = None  # the least precise type that carried a value
 
     # --- marks -----------------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ class Interceptor(TorchFunctionMode):
         t.__dict__[_ATTRIBUTE] = mark
 
     def _adopt(self, t: Tensor) -> Mark | None:
-        """A tensor with history but no mark: a constant, a base written through a view, or alien."""
+        """A tensor with history but no mark: constant, a base written through a view, or alien."""
         node = t.grad_fn
         if node is None or not reaches(node, self.roots):
             return None
@@ -157,8 +157,7 @@ class Interceptor(TorchFunctionMode):
         if kwargs.get("out") is not None:
             raise call.refuse("out= is not supported")
         with torch.enable_grad():
-            out = self._apply(call, row)
-        return out
+            return self._apply(call, row)
 
     def _apply(self, call: Call, row: Row) -> Any:
         if row.composite:
@@ -182,6 +181,8 @@ class Interceptor(TorchFunctionMode):
             if not isinstance(t, Tensor) or not (t.is_floating_point() or t.is_complex()):
                 continue
             kind = CARRIED if t.requires_grad and t.grad_fn is not None else FROZEN
+            if kind == CARRIED:
+                self.coarsest = _coarser(self.coarsest, t.dtype)
             place = found[k] if k < len(found) else None
             self.set_mark(t, Mark(self, kind, place, rank, inputs, twin[k] if twin else None))
 
@@ -189,6 +190,7 @@ class Interceptor(TorchFunctionMode):
         """The same call in the ordinary graph (only kept for second derivatives)."""
         if not self.create_graph:
             return None
+
         def ordinary(t: Tensor) -> Tensor:
             mark = call.mark(t)
             return t if mark is None or mark.true is None else mark.true
@@ -203,7 +205,7 @@ class Interceptor(TorchFunctionMode):
     def _places(self, call: Call, row: Row, out: Any) -> list[Place | None]:
         if call.places is None:
             with torch.enable_grad():
-                found = row.placer(call, out) if self.placed else None
+                found = row.placer(call, out)
             call.places = list(found) if isinstance(found, (list, tuple)) else [found]
         return call.places
 
@@ -249,7 +251,7 @@ class Interceptor(TorchFunctionMode):
         if name not in _LEAVES_TORCH:
             with torch.no_grad():
                 out = func(*args, **kwargs)
-            if not _continuous(out):
+            if not _continuous(out) or name in _FACTORIES:
                 return out
         why = (
             "its value leaves PyTorch, where it cannot be followed"
@@ -281,11 +283,14 @@ class Interceptor(TorchFunctionMode):
         return None if self.grid is None else places.unplaced(self.grid, t.shape)
 
     def home(self, t: Tensor) -> Place | None:
-        """The place of the explained input whose leading dimensions are those of t, if any."""
+        """The place of an explained input with the leading dimensions of t (nodes, tokens)."""
         for shape, place in self.homes:
-            n = len(shape) - 1
-            if tuple(t.shape[:n]) == shape[:n] and t.ndim == len(shape):
-                return place
+            lead = len(shape) - 1
+            if lead and t.ndim > lead and tuple(t.shape[:lead]) == shape[:lead]:
+                kept = places.reduced(place, shape, [lead], False)
+                return kept.with_cells(
+                    kept.cells.reshape(*kept.cells.shape, *[1] * (t.ndim - lead))
+                )
         return None
 
     # --- names -----------------------------------------------------------------------------
@@ -306,6 +311,16 @@ _LEAVES_TORCH = frozenset(
     "item tolist numpy __float__ __array__ __complex__ __dlpack__ data_ptr".split()
 )
 
+# These take shape, type and device from a tensor, but no value.
+_FACTORIES = frozenset(
+    "new_zeros new_ones new_full new_empty new_tensor zeros_like ones_like full_like empty_like "
+    "rand_like randn_like empty_strided new_empty_strided".split()
+)
+
+
+def _coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
+    return b if a is None or torch.finfo(b).eps > torch.finfo(a).eps else a
+
 
 def _continuous(out: Any) -> bool:
     if isinstance(out, Tensor):
@@ -315,4 +330,3 @@ def _continuous(out: Any) -> bool:
     if isinstance(out, dict):
         return any(_continuous(o) for o in out.values())
     return isinstance(out, (float, complex))
-

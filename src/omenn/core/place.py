@@ -15,6 +15,7 @@ has no place (a class token, a layer after global pooling).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -209,7 +210,9 @@ def resampled(place: Place, shape: Sequence[int], size: Sequence[int]) -> Place:
         index = (torch.arange(n, device=cells.device) * have + have // 2) // max(n, 1)
         kept = kept.index_select(dim, index.clamp_(max=have - 1))
     if all(n <= have for n, have in zip(size, spatial, strict=True)) and len(size) <= 3:
-        pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(size) - 1]
+        pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[
+            len(size) - 1
+        ]
         u = pool(place.grid.u[cells].reshape(-1, 1, *spatial), list(size)).reshape(kept.shape)
         return place.regrid(u, kept)
     return place.with_cells(kept)
@@ -274,7 +277,6 @@ def _one_grid(
         offset[key] = total
         total += grid.slots
     all_grids = list(grids.values())
-    slots = all_grids[0].samples
     mean = torch.stack([g.mean for g in all_grids]).mean(0)
     merged = Grid(
         torch.cat([g.u[: g.slots] for g in all_grids]),
@@ -294,5 +296,5 @@ def _one_grid(
         there = Place(merged, there)
         first = first or there
         moved.append((there, size))
-    assert first is not None and slots == merged.samples
+    assert first is not None
     return first, moved

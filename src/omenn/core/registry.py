@@ -38,19 +38,19 @@ def rule(
     """
     if not callable(func):
         raise InputError(f"omenn.rule needs a function, but {type(func).__name__} was given.")
-    name = name or getattr(func, "__name__", str(func))
+    operator: str = name or getattr(func, "__name__", str(func))
     if callable(kind):
         row = Row(kind, unlocated)
     elif kind == "linear":
-        row = rows(name, lambda call: call.run(), unlocated)[name]
+        row = rows(operator, lambda call: call.run(), unlocated)[operator]
     elif kind == "pointwise":
         row = Row(pointwise, same)
     else:
         raise InputError(
             f"kind={kind!r} is not known. Give {' or '.join(map(repr, _KINDS))}, or a function."
         )
-    OPERATORS[name] = row
-    teach(func, name)
+    OPERATORS[operator] = row
+    teach(func, operator)
 
 
 def methods() -> dict[str, str]:

@@ -24,7 +24,7 @@ _HOMES: tuple[Any, ...] = (
     torch,
     Tensor,
     torch.nn.functional,
-    torch._C._nn,
+    torch._C._nn,  # pyright: ignore[reportAttributeAccessIssue]
     torch.special,
     torch.linalg,
     torch.fft,

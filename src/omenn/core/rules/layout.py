@@ -141,6 +141,9 @@ def _written_at_zero(call: Call) -> Tensor:
     return out if isinstance(out, Tensor) else target[0]
 
 
+_WRITES = ("setitem", "index_put", "scatter", "scatter_add", "index_add", "index_copy")
+
+
 def written(call: Call, out: Tensor) -> Any:
     """The target keeps its place; a constant target takes that of what is written into it."""
     owner = call.args[0]
@@ -150,7 +153,7 @@ def written(call: Call, out: Tensor) -> Any:
     found = source(call)
     if found is not None and found[0].shape == out.shape:
         return found[1]
-    if found is not None and call.operator in ("setitem", "index_put", "scatter", "index_add"):
+    if found is not None and call.operator in _WRITES:
         return call.owner.home(out) or unlocated(call, out)
     return unlocated(call, out)
 

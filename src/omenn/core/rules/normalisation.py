@@ -45,21 +45,21 @@ def layer_norm(call: Call) -> Tensor:
     shape = list(call.get("normalized_shape"))
     weight, bias, eps = call.get("weight"), call.get("bias"), call.get("eps")
     dims = list(range(-len(shape), 0))
-    constant = [None if t is None else call.constant(t) for t in (weight, bias)]
+    gamma = None if weight is None else call.constant(weight)
     eps, dtype = 1e-5 if eps is None else eps, x.dtype
     if call.owner.create_graph:
         value, rstd = call.value(), _inverse_deviation(call.true(x), dims, eps)
     else:  # one native kernel gives the value and 1/σ
         with torch.no_grad():
-            value, _, rstd = torch.native_layer_norm(x.detach(), shape, *constant, eps)
+            value, _, rstd = torch.native_layer_norm(x.detach(), shape, gamma, bias, eps)
 
     def vjp(grad: Tensor, rstd: Tensor, weight: Tensor | None) -> Tensor:
         if weight is not None:
             grad = grad * weight
         return ((grad - grad.mean(dims, keepdim=True)) * rstd).to(dtype)
 
-    out = call.frozen(x, value, vjp, rstd, constant[0])
-    return out if bias is None else call.attach(out, constant[1])
+    out = call.frozen(x, value, vjp, rstd, gamma)
+    return out if bias is None else call.attach(out, call.constant(bias))
 
 
 def _inverse_deviation(x: Tensor, dims: list[int], eps: float) -> Tensor:

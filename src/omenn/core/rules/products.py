@@ -16,7 +16,7 @@ from omenn.core import place as places
 from omenn.core.autograd import Halve
 from omenn.core.call import Call
 from omenn.core.place import Place
-from omenn.core.rules.row import Row, rows, same, source, unlocated
+from omenn.core.rules.row import Row, contracted, rows, same, source, unlocated
 
 Sub = Callable[[Tensor], Tensor]
 
@@ -207,6 +207,22 @@ def matmul_place(call: Call, out: Tensor) -> Any:
     return unlocated(call, out)
 
 
+def grouped(call: Call) -> Tensor:
+    """A different matrix for each group of rows (experts): linear in the rows."""
+    bias = call.kwargs.get("bias")
+    out = bilinear(call, list(call.args[:2]))
+    return out if bias is None else call.attach(out, call.constant(bias))
+
+
+def added_place(call: Call, out: Tensor) -> Any:
+    """The rows of the first matrix, where it is the one with a place."""
+    first = call.get("mat1")
+    place = call.place(first) if isinstance(first, Tensor) else None
+    if place is None or first.ndim != out.ndim:
+        return unlocated(call, out)
+    return places.reduced(place, first.shape, [first.ndim - 1], True)
+
+
 def einsum_place(call: Call, out: Tensor) -> Any:
     """Dimensions that keep their letter keep their place; contracted ones are averaged."""
     found = source(call)
@@ -233,7 +249,8 @@ ROWS: dict[str, Row] = (
     | rows("matmul bmm", multiplied, matmul_place)
     | rows("div", divided, same)
     | rows("einsum", summed_product, einsum_place)
-    | rows("addmm baddbmm addbmm", added_product, unlocated)
+    | rows("addmm baddbmm addbmm", added_product, added_place)
+    | rows("grouped_mm _grouped_mm", grouped, contracted)
     | rows("addcmul", added_product, same)
     | rows("lerp", mixed_linearly, same)
 )

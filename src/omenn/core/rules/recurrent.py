@@ -134,9 +134,7 @@ def cell(call: Call) -> Any:
     b_x, b_h = biases if biases else (None, None)
     state = tuple(state) if isinstance(state, (tuple, list)) else (state,)
     with call.owner:
-        new = STEPS[call.operator.removesuffix("_cell")](
-            F.linear(x, w_x, b_x), state, w_h, b_h
-        )
+        new = STEPS[call.operator.removesuffix("_cell")](F.linear(x, w_x, b_x), state, w_h, b_h)
     return new if call.operator == "lstm_cell" else new[0]
 
 

@@ -53,8 +53,6 @@ def largest(call: Call) -> Any:
 def largest_place(call: Call, out: Any) -> Any:
     if isinstance(call.bound.get("other"), Tensor):
         return same(call, out)
-    if isinstance(call.args[1] if len(call.args) > 1 else None, int):
-        call.bound["dim"] = call.args[1]
     return reduced(call, out)
 
 
