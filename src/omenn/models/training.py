@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -102,6 +102,21 @@ def accuracy(network: nn.Module, scenes: SceneArrays, batch_size: int = 250) -> 
             right += int((network(images).argmax(1) == labels).sum())
     network.train(was_training)
     return right / len(scenes)
+
+
+def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval of a share seen in ``count`` independent trials; 95 % for z = 1.96.
+
+    (p + z²/2n ± z·√(p(1-p)/n + z²/4n²)) / (1 + z²/n)  — E. B. Wilson, JASA 22 (1927).
+
+    >>> low, high = wilson(1.0, 5000)
+    >>> round(low, 4), round(high, 4)
+    (0.9992, 1.0)
+    """
+    middle = share + z * z / (2 * count)
+    reach = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    scale = 1 + z * z / count
+    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
 
 
 class _ExplicitAttention(TorchFunctionMode):
@@ -324,7 +339,7 @@ def _write_result(run: _Run, test: SceneArrays, out: Path) -> Path:
     weights = out / f"{run.arch}.safetensors"
     state = {name: value.cpu().contiguous() for name, value in run.average.state_dict().items()}
     with replacing(weights) as beside:
-        save_file(state, beside)
+        beside.write_bytes(save(state))
     card = _card(run, accuracy(run.average, test), hashlib.sha256(weights.read_bytes()).hexdigest())
     with replacing(out / f"{run.arch}.json") as beside:
         beside.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
@@ -356,7 +371,7 @@ def _card(run: _Run, share: float, digest: str) -> dict[str, Any]:
             "validation_top1": run.history[-1]["validation"],
             "test_top1": share,
             "test_scenes": recipe.test_scenes,
-            "test_standard_error": math.sqrt(share * (1 - share) / recipe.test_scenes),
+            "test_interval_95": [round(bound, 4) for bound in wilson(share, recipe.test_scenes)],
         },
         "training": {
             "minutes": round(run.seconds / 60, 1),
