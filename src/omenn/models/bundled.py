@@ -62,10 +62,13 @@ def load(name: str) -> Classifier:
     CLASS_NAMES. Raises ModelError for an unknown name, WeightsError for a damaged file.
     """
     path = weights_path(name)
+    import torch
+
     from omenn.models.architectures import ARCHITECTURES
     from omenn.models.checkpoints import load_weights
 
-    network = ARCHITECTURES[name]()
+    with torch.random.fork_rng(devices=[]):  # layers draw weights before they get the trained ones
+        network = ARCHITECTURES[name]()
     load_weights(network, path)
     return network.eval()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -154,14 +154,7 @@ def sample_scene(
     if not 0 <= label < len(CLASSES):
         raise InputError(f"class_index is {label}; it must lie in 0..{len(CLASSES) - 1}")
     draw = random.Random(f"omenn birds: {seed} {split} {index}").random
-
-    def between(low: float, high: float) -> float:
-        return low + (high - low) * draw()
-
-    missing: set[PartName] = set()
-    if split == "train" and draw() < 0.5:
-        shuffled = sorted(PARTS, key=lambda _: draw())
-        missing = set(shuffled[: int(draw() * (len(PARTS) + 1))])
+    missing = _missing(draw) if split == "train" and draw() < 0.5 else set()
     held = {p: None if p in missing else instance for p, instance in CLASSES[label].items()}
     return Scene(
         class_index=label,
@@ -171,25 +164,36 @@ def sample_scene(
         tail=held["tail"],
         wing=held["wing"],
         facing=1 if draw() < 0.5 else -1,
-        tilt=between(-0.26, 0.26),
-        scale=between(0.84, 1.06),
-        x=between(-0.05, 0.05),
-        y=between(-0.05, 0.05),
-        wing_angle=between(-0.1, 0.5),
-        tail_angle=between(-0.2, 0.25),
-        light_angle=between(0, 2 * math.pi),
-        light=between(0.05, 0.3),
+        tilt=_between(draw, -0.26, 0.26),
+        scale=_between(draw, 0.84, 1.06),
+        x=_between(draw, -0.05, 0.05),
+        y=_between(draw, -0.05, 0.05),
+        wing_angle=_between(draw, -0.1, 0.5),
+        tail_angle=_between(draw, -0.2, 0.25),
+        light_angle=_between(draw, 0, 2 * math.pi),
+        light=_between(draw, 0.05, 0.3),
         sky=int(draw() * SKIES),
         plumage=int(draw() * PLUMAGES),
-        backdrop=tuple(
-            Backdrop(
-                kind=int(draw() * BACKDROP_KINDS),
-                colour=int(draw() * BACKDROP_COLOURS),
-                x=draw(),
-                y=draw(),
-                size=between(0.02, 0.075),
-                angle=between(0, 2 * math.pi),
-            )
-            for _ in range(int(draw() * 13))
-        ),
+        backdrop=tuple(_backdrop(draw) for _ in range(int(draw() * 13))),
+    )
+
+
+def _between(draw: Callable[[], float], low: float, high: float) -> float:
+    return low + (high - low) * draw()
+
+
+def _missing(draw: Callable[[], float]) -> set[PartName]:
+    """A random number of parts, 0 to 5."""
+    shuffled = sorted(PARTS, key=lambda _: draw())
+    return set(shuffled[: int(draw() * (len(PARTS) + 1))])
+
+
+def _backdrop(draw: Callable[[], float]) -> Backdrop:
+    return Backdrop(
+        kind=int(draw() * BACKDROP_KINDS),
+        colour=int(draw() * BACKDROP_COLOURS),
+        x=draw(),
+        y=draw(),
+        size=_between(draw, 0.02, 0.075),
+        angle=_between(draw, 0, 2 * math.pi),
     )

@@ -110,63 +110,32 @@ BELLY = smooth([(0.206, -0.060), (0.168, 0.070), (0.050, 0.138), (-0.070, 0.126)
 # Beaks (4 shapes) ---------------------------------------------------------------------------
 
 
-def _beaks() -> tuple[tuple[Shape, ...], ...]:
-    short = smooth(
-        [(0.240, -0.196), (0.300, -0.172), (0.352, -0.130), (0.296, -0.116), (0.240, -0.096)]
-    )
-    long = polygon(
-        (0.238, -0.186), (0.330, -0.156), (0.436, -0.096), (0.330, -0.118), (0.244, -0.110)
-    )
-    hook = smooth(
-        [
-            (0.226, -0.212),
-            (0.306, -0.220),
-            (0.366, -0.166),
-            (0.364, -0.070),
-            (0.334, -0.116),
-            (0.244, -0.100),
-        ]
-    )
-    spoon = smooth(
-        [
-            (0.232, -0.180),
-            (0.296, -0.172),
-            (0.352, -0.192),
-            (0.402, -0.188),
-            (0.428, -0.146),
-            (0.402, -0.104),
-            (0.352, -0.096),
-            (0.296, -0.112),
-            (0.232, -0.106),
-        ]
-    )
-    return (
-        (
-            Shape(short, YELLOW),
-            Shape(
-                polygon((0.240, -0.134), (0.352, -0.130), (0.296, -0.116), (0.240, -0.098)),
-                darker(YELLOW),
-            ),
-        ),
-        (
-            Shape(long, ORANGE),
-            Shape(
-                polygon((0.240, -0.142), (0.436, -0.096), (0.330, -0.118), (0.244, -0.110)),
-                darker(ORANGE),
-            ),
-        ),
-        (
-            Shape(hook, ROSE),
-            Shape(
-                smooth([(0.250, -0.204), (0.304, -0.208), (0.346, -0.168), (0.300, -0.184)]),
-                lighter(ROSE),
-            ),
-        ),
-        (
-            Shape(spoon, SLATE),
-            Shape(ellipse(0.376, -0.154, 0.034, 0.018), lighter(SLATE)),
-        ),
-    )
+def _beak_short() -> tuple[Shape, ...]:
+    beak = smooth([(0.240, -0.196), (0.300, -0.172), (0.352, -0.130), (0.296, -0.116),
+                   (0.240, -0.096)])  # fmt: skip
+    shade = polygon((0.240, -0.134), (0.352, -0.130), (0.296, -0.116), (0.240, -0.098))
+    return Shape(beak, YELLOW), Shape(shade, darker(YELLOW))
+
+
+def _beak_long() -> tuple[Shape, ...]:
+    beak = polygon((0.238, -0.186), (0.330, -0.156), (0.436, -0.096), (0.330, -0.118),
+                   (0.244, -0.110))  # fmt: skip
+    shade = polygon((0.240, -0.142), (0.436, -0.096), (0.330, -0.118), (0.244, -0.110))
+    return Shape(beak, ORANGE), Shape(shade, darker(ORANGE))
+
+
+def _beak_hook() -> tuple[Shape, ...]:
+    beak = smooth([(0.226, -0.212), (0.306, -0.220), (0.366, -0.166), (0.364, -0.070),
+                   (0.334, -0.116), (0.244, -0.100)])  # fmt: skip
+    gleam = smooth([(0.250, -0.204), (0.304, -0.208), (0.346, -0.168), (0.300, -0.184)])
+    return Shape(beak, ROSE), Shape(gleam, lighter(ROSE))
+
+
+def _beak_spoon() -> tuple[Shape, ...]:
+    beak = smooth([(0.232, -0.180), (0.296, -0.172), (0.352, -0.192), (0.402, -0.188),
+                   (0.428, -0.146), (0.402, -0.104), (0.352, -0.096), (0.296, -0.112),
+                   (0.232, -0.106)])  # fmt: skip
+    return Shape(beak, SLATE), Shape(ellipse(0.376, -0.154, 0.034, 0.018), lighter(SLATE))
 
 
 # Eyes (3 shapes) ----------------------------------------------------------------------------
@@ -322,7 +291,7 @@ WING_NEAR, WING_FAR = (0.010, 0.010), (-0.010, -0.060)
 # Instance k of a dyed part has shape k % (number of shapes) and dye k // (number of shapes),
 # the order of FunnyBirds' parts.json.
 
-BEAKS = _beaks()
+BEAKS = (_beak_short(), _beak_long(), _beak_hook(), _beak_spoon())
 EYES = _eyes()
 FEET = tuple((make(FOOT_NEAR), make(FOOT_FAR)) for make in _FOOT_MAKERS)
 TAILS = tuple(make(dye) for dye in DYES.values() for make in _TAIL_MAKERS)
