@@ -1,16 +1,19 @@
 """The exception tree. Every error says what was wrong, what was got, and what to do.
 
-    OmennError
-    ├── InputError             the input itself: NaN, empty batch, wrong rank, unreadable file
-    ├── TargetError            the target or the output it is taken from
-    ├── ModelError             the model: training mode, unknown name, unknown module in ``at=``
-    ├── UnsupportedOperator    an operator that is not provably linear at fixed coefficients
-    ├── WeightsError           weights that do not fit, or a file that could run code
-    ├── MissingExtra           an optional package that is not installed
-    └── OutputError            a result that cannot be written
+OmennError
+├── InputError             the input itself: NaN, empty batch, wrong rank, unreadable file
+├── TargetError            the target or the output it is taken from
+├── ModelError             the model: training mode, unknown name, unknown module in ``at=``
+├── UnsupportedOperator    an operator that is not provably linear at fixed coefficients
+├── WeightsError           weights that do not fit, or a file that could run code
+├── MissingExtra           an optional package that is not installed
+└── OutputError            a result that cannot be written
 """
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class OmennError(Exception):
@@ -59,3 +62,30 @@ class MissingExtra(OmennError):
 
 class OutputError(OmennError):
     """A result cannot be written where it was asked for."""
+
+
+def reason(error: BaseException) -> str:
+    """The first line of a foreign error, to be quoted inside of one of ours.
+
+    >>> reason(ValueError("it is odd.\\nA long story follows"))
+    'it is odd'
+    """
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known ones, or the first of all.
+
+    >>> did_you_mean("resnet8", ["resnet18", "vgg11"])
+    "did you mean 'resnet18'?"
+    >>> did_you_mean("xyz", ["resnet18", "vgg11"])
+    'known are resnet18, vgg11.'
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(repr(entry) for entry in near)}?"
+    if not names:
+        return "there is none to choose from."
+    return f"known are {', '.join(names[:8])}{', …' if len(names) > 8 else ''}."

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from omenn.errors import InputError
+from omenn.errors import InputError, reason
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused before they are decoded: 64 million pixels are 192 MB of RGB."""
@@ -59,7 +59,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
         raise InputError(f"'{path}' does not fit in memory. Scale it down first.") from error
     except Exception as error:  # decoders of broken files raise almost anything
         raise InputError(
-            f"'{path}' is damaged or incomplete: {_first_line(error)}. Use an intact copy of it."
+            f"'{path}' is damaged or incomplete: {reason(error)}. Use an intact copy of it."
         ) from error
 
 
@@ -81,7 +81,7 @@ def _check_readable(path: Path) -> None:
                 raise InputError(f"'{path}' is empty. Use an intact copy of the picture.")
     except (OSError, ValueError) as error:
         raise InputError(
-            f"'{path}' cannot be read: {_first_line(error)}. Check its name and permissions."
+            f"'{path}' cannot be read: {reason(error)}. Check its name and permissions."
         ) from error
 
 
@@ -115,8 +115,3 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     fractions = image.mode == "F" and high <= 1
     full = 1.0 if fractions else 255.0 if image.mode == "F" and high <= 255 else 65535.0
     return Image.fromarray(np.rint(values * (255.0 / full)).astype(np.uint8))
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from omenn.errors import InputError, ModelError
+from omenn.errors import InputError, ModelError, did_you_mean
 from omenn.models.images import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -68,10 +67,12 @@ class Preprocessing:
                 f"preprocessing needs a positive size and as many mean as positive std values, got "
                 f"size {self.size}, mean {self.mean}, std {self.std}. Correct the model's settings."
             )
-        if self.interpolation not in _RESAMPLING:
-            raise ModelError(_unknown("interpolation", self.interpolation, list(_RESAMPLING)))
-        if self.crop not in _CROPS:
-            raise ModelError(_unknown("crop", self.crop, list(_CROPS)))
+        for what, got, known in (
+            ("interpolation", self.interpolation, _RESAMPLING),
+            ("crop", self.crop, _CROPS),
+        ):
+            if got not in known:
+                raise ModelError(f"unknown {what} '{got}': {did_you_mean(got, known)}")
 
     @property
     def channels(self) -> int:
@@ -137,9 +138,9 @@ def from_mapping(settings: Mapping[str, Any], source: str) -> Preprocessing:
     (32, 32)
     """
     known = [entry.name for entry in fields(Preprocessing) if entry.name != "source"]
-    for name in settings:
+    for name in map(str, settings):
         if name not in known:
-            raise ModelError(_unknown("preprocessing setting", str(name), known))
+            raise ModelError(f"unknown preprocessing setting '{name}': {did_you_mean(name, known)}")
     values = dict(settings)
     try:
         for name in ("size", "resize"):
@@ -215,9 +216,3 @@ def _offset(have: int, want: int) -> int:
 def _pair(values: Any) -> tuple[int, int]:
     height, width = (int(value) for value in values)
     return height, width
-
-
-def _unknown(what: str, got: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(got, known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
-    return f"unknown {what} '{got}': {hint}"

@@ -1,0 +1,1 @@
+"""Models by name, and pictures made ready for them."""

@@ -1,0 +1,138 @@
+"""Reads trained weights from a file without running code from it, and checks that they fit."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omenn.errors import WeightsError, reason
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_PREFIXES = ("module.", "_orig_mod.")
+_NAMED_IN_MESSAGE = 3
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load the weights of ``path`` into ``model``, which is left as it was if they do not fit.
+
+    Read are safetensors, and what ``torch.save`` wrote as long as it holds nothing but tensors and
+    plain values (``torch.load(weights_only=True)``). A dictionary with the weights under
+    ``state_dict`` or ``model`` and names that begin with ``module.`` are understood.
+
+    Raises:
+        WeightsError: no such file, a file that could run code, names or shapes that do not fit.
+
+    >>> import os, tempfile, torch
+    >>> from safetensors.torch import save_file
+    >>> model, path = torch.nn.Linear(2, 1), os.path.join(tempfile.mkdtemp(), "w.safetensors")
+    >>> save_file({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, path)
+    >>> load_weights(model, path)
+    >>> assert model(torch.ones(1, 2)).item() == 2
+    """
+    path = Path(path)
+    state = _unwrapped(_read(path), path)
+    _check_fit(model, state, path)
+    model.load_state_dict(state, strict=False)
+
+
+def _read(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(16)
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"the weights '{path}' cannot be read: {reason(error)}. Check the name of the file."
+        ) from error
+    if beginning[8:9] == b"{":  # safetensors: eight bytes of length, then JSON
+        return _read_safetensors(path)
+    return _read_torch(path)
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise WeightsError(
+            f"the weights '{path}' are damaged or incomplete: {reason(error)}. "
+            "Use an intact copy of the file."
+        ) from error
+
+
+def _read_torch(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"the weights '{path}' are refused: the file is no safetensors file and, read as a "
+            "pickle, could run code. Save them as safetensors, or with torch.save(state_dict)."
+        ) from error
+    except Exception as error:  # torch raises almost anything for a damaged archive
+        raise WeightsError(
+            f"the weights '{path}' are damaged or of an unknown format: {reason(error)}. "
+            "Use a safetensors file, or torch.save(model.state_dict(), ...)."
+        ) from error
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+    """The weights themselves, without the wrappings that training scripts put around them."""
+    import torch
+
+    for name in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not any(
+        isinstance(value, torch.Tensor) for value in content.values()
+    ):
+        raise WeightsError(
+            f"the file '{path}' holds no weights: expected a dictionary of tensors, got "
+            f"{type(content).__name__}. Save it with torch.save(model.state_dict(), ...)."
+        )
+    state = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _check_fit(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    own = model.state_dict()
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    mismatched = [
+        f"{key} {_shape(state[key])} instead of {_shape(own[key])}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    faults = [
+        f"{len(names)} {what} ({_some(names)})"
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", mismatched),
+        )
+        if names
+    ]
+    if faults:
+        raise WeightsError(
+            f"the weights '{path}' do not fit the model: {', '.join(faults)}. "
+            "Choose the model that they were trained for."
+        )
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMED_IN_MESSAGE])
+    return shown + (", …" if len(names) > _NAMED_IN_MESSAGE else "")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(length) for length in tensor.shape) or "scalar"

@@ -1,0 +1,252 @@
+"""From a word such as ``timm:resnet18`` to a model that is ready to be explained.
+
+| SPEC                    | the model                                                            |
+|-------------------------|----------------------------------------------------------------------|
+| ``birds-resnet``        | trained, comes with omenn (also ``birds-vit``, ``birds-convnet``)    |
+| ``timm:NAME``           | ``timm.create_model(NAME)``                                          |
+| ``torchvision:NAME``    | ``torchvision.models.get_model(NAME)``                               |
+| ``file.py:function``    | whatever module ``function()`` of that file returns; runs that file  |
+
+Nothing is ever downloaded: models of timm and torchvision have random weights unless a file is
+named. The module that ``function()`` returns may carry three attributes: ``preprocess`` (a
+dictionary such as ``{"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}``), ``classes``
+(a list of names) and ``example_inputs`` (a tensor, tuple or dictionary for ``omenn certify``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from omenn.errors import MissingExtra, ModelError, did_you_mean, reason
+from omenn.models import preprocessing, user_files
+from omenn.models.checkpoints import load_weights
+from omenn.models.preprocessing import Preprocessing
+from omenn.models.randomness import leave_no_layer_trivial, seeded
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_KINDS = ("timm", "torchvision")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model in evaluation mode with everything needed to feed it and to read its answers.
+
+    Attributes:
+        spec: the word that named it.
+        model: the module, in evaluation mode, on the device asked for.
+        preprocessing: from a picture to its input, and back.
+        classes: the name of every output, or None where nobody has recorded them.
+        weights: where the weights come from, in words.
+        trained: False for random weights, None where it cannot be known.
+        example_inputs: inputs to certify a model with that does not take pictures, or None.
+    """
+
+    spec: str
+    model: nn.Module
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] | None
+    weights: str
+    trained: bool | None
+    example_inputs: Any = None
+
+    def class_name(self, index: int) -> str:
+        """The name of output ``index``, or ``class 17`` where there is none."""
+        if self.classes is not None and 0 <= index < len(self.classes):
+            return self.classes[index]
+        return f"class {index}"
+
+
+def load(
+    spec: str, *, weights: str | Path | None = None, seed: int = 0, device: str = "cpu"
+) -> Source:
+    """Build the model that ``spec`` names (see the table above), in evaluation mode.
+
+    Random weights are drawn from ``seed`` without touching the global generators. Biases, norms and
+    whatever starts at zero are drawn too, so that no layer of an untrained model is trivial.
+
+    Raises:
+        ModelError: an unknown name, a device that is not there, a function that fails.
+        MissingExtra: the library of the model is not installed.
+        WeightsError: ``weights`` do not fit, or the file could run code.
+    """
+    check_device(device)
+    source = _builder(spec)(spec, seed)
+    if weights is not None:
+        load_weights(source.model, weights)
+        source = replace(source, weights=f"weights of {Path(weights).name}", trained=True)
+    source.model.eval().to(device)
+    return source
+
+
+def check_device(device: str) -> None:
+    """Raises ``ModelError`` unless torch can place a tensor on ``device`` (cpu, cuda, cuda:1…)."""
+    import torch
+
+    try:
+        torch.zeros(1, device=torch.device(device)).item()
+    except Exception as error:  # torch raises AssertionError, RuntimeError and more
+        here = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+        raise ModelError(
+            f"the device '{device}' cannot be used here. Available: {', '.join(here)}."
+        ) from error
+
+
+def _builder(spec: str) -> Callable[[str, int], Source]:
+    from omenn.models import bundled
+
+    kind, colon, name = spec.partition(":")
+    if spec in bundled.names():
+        return _from_bundled
+    if ".py:" in spec or spec.endswith(".py"):
+        return _from_file
+    if colon and name and kind == "timm":
+        return _from_timm
+    if colon and name and kind == "torchvision":
+        return _from_torchvision
+    if colon:
+        near = difflib.get_close_matches(kind, _KINDS, n=1)
+        hint = f"did you mean '{near[0]}:{name or 'NAME'}'?" if near else _forms()
+    else:
+        near = difflib.get_close_matches(spec, bundled.names(), n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else _forms()
+    raise ModelError(f"unknown model '{spec}': {hint}")
+
+
+def _forms() -> str:
+    from omenn.models import bundled
+
+    return f"write {', '.join(bundled.names())}, timm:NAME, torchvision:NAME or file.py:function."
+
+
+def _from_bundled(spec: str, seed: int) -> Source:
+    from omenn.models import bundled
+
+    with seeded(seed):  # the layers draw their first weights before the trained ones replace them
+        model = bundled.load(spec)
+    settings = Preprocessing(
+        size=(bundled.SIZE, bundled.SIZE), mean=bundled.MEAN, std=bundled.STD, source="its card"
+    )
+    right = bundled.card(spec)["result"]["test_top1"]
+    words = f"trained on generated birds, {100 * right:.1f} % of the test scenes right"
+    return Source(spec, model, settings, bundled.CLASS_NAMES, words, trained=True)
+
+
+def _from_timm(spec: str, seed: int) -> Source:
+    timm = _import("timm", spec)
+    name = spec.partition(":")[2]
+    known = timm.list_models()
+    if name.partition(".")[0] not in known:  # also refuses hf-hub:…, which would download
+        raise ModelError(_unknown_name(spec, name, known))
+    model = _random(lambda: timm.create_model(name, pretrained=False), spec, seed)
+    return _untrained(spec, model, seed, timm_preprocessing(model, spec), _timm_classes(model))
+
+
+def timm_preprocessing(model: nn.Module, spec: str) -> Preprocessing:
+    """What the configuration inside of a timm model says about its input."""
+    from timm.data.config import resolve_model_data_config
+
+    return preprocessing.from_timm(resolve_model_data_config(model), f"configuration of {spec}")
+
+
+def _timm_classes(model: Any) -> tuple[str, ...] | None:
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset(model)
+    if subset is None:
+        return None
+    information = ImageNetInfo(subset)
+    count = information.num_classes()
+    return tuple(information.index_to_description(index) for index in range(count))
+
+
+def _from_torchvision(spec: str, seed: int) -> Source:
+    _import("torchvision", spec)
+    from torchvision import models
+
+    name = spec.partition(":")[2]
+    known = models.list_models(module=models)  # the classifiers; others would load a backbone
+    if name not in known:
+        raise ModelError(_unknown_name(spec, name, known))
+    options = {"init_weights": True} if name in {"googlenet", "inception_v3"} else {}
+    model = _random(lambda: models.get_model(name, weights=None, **options), spec, seed)
+    entry = models.get_model_weights(name)
+    chosen = getattr(entry, "DEFAULT", None)
+    if chosen is None:
+        return _untrained(spec, model, seed, Preprocessing(), None)
+    settings = preprocessing.from_torchvision(chosen.transforms(), f"{chosen} transforms")
+    return _untrained(spec, model, seed, settings, tuple(chosen.meta["categories"]))
+
+
+def _untrained(
+    spec: str,
+    model: nn.Module,
+    seed: int,
+    settings: Preprocessing,
+    classes: tuple[str, ...] | None,
+) -> Source:
+    words = f"random weights, seed {seed}: the model has learned nothing"
+    return Source(spec, model, settings, classes, words, trained=False)
+
+
+def _random(build: Callable[[], nn.Module], spec: str, seed: int) -> nn.Module:
+    with seeded(seed):
+        try:
+            model = build()
+        except Exception as error:
+            raise ModelError(
+                f"the model '{spec}' cannot be built: {reason(error)}. Choose another name."
+            ) from error
+        leave_no_layer_trivial(model)
+    return model
+
+
+def _from_file(spec: str, seed: int) -> Source:
+    with seeded(seed):
+        model = user_files.build(spec)
+    return Source(
+        spec,
+        model,
+        _declared_preprocessing(model, spec),
+        user_files.declared_classes(model, spec),
+        f"weights as {spec} sets them; whether they are trained is not known",
+        trained=None,
+        example_inputs=getattr(model, "example_inputs", None),
+    )
+
+
+def _declared_preprocessing(model: nn.Module, spec: str) -> Preprocessing:
+    declared = getattr(model, "preprocess", None)
+    if isinstance(declared, Preprocessing):
+        return declared
+    if isinstance(declared, Mapping):
+        return preprocessing.from_mapping(declared, spec)
+    if declared is not None:
+        raise ModelError(
+            f"'preprocess' of the model of {spec} is {type(declared).__name__}, expected a "
+            'dictionary such as {"size": 224, "mean": [...], "std": [...]}.'
+        )
+    if isinstance(getattr(model, "pretrained_cfg", None), Mapping) and "timm" in sys.modules:
+        return timm_preprocessing(model, spec)
+    return Preprocessing(source=f"ImageNet defaults, as the model of {spec} declares none")
+
+
+def _import(package: str, spec: str) -> ModuleType:
+    from omenn.models.torchvision_remedy import prepare
+
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtra(package, "models", f"the model '{spec}'")
+    prepare()
+    return importlib.import_module(package)
+
+
+def _unknown_name(spec: str, name: str, known: list[str]) -> str:
+    return f"unknown model '{spec}': {did_you_mean(name, known)}"
