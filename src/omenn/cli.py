@@ -1,0 +1,310 @@
+"""The command ``omenn``. Thin: it reads the command line, calls ``omenn.run``, prints.
+
+NOTE [late imports]
+``omenn --help`` answers at once because nothing heavy is imported before a command runs: torch
+alone takes more than a second.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from omenn.run import terminal
+
+EXIT_NOT_EXACT = 1
+
+app = typer.Typer(
+    name="omenn",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+train = typer.Typer(no_args_is_help=True, help="Train a bundled network again.")
+data = typer.Typer(no_args_is_help=True, help="Write a data set that omenn generates.")
+app.add_typer(train, name="train")
+app.add_typer(data, name="data")
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="SPEC",
+        help="birds-resnet, birds-vit, birds-convnet, timm:NAME, torchvision:NAME, "
+        "or path/to/file.py:function (runs that file).",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Trained weights: safetensors, or torch.save of tensors."),
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of random weights and numbers.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show warnings, and the traceback of an error.")
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import importlib.metadata
+
+        print(f"omenn {importlib.metadata.version('omenn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """What did a trained network do with this input? One matrix that adds up to its answer.
+
+    [bold]Start here:[/]  omenn demo
+    """
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")] = Path(
+        "omenn-demo"
+    ),
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Explain four generated birds with the bundled networks; works offline.
+
+    Writes FOLDER/index.html, one page with everything in it, and every picture as PNG.
+
+    [bold]Example:[/]  omenn demo --out birds
+    """
+    from omenn.run import check, results
+    from omenn.run import demo as birds
+
+    with terminal.progress(birds.steps()) as tick:
+        cases, certificates, files = birds.demo(out, device=device, tick=tick)
+    if as_json:
+        terminal.print_json(
+            {
+                "results": [results.record(case) for case in cases],
+                "certificates": {name: check.record(c) for name, c in certificates.items()},
+                "files": [str(file) for file in files],
+            }
+        )
+        return
+    words = [f"\n[bold]{name}[/]: {found}" for name, found in certificates.items()]
+    terminal.show(results.table(cases), *words, f"\nOpen [bold]{files[-1]}[/] in a browser.")
+
+
+@app.command()
+def explain(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Pictures.")],
+    model: Model,
+    weights: Weights = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="N|NAME", help="The answer to explain (default: the largest logit)."),
+    ] = None,
+    contrast: Annotated[
+        str | None,
+        typer.Option(metavar="N|NAME", help="Explain the logit of the target minus this one."),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE", help="Explain the output of a module, not the input."),
+    ] = None,
+    bias: Annotated[
+        Literal["spatial", "uniform", "separate"],
+        typer.Option(help="Where the constants are put; each choice keeps the sum."),
+    ] = "spatial",
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            min=0.0,
+            help="Also draw the maps under a Gaussian of S entries that keeps the sum "
+            "(default: a fortieth of the picture; 0: not).",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            help=".png, .html, .safetensors, .json, or a folder for several pictures.",
+        ),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Explain what a network sees in pictures.
+
+    Pictures are prepared as the configuration of the model says. Models of timm and torchvision
+    have random weights unless --weights names a file; nothing is downloaded.
+
+    [bold]Examples:[/]
+
+      omenn explain cat.jpg -m torchvision:resnet18 --weights resnet18.pth -o cat.html
+
+      omenn explain bird.png -m birds-resnet --target Larkolin -o bird.png
+
+      omenn explain *.jpg -m net.py:build --contrast 3 -o explained/
+    """
+    from omenn.models import sources
+    from omenn.run import photographs, results
+
+    if out is not None:
+        results.check_output(out, len(files), smoothing=bool(smooth))
+    request = photographs.Request(target, contrast, at, bias)
+    drawn = out is not None and results.draws(out)
+    written: list[Path] = []
+    with terminal.progress(len(files) + 2) as tick:
+        tick(f"building {model}")
+        source = sources.load(model, weights=weights, seed=seed, device=device)
+        cases = []
+        for file in files:
+            tick(file.name)
+            cases.append(photographs.explain_file(file, source, request, device, rival=drawn))
+        if out is not None:
+            tick(f"writing {out}")
+            certificate = photographs.certify_file(files[0], source, request, device)
+            report = results.report(cases, source, smooth, certificate)
+            written = results.write(out, cases, report if drawn else None)
+    if as_json:
+        records = [results.record(case) for case in cases]
+        terminal.print_json({"results": records, "files": [str(file) for file in written]})
+        return
+    terminal.show(results.table(cases))
+    if cases[0].warning:
+        terminal.show(f"[yellow]{cases[0].warning}[/]")
+    terminal.show(*(f"wrote {file}" for file in written))
+
+
+@app.command()
+def certify(
+    model: Model,
+    file: Annotated[
+        Path | None, typer.Option("--input", metavar="FILE", help="A picture to run it on.")
+    ] = None,
+    weights: Weights = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="MODULE", help="Certify from the output of a module.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Check that explanations of a model are exact, with the evidence. Exit code 0 only if so.
+
+    Without --input the model runs on its own example_inputs or on random numbers.
+
+    [bold]Examples:[/]
+
+      omenn certify -m timm:vit_base_patch16_224
+
+      omenn certify -m net.py:build --input cat.jpg --json
+    """
+    import omenn
+    from omenn.models import sources
+    from omenn.run import check
+
+    source = sources.load(model, weights=weights, seed=seed, device=device)
+    inputs, words = check.inputs_for(source, file, seed, device)
+    certificate = omenn.certify(source.model, inputs, at=at)
+    if as_json:
+        terminal.print_json(check.record(certificate, source, words))
+    else:
+        terminal.show(check.table(certificate, source, words))
+    if not certificate.exact:
+        raise typer.Exit(EXIT_NOT_EXACT)
+
+
+@train.command("birds")
+def train_birds(
+    arch: Annotated[
+        Literal["birds-resnet", "birds-vit", "birds-convnet"],
+        typer.Option(help="Which network."),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where weights, card and checkpoints go.")
+    ] = Path("runs/birds"),
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of data and weights.")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", help="Fewer or more than the recipe says.")
+    ] = None,
+    train_scenes: Annotated[
+        int | None, typer.Option(metavar="N", help="How many scenes to train on.")
+    ] = None,
+    device: Device = "cpu",
+    verbose: Verbose = False,
+) -> None:
+    """Train one of the bundled networks on generated birds.
+
+    Started again with the same arguments, an interrupted training goes on where it stopped.
+
+    [bold]Example:[/]  omenn train birds --arch birds-resnet --out runs/resnet --device cuda
+    """
+    from omenn.models import sources, training
+
+    sources.check_device(device)
+    path = training.train_birds(
+        arch, out, seed=seed, epochs=epochs, train_scenes=train_scenes, device=device
+    )
+    terminal.show(f"wrote {path}")
+
+
+@data.command("birds")
+def data_birds(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    train_scenes: Annotated[int, typer.Option(metavar="N", help="Training scenes.")] = 1000,
+    test_scenes: Annotated[
+        int, typer.Option(metavar="N", help="Test scenes, with their interventions.")
+    ] = 100,
+    size: Annotated[int, typer.Option(metavar="N", help="Side in pixels.")] = 256,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the scenes.")] = 0,
+    verbose: Verbose = False,
+) -> None:
+    """Write generated birds with part maps and all interventions, in FunnyBirds' layout.
+
+    [bold]Example:[/]  omenn data birds birds/ --train-scenes 5000 --size 128
+    """
+    from omenn.data import birds
+
+    folder = birds.write(
+        out, train_scenes=train_scenes, test_scenes=test_scenes, size=size, seed=seed
+    )
+    terminal.show(f"wrote {folder}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code: 0, 1 (not exact), 2 (an error, one line), 130 (Ctrl-C)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verbose = "-v" in words or "--verbose" in words
+    try:
+        with warnings.catch_warnings():
+            if not verbose:  # what libraries warn about is rarely for the user of a command
+                warnings.simplefilter("ignore")
+            code = app(words, prog_name="omenn", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return terminal.interrupted()
+    except Exception as error:
+        return terminal.fail(error, verbose=verbose)
+    if code == terminal.EXIT_INTERRUPTED:  # newer versions of typer turn Ctrl-C into this number
+        return terminal.interrupted()
+    return code if isinstance(code, int) else 0

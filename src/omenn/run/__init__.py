@@ -1,0 +1,1 @@
+"""What the commands do: explain pictures, check a model, show the demonstration."""

@@ -1,0 +1,95 @@
+"""The certificate of a model from the command line: which input, and a table of the evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omenn.errors import InputError
+from omenn.models.images import read_image
+from omenn.models.randomness import seeded
+from omenn.models.sources import Source
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from omenn import Certificate
+
+
+def inputs_for(source: Source, file: Path | None, seed: int, device: str) -> tuple[Any, str]:
+    """What the model is run on, and that in words.
+
+    The picture ``file``; else the example inputs that the model carries; else random numbers of
+    the size the model was made for.
+    """
+    import torch
+
+    if file is not None:
+        return source.preprocessing(read_image(file)).to(device), file.name
+    if source.example_inputs is not None:
+        return _moved(source.example_inputs, device), "the model's example_inputs"
+    shape = (1, source.preprocessing.channels, *source.preprocessing.size)
+    with seeded(seed):
+        return torch.randn(shape).to(device), f"random numbers {shape}, seed {seed}"
+
+
+def table(certificate: Certificate, source: Source, words: str) -> Table:
+    """The evidence, one line each."""
+    from rich.table import Table
+
+    shown = Table(box=None, show_header=False, pad_edge=False)
+    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column(overflow="fold")
+    shown.add_row("model", source.spec)
+    shown.add_row("weights", source.weights)
+    shown.add_row("input", words)
+    for heading, text in lines(certificate):
+        shown.add_row(heading, text)
+    verdict = "[bold green]exact[/]" if certificate.exact else "[bold red]NOT EXACT[/]"
+    shown.add_row("verdict", verdict)
+    return shown
+
+
+def lines(certificate: Certificate) -> list[tuple[str, str]]:
+    """The certificate in plain words as (heading, text), without the verdict."""
+    found: list[tuple[str, str]] = []
+    for line in str(certificate).splitlines()[1:]:
+        heading, _, text = line.partition("  ") if line[:1].strip() else ("", "", line)
+        found.append((heading, text.strip()))
+    return found
+
+
+def record(
+    certificate: Certificate, source: Source | None = None, words: str | None = None
+) -> dict[str, Any]:
+    """The evidence for ``--json``, behind what is known of the model and the input."""
+    known: dict[str, Any] = {}
+    if source is not None:
+        known |= {"model": source.spec, "weights": source.weights, "trained": source.trained}
+    if words is not None:
+        known["input"] = words
+    return known | {
+        "exact": certificate.exact,
+        "fidelity": certificate.fidelity,
+        "violations": list(certificate.violations),
+        "residual": certificate.residual.tolist(),
+        "relative": certificate.relative.tolist(),
+        "bias_share": certificate.bias_share.tolist(),
+        "located": certificate.located,
+        "sources": {name: share.tolist() for name, share in certificate.sources.items()},
+    }
+
+
+def _moved(value: Any, device: str) -> Any:
+    if hasattr(value, "to"):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _moved(part, device) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_moved(part, device) for part in value)
+    if isinstance(value, str | bytes):
+        raise InputError(
+            f"example_inputs holds {value!r:.40}, expected tensors. Give a tensor, a tuple of "
+            "positional arguments or a dictionary of keyword arguments."
+        )
+    return value

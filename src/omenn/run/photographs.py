@@ -1,0 +1,165 @@
+"""Explains pictures with one model: which answer, which rival, how long it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omenn.errors import TargetError, did_you_mean
+from omenn.models.images import read_image
+from omenn.models.sources import Source
+from omenn.show.panels import Case
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from omenn import Certificate
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked about every picture; names and numbers as they were typed.
+
+    Attributes:
+        target: the answer to explain, as a number or a name; None: the largest logit.
+        contrast: an answer to subtract: the explained number is then a difference of two logits.
+        at: name of a module whose output is explained instead of the input.
+        bias: where the constants are put, see ``omenn.explain``.
+    """
+
+    target: str | None = None
+    contrast: str | None = None
+    at: str | None = None
+    bias: str = "spatial"
+
+
+def explain_file(
+    file: Path, source: Source, request: Request, device: str = "cpu", *, rival: bool = False
+) -> Case:
+    """Explain one picture; with ``rival`` also against the runner-up.
+
+    Raises:
+        InputError: the file is no picture. TargetError: an unknown answer.
+    """
+    tensor = source.preprocessing(read_image(file)).to(device)
+    return explain_tensor(file.name, tensor, source, request, rival=rival)
+
+
+def certify_file(file: Path, source: Source, request: Request, device: str = "cpu") -> Certificate:
+    """The certificate of the model for one picture, with the place and the bias of ``request``."""
+    import omenn
+
+    tensor = source.preprocessing(read_image(file)).to(device)
+    return omenn.certify(source.model, tensor, at=request.at, bias=request.bias)
+
+
+def explain_tensor(
+    name: str,
+    tensor: torch.Tensor,
+    source: Source,
+    request: Request,
+    *,
+    rival: bool = False,
+    truth: str | None = None,
+) -> Case:
+    """Explain one preprocessed picture (1, channels, H, W), see ``explain_file``."""
+    import omenn
+
+    options: dict[str, Any] = {"bias": request.bias}
+    if request.at is not None:
+        options["at"] = request.at
+    logits = first_row(source.model, tensor)
+    target = int(logits.argmax()) if request.target is None else index_of(request.target, source)
+    words = short_name(source, target)
+    asked: Any = target
+    if request.contrast is not None:
+        against = index_of(request.contrast, source)
+        asked, words = omenn.Contrast(target, against), f"{words} − {short_name(source, against)}"
+    started = time.perf_counter()
+    explanation = omenn.explain(source.model, tensor, asked, **options)
+    seconds = time.perf_counter() - started
+    second, second_words = None, ""
+    if rival and request.contrast is None and len(logits) > 1:
+        against = _best_other(logits, target)
+        second_words = short_name(source, against)
+        second = omenn.explain(source.model, tensor, omenn.Contrast(target, against), **options)
+    return Case(
+        name=name,
+        model=source.spec,
+        target=words,
+        explanation=explanation,
+        image=_display(source, tensor),
+        contrast=second,
+        rival=second_words,
+        truth=truth,
+        seconds=seconds,
+        weights=source.weights,
+        warning=_sentence(source.weights) if source.trained is not True else "",
+    )
+
+
+def index_of(text: str, source: Source) -> int:
+    """The output that a number or a class name means; upper and lower case are the same.
+
+    A name may be shortened to one of its synonyms ("tench" for "tench, Tinca tinca").
+
+    Raises:
+        TargetError: no such name, or one that several classes have.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    if source.classes is None:
+        raise TargetError(
+            f"target '{text}': the classes of '{source.spec}' have no names here. Give a number."
+        )
+    wanted = text.strip().casefold()
+    names = [name.casefold() for name in source.classes]
+    synonyms: list[Callable[[str], bool]] = [
+        lambda name: name == wanted,
+        lambda name: wanted in [part.strip() for part in name.split(",")],
+    ]
+    for fits in synonyms:
+        found = [index for index, name in enumerate(names) if fits(name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            numbers = ", ".join(str(index) for index in found)
+            raise TargetError(f"target '{text}' means several classes: {numbers}. Give a number.")
+    each = [part.strip() for name in source.classes for part in name.split(",")]
+    raise TargetError(f"unknown target '{text}': {did_you_mean(text, each)}")
+
+
+def short_name(source: Source, index: int) -> str:
+    """The first synonym of a class, as titles have little space."""
+    return source.class_name(index).split(",")[0].strip()
+
+
+def first_row(model: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor:
+    """The logits of the first sample, (classes,); found in structured outputs as explain does."""
+    import torch
+
+    with torch.no_grad():
+        output: Any = model(tensor)
+    if not isinstance(output, torch.Tensor):
+        output = output.logits if hasattr(output, "logits") else output[0]
+    return output[0].flatten()
+
+
+def _best_other(logits: torch.Tensor, target: int) -> int:
+    others = logits.float().clone()
+    others[target] = -float("inf")
+    return int(others.argmax())
+
+
+def _display(source: Source, tensor: torch.Tensor) -> np.ndarray:
+    return source.preprocessing.display(tensor[0])
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."

@@ -1,0 +1,171 @@
+"""What explained pictures become: a table in the terminal, JSON, and files by their ending."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omenn.errors import InputError
+from omenn.show.panels import Case, number
+from omenn.show.writing import check_writable, write_files
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from omenn import Certificate
+    from omenn.models.sources import Source
+    from omenn.show.page import Report
+
+ENDINGS = (".png", ".html", ".safetensors", ".json")
+
+
+def check_output(out: Path, count: int, *, smoothing: bool) -> None:
+    """Refuse an output that cannot be made, before any work.
+
+    Raises:
+        InputError: an unknown ending, one file for several pictures.
+        OutputError: the place cannot be written.
+    """
+    ending = out.suffix.lower()
+    if out.is_dir() or not ending:
+        check_writable(out / "index.html")
+        return
+    if ending not in ENDINGS:
+        raise InputError(
+            f"'{out}' ends in '{out.suffix}', expected {', '.join(ENDINGS)} or a folder."
+        )
+    if count > 1 and ending != ".html":
+        raise InputError(
+            f"{count} pictures do not fit into '{out}'. Give a folder, or one file that ends in "
+            ".html."
+        )
+    if smoothing and ending in {".safetensors", ".json"}:
+        raise InputError(
+            f"--smooth changes pictures only; '{out}' holds the exact numbers. Leave it away."
+        )
+    check_writable(out)
+
+
+def draws(out: Path) -> bool:
+    """Whether the output shows pictures, and not numbers alone."""
+    return out.suffix.lower() not in {".safetensors", ".json"} or out.is_dir()
+
+
+def report(
+    cases: Sequence[Case], source: Source, smooth: float | None, certificate: Certificate
+) -> Report:
+    """The page around explained pictures, with the certificate for the first of them.
+
+    ``smooth`` is the width of the Gaussian in entries of the matrix; None: a fortieth of its side.
+    """
+    import omenn
+    from omenn.show.page import Report
+    from omenn.show.panels import matrix_of
+
+    first = cases[0].explanation
+    if smooth is None:
+        smooth = round(min(matrix_of(first, 0).shape) / 40, 1)
+        smooth = smooth if smooth >= 0.5 else 0.0
+    preprocessing = source.preprocessing
+    height, width = preprocessing.size
+    return Report(
+        title=f"What {source.spec} saw",
+        introduction="For every picture one matrix: its entries add up to the number that decided.",
+        cases=cases,
+        certificates=[(f"{source.spec} on {cases[0].name}", certificate.exact, str(certificate))],
+        sigma=smooth,
+        footer=(
+            f"omenn {omenn.__version__} · {source.spec} · {source.weights} · pictures as "
+            f"{width} × {height} pixels ({preprocessing.source}) · constants: "
+            f"{first.bias_placement}"
+        ),
+    )
+
+
+def write(out: Path, cases: Sequence[Case], report: Report | None) -> list[Path]:
+    """Write the result where ``check_output`` agreed; which files there are now."""
+    files = contents(out, cases, report)
+    write_files(files)
+    return list(files)
+
+
+def contents(out: Path, cases: Sequence[Case], report: Report | None) -> dict[Path, bytes]:
+    """Every file of the result with its content, nothing written yet."""
+    from omenn.show import figure, page, store
+
+    ending = out.suffix.lower()
+    if report is None:
+        explanation = cases[0].explanation
+        if ending == ".json":
+            return {out: store.to_json(explanation, **record(cases[0]))}
+        return {out: store.to_safetensors(explanation)}
+    if ending == ".png" and not out.is_dir():
+        return {out: figure.figure_png(cases[0], sigma=report.sigma)}
+    if ending == ".html" and not out.is_dir():
+        return {out: page.page(report).encode()}
+    files = {
+        out / f"{stem}.png": figure.figure_png(case, sigma=report.sigma)
+        for stem, case in zip(_stems(cases), cases, strict=True)
+    }
+    return files | {out / "index.html": page.page(report).encode()}
+
+
+def record(case: Case) -> dict[str, Any]:
+    """The numbers of one case for ``--json``."""
+    result, index = case.explanation, case.index
+    sources = {name: float(share[index]) for name, share in result.sources.items()}
+    return {
+        "input": case.name,
+        "model": case.model,
+        "weights": case.weights,
+        "warning": case.warning,
+        "target": int(result.target[index]),
+        "answer": case.target,
+        "output": float(result.output[index]),
+        "sum": float(result.total[index]),
+        "residual": float(result.residual[index]),
+        "exact": bool(result.exact),
+        "bias": float(result.bias_share[index]),
+        "located": float(result.located),
+        "sources": sources,
+        "seconds": case.seconds,
+    }
+
+
+def table(cases: Sequence[Case]) -> Table:
+    """The numbers of the cases for the terminal."""
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("input", "model", "answer"):
+        shown.add_column(heading, overflow="fold")
+    for heading in ("logit", "ΣC", "residual", "ΣC_b", "located", "time"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("exact")
+    for case in cases:
+        result, index = case.explanation, case.index
+        shown.add_row(
+            case.name,
+            case.model,
+            case.target,
+            number(float(result.output[index])),
+            number(float(result.total[index])),
+            number(float(result.residual[index]), digits=2),
+            number(float(result.bias_share[index])),
+            f"{100 * float(result.located):.0f} %",
+            "" if case.seconds is None else f"{case.seconds:.2f} s",
+            "[green]yes[/]" if result.exact else "[red]no[/]",
+        )
+    return shown
+
+
+def _stems(cases: Sequence[Case]) -> list[str]:
+    """File names without ending, all different, also where letter case does not count."""
+    stems: list[str] = []
+    for case in cases:
+        stem = Path(case.name).stem or "picture"
+        taken = {other.casefold() for other in stems}
+        tries = (stem if attempt == 1 else f"{stem}-{attempt}" for attempt in range(1, 10**6))
+        stems.append(next(name for name in tries if name.casefold() not in taken))
+    return stems

@@ -1,0 +1,88 @@
+"""What a command prints: tables on standard output, progress and errors on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from omenn.errors import OmennError, reason
+
+EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar; the function it gives begins the next of ``total`` steps under a name.
+
+    The bar is on standard error, and absent where that is not a terminal.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("starting", total=total)
+        begun = 0
+
+        def tick(step: str) -> None:
+            nonlocal begun
+            bar.update(task, description=step, completed=begun)
+            begun += 1
+
+        yield tick
+
+
+def show(*tables: Any) -> None:
+    """Print tables or lines (rich markup) on standard output, wide enough not to be cut."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    for table in tables:
+        console.print(table, soft_wrap=isinstance(table, str), highlight=False)
+
+
+def print_json(content: Any) -> None:
+    """One JSON document on standard output; NaN becomes null, as JSON has none."""
+    print(json.dumps(_finite(content), indent=2, ensure_ascii=False))
+
+
+def fail(error: Exception, *, verbose: bool) -> int:
+    """One line on standard error (with ``verbose`` the traceback before it); the exit code."""
+    if verbose:
+        traceback.print_exception(error)
+    if isinstance(error, OmennError):
+        line = str(error)
+    elif (message := getattr(error, "format_message", None)) is not None:
+        line = f"{message()} See omenn --help."  # a mistake on the command line, found by typer
+    elif isinstance(error, MemoryError):
+        line = "not enough memory. Use a smaller model or fewer pictures."
+    else:
+        hint = "" if verbose else " Run again with -v for the traceback."
+        line = f"unexpected {type(error).__name__}: {reason(error)}.{hint}"
+    print(f"omenn: error: {' '.join(line.split())}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+def interrupted() -> int:
+    """The line and the exit code after Ctrl-C."""
+    print("omenn: interrupted; nothing is left half-written", file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and (content != content or abs(content) == float("inf")):
+        return None
+    return content

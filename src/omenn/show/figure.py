@@ -1,0 +1,126 @@
+"""One picture of a result: input, maps with their colour bars, the sums, and what to know."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from typing import TYPE_CHECKING
+
+from omenn.show.maps import colours
+from omenn.show.panels import Case, Panel, View, number, panels, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK, _QUIET, _WARNING = "#1d2433", "#5a6375", "#9a5b00"
+_SIDE = 2.35  # inches of one panel
+
+
+def figure(case: Case, *, sigma: float = 0.0) -> Figure:
+    """Draw a case as a matplotlib figure that belongs to no window (pyplot is not touched).
+
+    One row of exact maps; with ``sigma`` > 0 a second row of the same maps, smoothed.
+
+    Raises:
+        InputError: the matrix of this explanation has no picture.
+    """
+    from matplotlib.figure import Figure
+
+    shown = panels(case, sigma=sigma)
+    over = [panel for panel in shown if panel.key == "overlay"]
+    above = [(panel, panel.exact) for panel in shown if not (sigma and panel.key == "overlay")]
+    rows = [above]
+    if sigma:
+        below = [(panel, panel.smoothed) for panel in shown if panel.smoothed and panel not in over]
+        rows.append([(panel, panel.smoothed) for panel in over if panel.smoothed] + below)
+    columns, height = max(len(row) for row in rows), len(rows) * (_SIDE + 0.75) + 1.15
+    drawn = Figure(figsize=(columns * (_SIDE + 0.2) + 0.3, height), dpi=150, facecolor="white")
+    for number_, row in enumerate(rows):
+        top = height - 0.95 - number_ * (_SIDE + 0.75)
+        for column, (panel, view) in enumerate(row):
+            if view is not None:
+                left = 0.25 + column * (_SIDE + 0.2)
+                _draw(drawn, panel, view, left, top, smoothed=number_ > 0)
+    _words(drawn, case, height, sigma)
+    return drawn
+
+
+def figure_png(case: Case, *, sigma: float = 0.0) -> bytes:
+    """The figure of a case as a PNG file."""
+    out = io.BytesIO()
+    figure(case, sigma=sigma).savefig(out, format="png", metadata={"Software": "omenn"})
+    return out.getvalue()
+
+
+def _draw(
+    drawn: Figure, panel: Panel, view: View, left: float, top: float, *, smoothed: bool
+) -> None:
+    """One panel; left and top in inches."""
+    width, height = drawn.get_size_inches()
+    axes = drawn.add_axes(
+        (left / width, (top - 0.25 - _SIDE) / height, _SIDE / width, _SIDE / height)
+    )
+    axes.imshow(
+        view.pixels, interpolation="nearest" if view.scale is not None else "auto", aspect="equal"
+    )
+    title = "smoothed" if smoothed else shortened(panel.title, 22)
+    axes.set_title(_maths(title), fontsize=10, loc="left", color=_INK, pad=4)
+    _bare(axes)
+    if view.scale is not None:
+        bar = drawn.add_axes(
+            (left / width, (top - 0.36 - _SIDE) / height, _SIDE / width, 0.07 / height)
+        )
+        bar.imshow(colours()[None], aspect="auto")
+        _bare(bar)
+        end, below = number(view.scale, digits=2), -1.4
+        for place, text in ((0.0, f"−{end}"), (0.5, "0"), (1.0, end)):
+            side = {0.0: "left", 0.5: "center", 1.0: "right"}[place]
+            bar.text(
+                place, below, text, transform=bar.transAxes, ha=side, va="center", fontsize=7.5,
+                color=_QUIET,
+            )  # fmt: skip
+    if panel.total is not None and not smoothed:
+        axes.set_title(f"sum {number(panel.total)}", fontsize=9, loc="right", color=_INK, pad=4)
+
+
+def _words(drawn: Figure, case: Case, height: float, sigma: float) -> None:
+    result, index = case.explanation, case.index
+    width = drawn.get_size_inches()[0]
+    left, letters = 0.25 / width, int(width * 16)
+    title = shortened(f"{case.name}: {case.target}", int(width * 9))
+    drawn.text(
+        left, 1 - 0.2 / height, _maths(title), fontsize=13, weight="bold", color=_INK, va="top"
+    )  # fmt: skip
+    line = (
+        f"{case.model} · logit {number(float(result.output[index].detach()))} "
+        f"{'=' if result.exact else '≠'} ΣC {number(float(result.total[index].detach()))}, "
+        f"residual {number(float(result.residual[index].detach()), digits=2)} · "
+        f"{'exact' if result.exact else 'NOT EXACT'} · red adds, blue takes away, white is zero"
+    )
+    drawn.text(left, 1 - 0.5 / height, _maths(line), fontsize=9, color=_QUIET, va="top")
+    if case.warning:
+        drawn.text(
+            left, 1 - 0.7 / height, _maths(case.warning), fontsize=9, weight="bold",
+            color=_WARNING, va="top",
+        )  # fmt: skip
+    notes = "Exact is not the same as faithful; where the constants are put is a choice."
+    if sigma:
+        notes = f"Smoothed by a Gaussian, σ = {sigma:g} entries, that keeps the sum. {notes}"
+    drawn.text(
+        left, 0.1 / height, textwrap.fill(notes, letters), fontsize=8, color=_QUIET, va="bottom"
+    )  # fmt: skip
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color("#d5d9e0")
+        spine.set_linewidth(0.6)
+
+
+def _maths(text: str) -> str:
+    """The symbols of the page in matplotlib's notation; other dollar signs stay as they are."""
+    text = text.replace("$", r"\$")
+    return text.replace("C_w", "$C_w$").replace("C_b", "$C_b$").replace("⊙", r"$\odot$")

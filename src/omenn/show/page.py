@@ -1,0 +1,315 @@
+"""The report: one HTML file with everything inside, to be read by somebody who is new to it."""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+from omenn.show.maps import colours, png
+from omenn.show.panels import Case, Panel, View, number, panels
+
+MODULES_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a page says: heading, introduction, cases, certificates (heading and words)."""
+
+    title: str
+    introduction: str
+    cases: Sequence[Case]
+    certificates: Sequence[tuple[str, bool, str]] = ()
+    sigma: float = 0.0
+    footer: str = ""
+
+
+def page(report: Report) -> str:
+    """The report as one HTML document: no other file, no network, hardly any script.
+
+    Cases of the same name stand in one section, in the order given.
+    """
+    groups: dict[str, list[Case]] = {}
+    for case in report.cases:
+        groups.setdefault(case.name, []).append(case)
+    body = [
+        _header(report, list(groups)),
+        '<main id="main">',
+        _views(report.sigma),
+        *(
+            _section(f"case-{index}", name, cases, report.sigma)
+            for index, (name, cases) in enumerate(groups.items(), 1)
+        ),
+        _numbers(report.cases),
+        _certificates(report.certificates),
+        _limits(),
+        "</main>",
+        f"<footer><p>{escape(report.footer)}</p></footer>",
+        '<dialog aria-label="Enlarged picture"><form method="dialog"><button>Close</button></form>'
+        '<img alt=""><p></p></dialog>',
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(report.title)}</title>\n"
+        f"<style>\n:root {{ --scale: {_gradient()}; }}\n{_resource('page.css')}</style>\n"
+        f"</head>\n<body>\n{chr(10).join(body)}\n<script>\n{_resource('page.js')}</script>\n"
+        "</body>\n</html>\n"
+    )
+
+
+def _resource(name: str) -> str:
+    return importlib.resources.files("omenn.show").joinpath(name).read_text(encoding="utf-8")
+
+
+def _gradient() -> str:
+    stops = colours()[np.linspace(0, len(colours()) - 1, 17).astype(int)]
+    return f"linear-gradient(90deg, {', '.join(f'#{bytes(stop).hex()}' for stop in stops)})"
+
+
+def _header(report: Report, names: list[str]) -> str:
+    links = "".join(
+        f'<li><a href="#case-{index}">{escape(name)}</a></li>'
+        for index, name in enumerate(names, 1)
+    )
+    warnings = "".join(
+        f'<div class="warning" role="note"><p>{escape(text)}</p></div>'
+        for text in dict.fromkeys(case.warning for case in report.cases if case.warning)
+    )
+    return f"""<a class="skip" href="#main">Skip to the results</a>
+<header>
+<h1>{escape(report.title)}</h1>
+<p class="lead">{escape(report.introduction)}</p>
+{warnings}
+<div class="guide">
+<h2>How to read this page</h2>
+<ul>
+<li>A network gives every possible answer a number, its <em>logit</em>; the largest wins.</li>
+<li>For one input, the whole network acts like one weighted sum plus constants:
+<span class="formula">logit = ΣC</span> with
+<span class="formula">C = C<sub>w</sub> ⊙ X + C<sub>b</sub></span>.</li>
+<li>Each map shows how much every place adds to that number.
+<strong style="color:var(--red)">Red</strong> adds, <strong style="color:var(--blue)">blue</strong>
+takes away, white is exactly zero; the few entries beyond the ends of the bar have its last
+colour. The parts of one logit share one bar.</li>
+<li>The entries of C add up to the logit. What is left over, the <em>residual</em>, is rounding,
+and is printed.</li>
+</ul>
+<div class="bar" style="max-width:22rem" aria-hidden="true"><i></i>
+<span><b>takes away</b><b>zero</b><b>adds</b></span></div>
+</div>
+<nav aria-label="Results"><ul>{links}
+<li><a href="#numbers">All numbers</a></li><li><a href="#limits">What this does not say</a></li>
+</ul></nav>
+</header>"""
+
+
+def _views(sigma: float) -> str:
+    if not sigma:
+        return ""
+    return f"""<fieldset class="views"><legend>Maps</legend>
+<label><input type="radio" name="view" id="view-exact" checked> exact, entry by entry</label>
+<label><input type="radio" name="view" id="view-smoothed"> smoothed (Gaussian, σ = {sigma:g}
+entries, same sum)</label></fieldset>"""
+
+
+def _section(anchor: str, name: str, cases: list[Case], sigma: float) -> str:
+    truth = cases[0].truth
+    known = f'<p class="quiet">The right answer is {escape(truth)}.</p>' if truth else ""
+    answers = "\n".join(_answer(case, sigma, first=case is cases[0]) for case in cases)
+    return (
+        f'<section class="case" id="{anchor}">\n<h2>{escape(name)}</h2>\n{known}\n{answers}\n'
+        "</section>"
+    )
+
+
+def _answer(case: Case, sigma: float, *, first: bool) -> str:
+    """One network's answer; what a kind of panel means is said once in a section, at the first."""
+    warning = f'<span class="badge warn">{escape(case.warning)}</span>' if case.warning else ""
+    figures = "\n".join(
+        _figure(panel, case, first or panel.key == "contrast")
+        for panel in panels(case, sigma=sigma)
+    )
+    equals = "=" if case.explanation.exact else "≠"
+    right = "" if case.truth is None else " (right)" if case.truth == case.target else " (wrong)"
+    return f"""<article class="answer">
+<h3>{escape(case.model)}: {escape(case.target)}{right}</h3>
+<p class="quiet">logit {number(_logit(case))} {equals} ΣC {number(_sum(case))}, residual
+{number(_residual(case), digits=2)} {_badge(case.explanation.exact)} {warning}</p>
+<div class="panels">
+{figures}
+</div>
+{_modules(case)}
+</article>"""
+
+
+def _badge(exact: bool) -> str:
+    return (
+        f'<span class="badge {"yes" if exact else "no"}">{"exact" if exact else "not exact"}</span>'
+    )
+
+
+def _figure(panel: Panel, case: Case, explained: bool) -> str:
+    what = f"{panel.title}, {case.name}, {case.model}"
+    views = [("exact", panel.exact)]
+    if panel.smoothed is not None:
+        views.append(("smoothed", panel.smoothed))
+    alone = len(views) == 1  # then it stays visible in either view
+    images = "".join(
+        _image(view, what + (" (smoothed)" if name == "smoothed" else ""), "" if alone else name)
+        for name, view in views
+    )
+    bars = "".join(_bar(view.scale, "" if alone else name) for name, view in views)
+    total = "" if panel.total is None else f'<p class="total">sum {number(panel.total)}</p>'
+    sentence = f"<p>{_symbols(panel.sentence)}</p>" if explained else ""
+    return (
+        f"<figure>\n<h4>{_symbols(panel.title)}</h4>"
+        f'<button class="picture" type="button" aria-label="Enlarge: {escape(what)}">'
+        f"{images}</button>\n<figcaption>{bars}{total}{sentence}</figcaption>\n</figure>"
+    )
+
+
+def _symbols(text: str) -> str:
+    """Escaped text in which the symbols C_w and C_b have their subscripts."""
+    return re.sub(r"C_([wb])\b", r"C<sub>\1</sub>", escape(text))
+
+
+def _image(view: View, alt: str, name: str) -> str:
+    content = base64.b64encode(png(view.pixels)).decode("ascii")
+    height, width = view.pixels.shape[:2]
+    kind = "map" if view.scale is not None else ""
+    return (
+        f'<img class="{f"{name} {kind}".strip()}" width="{width}" height="{height}" '
+        f'alt="{escape(alt)}" src="data:image/png;base64,{content}">'
+    )
+
+
+def _bar(scale: float | None, name: str) -> str:
+    if scale is None:
+        return ""
+    end = number(scale, digits=2)
+    return (
+        f'<div class="{f"bar {name}".strip()}"><i aria-hidden="true"></i>'
+        f"<span><b>−{end}</b><b>0</b><b>{end}</b></span></div>"
+    )
+
+
+def _modules(case: Case) -> str:
+    """Bars: how much of the logit came in at the pixels and at the constants of each module."""
+    values = {
+        name: float(share[case.index].detach()) for name, share in case.explanation.sources.items()
+    }
+    ranked = sorted(values.items(), key=lambda item: -abs(item[1]))
+    through = f"the output of {case.explanation.at}" if case.explanation.at else "the pixels"
+    rows = [(through, _sum(case) - _bias_sum(case)), *ranked[:MODULES_SHOWN]]
+    rest = ranked[MODULES_SHOWN:]
+    if rest:
+        rows.append((f"{len(rest)} other modules", sum(value for _, value in rest)))
+    low = min(0.0, *(value for _, value in rows))
+    span = max(0.0, *(value for _, value in rows)) - low or 1.0
+    zero = -100 * low / span
+    lines = []
+    for name, value in rows:
+        start = zero + 100 * min(0.0, value) / span
+        bar = f'left:{start:.2f}%;width:{100 * abs(value) / span:.2f}%"'
+        lines.append(
+            f'<tr><th scope="row">{escape(name or "(model)")}</th><td>{number(value)}</td>'
+            f'<td class="track"><b style="--zero:{zero:.2f}%"><i class="'
+            f'{"plus" if value >= 0 else "minus"}" style="{bar}></i></b></td></tr>'
+        )
+    return f"""<details><summary>Where the logit comes from, module by module</summary>
+<p class="quiet measure">The first line is what passed through the pixels. The others are constants
+(biases, normalisation shifts, class token, positions) of the modules, the largest first.</p>
+<div class="scroll"><table class="bars"><thead><tr><th class="text" scope="col">came in at</th>
+<th scope="col">adds</th><td></td></tr></thead><tbody>
+{chr(10).join(lines)}
+</tbody><tfoot><tr><th class="text" scope="row">sum = ΣC</th><td>{number(_sum(case))}</td>
+<td></td></tr></tfoot></table></div></details>"""
+
+
+def _numbers(cases: Sequence[Case]) -> str:
+    lines = []
+    for case in cases:
+        seconds = "" if case.seconds is None else f"{case.seconds:.2f} s"
+        lines.append(
+            f'<tr><th scope="row">{escape(case.name)}</th>'
+            f'<td class="text">{escape(case.model)}</td>'
+            f'<td class="text">{escape(case.target)}</td><td>{number(_logit(case))}</td>'
+            f"<td>{number(_sum(case))}</td><td>{number(_residual(case), digits=2)}</td>"
+            f"<td>{number(_bias_sum(case))}</td><td>{_share(case)}</td><td>{seconds}</td></tr>"
+        )
+    return f"""<section class="end" id="numbers"><h2>All numbers</h2>
+<div class="scroll"><table><thead><tr><th class="text" scope="col">input</th>
+<th class="text" scope="col">network</th><th class="text" scope="col">answer explained</th>
+<th scope="col">logit</th><th scope="col">ΣC</th><th scope="col">residual</th>
+<th scope="col">ΣC<sub>b</sub></th><th scope="col">bias share</th><th scope="col">time</th>
+</tr></thead><tbody>
+{chr(10).join(lines)}
+</tbody></table></div>
+<p class="quiet measure">Bias share: ΣC<sub>b</sub> / logit, how much of the answer comes from
+constants rather than through the input; above 100 % where the input takes away.</p></section>"""
+
+
+def _certificates(certificates: Sequence[tuple[str, bool, str]]) -> str:
+    if not certificates:
+        return ""
+    cards = "\n".join(
+        f"<div><h3>{escape(name)} {_badge(exact)}</h3>{_evidence(words)}</div>"
+        for name, exact, words in certificates
+    )
+    return f"""<section class="end" id="certificate"><h2>Certificate</h2>
+<p class="measure">Exactness is checked, never assumed: the rewritten network must give the same
+answer, every operation on the way must be linear at fixed coefficients, and the entries must add
+up.</p>
+<div class="certificates">
+{cards}
+</div></section>"""
+
+
+def _evidence(words: str) -> str:
+    """The lines of a certificate below its verdict: a word, two spaces, what was found."""
+    lines = []
+    for line in words.splitlines()[1:]:
+        heading, _, text = line.partition("  ") if line[:1].strip() else ("", "", line)
+        lines.append(f"<dt>{escape(heading)}</dt><dd>{escape(text.strip())}</dd>")
+    return f"<dl>{''.join(lines)}</dl>"
+
+
+def _limits() -> str:
+    return """<section class="end" id="limits"><h2>What this does not say</h2>
+<ul>
+<li><strong>Exact is not the same as faithful.</strong> The entries add up to the logit, but
+removing a red region need not lower the logit by what it shows: the coefficients change with the
+input.</li>
+<li><strong>Other exact maps exist.</strong> A product of two quantities that both depend on the
+input can be shared out in more than one way, and each way keeps the sum.</li>
+<li><strong>Where the constants are put is a choice.</strong> C<sub>b</sub> brings every bias to
+the places where it acted; another placement gives another picture with the same sum.</li>
+<li><strong>Smoothing keeps the sum, not the places.</strong> A smoothed entry speaks for its
+neighbourhood.</li>
+</ul></section>"""
+
+
+def _logit(case: Case) -> float:
+    return float(case.explanation.output[case.index].detach())
+
+
+def _sum(case: Case) -> float:
+    return float(case.explanation.total[case.index].detach())
+
+
+def _residual(case: Case) -> float:
+    return float(case.explanation.residual[case.index].detach())
+
+
+def _bias_sum(case: Case) -> float:
+    return float(case.explanation.bias_share[case.index].detach())
+
+
+def _share(case: Case) -> str:
+    return f"{100 * _bias_sum(case) / _logit(case):.0f} %".replace("-", "−") if _logit(case) else ""

@@ -1,0 +1,79 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from omenn.errors import OutputError, reason
+
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write all files, each first under a temporary name beside its place, then move them there.
+
+    Nothing is moved before everything is written, so an error or an interruption while writing
+    leaves what was there before. Missing folders are created.
+
+    Raises:
+        OutputError: a folder cannot be created, a file cannot be written.
+
+    >>> import tempfile
+    >>> place = Path(tempfile.mkdtemp()) / "new" / "a.txt"
+    >>> write_files({place: b"hello"})
+    >>> assert place.read_bytes() == b"hello" and [*place.parent.iterdir()] == [place]
+    """
+    waiting: list[tuple[Path, Path]] = []
+    created: list[Path] = []
+    try:
+        for path, content in files.items():
+            check_writable(path)
+            created += _make_folder(path.parent)
+            # short, as a name of the greatest length must not become longer
+            beside = path.with_name(f".omenn-{os.getpid()}-{len(waiting)}.part")
+            waiting.append((beside, path))
+            beside.write_bytes(content)
+        while waiting:
+            os.replace(*waiting[0])
+            waiting.pop(0)
+        created.clear()
+    except OSError as error:
+        place = error.filename2 or error.filename or "the result"
+        raise OutputError(
+            f"'{place}' cannot be written: {error.strerror or reason(error)}. Choose another place."
+        ) from error
+    finally:
+        for beside, _ in waiting:
+            beside.unlink(missing_ok=True)
+        for folder in reversed(created):
+            with contextlib.suppress(OSError):  # no longer empty: some files were moved already
+                folder.rmdir()
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Create a folder with its parents; which of them were new, outermost first."""
+    missing = [place for place in (*reversed(folder.parents), folder) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def check_writable(path: Path) -> None:
+    """Raises ``OutputError`` if it is clear before any work that ``path`` cannot be written."""
+    if "\0" in str(path):
+        raise OutputError(f"'{path!s}' cannot be written: no name contains a null character.")
+    try:
+        if path.is_dir():
+            raise OutputError(f"'{path}' is a folder, expected the name of a file to write.")
+        nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    except OSError as error:
+        raise OutputError(
+            f"'{path}' cannot be written: {error.strerror or reason(error)}. Choose another place."
+        ) from error
+    if not nearest.is_dir():
+        raise OutputError(f"'{path}' cannot be written: '{nearest}' is a file, not a folder.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"'{path}' cannot be written: no permission to write into '{nearest}'. "
+            "Choose another folder."
+        )
