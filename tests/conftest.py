@@ -26,7 +26,7 @@ torchvision_remedy.prepare()  # before any test module imports torchvision, timm
 
 # Workers of pytest-xdist share the cores: more threads than cores make all of them slow.
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // _WORKERS))
+torch.set_num_threads(max(1, torch.get_num_threads() // _WORKERS))
 
 # A slow machine is no failure. On a CI machine the examples are the same every time; elsewhere
 # every run looks for new ones.
