@@ -19,8 +19,8 @@ TOLERANCES = {
     torch.complex128: 1e-9,
     torch.float32: 1e-5,
     torch.complex64: 1e-5,
-    torch.float16: 5e-3,
-    torch.bfloat16: 4e-2,
+    torch.float16: 2e-3,
+    torch.bfloat16: 1e-2,
 }
 
 

@@ -13,24 +13,24 @@ from omenn.core.autograd import NODES, Halve
 # Native nodes that are linear in everything that flows through them: moving, adding, selecting.
 _LINEAR = frozenset(
     """
-    AccumulateGrad Add AddSub Sub Rsub Neg Sum Mean Cumsum Nansum Trace Alias AsStrided View Reshape
-    ReshapeAlias     UnsafeView Permute Transpose T Adjoint Movedim Expand Squeeze Unsqueeze Select Slice Narrow
-    Split SplitWithSizes Chunk Unbind Unfold Diagonal DiagEmbed Diagonalbackward Index IndexSelect
-    IndexPut IndexAdd IndexCopy IndexFill Gather Take MaskedSelect MaskedFill MaskedScatter Where
-    Scatter ScatterAdd ScatterReduce CopySlices CopyBackwards Copy ToCopy Clone Contiguous Cat Stack
-    Repeat RepeatInterleave Roll Flip Rot90 Tril Triu Fill Zero ConstantPadNd Pad ReflectionPad1D
-    ReflectionPad2D ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D
-    PixelShuffle PixelUnshuffle ChannelShuffle NativeChannelShuffle Im2Col Col2Im
-    AvgPool1D AvgPool2D AvgPool3D AdaptiveAvgPool1D AdaptiveAvgPool2D AdaptiveAvgPool3D
-    MkldnnAdaptiveAvgPool2D UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D
-    UpsampleNearestExact1D UpsampleNearestExact2D UpsampleNearestExact3D
-    UpsampleLinear1D UpsampleBilinear2D UpsampleBilinear2DAa UpsampleBicubic2D
-    UpsampleBicubic2DAa UpsampleTrilinear3D Real Imag Complex Conj ViewAsReal ViewAsComplex
-    ResolveConj FftR2C FftC2R FftC2C GridSampler2D GridSampler3D CudnnGridSampler
+    AccumulateGrad Add AddSub Sub Rsub Neg Sum Mean Cumsum Nansum Trace Alias AsStrided View
+    Reshape ReshapeAlias UnsafeView Permute Transpose T Adjoint Movedim Expand Squeeze Unsqueeze
+    Select Slice Narrow Split SplitWithSizes Chunk Unbind Unfold Diagonal DiagEmbed Index
+    IndexSelect IndexPut IndexAdd IndexCopy IndexFill Gather Take MaskedSelect MaskedFill
+    MaskedScatter Where Scatter ScatterAdd ScatterReduce CopySlices CopyBackwards Copy ToCopy
+    Clone Contiguous Cat Stack Repeat RepeatInterleave Roll Flip Rot90 Tril Triu Fill Zero
+    ConstantPadNd Pad ReflectionPad1D ReflectionPad2D ReflectionPad3D ReplicationPad1D
+    ReplicationPad2D ReplicationPad3D PixelShuffle PixelUnshuffle ChannelShuffle
+    NativeChannelShuffle Im2Col Col2Im AvgPool1D AvgPool2D AvgPool3D AdaptiveAvgPool1D
+    AdaptiveAvgPool2D AdaptiveAvgPool3D MkldnnAdaptiveAvgPool2D UpsampleNearest1D
+    UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D
+    UpsampleNearestExact3D UpsampleLinear1D UpsampleBilinear2D UpsampleBilinear2DAa
+    UpsampleBicubic2D UpsampleBicubic2DAa UpsampleTrilinear3D Real Imag Complex Conj ViewAsReal
+    ViewAsComplex ResolveConj FftR2C FftC2R FftC2C GridSampler2D GridSampler3D CudnnGridSampler
     Relu LeakyRelu RreluWithNoise PreluKernel Prelu Abs Sgn Maximum Minimum Max Min Amax Amin
     Aminmax Median Nanmedian Kthvalue Mode Topk Sort MaxPool2DWithIndices MaxPool3DWithIndices
     MaxPool2D AdaptiveMaxPool2D AdaptiveMaxPool3D Cummax Cummin Embedding LiftFresh Detach
-    UnsafeSplit UnsafeChunk SqueezeMultiple Set Identity SplitBackward Linearpassthrough
+    UnsafeSplit UnsafeChunk SqueezeMultiple
     """.split()
 )
 

@@ -91,7 +91,7 @@ class Interceptor(TorchFunctionMode):
     def set_mark(self, t: Tensor, mark: Mark) -> None:
         if id(t) in self.leaves and self.leaves[id(t)][0] is t:
             return
-        t.__dict__[_ATTRIBUTE] = mark
+        setattr(t, _ATTRIBUTE, mark)
 
     def _adopt(self, t: Tensor) -> Mark | None:
         """A tensor with history but no mark: constant, a base written through a view, or alien."""
@@ -276,6 +276,7 @@ class Interceptor(TorchFunctionMode):
             self.sources[name] = source
         if any(m.kind == FROZEN for _, m in call.marked):
             self.frozen_constants.add(name)
+        assert place is not None  # there is a grid, so there is at least the whole input
         u = place.ones() * source[place.source_index()]
         return Constant.apply(y, u, term)  # type: ignore[return-value]
 

@@ -60,7 +60,7 @@ _ALIASES = {
     "fmax": "maximum", "fmin": "maximum", "minimum": "maximum",
     "upsample": "interpolate", "special_softmax": "softmax",
     "adaptive_max_pool1d_with_indices": "max_pool", "conj_physical": "conj",
-    "index_copy": "index_put", "scatter_reduce": "scatter", "nan_to_num": "clamp",
+    "scatter_reduce": "scatter", "nan_to_num": "clamp",
     "masked_scatter": "index_put", "resolve_conj": "conj", "resolve_neg": "conj",
 }  # fmt: skip
 

@@ -177,12 +177,11 @@ ROWS: dict[str, Row] = (
         rearranged,
     )
     | rows(
-        "reshape view flatten unflatten squeeze unsqueeze atleast_1d atleast_2d atleast_3d "
-        "_unsafe_view",
+        "reshape view flatten unflatten squeeze unsqueeze atleast_1d atleast_2d atleast_3d",
         linear,
         regrouped,
     )
-    | rows("contiguous clone to alias positive neg requires_grad_ conj", linear, same)
+    | rows("contiguous clone to positive neg requires_grad_ conj", linear, same)
     | rows("detach", carried_on, same)
     | rows("roll flip fliplr flipud", linear, shifted)
     | rows("tril triu cumsum real imag zero", linear, same)
