@@ -77,8 +77,9 @@ if ! { new_enough $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&
     if new_enough $$python; then found=$$python; break; fi; \
   done; \
   if [ -z "$$found" ]; then \
-    echo "omenn needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." >&2; \
-    echo "Install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; \
+    version=$$($(PYTHON) --version 2>/dev/null) || version="not a Python that runs"; \
+    echo "omenn needs Python 3.11 or newer, but '$(PYTHON)' is $$version." >&2; \
+    echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
     exit 1; \
   fi; \
   echo "Creating $(VENV) with $$($$found --version) ..."; \
