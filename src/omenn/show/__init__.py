@@ -32,7 +32,7 @@ def heatmap(
         InputError: no such sample, or a matrix without a picture.
 
     >>> import omenn, torch
-    >>> e = omenn.explain(torch.nn.Flatten(), torch.ones(1, 1, 2, 3), target=4)
+    >>> e = omenn.explain(torch.nn.Flatten().eval(), torch.ones(1, 1, 2, 3), target=4)
     >>> assert e.heatmap().shape == (2, 3, 3)
     """
     from omenn.show import maps, panels

@@ -88,12 +88,12 @@ def _words(drawn: Figure, case: Case, height: float, sigma: float) -> None:
     result, index = case.explanation, case.index
     width = drawn.get_size_inches()[0]
     left, letters = 0.25 / width, int(width * 16)
-    title = shortened(f"{case.name}: {case.target}", int(width * 9))
+    title = shortened(f"{case.name}: {case.target}", int(width * 7))
     drawn.text(
         left, 1 - 0.2 / height, _maths(title), fontsize=13, weight="bold", color=_INK, va="top"
     )  # fmt: skip
     line = (
-        f"{case.model} · logit {number(float(result.output[index].detach()))} "
+        f"{shortened(case.model, 48)} · logit {number(float(result.output[index].detach()))} "
         f"{'=' if result.exact else '≠'} ΣC {number(float(result.total[index].detach()))}, "
         f"residual {number(float(result.residual[index].detach()), digits=2)} · "
         f"{'exact' if result.exact else 'NOT EXACT'} · red adds, blue takes away, white is zero"

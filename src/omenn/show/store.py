@@ -69,7 +69,7 @@ def load(path: str | Path) -> Explanation:
     try:
         values = {name: _rebuilt(tree, tensors) for name, tree in described["fields"].items()}
         return Explanation(**values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"the explanation '{path}' is incomplete or of another version: {reason(error)}."
         ) from error

@@ -1,0 +1,133 @@
+"""What is shown of one result: which panels, with which sums, on which scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import omenn
+from omenn import Explanation
+from omenn.errors import InputError
+from omenn.show.maps import signed_rgb
+from omenn.show.panels import Case, case_of, grid, number, panels, shortened
+
+MakeCase = Callable[..., Case]
+
+
+def test_all_panels_in_order(case: MakeCase) -> None:
+    shown = panels(case())
+    assert [panel.key for panel in shown] == ["input", "c", "weight", "bias", "overlay", "contrast"]
+    assert all(panel.sentence.endswith(".") for panel in shown)
+    assert all(panel.smoothed is None for panel in shown)
+
+
+def test_the_sums_add_up(case: MakeCase) -> None:
+    given = case()
+    totals = {panel.key: panel.total for panel in panels(given)}
+    output = float(given.explanation.output)
+    assert totals["c"] == pytest.approx(output, abs=1e-5)
+    assert totals["weight"] + totals["bias"] == pytest.approx(output, abs=1e-5)
+    assert totals["contrast"] == pytest.approx(float(given.contrast.output), abs=1e-5)
+    assert totals["input"] is None
+    assert totals["overlay"] is None
+
+
+def test_parts_of_one_logit_share_a_scale(case: MakeCase) -> None:
+    given = case()
+    views = {panel.key: panel.exact for panel in panels(given)}
+    scale = views["c"].scale
+    assert scale == views["weight"].scale == views["bias"].scale
+    assert scale != views["contrast"].scale
+    bias = given.explanation.bias[0]
+    assert np.array_equal(views["bias"].pixels, signed_rgb(bias, scale))
+
+
+def test_smoothed_views(case: MakeCase) -> None:
+    shown = {panel.key: panel for panel in panels(case(), sigma=1.0)}
+    assert shown["input"].smoothed is None
+    for key in ("c", "weight", "bias", "overlay", "contrast"):
+        assert shown[key].smoothed is not None
+        assert not np.array_equal(shown[key].smoothed.pixels, shown[key].exact.pixels)
+
+
+def test_without_picture_and_rival(case: MakeCase) -> None:
+    shown = panels(case(image=None, contrast=None))
+    assert [panel.key for panel in shown] == ["c", "weight", "bias"]
+
+
+def test_constants_that_are_kept_apart_have_no_map(network: nn.Module, case: MakeCase) -> None:
+    apart = omenn.explain(network, torch.randn(1, 3, 16, 16), 1, bias="separate")
+    shown = panels(case(explanation=apart, contrast=None))
+    assert [panel.key for panel in shown] == ["input", "weight", "overlay"]
+    assert f"The constants add {number(float(apart.bias_share))}, kept apart" in shown[1].sentence
+
+
+class TestGrid:
+    def test_two_axes_are_a_picture(self) -> None:
+        assert grid(torch.ones(3, 5)).shape == (3, 5)
+
+    @pytest.mark.parametrize("extra", range(6))
+    def test_tokens_become_a_square(self, extra: int) -> None:
+        tokens = torch.cat([torch.full((extra,), -1.0), torch.arange(49.0)])
+        assert np.array_equal(grid(tokens), np.arange(49.0).reshape(7, 7))
+
+    def test_other_single_axes_are_one_row(self) -> None:
+        assert grid(torch.ones(7)).shape == (1, 7)
+        assert grid(torch.ones(9)).shape == (1, 9)
+
+    @pytest.mark.parametrize("shape", [(), (2, 3, 4)])
+    def test_other_shapes_have_no_picture(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(InputError, match="has no picture"):
+            grid(torch.ones(shape))
+
+    def test_the_sum_counts_tokens_outside_of_the_picture(self, case: MakeCase) -> None:
+        network = nn.Sequential(nn.Linear(3, 1), nn.Flatten(), nn.Linear(17, 2)).eval()
+        result = omenn.explain(network, torch.randn(1, 17, 3), 0)
+        shown = panels(case(explanation=result, image=None, contrast=None))
+        assert shown[0].exact.pixels.shape == (4, 4, 3)
+        assert shown[0].total == pytest.approx(float(result.output), abs=1e-5)
+        first = float(result.matrix[0, 0])
+        assert f"{number(first)} belongs to tokens without a place" in shown[0].sentence
+
+
+class TestCaseOf:
+    def test_the_input_is_stretched_to_its_range(self, explanation: Explanation) -> None:
+        image = case_of(explanation, 1).image
+        assert image is not None
+        assert (image.shape, image.min(), image.max()) == ((16, 16, 3), 0, 255)
+
+    def test_an_input_without_a_picture(self) -> None:
+        result = omenn.explain(nn.Linear(5, 2).eval(), torch.randn(1, 5))
+        assert case_of(result).image is None
+
+    @pytest.mark.parametrize("index", [2, -3])
+    def test_samples_that_are_not_there(self, explanation: Explanation, index: int) -> None:
+        with pytest.raises(InputError, match=f"no sample {index}, the explanation has 2"):
+            case_of(explanation, index)
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.0, 4, "0"),
+        (-12.3456, 4, "−12.35"),
+        (1234567.0, 4, "1.235·10⁶"),
+        (0.00012345, 2, "1.2·10⁻⁴"),
+        (-1e-7, 4, "−1·10⁻⁷"),
+        (float("nan"), 4, "nan"),
+    ],
+)
+def test_number(value: float, digits: int, text: str) -> None:
+    assert number(value, digits) == text
+
+
+@pytest.mark.parametrize("letters", [1, 2, 3, 8, 30])
+def test_shortened(letters: int) -> None:
+    text = "a long name of a picture.png"
+    short = shortened(text, letters)
+    assert len(short) == min(letters, len(text))
+    assert short == text or "…" in short
