@@ -308,3 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == terminal.EXIT_INTERRUPTED:  # newer versions of typer turn Ctrl-C into this number
         return terminal.interrupted()
     return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -73,17 +73,21 @@ def explain_tensor(
     if request.at is not None:
         options["at"] = request.at
     logits = first_row(source.model, tensor)
-    target = int(logits.argmax()) if request.target is None else index_of(request.target, source)
+    count = len(logits)
+    if request.target is None:
+        target = int(logits.argmax())
+    else:
+        target = index_of(request.target, source, count)
     words = short_name(source, target)
     asked: Any = target
     if request.contrast is not None:
-        against = index_of(request.contrast, source)
+        against = index_of(request.contrast, source, count)
         asked, words = omenn.Contrast(target, against), f"{words} − {short_name(source, against)}"
     started = time.perf_counter()
     explanation = omenn.explain(source.model, tensor, asked, **options)
     seconds = time.perf_counter() - started
     second, second_words = None, ""
-    if rival and request.contrast is None and len(logits) > 1:
+    if rival and request.contrast is None and count > 1:
         against = _best_other(logits, target)
         second_words = short_name(source, against)
         second = omenn.explain(source.model, tensor, omenn.Contrast(target, against), **options)
@@ -102,18 +106,26 @@ def explain_tensor(
     )
 
 
-def index_of(text: str, source: Source) -> int:
-    """The output that a number or a class name means; upper and lower case are the same.
+def index_of(text: str, source: Source, count: int) -> int:
+    """Which of ``count`` outputs a number or a class name means; letter case does not matter.
 
     A name may be shortened to one of its synonyms ("tench" for "tench, Tinca tinca").
 
     Raises:
-        TargetError: no such name, or one that several classes have.
+        TargetError: no such output or name, or a name that several classes have.
     """
     try:
-        return int(text)
+        index = int(text)
     except ValueError:
-        pass
+        return _index_of_name(text, source)
+    if not 0 <= index < count:
+        raise TargetError(
+            f"there is no target {text}: '{source.spec}' has {count} outputs, 0 to {count - 1}."
+        )
+    return index
+
+
+def _index_of_name(text: str, source: Source) -> int:
     if source.classes is None:
         raise TargetError(
             f"target '{text}': the classes of '{source.spec}' have no names here. Give a number."

@@ -62,7 +62,8 @@ def fail(error: Exception, *, verbose: bool) -> int:
     if isinstance(error, OmennError):
         line = str(error)
     elif (message := getattr(error, "format_message", None)) is not None:
-        line = f"{message()} See omenn --help."  # a mistake on the command line, found by typer
+        # a mistake on the command line, found by typer
+        line = f"{message().rstrip().rstrip('.')}. See omenn --help."
     elif isinstance(error, MemoryError):
         line = "not enough memory. Use a smaller model or fewer pictures."
     else:
