@@ -49,7 +49,9 @@ def test_parts_of_one_logit_share_a_scale(case: MakeCase) -> None:
 def test_smoothed_views(case: MakeCase) -> None:
     shown = {panel.key: panel for panel in panels(case(), sigma=1.0)}
     assert shown["input"].smoothed is None
-    for key in ("c", "weight", "bias", "overlay", "contrast"):
+    assert shown["overlay"].smoothed is None
+    assert "smoothed with σ = 1," in shown["overlay"].sentence
+    for key in ("c", "weight", "bias", "contrast"):
         assert shown[key].smoothed is not None
         assert not np.array_equal(shown[key].smoothed.pixels, shown[key].exact.pixels)
 

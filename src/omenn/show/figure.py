@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from omenn.show.maps import colours
-from omenn.show.panels import Case, Panel, View, number, panels, shortened
+from omenn.show.panels import Case, View, number, panels, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,20 +28,19 @@ def figure(case: Case, *, sigma: float = 0.0) -> Figure:
     from matplotlib.figure import Figure
 
     shown = panels(case, sigma=sigma)
-    over = [panel for panel in shown if panel.key == "overlay"]
-    above = [(panel, panel.exact) for panel in shown if not (sigma and panel.key == "overlay")]
-    rows = [above]
+    rows = [[(panel, panel.exact, panel.title) for panel in shown]]
     if sigma:
-        below = [(panel, panel.smoothed) for panel in shown if panel.smoothed and panel not in over]
-        rows.append([(panel, panel.smoothed) for panel in over if panel.smoothed] + below)
+        over = [entry for entry in rows[0] if entry[0].key == "overlay"]
+        rows[0] = [entry for entry in rows[0] if entry not in over]
+        rows.append([(panel, view, f"{title}, smoothed") for panel, view, title in over])
+        rows[1] += [(panel, panel.smoothed, "smoothed") for panel in shown if panel.smoothed]
     columns, height = max(len(row) for row in rows), len(rows) * (_SIDE + 0.75) + 1.15
     drawn = Figure(figsize=(columns * (_SIDE + 0.2) + 0.3, height), dpi=150, facecolor="white")
     for number_, row in enumerate(rows):
         top = height - 0.95 - number_ * (_SIDE + 0.75)
-        for column, (panel, view) in enumerate(row):
-            if view is not None:
-                left = 0.25 + column * (_SIDE + 0.2)
-                _draw(drawn, panel, view, left, top, smoothed=number_ > 0)
+        for column, (panel, view, title) in enumerate(row):
+            total = panel.total if number_ == 0 else None
+            _draw(drawn, view, title, total, (0.25 + column * (_SIDE + 0.2), top))
     _words(drawn, case, height, sigma)
     return drawn
 
@@ -54,9 +53,10 @@ def figure_png(case: Case, *, sigma: float = 0.0) -> bytes:
 
 
 def _draw(
-    drawn: Figure, panel: Panel, view: View, left: float, top: float, *, smoothed: bool
+    drawn: Figure, view: View, title: str, total: float | None, corner: tuple[float, float]
 ) -> None:
-    """One panel; left and top in inches."""
+    """One panel; its upper left corner in inches."""
+    left, top = corner
     width, height = drawn.get_size_inches()
     axes = drawn.add_axes(
         (left / width, (top - 0.25 - _SIDE) / height, _SIDE / width, _SIDE / height)
@@ -64,8 +64,7 @@ def _draw(
     axes.imshow(
         view.pixels, interpolation="nearest" if view.scale is not None else "auto", aspect="equal"
     )
-    title = "smoothed" if smoothed else shortened(panel.title, 22)
-    axes.set_title(_maths(title), fontsize=10, loc="left", color=_INK, pad=4)
+    axes.set_title(_maths(shortened(title, 22)), fontsize=10, loc="left", color=_INK, pad=4)
     _bare(axes)
     if view.scale is not None:
         bar = drawn.add_axes(
@@ -80,8 +79,8 @@ def _draw(
                 place, below, text, transform=bar.transAxes, ha=side, va="center", fontsize=7.5,
                 color=_QUIET,
             )  # fmt: skip
-    if panel.total is not None and not smoothed:
-        axes.set_title(f"sum {number(panel.total)}", fontsize=9, loc="right", color=_INK, pad=4)
+    if total is not None:
+        axes.set_title(f"sum {number(total)}", fontsize=9, loc="right", color=_INK, pad=4)
 
 
 def _words(drawn: Figure, case: Case, height: float, sigma: float) -> None:

@@ -258,12 +258,9 @@ def _signed(
 
 
 def _overlay(image: np.ndarray, whole: np.ndarray, sigma: float) -> Panel:
-    sentence = "The whole again, over a pale copy of the input."
-    soft = smooth(whole, sigma) if sigma else None
-    return Panel(
-        "overlay",
-        "C over input",
-        sentence,
-        exact=View(overlay(image, whole, scale_of(whole))),
-        smoothed=None if soft is None else View(overlay(image, soft, scale_of(soft))),
-    )
+    """One view in either case: entry by entry, a noisy map would hide the picture."""
+    soft = smooth(whole, sigma)
+    how = f" smoothed with σ = {sigma:g}," if sigma else ""
+    sentence = f"The whole again,{how} over a pale copy of the input."
+    pixels = overlay(image, soft, scale_of(soft))
+    return Panel("overlay", "C over input", sentence, View(pixels))
