@@ -149,13 +149,18 @@ class TestStart:
         if command not in ([], ["train"]):
             assert "Example" in out
 
+    def test_alone_it_shows_the_help(self, run: Run) -> None:
+        code, out, err = run()
+        assert (code, err) == (2, "")
+        assert "omenn demo" in out
+
     def test_version(self, run: Run) -> None:
         assert run("--version") == (0, f"omenn {omenn.__version__}\n", "")
 
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["explian"], "No such command 'explian'"),
+            (["explian"], "No such command 'explian'. Did you mean 'explain'\\? See omenn --help"),
             (["explain"], "Missing argument 'FILE...'"),
             (["explain", "x.png"], "Missing option '--model'"),
             (["explain", "x.png", "-m", "birds-resnet", "--bias", "here"], "'here' is not one of"),
@@ -272,6 +277,14 @@ class TestExplain:
         assert code == 0
         assert words in out
         assert words in Path("x.html").read_text(encoding="utf-8")
+
+    def test_names_are_printed_as_they_are(self, run: Run, net: str, picture: Path) -> None:
+        picture.rename("[bold]a[i].png")
+        code, out, _ = run("explain", "[bold]a[i].png", "-m", net, "-o", "[red]/x.json")
+        Path("[bold]a[i].png").rename(picture)
+        assert code == 0
+        assert "[bold]a[i].png" in out
+        assert "wrote [red]/x.json" in out
 
 
 class TestExplainRefuses:

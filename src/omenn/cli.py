@@ -104,8 +104,8 @@ def demo(
             }
         )
         return
-    words = [f"\n[bold]{name}[/]: {found}" for name, found in certificates.items()]
-    terminal.show(results.table(cases), *words, f"\nOpen [bold]{files[-1]}[/] in a browser.")
+    words = [f"\n{name}: {found}" for name, found in certificates.items()]
+    terminal.show(results.table(cases), *words, f"\nOpen {files[-1]} in a browser.")
 
 
 @app.command()
@@ -154,12 +154,14 @@ def explain(
 ) -> None:
     """Explain what a network sees in pictures.
 
-    Pictures are prepared as the configuration of the model says. Models of timm and torchvision
-    have random weights unless --weights names a file; nothing is downloaded.
+    Pictures are prepared as the configuration of the model says.
+
+    Models of timm and torchvision have random weights unless --weights names a
+    file. Nothing is downloaded.
 
     [bold]Examples:[/]
 
-      omenn explain cat.jpg -m torchvision:resnet18 --weights resnet18.pth -o cat.html
+      omenn explain cat.jpg -m torchvision:resnet18 --weights r18.pth -o cat.html
 
       omenn explain bird.png -m birds-resnet --target Larkolin -o bird.png
 
@@ -191,7 +193,7 @@ def explain(
         return
     terminal.show(results.table(cases))
     if cases[0].warning:
-        terminal.show(f"[yellow]{cases[0].warning}[/]")
+        terminal.show(cases[0].warning)
     terminal.show(*(f"wrote {file}" for file in written))
 
 

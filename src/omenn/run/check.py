@@ -35,16 +35,15 @@ def inputs_for(source: Source, file: Path | None, seed: int, device: str) -> tup
 
 def table(certificate: Certificate, source: Source, words: str) -> Table:
     """The evidence, one line each."""
+    from rich.markup import escape
     from rich.table import Table
 
     shown = Table(box=None, show_header=False, pad_edge=False)
     shown.add_column(style="bold", no_wrap=True)
     shown.add_column(overflow="fold")
-    shown.add_row("model", source.spec)
-    shown.add_row("weights", source.weights)
-    shown.add_row("input", words)
-    for heading, text in lines(certificate):
-        shown.add_row(heading, text)
+    known = [("model", source.spec), ("weights", source.weights), ("input", words)]
+    for heading, text in [*known, *lines(certificate)]:
+        shown.add_row(heading, escape(text))
     verdict = "[bold green]exact[/]" if certificate.exact else "[bold red]NOT EXACT[/]"
     shown.add_row("verdict", verdict)
     return shown

@@ -135,6 +135,7 @@ def record(case: Case) -> dict[str, Any]:
 
 def table(cases: Sequence[Case]) -> Table:
     """The numbers of the cases for the terminal."""
+    from rich.markup import escape
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
@@ -146,9 +147,9 @@ def table(cases: Sequence[Case]) -> Table:
     for case in cases:
         result, index = case.explanation, case.index
         shown.add_row(
-            case.name,
-            case.model,
-            case.target,
+            escape(case.name),
+            escape(case.model),
+            escape(case.target),
             number(float(result.output[index])),
             number(float(result.total[index])),
             number(float(result.residual[index]), digits=2),

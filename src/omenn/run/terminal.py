@@ -40,14 +40,14 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 
 
 def show(*tables: Any) -> None:
-    """Print tables or lines (rich markup) on standard output, wide enough not to be cut."""
+    """Print tables, or lines as they are, on standard output, wide enough not to be cut."""
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
     for table in tables:
-        console.print(table, soft_wrap=isinstance(table, str), highlight=False)
+        console.print(table, soft_wrap=isinstance(table, str), highlight=False, markup=False)
 
 
 def print_json(content: Any) -> None:
@@ -62,8 +62,11 @@ def fail(error: Exception, *, verbose: bool) -> int:
     if isinstance(error, OmennError):
         line = str(error)
     elif (message := getattr(error, "format_message", None)) is not None:
-        # a mistake on the command line, found by typer
-        line = f"{message().rstrip().rstrip('.')}. See omenn --help."
+        # a mistake on the command line, found by typer; "omenn" alone has shown the help already
+        line = message().strip()
+        if not line:
+            return EXIT_ERROR
+        line = f"{line if line[-1] in '.?!' else line + '.'} See omenn --help."
     elif isinstance(error, MemoryError):
         line = "not enough memory. Use a smaller model or fewer pictures."
     else:
