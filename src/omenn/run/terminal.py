@@ -47,7 +47,8 @@ def show(*tables: Any) -> None:
     if not console.is_terminal:
         console = Console(width=200)
     for table in tables:
-        console.print(table, soft_wrap=isinstance(table, str), highlight=False, markup=False)
+        line = isinstance(table, str)
+        console.print(table, soft_wrap=line, markup=not line, highlight=False)
 
 
 def print_json(content: Any) -> None:
