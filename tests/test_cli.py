@@ -303,6 +303,8 @@ class TestExplainRefuses:
             (["--weights", "none.safetensors"], "cannot be read"),
             (["-o", "x.jpg"], r"ends in '\.jpg', expected \.png, \.html"),
             (["-o", "net.py/x.png"], "is a file, not a folder"),
+            (["--smooth", "inf"], "--smooth is inf, expected a number"),
+            (["--smooth", "nan"], "--smooth"),
             (["-o", "x.json", "--smooth", "2"], "--smooth changes pictures only"),
         ],
     )

@@ -171,7 +171,7 @@ def explain(
     from omenn.run import photographs, results
 
     if out is not None:
-        results.check_output(out, len(files), smoothing=bool(smooth))
+        results.check_output(out, len(files), smooth)
     request = photographs.Request(target, contrast, at, bias)
     drawn = out is not None and results.draws(out)
     written: list[Path] = []
@@ -195,6 +195,8 @@ def explain(
     if cases[0].warning:
         terminal.show(cases[0].warning)
     terminal.show(*(f"wrote {file}" for file in written))
+    if out is None:
+        terminal.show("To see it, add -o with the name of a .png or .html file.")
 
 
 @app.command()

@@ -140,6 +140,11 @@ class TestSmooth:
         folded = spread[30:] + spread[:30][::-1]
         assert np.allclose(smooth(spike, 1.5)[0], folded)
 
+    def test_a_width_beyond_the_picture_spreads_evenly(self) -> None:
+        matrix = np.random.default_rng(0).normal(size=(4, 7))
+        assert np.allclose(smooth(matrix, 1e9), matrix.mean(), atol=0.02)
+        assert smooth(matrix, 1e9).sum() == pytest.approx(matrix.sum())
+
     def test_none_at_zero(self) -> None:
         matrix = np.random.default_rng(0).normal(size=(3, 3))
         assert np.array_equal(smooth(matrix, 0.0), matrix)

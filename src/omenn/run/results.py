@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 ENDINGS = (".png", ".html", ".safetensors", ".json")
 
 
-def check_output(out: Path, count: int, *, smoothing: bool) -> None:
+def check_output(out: Path, count: int, smooth: float | None) -> None:
     """Refuse an output that cannot be made, before any work.
 
     Raises:
@@ -28,6 +29,8 @@ def check_output(out: Path, count: int, *, smoothing: bool) -> None:
         OutputError: the place cannot be written.
     """
     ending = out.suffix.lower()
+    if smooth is not None and not math.isfinite(smooth):
+        raise InputError(f"--smooth is {smooth}, expected a number of entries such as 2.5.")
     if out.is_dir() or not ending:
         check_writable(out / "index.html")
         return
@@ -40,7 +43,7 @@ def check_output(out: Path, count: int, *, smoothing: bool) -> None:
             f"{count} pictures do not fit into '{out}'. Give a folder, or one file that ends in "
             ".html."
         )
-    if smoothing and ending in {".safetensors", ".json"}:
+    if smooth and ending in {".safetensors", ".json"}:
         raise InputError(
             f"--smooth changes pictures only; '{out}' holds the exact numbers. Leave it away."
         )

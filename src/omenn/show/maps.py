@@ -128,7 +128,8 @@ def smooth(matrix: Any, sigma: float) -> np.ndarray:
 
 def _gaussian(length: int, sigma: float) -> np.ndarray:
     """(length, length); column j tells where entry j goes. Reflection: d c b a | a b c d | d c."""
-    reach = max(1, math.ceil(4 * sigma))
+    # beyond eight lengths the folded Gaussian is even, whatever its tail
+    reach = max(1, math.ceil(min(4 * sigma, 8 * length)))
     offsets = np.arange(-reach, reach + 1)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
     weights /= weights.sum()
