@@ -47,6 +47,8 @@ class Constant(torch.autograd.Function):
         (grad,) = grads
         (term,) = ctx.saved_tensors
         shape, dtype = ctx.ones
+        # Laid out once here: the sum below and the layer behind would each copy it.
+        grad = grad.contiguous()
         return grad, weighted_sum(grad, term, shape, dtype), None
 
 
@@ -82,8 +84,7 @@ NODES = tuple(f._backward_cls for f in (Frozen, Constant, Overwrite, Halve))
 def weighted_sum(grad: Tensor, term: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """(grad ⊙ term) summed to ``shape``, in ``dtype``; without a temporary where term is a row."""
     grad, term = _real(grad, term)
-    if grad.dtype != dtype:
-        grad, term = grad.to(dtype), term.to(dtype)
+    grad, term = grad.to(dtype), term.to(dtype)  # the term may be of integers
     wide = [d for d in range(-term.ndim, 0) if term.shape[d] > 1]
     if len(wide) == 1 and not term.requires_grad:
         dim = wide[0]

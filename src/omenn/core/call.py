@@ -78,6 +78,9 @@ class Call:
             or bool(kwargs.get("inplace"))
             or ("inplace" in self.bound and bool(self.bound["inplace"]))
         )
+        self.first = args[0] if args else next(iter(kwargs.values()), None)
+        self.spare: Tensor | None = None  # the ordinary twin of a constant that is written into
+        self.held = False  # the result is a frozen coefficient
         self.rank: int | None = None
         self.places: list[Place | None] | None = None
 
@@ -98,7 +101,10 @@ class Call:
 
     def constant(self, value: Tensor) -> Tensor:
         """A tensor that is not carried: without history, unless second derivatives are wanted."""
-        return value if self.owner.create_graph else value.detach()
+        written = self.inplace and value is self.first and not self.is_carried(value)
+        if self.owner.create_graph or written:  # what is written into must stay itself
+            return value
+        return value.detach()
 
     def true(self, value: Tensor) -> Tensor:
         """The ordinary value of a tensor, to compute coefficients from."""
@@ -106,6 +112,8 @@ class Call:
         if self.owner.create_graph and mark is not None and mark.true is not None:
             # In place the ordinary tensor changes below; coefficients need it as it was.
             return mark.true.clone() if self.inplace else mark.true
+        if self.owner.create_graph and mark is not None and mark.kind == CARRIED:
+            raise self.refuse("a write through a view, which cannot be differentiated twice")
         return self.constant(value)
 
     # --- evaluation ------------------------------------------------------------------------
@@ -122,7 +130,7 @@ class Call:
         """The native result, without history and without touching the arguments."""
         with torch.no_grad():
             if self.inplace:
-                first = self.args[0] if self.args else next(iter(self.kwargs.values()))
+                first = self.first
                 return self.run(lambda t: t.detach().clone() if t is first else t.detach())
             return self.run(Tensor.detach)
 
@@ -131,6 +139,19 @@ class Call:
         if not self.owner.create_graph:
             return self.value()
         return self.run(self.true)
+
+    def hold(self) -> Any:
+        """The result as a frozen coefficient: nothing flows back through it."""
+        self.held = True
+        out = self.true_value()
+        if not self.inplace:
+            return out
+        owner = self.first
+        if self.is_carried(owner):
+            if owner._is_view():
+                raise self.refuse("writes a frozen value into a part of a tensor")
+            owner.detach_()  # its history must go
+        return owner.copy_(out)
 
     def at_zero(self) -> Any:
         """The result with every carried tensor set to zero: the constant term of an affine map."""
@@ -145,6 +166,8 @@ class Call:
         self, x: Tensor, value: Tensor, vjp: Callable[..., Tensor], *coefficients: Tensor | None
     ) -> Tensor:
         """``value`` as a frozen function of x: its backward is ``vjp(grad, *coefficients)``."""
+        if value._is_view():  # a custom function may not hand out views of what it made
+            value = value.clone()
         y = Frozen.apply(x, [value], vjp, *coefficients)
         return self.written(x, y)
 

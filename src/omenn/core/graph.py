@@ -30,7 +30,8 @@ _LINEAR = frozenset(
     Relu LeakyRelu RreluWithNoise PreluKernel Prelu Abs Sgn Maximum Minimum Max Min Amax Amin
     Aminmax Median Nanmedian Kthvalue Mode Topk Sort MaxPool2DWithIndices MaxPool3DWithIndices
     MaxPool2D AdaptiveMaxPool2D AdaptiveMaxPool3D Cummax Cummin Embedding LiftFresh Detach
-    UnsafeSplit UnsafeChunk SqueezeMultiple
+    UnsafeSplit UnsafeChunk SqueezeMultiple NegView Deg2Rad Rad2Deg Fmax Fmin
+    PackPaddedSequence
     """.split()
 )
 
@@ -94,6 +95,8 @@ def _problem(node: Any, live: set[Any]) -> str | None:
         return f"custom autograd.Function '{name}'"
     if name in _PRODUCTS:
         factors = node.next_functions[1:] if name.startswith("Add") else node.next_functions
+        if name == "Lerp":  # linear in both ends
+            factors = factors[2:]
         carrying = [n for n, _ in factors if n in live]
         halved = all(_is_halved(n) for n in carrying)
         if len(carrying) > 1 and not (halved and len(carrying) == 2):
@@ -104,9 +107,10 @@ def _problem(node: Any, live: set[Any]) -> str | None:
     return None if name in _LINEAR else f"'{name}'"
 
 
-# Layout nodes that torch itself puts between a factor and the kernel of a product.
+# Linear nodes that torch itself puts between a factor and the kernel of a product.
 _BETWEEN = frozenset(
-    "View ReshapeAlias UnsafeView Reshape Expand Unsqueeze Squeeze Transpose Permute T".split()
+    "View ReshapeAlias UnsafeView Reshape Expand Unsqueeze Squeeze Transpose Permute T Sum Clone "
+    "Alias".split()
 )
 
 

@@ -120,7 +120,7 @@ class Feed:
         wide = torch.float64 if leaf.dtype == torch.float64 else torch.float32
         ones = torch.ones(shape, dtype=wide, device=leaf.device)
         ones.requires_grad_(self.bias != "separate")
-        mean = ones.flatten(1).mean(1)
+        mean = ones.reshape(shape[0], -1).mean(1)
         place = input_place(ones, mean, channel, self.bias != "spatial", self.batched)
         self._share_mean(place.grid)
         return place, ones, channel
@@ -223,7 +223,8 @@ class Feed:
     def register(mode: Interceptor, inputs: Sequence[Tensor]) -> None:
         """The caller's own tensors as explained inputs; nothing is hung on them."""
         for x in inputs:
-            mode.leaves[id(x)] = (x, Mark(mode, CARRIED, None, 0, frozenset([id(x)])))
+            true = x.detach() if mode.create_graph else None
+            mode.leaves[id(x)] = (x, Mark(mode, CARRIED, None, 0, frozenset([id(x)]), true))
             mode.roots.append(x)
 
 

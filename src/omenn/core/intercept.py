@@ -63,7 +63,9 @@ class Interceptor(TorchFunctionMode):
         self.create_graph = create_graph
         self.book = OPERATORS if book is None else book
         self.names: dict[int, str] = {}
+        self.own: set[int] = set()
         if model is not None:
+            self.own = {id(t) for t in (*model.parameters(), *model.buffers())}
             self.names = {id(m): name for name, m in model.named_modules()}
         self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
         self.roots: list[Tensor] = []  # tensors whose dependence is followed
@@ -138,7 +140,8 @@ class Interceptor(TorchFunctionMode):
             return None
         marked = self.marked(args, kwargs)
         if not marked:
-            if self.create_graph:
+            # Without a history to avoid, a view is made with gradients on: it may be written into.
+            if self.create_graph or not _needs_gradient(args, kwargs):
                 return func(*args, **kwargs)
             with torch.no_grad():
                 return func(*args, **kwargs)
@@ -162,9 +165,51 @@ class Interceptor(TorchFunctionMode):
     def _apply(self, call: Call, row: Row) -> Any:
         if row.composite:
             return row.rule(call)
+        if call.inplace:
+            self._prepare_write(call)
         out = row.rule(call)
         self._mark_outputs(call, row, out)
         return None if call.operator == "setitem" else out
+
+    def hold(self, t: Tensor) -> Tensor:
+        """A carried tensor as a frozen coefficient, for rules that unroll under the mode."""
+        with torch._C.DisableTorchFunction():
+            mark = self.mark_of(t)
+            if mark is None or mark.kind != CARRIED:
+                return t
+            held = t.detach() if mark.true is None else mark.true.view_as(mark.true)
+            self.set_mark(held, Mark(self, FROZEN, mark.place, mark.rank, mark.inputs))
+        return held
+
+    def _prepare_write(self, call: Call) -> None:
+        """What is written into must not be the model's own, and may need an ordinary twin."""
+        if id(call.first) in self.own or id(call.first._base) in self.own:
+            raise call.refuse(
+                "it writes an input-dependent value into a parameter or buffer of the model",
+                "Let the module work on a copy (.clone()) of it.",
+            )
+        mark = call.mark(call.first)
+        if mark is None and call.first._base is not None:
+            self._carry_base(call)
+        if self.create_graph and (mark is None or mark.true is None):
+            call.spare = call.first.clone()
+
+    def _carry_base(self, call: Call) -> None:
+        """A part of a constant is written into: what stays of the whole becomes a constant term."""
+        view, base = call.first, call.first._base
+        known = self.mark_of(base)
+        if known is not None:
+            raise call.refuse("it writes into a part of a tensor that is a frozen coefficient")
+        place = self.home(base) or self._nowhere(base)
+        if place is None or not base.is_floating_point() or not bool(base.any()):
+            return
+        kept = base.detach().clone()
+        base.copy_(self._carry(call, kept.clone(), kept, place))
+        for t, where in ((base, place), (view, self.home(view) or self._nowhere(view))):
+            mark = Mark(self, CARRIED, where)
+            self.set_mark(t, mark)
+        call.marked.append((view, mark))
+        call.carried.append(view)
 
     def _mark_outputs(self, call: Call, row: Row, out: Any) -> None:
         twin = self._twin(call, out)
@@ -180,7 +225,8 @@ class Interceptor(TorchFunctionMode):
         for k, t in enumerate(outs):
             if not isinstance(t, Tensor) or not (t.is_floating_point() or t.is_complex()):
                 continue
-            kind = CARRIED if t.requires_grad and t.grad_fn is not None else FROZEN
+            carries = t.requires_grad and t.grad_fn is not None and not call.held
+            kind = CARRIED if carries else FROZEN
             if kind == CARRIED:
                 self.coarsest = _coarser(self.coarsest, t.dtype)
             place = found[k] if k < len(found) else None
@@ -188,18 +234,21 @@ class Interceptor(TorchFunctionMode):
 
     def _twin(self, call: Call, out: Any) -> list[Any] | None:
         """The same call in the ordinary graph (only kept for second derivatives)."""
-        if not self.create_graph:
+        if not self.create_graph or call.held:
             return None
 
         def ordinary(t: Tensor) -> Tensor:
             mark = call.mark(t)
+            if t is call.first and call.spare is not None:
+                return call.spare
+            if mark is not None and mark.kind == CARRIED and mark.true is None:
+                raise call.refuse("a write through a view, which cannot be differentiated twice")
             return t if mark is None or mark.true is None else mark.true
 
-        true = call.run(ordinary)
+        # A detached tensor is followed like any other.
+        true = ordinary(call.carried[0]) if call.operator == "detach" else call.run(ordinary)
         if call.operator == "setitem":
-            owner = call.args[0]
-            mark = call.mark(owner)
-            true = mark.true if mark and mark.true is not None else owner
+            true = ordinary(call.first)
         return [true] if isinstance(out, Tensor) else list(true)
 
     def _places(self, call: Call, row: Row, out: Any) -> list[Place | None]:
@@ -268,6 +317,9 @@ class Interceptor(TorchFunctionMode):
         if self.grid is None or (term.numel() <= 65536 and not bool(term.detach().any())):
             return y
         place = self._places(call, self.book[call.operator], y)[0] or self._nowhere(y)
+        return self._carry(call, y, term, place)
+
+    def _carry(self, call: Call, y: Tensor, term: Tensor, place: Place) -> Tensor:
         name = self.module_path()
         source = self.sources.get(name)
         if source is None:
@@ -278,7 +330,11 @@ class Interceptor(TorchFunctionMode):
             self.frozen_constants.add(name)
         assert place is not None  # there is a grid, so there is at least the whole input
         u = place.ones() * source[place.source_index()]
-        return Constant.apply(y, u, term)  # type: ignore[return-value]
+        flat = None if call.inplace else _rows_of(y, term)
+        if flat is None:
+            return Constant.apply(y, u, term)  # type: ignore[return-value]
+        u = places.full(u, y.shape).expand(*y.shape[:-1], -1).flatten(0, -2)
+        return Constant.apply(flat, u, term).view(y.shape)  # type: ignore[union-attr]
 
     def _nowhere(self, t: Tensor) -> Place | None:
         return None if self.grid is None else places.unplaced(self.grid, t.shape)
@@ -308,6 +364,19 @@ class Interceptor(TorchFunctionMode):
         return ""
 
 
+def _rows_of(y: Tensor, term: Tensor) -> Tensor | None:
+    """The two-dimensional tensor that a linear layer's output is a view of.
+
+    Writing to a view in place costs autograd three copies of it; writing to its base is free.
+    """
+    base = y._base
+    if base is None or base.ndim != 2 or y.ndim < 3 or base.grad_fn is None:
+        return None
+    same = base.shape[1] == y.shape[-1] and base.numel() == y.numel()
+    row = term.numel() == term.shape[-1] if term.ndim else True
+    return base if same and row and y.is_contiguous() and base.is_contiguous() else None
+
+
 _LEAVES_TORCH = frozenset(
     "item tolist numpy __float__ __array__ __complex__ __dlpack__ data_ptr".split()
 )
@@ -321,6 +390,10 @@ _FACTORIES = frozenset(
 
 def _coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
     return b if a is None or torch.finfo(b).eps > torch.finfo(a).eps else a
+
+
+def _needs_gradient(args: Any, kwargs: dict[str, Any]) -> bool:
+    return any(t.requires_grad for t in tensors_in((*args, *kwargs.values())))
 
 
 def _continuous(out: Any) -> bool:

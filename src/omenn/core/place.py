@@ -111,12 +111,13 @@ def unplaced(grid: Grid, shape: Sequence[int]) -> Place:
     else:
         index = torch.arange(grid.samples, device=grid.u.device)
         index = index.repeat_interleave(rows // grid.samples)
-    return Place(grid, (grid.slots + index).reshape(-1, *[1] * (max(len(shape), 1) - 1)))
+    rank = (-1, *[1] * (len(shape) - 1)) if len(shape) else ()
+    return Place(grid, (grid.slots + index[: None if len(shape) else 1]).reshape(rank))
 
 
 def full(cells: Tensor, shape: Sequence[int]) -> Tensor:
     """``cells`` with as many dimensions as ``shape`` (missing ones are leading)."""
-    return cells.reshape(*[1] * (len(shape) - cells.ndim), *cells.shape)
+    return cells.reshape((1,) * (len(shape) - cells.ndim) + tuple(cells.shape))
 
 
 def squeezed(cells: Tensor) -> Tensor:
@@ -188,7 +189,7 @@ def reduced(place: Place, shape: Sequence[int], dims: Sequence[int], keepdim: bo
         cells = place.cells
     if not keepdim:
         keep = [n for d, n in enumerate(cells.shape) if d not in dims]
-        cells = cells.reshape(keep)
+        cells = cells.reshape(tuple(keep))
     return place.with_cells(cells)
 
 

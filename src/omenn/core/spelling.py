@@ -59,7 +59,7 @@ _ALIASES = {
     "softmin": "softmax", "min": "max", "amin": "amax", "aminmax": "amax",
     "fmax": "maximum", "fmin": "maximum", "minimum": "maximum",
     "upsample": "interpolate", "special_softmax": "softmax",
-    "adaptive_max_pool1d_with_indices": "max_pool", "conj_physical": "conj",
+    "conj_physical": "conj",
     "scatter_reduce": "scatter", "nan_to_num": "clamp",
     "masked_scatter": "index_put", "resolve_conj": "conj", "resolve_neg": "conj",
 }  # fmt: skip
@@ -70,7 +70,9 @@ _FAMILIES = {
     "avg_pool": "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
     "adaptive_avg_pool3d lp_pool_none",
     "max_pool": "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d "
-    "adaptive_max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices",
+    "adaptive_max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
+    "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices "
+    "adaptive_max_pool3d_with_indices",
     "fourier": "fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn fftshift "
     "ifftshift",
 }
@@ -103,7 +105,9 @@ SIGNATURES: dict[str, str] = {
     "dropout": "input p training inplace", "embedding": "input weight",
     "prelu": "input weight", "grid_sample": "input grid", "glu": "input dim",
     "where": "condition input other", "maximum": "input other", "lerp": "input end weight",
-    "topk": "input k dim", "einsum": "equation", "fill": "input value",
+    "roll": "input shifts dim", "topk": "input k dim", "kthvalue": "input k dim keepdim", "sort": "input dim descending",
+    "nanmean": "input dim keepdim", "nanmedian": "input dim keepdim", "channel_shuffle": "input groups",
+    "native_channel_shuffle": "input groups", "logsumexp": "input dim keepdim", "einsum": "equation", "fill": "input value",
 }  # fmt: skip
 
 # Spellings whose own argument order differs from their operator's.

@@ -28,8 +28,9 @@ def attention_weights(
             logits = logits.masked_fill(~mask, -math.inf)
         else:
             logits = logits + mask
+    weights = torch.softmax(logits, -1)
     # A row that is masked everywhere has no weights; torch's kernels give zeros for it.
-    return torch.softmax(logits, -1).nan_to_num(nan=0.0)
+    return weights if mask is None else weights.nan_to_num(nan=0.0)
 
 
 def fused(call: Call) -> Any:
@@ -38,7 +39,7 @@ def fused(call: Call) -> Any:
     if call.get("dropout_p"):
         raise call.refuse("attention dropout is active", "Call model.eval() before explaining.")
     if not call.is_carried(v):
-        return call.true_value()
+        return call.hold()
     mask, causal, scale = call.get("attn_mask"), bool(call.get("is_causal")), call.get("scale")
     grouped, shape = bool(call.get("enable_gqa")), v.shape  # the closure must not hold v itself
 

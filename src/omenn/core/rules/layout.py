@@ -12,8 +12,14 @@ from omenn.core.call import Call, substitute
 from omenn.core.rules.row import Row, rows, same, source, unlocated
 
 
+_RESHAPED_IN_PLACE = frozenset("transpose squeeze unsqueeze t".split())
+
+
 def linear(call: Call) -> Any:
     """Linear as it stands: the native operator and its own backward."""
+    if call.inplace and call.operator in _RESHAPED_IN_PLACE:  # place it while it has its shape
+        after = call.run(Tensor.detach)
+        call.places = [call.owner.book[call.operator].placer(call, after)]
     return call.run()
 
 
@@ -52,8 +58,9 @@ def shifted(call: Call, out: Tensor) -> Any:
         return None
     x, place = found
     cells = places.full(place.cells, x.shape)
-    args = tuple(cells if a is x else a for a in call.args)
-    return place.with_cells(call.func(*args, **call.kwargs))
+    if call.operator == "roll" and not call.get("dim"):  # rolls the flattened tensor
+        cells = cells.expand(x.shape)
+    return place.with_cells(call.run(lambda t: cells if t is x else t))
 
 
 def concatenated(call: Call) -> Any:
@@ -95,14 +102,33 @@ def padded(call: Call, out: Tensor) -> Any:
 
 def indexed_write(call: Call) -> Any:
     """Writing into a tensor: what stays, and what is written, may each be a constant."""
-    owner = call.args[0] if call.args else None
-    if call.inplace and isinstance(owner, torch.nn.Parameter):
-        raise call.refuse("writes an input-dependent value into a parameter")
     write = _setitem if call.operator == "setitem" else Call.run
     if not _has_constant(call):
         return write(call)
     term = _written_at_zero(call)
     return call.attach(write(call), term)
+
+
+def scattered(call: Call) -> Any:
+    """Scattering with sum, mean, or the largest; products of what is scattered are refused."""
+    how = next((a for a in (*call.args, *call.kwargs.values()) if isinstance(a, str)), None)
+    if how is None:
+        return indexed_write(call)
+    if how == "add":
+        raise call.refuse("PyTorch has no derivative for reduce='add'", "Use scatter_add.")
+    if how not in ("sum", "mean", "amax", "amin"):
+        raise call.refuse("a product of scattered values")
+    term = _written_at_zero(call) if _has_constant(call) else torch.zeros(())
+    constant = bool(term.any())
+    if constant and how.startswith("am") and call.kwargs.get("include_self", True):
+        raise call.refuse("the largest of scattered values and of constants")
+    if not constant:
+        return call.run()
+    copied = lambda t: t if call.is_carried(t) or t is not call.first else call.constant(t).clone()  # noqa: E731
+    args = substitute(call.args, lambda t: copied(t) if call.is_carried(t) else call.constant(copied(t)))
+    out = torch.scatter_reduce(*args, **call.kwargs)
+    # The native node keeps its result, which the constant must not overwrite.
+    return call.attach(call.written(call.first, out) if call.inplace else out.clone(), term)
 
 
 def _has_constant(call: Call) -> bool:
@@ -115,7 +141,7 @@ def _has_constant(call: Call) -> bool:
         return t
 
     substitute((call.args, call.kwargs), see)
-    numbers = [*call.args[1:], call.kwargs.get("value"), call.kwargs.get("other")]
+    numbers = [*call.args[1:], *(call.kwargs.get(name) for name in ("value", "other", "input"))]
     return constant or any(isinstance(n, (int, float)) and n for n in numbers)
 
 
@@ -127,7 +153,7 @@ def _setitem(call: Call) -> Tensor:
 def _written_at_zero(call: Call) -> Tensor:
     """The operator's result with carried tensors zero, on copies."""
     carried = {id(t) for t in call.carried}
-    owner = call.args[0]
+    owner = call.first
     target: list[Tensor] = []
 
     def sub(t: Tensor) -> Tensor:
@@ -146,7 +172,7 @@ _WRITES = ("setitem", "index_put", "scatter", "scatter_add", "index_add", "index
 
 def written(call: Call, out: Tensor) -> Any:
     """The target keeps its place; a constant target takes that of what is written into it."""
-    owner = call.args[0]
+    owner = call.first
     place = call.place(owner) if isinstance(owner, Tensor) else None
     if place is not None:
         return place
@@ -194,9 +220,9 @@ ROWS: dict[str, Row] = (
     | rows("cat stack stacked", concatenated, joined)
     | rows("pad", padded_rule, padded)
     | rows(
-        "setitem copy_ index_put index_add index_copy scatter scatter_add masked_fill index_fill "
-        "where fill",
+        "setitem copy_ index_put index_add index_copy scatter_add masked_fill index_fill where fill",
         indexed_write,
         written,
     )
+    | rows("scatter", scattered, written)
 )

@@ -37,17 +37,24 @@ def added(call: Call) -> Tensor:
         a, b = b, a
     term = None
     if not call.is_carried(a):
-        term = call.constant(a) if isinstance(a, Tensor) else a
-        term = term.clone() if call.inplace and isinstance(term, Tensor) else term
+        term = _kept(call, a)
     elif not call.is_carried(b):
-        b = call.constant(b) if isinstance(b, Tensor) else b
-        term = b if alpha == 1 else alpha * b
+        term = _kept(call, b)
+        term = term if alpha == 1 else alpha * term
     out = call.run()
     if term is None or (not isinstance(term, Tensor) and term == 0):
         return out
     if not isinstance(term, Tensor):
         term = torch.as_tensor(term, dtype=out.dtype, device=out.device)
     return call.attach(out, term)
+
+
+def _kept(call: Call, value: Any) -> Any:
+    """A constant as it is now: the model may write into it later (not into its own weights)."""
+    if not isinstance(value, Tensor):
+        return value
+    term = call.constant(value)
+    return term if id(value) in call.owner.own else term.clone()
 
 
 def reduced(call: Call, out: Any) -> Any:
@@ -59,8 +66,8 @@ def reduced(call: Call, out: Any) -> Any:
     first = out[0] if isinstance(out, (tuple, list)) else out
     dim = call.get("dim")
     dims: Sequence[int]
-    if dim is None or (isinstance(dim, (tuple, list)) and not dim):
-        dims = range(x.ndim)
+    if dim is None or isinstance(dim, bool) or (isinstance(dim, (tuple, list)) and not dim):
+        dims = range(first.ndim if 0 < first.ndim < x.ndim else 0, x.ndim)
     elif isinstance(dim, (tuple, list)):
         dims = [d % x.ndim for d in dim]
     elif isinstance(dim, int) and x.ndim:
@@ -83,8 +90,15 @@ def resized(call: Call) -> Any:
     return call.run()
 
 
+def shuffled(call: Call) -> Any:
+    """Channel shuffle; its native twin has no derivative."""
+    return torch.channel_shuffle(call.carried[0], call.get("groups"))
+
+
 def sampled(call: Call) -> Any:
     """Grid sampling: the positions are frozen, the image is carried."""
+    if not call.is_carried(call.get("input")):
+        return call.hold()
     return call.run(freeze_factors(call, [call.get("input"), call.get("grid")], keep=0))
 
 
@@ -105,8 +119,8 @@ ROWS: dict[str, Row] = (
     | rows("sum mean nanmean", linear, reduced)
     | rows("dropout", dropped, same)
     | rows("avg_pool pixel_shuffle pixel_unshuffle", linear, spatial)
-    | rows("interpolate upsample_nearest upsample_bilinear", resized, spatial)
-    | rows("channel_shuffle native_channel_shuffle", linear, same)
+    | rows("interpolate", resized, spatial)
+    | rows("channel_shuffle native_channel_shuffle", shuffled, same)
     | rows("fold unfold", linear, unlocated)
     | rows("grid_sample", sampled, spatial)
     | rows("fourier", transformed, unlocated)

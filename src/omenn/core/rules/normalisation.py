@@ -54,12 +54,31 @@ def layer_norm(call: Call) -> Tensor:
             value, _, rstd = torch.native_layer_norm(x.detach(), shape, gamma, bias, eps)
 
     def vjp(grad: Tensor, rstd: Tensor, weight: Tensor | None) -> Tensor:
+        if not torch.is_grad_enabled() and grad.dtype == dtype and not _batched(grad):
+            return _centred_by_kernel(grad, shape, rstd, weight)
         if weight is not None:
             grad = grad * weight
         return ((grad - grad.mean(dims, keepdim=True)) * rstd).to(dtype)
 
     out = call.frozen(x, value, vjp, rstd, gamma)
     return out if bias is None else call.attach(out, call.constant(bias))
+
+
+def _batched(grad: Tensor) -> bool:
+    return torch._C._functorch.is_batchedtensor(grad)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _centred_by_kernel(
+    grad: Tensor, shape: list[int], rstd: Tensor, weight: Tensor | None
+) -> Tensor:
+    """(γg − mean γg)/σ in one pass: torch's own backward, given x = μ = 0.
+
+    The kernel computes (γg − mean(γg) − x̂ mean(γg x̂))/σ, and x̂ = (x − μ)/σ is zero.
+    """
+    zeros, mean = torch.zeros_like(grad), torch.zeros_like(rstd)
+    return torch.ops.aten.native_layer_norm_backward(
+        grad, zeros, shape, mean, rstd, weight, None, [True, False, False]
+    )[0]
 
 
 def _inverse_deviation(x: Tensor, dims: list[int], eps: float) -> Tensor:

@@ -41,9 +41,21 @@ def _origin(call: Call, x: Tensor) -> tuple[float, float]:
     """φ(0) and φ′(0), from the operator itself."""
     with torch.enable_grad():
         zero = torch.zeros(1, dtype=x.dtype, device=x.device, requires_grad=True)
-        y = call.run(lambda t: zero * 1 if t is x else t.detach())
-        (slope,) = torch.autograd.grad(y.sum(), zero)
+        try:
+            y = call.run(lambda t: zero * 1 if t is x else t.detach())
+            (slope,) = torch.autograd.grad(y.sum(), zero)
+        except NotImplementedError:  # an in-place twin without a derivative: it matters at 0 only
+            return _numerical_origin(call, x)
     return float(y.detach()), float(slope)
+
+
+def _numerical_origin(call: Call, x: Tensor) -> tuple[float, float]:
+    """φ(0) and φ′(0) by central differences."""
+    step = torch.finfo(x.dtype).eps ** (1 / 3)
+    points = torch.tensor([0.0, step, -step], dtype=x.dtype, device=x.device)
+    with torch.no_grad():
+        y = call.run(lambda t: points if t is x else t.detach())
+    return float(y[0]), float((y[1] - y[2]) / (2 * step))
 
 
 def _secant(x: Tensor, y: Tensor, at_zero: float, slope: float) -> Tensor:
@@ -70,25 +82,30 @@ def power(call: Call) -> Any:
     if exponent <= 0:
         return frozen_value(call)
     if exponent == 1:
-        return call.run()
+        return call.frozen(call.carried[0], call.value(), lambda grad: grad)
     if exponent == 2:
         return square(call)
     return pointwise(call)
 
 
+def magnitude(call: Call) -> Tensor:
+    """|x| = ⟦sign x⟧ x; of complex numbers Re(⟦conj(z)/|z|⟧ z)."""
+    if not call.carried[0].is_complex():
+        return call.run()
+    x = call.carried[0]
+    return call.frozen(x, call.value(), scaled, call.true(x).sgn())
+
+
 def square(call: Call) -> Tensor:
     """x² = ⟦x⟧ x."""
     x = call.carried[0]
-    return call.frozen(x, call.value(), scaled, call.true(x))
+    true = call.true(x)
+    return call.frozen(x, call.value(), scaled, true.clone() if call.inplace else true)
 
 
 def frozen_value(call: Call) -> Any:
     """No linear form through the origin (softmax, 1/x, log): held constant as a factor."""
-    out = call.true_value()
-    if call.inplace:
-        call.carried[0].copy_(out)  # the history must go: what is frozen does not carry
-        raise call.refuse("an in-place form that cannot be frozen")
-    return out
+    return call.hold()
 
 
 def log_normalised(call: Call) -> Tensor:
@@ -109,15 +126,21 @@ def parametric(call: Call) -> Tensor:
 
 def normed(call: Call) -> Tensor:
     """‖x‖₂ = Σ ⟦x/‖x‖⟧ x; other norms are frozen constants."""
-    p = call.get("p", "fro")
-    if p not in (2, 2.0, "fro", None):
+    p, x = call.get("p", "fro"), call.carried[0]
+    if p not in (2, 2.0, "fro", None) or (p == 2 and _spectral(call, x)):
         return frozen_value(call)
-    x = call.carried[0]
     value = call.value()
     norm, true = call.true_value(), call.true(x)
     keep = _keep(call, x, norm)
     safe = torch.where(keep == 0, torch.ones_like(keep), keep)
     return call.frozen(x, value, _spread(call, x), true / safe)
+
+
+def _spectral(call: Call, x: Tensor) -> bool:
+    """Whether a 2 means the largest singular value: it does for matrices in ``torch.linalg``."""
+    dim = call.get("dim")
+    pair = len(dim) == 2 if isinstance(dim, (tuple, list)) else dim is None and x.ndim == 2
+    return call.func is torch.linalg.matrix_norm or (call.func is torch.linalg.norm and pair)
 
 
 def spread_out(call: Call) -> Any:
@@ -145,6 +168,8 @@ def variance_and_mean(call: Call) -> Any:
 
 def _dims(call: Call, x: Tensor) -> list[int]:
     dim = call.get("dim")
+    if dim is None and call.func is torch.linalg.matrix_norm:
+        dim = (-2, -1)
     if dim is None or isinstance(dim, bool) or (isinstance(dim, (list, tuple)) and not dim):
         return list(range(x.ndim))
     return [d % x.ndim for d in (dim if isinstance(dim, (list, tuple)) else [dim])]
@@ -171,7 +196,8 @@ ROWS: dict[str, Row] = (
     )
     | rows("pow", power, same)
     | rows("square", square, same)
-    | rows("relu leaky_relu rrelu abs deg2rad rad2deg", lambda call: call.run(), same)
+    | rows("relu leaky_relu rrelu deg2rad rad2deg", lambda call: call.run(), same)
+    | rows("abs", magnitude, same)
     | rows("prelu", parametric, same)
     | rows("softmax rsqrt reciprocal log log2 log10 sign sgn", frozen_value, same)
     | rows("floor ceil round trunc frac", frozen_value, same)

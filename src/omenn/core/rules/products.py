@@ -21,11 +21,13 @@ from omenn.core.rules.row import Row, contracted, rows, same, source, unlocated
 Sub = Callable[[Tensor], Tensor]
 
 
-def freeze_factors(call: Call, factors: Sequence[Any], keep: int | None = None) -> Sub | None:
+def freeze_factors(
+    call: Call, factors: Sequence[Any], keep: int | None = None, base: Tensor | None = None
+) -> Sub | None:
     """How to substitute the arguments so that the product of ``factors`` is linear.
 
     None if at most one factor depends on the input. ``keep``: the index of the factor that
-    carries, whatever the others are.
+    carries, whatever the others are. ``base``: an argument that is added and stays as it is.
     """
     carried = [f for f in factors if call.is_carried(f)]
     if len(carried) < 2 and keep is None:
@@ -37,8 +39,11 @@ def freeze_factors(call: Call, factors: Sequence[Any], keep: int | None = None) 
     half = len(carrying) == 2
 
     def sub(t: Tensor) -> Tensor:
+        if t is base:
+            return t
         if any(t is f for f in carrying):
-            return Halve.apply(t) if half else t  # type: ignore[return-value]
+            kept = t.clone() if call.inplace else t
+            return Halve.apply(kept) if half else t  # type: ignore[return-value]
         if any(t is f for f in carried):
             return call.true(t)
         return t if call.is_carried(t) else call.constant(t)
@@ -59,23 +64,29 @@ def _carrying(call: Call, carried: list[Tensor]) -> list[Tensor]:
     return {"half": carried, "left": carried[:1], "right": carried[1:]}[products]
 
 
-def bilinear(call: Call, factors: Sequence[Any]) -> Tensor:
+def bilinear(call: Call, factors: Sequence[Any], base: Tensor | None = None) -> Tensor:
     """The native product with its factors frozen as ``freeze_factors`` says."""
-    sub = freeze_factors(call, factors)
+    sub = freeze_factors(call, factors, base=base)
     if sub is None:
         return call.run()
-    if call.owner.create_graph and sum(call.is_carried(f) for f in factors) == 2:
-        return _bilinear_twice(call, factors, sub)
-    if not call.inplace:
+    if not (call.inplace and any(call.first is f for f in factors)):
+        return _product(call, factors, sub, base)
+    # Coefficients must outlive the overwriting of the factor that they are taken from.
+    func, call.func = call.func, getattr(torch, call.operator)
+    out = _product(call, factors, lambda t: _copied(sub(t)) if t is call.first else sub(t), base)
+    call.func = func
+    return call.written(call.first, out)
+
+
+def _copied(factor: Tensor) -> Tensor:
+    return factor if factor.requires_grad else factor.clone()
+
+
+def _product(call: Call, factors: Sequence[Any], sub: Sub, base: Tensor | None) -> Tensor:
+    """½⟦a⟧b + ½a⟦b⟧ at once, or in two terms, so that the coefficients have derivatives."""
+    if not (call.owner.create_graph and sum(call.is_carried(f) for f in factors) == 2):
         return call.run(sub)
-    owner = call.args[0]
-    value = call.run(lambda t: sub(t).clone() if t is owner else sub(t))
-    return call.written(owner, value)
-
-
-def _bilinear_twice(call: Call, factors: Sequence[Any], sub: Sub) -> Tensor:
-    """½⟦a⟧b + ½a⟦b⟧ in two terms, so that the coefficients keep their own derivatives."""
-    first, second = factors
+    first, second = [f for f in factors if call.is_carried(f)]
     carrying = _carrying(call, [first, second])
     total: Any = None
     for k, keep in enumerate((first, second)):
@@ -85,16 +96,19 @@ def _bilinear_twice(call: Call, factors: Sequence[Any], sub: Sub) -> Tensor:
 
         def one(t: Tensor, keep: Tensor = keep, k: int = k) -> Tensor:
             nonlocal seen
+            if t is base:
+                return t
             if t is first and t is second:
                 seen += 1
-                return t if seen - 1 == k else call.true(t)
+                if seen - 1 != k:
+                    return call.true(t)
             if t is keep:
                 return t.clone() if call.inplace else t
             return call.true(t) if call.is_carried(t) else call.constant(t)
 
         part = call.run(one) / len(carrying)
         total = part if total is None else total + part
-    return call.written(call.args[0], total)
+    return total
 
 
 def multiplied(call: Call) -> Tensor:
@@ -118,14 +132,9 @@ def divided(call: Call) -> Any:
         a, b = b, a
     if call.get("rounding_mode"):
         raise call.refuse("a division that rounds is not linear")
-    if not call.is_carried(a):
-        return call.true_value()  # nothing is left that carries: a frozen constant
+    if not call.is_carried(a) or a is b:
+        return call.hold()  # nothing is left that carries: a frozen constant
     frozen_b = call.true(b) if call.is_carried(b) else None
-    owner = call.args[0]
-    if a is b:
-        return call.true_value()
-    if call.inplace and a is not owner:
-        raise call.refuse("an in-place division of a constant by an input-dependent tensor")
 
     def sub(t: Tensor) -> Tensor:
         if t is b and frozen_b is not None:
@@ -138,11 +147,7 @@ def divided(call: Call) -> Any:
 def summed_product(call: Call) -> Tensor:
     """Einstein sums: linear in one operand, the product rule for two."""
     operands = [a for a in _flat(call.args) if isinstance(a, Tensor)]
-    if sum(call.is_carried(o) for o in operands) < 2:
-        return call.run()
-    if len(operands) == 2:
-        return bilinear(call, operands)
-    return call.run(freeze_factors(call, operands))
+    return bilinear(call, operands)
 
 
 def _flat(args: Sequence[Any]) -> list[Any]:
@@ -153,35 +158,34 @@ def _flat(args: Sequence[Any]) -> list[Any]:
 
 
 def added_product(call: Call) -> Tensor:
-    """β c + α a b (``addmm`` and kin): the product rule for a b; a constant c is a term."""
+    """β c + α a b (``addmm`` and kin): the product rule for a b; what is constant is a term."""
     names = ("tensor1", "tensor2") if call.operator == "addcmul" else ("mat1", "mat2")
     base, a, b = call.get("input"), call.get(names[0]), call.get(names[1])
+    carried = call.is_carried(base)
     term = None
-    if not call.is_carried(base):
+    if not carried:
         beta = call.get("beta", 1)
         term = call.constant(base) * (1 if beta is None else beta)
-    out = bilinear(call, [a, b]) if not call.is_carried(base) else _added(call, base, a, b)
-    if not (call.is_carried(a) or call.is_carried(b)) or term is None:
-        return out
-    return call.attach(out, term)
-
-
-def _added(call: Call, base: Tensor, a: Any, b: Any) -> Tensor:
-    sub = freeze_factors(call, [a, b])
-    if sub is None:
-        return call.run()
-    return call.run(lambda t: t if t is base else sub(t))
+    elif not (call.is_carried(a) or call.is_carried(b)):
+        zero = torch.zeros_like(base, requires_grad=False)
+        term = call.run(lambda t: zero if t is base else call.constant(t))
+    elif base is a or base is b:
+        raise call.refuse("the same tensor as summand and as factor", "Write it as c + a * b.")
+    out = bilinear(call, [a, b], base if carried else None)
+    return out if term is None else call.attach(out, term)
 
 
 def mixed_linearly(call: Call) -> Tensor:
     """lerp(a, b, w) = (1 − ⟦w⟧) a + ⟦w⟧ b."""
     a, b, w = call.get("input"), call.get("end"), call.get("weight")
     sub = lambda t: call.true(t) if t is w else (t if call.is_carried(t) else call.constant(t))  # noqa: E731
-    out = call.run(sub)
+    if not (call.is_carried(a) or call.is_carried(b)):
+        return call.hold()
     if call.is_carried(a) and call.is_carried(b):
-        return out
-    zero = lambda t: torch.zeros_like(t) if t is not w and call.is_carried(t) else call.true(t)  # noqa: E731
-    return call.attach(out, call.run(zero))
+        return call.run(sub)
+    zero = lambda t: torch.zeros_like(t) if t is not w and call.is_carried(t) else sub(t).clone()  # noqa: E731
+    term = call.run(zero)
+    return call.attach(call.run(sub), term)
 
 
 def matmul_place(call: Call, out: Tensor) -> Any:
@@ -233,6 +237,8 @@ def einsum_place(call: Call, out: Tensor) -> Any:
     x, place = found
     left, right = equation.replace(" ", "").split("->")
     letters = left.split(",")[next(k for k, o in enumerate(operands) if o is x)]
+    if len(set(letters)) < len(letters):
+        return unlocated(call, out)
     gone = [d for d, c in enumerate(letters) if c not in right]
     kept = places.reduced(place, x.shape, gone, False)
     rest = [c for c in letters if c in right]
@@ -250,7 +256,7 @@ ROWS: dict[str, Row] = (
     | rows("div", divided, same)
     | rows("einsum", summed_product, einsum_place)
     | rows("addmm baddbmm addbmm", added_product, added_place)
-    | rows("grouped_mm _grouped_mm", grouped, contracted)
+    | rows("_grouped_mm", grouped, contracted)
     | rows("addcmul", added_product, same)
     | rows("lerp", mixed_linearly, same)
 )

@@ -13,33 +13,40 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from omenn.core import place as places
 from omenn.core.call import Call
-from omenn.core.rules.row import Row, unlocated
+from omenn.core.rules.layout import linear
+from omenn.core.rules.row import Row, source, unlocated
 
 State = tuple[Tensor, ...]
-Step = Callable[[Tensor, State, Tensor, Tensor | None], State]
+Gate = Callable[[Tensor], Tensor]
+Step = Callable[[Tensor, State, Tensor, Tensor | None, Gate], State]
 
 
-def lstm_step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+def lstm_step(
+    gates: Tensor, state: State, weight: Tensor, bias: Tensor | None, gate: Gate
+) -> State:
     """h′ = ⟦o⟧ tanh(c′), c′ = ⟦f⟧ c + ⟦i⟧ tanh(g)."""
     hidden, cell = state
     i, f, g, o = (gates + F.linear(hidden, weight, bias)).chunk(4, -1)
-    cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(cell), cell
+    cell = gate(f) * cell + gate(i) * torch.tanh(g)
+    return gate(o) * torch.tanh(cell), cell
 
 
-def gru_step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+def gru_step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None, gate: Gate) -> State:
     """h′ = ⟦1 − z⟧ n + ⟦z⟧ h, n = tanh(x_n + ⟦r⟧ h_n)."""
     (hidden,) = state
     x_r, x_z, x_n = gates.chunk(3, -1)
     h_r, h_z, h_n = F.linear(hidden, weight, bias).chunk(3, -1)
-    z = torch.sigmoid(x_z + h_z)
-    new = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
+    z = gate(x_z + h_z)
+    new = torch.tanh(x_n + gate(x_r + h_r) * h_n)
     return ((1 - z) * new + z * hidden,)
 
 
 def _plain(activation: Callable[[Tensor], Tensor]) -> Step:
-    def step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+    def step(
+        gates: Tensor, state: State, weight: Tensor, bias: Tensor | None, gate: Gate
+    ) -> State:
         return (activation(gates + F.linear(state[0], weight, bias)),)
 
     return step
@@ -53,6 +60,11 @@ STEPS: dict[str, Step] = {
 }
 
 
+def _gate(call: Call) -> Gate:
+    """A sigmoid that is frozen, also where it meets a constant (the first state, a bias)."""
+    return lambda t: call.owner.hold(torch.sigmoid(t))
+
+
 def sequence(call: Call) -> Any:
     """``torch.lstm`` and kin: (input, state, weights, …) or packed (data, sizes, state, …)."""
     step = STEPS[call.operator]
@@ -63,6 +75,7 @@ def sequence(call: Call) -> Any:
     if a["training"] and a["dropout"]:
         raise call.refuse("dropout is active", "Call model.eval() before explaining.")
     state = tuple(state) if isinstance(state, (tuple, list)) else (state,)
+    a["gate"] = _gate(call)
     with call.owner:
         if packed:
             out, last = _layers(call.args[0], state, a, step, call.args[1].tolist())
@@ -88,12 +101,16 @@ def _layers(
         for direction in range(directions):
             k = layer * directions + direction
             own = weights[k * each : (k + 1) * each]
-            if len(own) > (4 if a["biases"] else 2):
-                raise NotImplementedError("LSTM with a projection (proj_size) has no rule")
             w_x, w_h = own[0], own[1]
             b_x, b_h = (own[2], own[3]) if a["biases"] else (None, None)
+            projection = own[-1] if len(own) % 2 else None
+
+            def one(g: Tensor, s: State, w: Any = w_h, b: Any = b_h, p: Any = projection) -> State:
+                new = step(g, s, w, b, a["gate"])
+                return new if p is None else (F.linear(new[0], p), *new[1:])
+
             gates = F.linear(x, w_x, b_x)
-            out, end = _scan(gates, tuple(s[k] for s in state), w_h, b_h, step, sizes, direction)
+            out, end = _scan(gates, tuple(s[k] for s in state), one, sizes, direction)
             outs.append(out)
             last.append(end)
         x = outs[0] if directions == 1 else torch.cat(outs, -1)
@@ -103,9 +120,7 @@ def _layers(
 def _scan(
     gates: Tensor,
     state: State,
-    weight: Tensor,
-    bias: Tensor | None,
-    step: Step,
+    step: Callable[[Tensor, State], State],
     sizes: list[int],
     backward: int,
 ) -> tuple[Tensor, State]:
@@ -119,7 +134,7 @@ def _scan(
     for t in order:
         n = sizes[t]
         running = tuple(s[:n] for s in whole)
-        new = step(gates[starts[t] : starts[t] + n], running, weight, bias)
+        new = step(gates[starts[t] : starts[t] + n], running)
         outs[t] = new[0]
         if n == whole[0].shape[0]:
             whole = new
@@ -134,8 +149,31 @@ def cell(call: Call) -> Any:
     b_x, b_h = biases if biases else (None, None)
     state = tuple(state) if isinstance(state, (tuple, list)) else (state,)
     with call.owner:
-        new = STEPS[call.operator.removesuffix("_cell")](F.linear(x, w_x, b_x), state, w_h, b_h)
+        step = STEPS[call.operator.removesuffix("_cell")]
+        new = step(F.linear(x, w_x, b_x), state, w_h, b_h, _gate(call))
     return new if call.operator == "lstm_cell" else new[0]
+
+
+def packed_place(call: Call, out: Any) -> Any:
+    """Packing moves rows; the padding that unpacking adds belongs where its sequence begins."""
+    found = source(call)
+    if found is None:
+        return None
+    x, place = found
+    cells = places.full(place.cells, x.shape).expand(x.shape)
+    if call.operator == "_pack_padded_sequence":
+        return [place.with_cells(call.run(lambda t: cells if t is x else t)[0]), None]
+    args = (cells, *call.args[1:3], -1, *call.args[4:])
+    moved = call.func(*args)[0]
+    first = moved.narrow(1 if call.args[2] else 0, 0, 1)
+    return [place.with_cells(torch.where(moved < 0, first, moved)), None]
+
+
+def unpacked(call: Call) -> Any:
+    """``pad_packed_sequence``; a padding value other than zero is a constant."""
+    if call.args[3]:
+        raise call.refuse("padding with a value other than zero has no rule")
+    return call.run()
 
 
 ROWS: dict[str, Row] = {
@@ -145,4 +183,7 @@ ROWS: dict[str, Row] = {
         (cell, "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
     )
     for name in names.split()
+} | {
+    "_pack_padded_sequence": Row(linear, packed_place),
+    "_pad_packed_sequence": Row(unpacked, packed_place),
 }

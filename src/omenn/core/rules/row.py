@@ -84,5 +84,11 @@ def spatial(call: Call, out: Any) -> Any:
     x, place = found
     if x.ndim != first.ndim or x.ndim < 3:
         return unlocated(call, out)
-    there = places.resampled(place, x.shape, first.shape[2:])
+    spatial = next((int(c) for c in getattr(call.func, "__name__", "") if c.isdigit()), None)
+    if spatial is not None and x.ndim == spatial + 1:  # one sample, without a batch dimension
+        cells = places.full(place.cells, x.shape).unsqueeze(0)
+        there = places.resampled(place.with_cells(cells), (1, *x.shape), first.shape[1:])
+        there = there.with_cells(there.cells.squeeze(0))
+    else:
+        there = places.resampled(place, x.shape, first.shape[2:])
     return there if first is out else [there] * len(out)
