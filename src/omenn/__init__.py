@@ -1,10 +1,9 @@
 """omenn: one matrix that explains what a PyTorch network did with one input, exactly."""
 
-from omenn.core.certificate import Certificate, certify
-from omenn.core.explain import Rows, explain, frozen, rows
-from omenn.core.explanation import Explanation
-from omenn.core.registry import methods, rule
-from omenn.core.target import Contrast
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from omenn.errors import (
     InputError,
     MissingExtra,
@@ -16,7 +15,28 @@ from omenn.errors import (
     WeightsError,
 )
 
+if TYPE_CHECKING:
+    from omenn.core.certificate import Certificate, certify
+    from omenn.core.explain import Rows, explain, frozen, rows
+    from omenn.core.explanation import Explanation
+    from omenn.core.registry import methods, rule
+    from omenn.core.target import Contrast
+
 __version__ = "0.1.0"
+
+# Loaded on first use, so that ``omenn --help`` need not wait for torch.
+_HOMES = {
+    "Certificate": "certificate",
+    "Contrast": "target",
+    "Explanation": "explanation",
+    "Rows": "explain",
+    "certify": "certificate",
+    "explain": "explain",
+    "frozen": "explain",
+    "methods": "registry",
+    "rows": "explain",
+    "rule": "registry",
+}
 
 __all__ = [
     "Certificate",
@@ -39,3 +59,18 @@ __all__ = [
     "rows",
     "rule",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'omenn' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"omenn.core.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
