@@ -253,15 +253,15 @@ def joined(
     same = all(p.grid is first.grid for p, _ in placed)
     if not same:  # bring all cells into one grid, one after the other
         first, parts = _one_grid(parts)
+    own = full(first.cells, shape)
+    if not stacked:
+        own = own.narrow(dim, 0, 1)
+    nowhere = first.grid.slots + first.grid.sample[own]
     columns = []
     for place, size in parts:
-        cells = full((place or first).cells, size) if place else first.unplaced()
-        if place is None and cells.ndim != ndim:
-            cells = cells.reshape(-1, *[1] * (ndim - 1))
+        cells = full(place.cells, size) if place else nowhere
         if stacked:
             cells, size = cells.unsqueeze(dim), [*size[:dim], 1, *size[dim:]]
-        if place is None and len(size) and cells.shape[0] not in (1, size[0]):
-            cells = cells[:1]
         columns.append(cells.expand(*[*cells.shape[:dim], size[dim], *cells.shape[dim + 1 :]]))
     widest = [max(c.shape[d] for c in columns) for d in range(columns[0].ndim)]
     columns = [c.expand(*[*widest[:dim], c.shape[dim], *widest[dim + 1 :]]) for c in columns]

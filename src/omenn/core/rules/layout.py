@@ -125,7 +125,9 @@ def scattered(call: Call) -> Any:
     if not constant:
         return call.run()
     copied = lambda t: t if call.is_carried(t) or t is not call.first else call.constant(t).clone()  # noqa: E731
-    args = substitute(call.args, lambda t: copied(t) if call.is_carried(t) else call.constant(copied(t)))
+    args = substitute(
+        call.args, lambda t: copied(t) if call.is_carried(t) else call.constant(copied(t))
+    )
     out = torch.scatter_reduce(*args, **call.kwargs)
     # The native node keeps its result, which the constant must not overwrite.
     return call.attach(call.written(call.first, out) if call.inplace else out.clone(), term)

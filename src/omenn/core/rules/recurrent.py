@@ -44,9 +44,7 @@ def gru_step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None, g
 
 
 def _plain(activation: Callable[[Tensor], Tensor]) -> Step:
-    def step(
-        gates: Tensor, state: State, weight: Tensor, bias: Tensor | None, gate: Gate
-    ) -> State:
+    def step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None, gate: Gate) -> State:
         return (activation(gates + F.linear(state[0], weight, bias)),)
 
     return step
@@ -75,7 +73,7 @@ def sequence(call: Call) -> Any:
     if a["training"] and a["dropout"]:
         raise call.refuse("dropout is active", "Call model.eval() before explaining.")
     state = tuple(state) if isinstance(state, (tuple, list)) else (state,)
-    a["gate"] = _gate(call)
+    a |= {"gate": _gate(call), "locate": call.owner.locate}
     with call.owner:
         if packed:
             out, last = _layers(call.args[0], state, a, step, call.args[1].tolist())
@@ -110,7 +108,8 @@ def _layers(
                 return new if p is None else (F.linear(new[0], p), *new[1:])
 
             gates = F.linear(x, w_x, b_x)
-            out, end = _scan(gates, tuple(s[k] for s in state), one, sizes, direction)
+            begin = tuple(a["locate"](s[k], gates) for s in state)
+            out, end = _scan(gates, begin, one, sizes, direction)
             outs.append(out)
             last.append(end)
         x = outs[0] if directions == 1 else torch.cat(outs, -1)

@@ -1,0 +1,1 @@
+"""The database of operators, one module per module of the frozen table."""
