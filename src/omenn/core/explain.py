@@ -169,7 +169,7 @@ class FrozenRun:
         names = list(self.mode.sources)
         wrt = [*self.feed.leaves, *ones, *(self.mode.sources[n] for n in names)]
         grads = torch.autograd.grad(
-            f.sum(), wrt, retain_graph=retain, create_graph=create_graph, allow_unused=True
+            f, wrt, torch.ones_like(f), retain or create_graph, create_graph, allow_unused=True
         )
         filled = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, wrt, strict=True)]
         n, m = len(self.feed.leaves), len(ones)
@@ -183,6 +183,7 @@ class FrozenRun:
         contribution, matrix, bias = [], [], []
         split = {k: v.reshape(2, samples) for k, v in g.sources.items()}
         sources = {k: v.sum(0) for k, v in split.items()}
+        located = _located([v.detach() for v in split.values()])
         apart = self.bias == "separate"
         constant = sum(sources.values(), torch.zeros(samples, dtype=wide, device=f.device))
         for k, (x, w) in enumerate(zip(feed.values, g.inputs, strict=True)):
@@ -195,8 +196,6 @@ class FrozenRun:
         residual, magnitude = _sums(f, matrix, bias if apart else [], samples)
         # A model that computes in float32 inside float64 is exact to float32.
         dtype = self.mode.coarsest or feed.values[0].dtype
-        located, everything = (sum((t.abs().sum() for t in v), torch.zeros(())) for v in (
-            [s[0] for s in split.values()], list(split.values())))  # fmt: skip
         return Explanation(
             output=f if self.options["create_graph"] else f.detach(),
             target=index,
@@ -208,13 +207,21 @@ class FrozenRun:
             residual=residual,
             magnitude=magnitude,
             sources=sources,
-            located=float(located / everything) if float(everything) else 1.0,
+            located=located,
             tolerance=TOLERANCES.get(dtype, 1e-5),
             at=self.at,
             bias_placement=self.bias,
             products=self.options["products"],
             frozen_constants=tuple(sorted(self.mode.frozen_constants)),
         )
+
+
+def _located(split: list[Tensor]) -> float:
+    """Share of Σ|constants| with a place; rows are (located, not located)."""
+    if not split:
+        return 1.0
+    here, nowhere = torch.stack(split).abs().sum((0, 2)).tolist()
+    return here / (here + nowhere) if here + nowhere else 1.0
 
 
 def _sums(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from omenn.core.call import CARRIED, IDS, Mark
 from omenn.core.intercept import Interceptor
-from omenn.core.place import Grid, Place, input_place
+from omenn.core.place import Place, input_place
 from omenn.errors import InputError, ModelError
 
 Key = int | str | None
@@ -90,6 +90,7 @@ class Feed:
 
     def leaf(self, key: Key, value: Tensor, true: Tensor | None = None) -> Tensor:
         """A marked copy of ``value`` for the model; its leaf is remembered under ``key``."""
+        index = len(self.keys)
         leaf = value.detach().requires_grad_()
         place, ones, channel = self._place(leaf)
         self.keys.append(key)
@@ -100,7 +101,7 @@ class Feed:
         self.values.append((true if true is not None else value) if keep else leaf.detach())
         inside = leaf.clone()  # the model may write into its input
         twin = self.values[-1].clone() if keep else None
-        mark = Mark(self.mode, CARRIED, place, 0, frozenset([len(self.keys)]), twin)
+        mark = Mark(self.mode, CARRIED, place, 0, frozenset([index]), twin)
         self.mode.set_mark(inside, mark)
         self.mode.roots.append(leaf)
         self.mode.homes.append((tuple(leaf.shape), place))
@@ -122,13 +123,9 @@ class Feed:
         ones.requires_grad_(self.bias != "separate")
         mean = ones.reshape(shape[0], -1).mean(1)
         place = input_place(ones, mean, channel, self.bias != "spatial", self.batched)
-        self._share_mean(place.grid)
+        self.mode.means[len(self.keys)] = mean
+        self.mode.grid = self.mode.grid or place.grid
         return place, ones, channel
-
-    def _share_mean(self, grid: Grid) -> None:
-        """What has no place is split evenly: each input's grid points to the mean of all."""
-        if self.mode.grid is None:
-            self.mode.grid = grid
 
     def _embedded(self, out: Tensor, ids: Mark) -> Tensor:
         """Explained ids became vectors: those are the explained input."""
@@ -145,11 +142,14 @@ class Feed:
             items = self.items
         args = [v for k, v in items if not isinstance(k, str)]
         kwargs = {k: v for k, v in items if isinstance(k, str)}
-        if at is None:
-            with self.mode:
-                out = model(*args, **kwargs)
-        else:
-            out = self._run_at(model, at, args, kwargs)
+        try:
+            if at is None:
+                with self.mode:
+                    out = model(*args, **kwargs)
+            else:
+                out = self._run_at(model, at, args, kwargs)
+        finally:
+            self.mode.embedded = None  # no cycle: an explanation is freed as soon as it is dropped
         if not self.leaves:
             why = "no floating-point input, and the integer inputs never reached an embedding."
             why = f"'{at}' was never called." if at else why
@@ -178,7 +178,11 @@ class Feed:
         def capture(module: nn.Module, inputs: Any, out: Any) -> Any:
             if threading.get_ident() != thread:
                 return None
-            return self._replace(out)
+            self.mode.paused = True
+            try:
+                return self._replace(out)
+            finally:
+                self.mode.paused = False
 
         handle = model.get_submodule(at).register_forward_hook(capture)
         try:

@@ -71,6 +71,8 @@ class Interceptor(TorchFunctionMode):
         self.roots: list[Tensor] = []  # tensors whose dependence is followed
         self.grid: Grid | None = None
         self.homes: list[tuple[tuple[int, ...], Place]] = []
+        self.paused = False  # while the engine itself works between two of the model's calls
+        self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples,)
         self.sources: dict[str, Tensor] = {}
         self.frozen_constants: set[str] = set()
         self.embedded: Callable[[Tensor, Mark], Tensor] | None = None
@@ -134,6 +136,8 @@ class Interceptor(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
         if func is torch._C._set_grad_enabled:
             # The map is explained whatever the model thinks of its gradient, and a tensor that
             # escapes the mode can only be noticed while gradients are on.
@@ -181,6 +185,17 @@ class Interceptor(TorchFunctionMode):
             self.set_mark(held, Mark(self, FROZEN, mark.place, mark.rank, mark.inputs))
         return held
 
+    def locate(self, t: Tensor, like: Tensor) -> Tensor:
+        """A constant whose rows belong to the samples of the first rows of ``like``."""
+        with torch._C.DisableTorchFunction():
+            mark = self.mark_of(like)
+            if mark is None or mark.place is None or self.mark_of(t) is not None:
+                return t
+            cells = mark.place.cells
+            rows = mark.place.with_cells(cells[: t.shape[0]] if cells.shape[0] > 1 else cells)
+            self.set_mark(t, Mark(self, FROZEN, rows.with_cells(rows.unplaced())))
+        return t
+
     def _prepare_write(self, call: Call) -> None:
         """What is written into must not be the model's own, and may need an ordinary twin."""
         if id(call.first) in self.own or id(call.first._base) in self.own:
@@ -205,11 +220,12 @@ class Interceptor(TorchFunctionMode):
             return
         kept = base.detach().clone()
         base.copy_(self._carry(call, kept.clone(), kept, place))
-        for t, where in ((base, place), (view, self.home(view) or self._nowhere(view))):
-            mark = Mark(self, CARRIED, where)
-            self.set_mark(t, mark)
+        self.set_mark(base, Mark(self, CARRIED, place))
+        mark = Mark(self, CARRIED, self.home(view) or self._nowhere(view))
+        self.set_mark(view, mark)
         call.marked.append((view, mark))
         call.carried.append(view)
+        view.grad_fn  # noqa: B018  # torch renews a view's history only when it is looked at
 
     def _mark_outputs(self, call: Call, row: Row, out: Any) -> None:
         twin = self._twin(call, out)
@@ -326,15 +342,24 @@ class Interceptor(TorchFunctionMode):
             source = torch.ones(2 * self.grid.samples, dtype=self.grid.u.dtype)
             source = source.to(y.device).requires_grad_()
             self.sources[name] = source
-        if any(m.kind == FROZEN for _, m in call.marked):
+        if any(m.kind == FROZEN and m.inputs for _, m in call.marked):
             self.frozen_constants.add(name)
         assert place is not None  # there is a grid, so there is at least the whole input
-        u = place.ones() * source[place.source_index()]
+        u = self._ones(call, place) * source[place.source_index()]
         flat = None if call.inplace else _rows_of(y, term)
         if flat is None:
             return Constant.apply(y, u, term)  # type: ignore[return-value]
         u = places.full(u, y.shape).expand(*y.shape[:-1], -1).flatten(0, -2)
         return Constant.apply(flat, u, term).view(y.shape)  # type: ignore[union-attr]
+
+    def _ones(self, call: Call, place: Place) -> Tensor:
+        """U at a place; a constant of several inputs without a place is split evenly."""
+        inputs = frozenset().union(*(m.inputs for t, m in call.marked if m.kind == CARRIED))
+        located = place.grid.located[place.cells]
+        if len(inputs) < 2 or bool(located.any()):
+            return place.ones()
+        even = torch.stack([self.means[k] for k in inputs]).mean(0)
+        return even[place.grid.sample[place.cells]]
 
     def _nowhere(self, t: Tensor) -> Place | None:
         return None if self.grid is None else places.unplaced(self.grid, t.shape)
