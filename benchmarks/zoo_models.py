@@ -182,3 +182,26 @@ CASES: tuple[Case, ...] = (
     Case("Llama (small)", _transformers("llama"), {"target": lambda out: out[:, -1, 7]}),
     Case("GCN, one node", _graph, {"target": lambda out: out[3, 1]}),
 )
+
+
+# --- the same models for the command line -----------------------------------------------------
+
+
+def slug(name: str) -> str:
+    """``"ViT-B/16"`` -> ``"vit_b_16"``."""
+    return "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def __getattr__(name: str) -> Callable[[], nn.Module]:
+    """``omenn certify --model benchmarks/zoo_models.py:vit_b_16``: a case as a function."""
+    found = next((c for c in CASES if slug(c.name) == name), None)
+    if found is None:
+        raise AttributeError(name)
+
+    def build() -> nn.Module:
+        model, inputs = found.make(torch.float32)
+        model.example_inputs = inputs
+        model.example_target = found.options.get("target")
+        return model
+
+    return build

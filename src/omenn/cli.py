@@ -216,7 +216,8 @@ def certify(
 ) -> None:
     """Check that explanations of a model are exact, with the evidence. Exit code 0 only if so.
 
-    Without --input the model runs on its own example_inputs or on random numbers.
+    Without --input the model runs on its own example_inputs (and example_target) or on random
+    numbers.
 
     [bold]Examples:[/]
 
@@ -230,7 +231,7 @@ def certify(
 
     source = sources.load(model, weights=weights, seed=seed, device=device)
     inputs, words = check.inputs_for(source, file, seed, device)
-    certificate = omenn.certify(source.model, inputs, at=at)
+    certificate = omenn.certify(source.model, inputs, check.target_for(source), at=at)
     if as_json:
         terminal.print_json(check.record(certificate, source, words))
     else:

@@ -66,7 +66,7 @@ class Certificate:
             f"bias       constants make {share:.0%} of |f| (median); {self.located:.0%} of them "
             "have a place on the input",
         ]
-        top = list(self.sources.items())[:3]
+        top = [(n, v) for n, v in self.sources.items() if bool(v.any())][:3]
         if top:
             named = ", ".join(f"{n or '(model)'} {float(v.mean()):+.3g}" for n, v in top)
             lines.append(f"           largest constants by module: {named}")

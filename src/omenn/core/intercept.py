@@ -237,7 +237,7 @@ class Interceptor(TorchFunctionMode):
             rank = min(m.rank for m in carried)
         if call.operator in ("linear", "conv", "conv_transpose", "matmul", "bmm", "einsum"):
             rank = 0
-        inputs = frozenset().union(*(m.inputs for _, m in call.marked))
+        inputs = frozenset().union(*(m.inputs for _, m in call.marked if m.kind != IDS))
         for k, t in enumerate(outs):
             if not isinstance(t, Tensor) or not (t.is_floating_point() or t.is_complex()):
                 continue

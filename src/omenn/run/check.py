@@ -33,6 +33,14 @@ def inputs_for(source: Source, file: Path | None, seed: int, device: str) -> tup
         return torch.randn(shape).to(device), f"random numbers {shape}, seed {seed}"
 
 
+def target_for(source: Source) -> Any:
+    """The ``example_target`` that a model of the user's own carries, else the largest logit.
+
+    Models whose output is not one row of logits a sample (language models, graphs) need one.
+    """
+    return getattr(source.model, "example_target", None)
+
+
 def table(certificate: Certificate, source: Source, words: str) -> Table:
     """The evidence, one line each."""
     from rich.markup import escape
