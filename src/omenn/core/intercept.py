@@ -286,8 +286,8 @@ class Interceptor(TorchFunctionMode):
                 place = self._places(*known, out)
             except (RuntimeError, IndexError, TypeError, ValueError, AttributeError):
                 place = []  # a place is a courtesy here: the tensor carries nothing
-        kinds = {m.kind for _, m in marked}
-        inputs = frozenset().union(*(m.inputs for _, m in marked))
+        inputs = frozenset().union(*(m.inputs for _, m in marked if m.kind != IDS))
+        ids = frozenset().union(*(m.inputs for _, m in marked if m.kind == IDS))
         outs = [out] if isinstance(out, Tensor) else out if isinstance(out, (list, tuple)) else []
         for k, t in enumerate(outs):
             if not isinstance(t, Tensor) or t.dtype == torch.bool:
@@ -295,8 +295,8 @@ class Interceptor(TorchFunctionMode):
             there = place[k] if k < len(place) else None
             if t.is_floating_point() or t.is_complex():
                 self.set_mark(t, Mark(self, FROZEN, there, 0, inputs))
-            elif IDS in kinds:
-                self.set_mark(t, Mark(self, IDS, there, 0, inputs))
+            elif ids:
+                self.set_mark(t, Mark(self, IDS, there, 0, ids))
         return out
 
     def _embedding(self, call: Call) -> Any:
