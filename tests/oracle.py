@@ -165,7 +165,9 @@ def attended(
             later = torch.ones(length, keys, dtype=torch.bool).triu(1)
             added = added.masked_fill(later, -math.inf)
         if mask is not None:
-            added = added.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else added + mask
+            added = (
+                added.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else added + mask
+            )
         k4 = k.reshape(shape[0], -1, keys, k.shape[-1])
         heads_v = v.reshape(shape[0], -1, keys, width).shape[1]
         weight = torch.zeros(shape[0] * shape[1] * length * width, v.numel()).double()

@@ -6,15 +6,15 @@ from functools import cache
 
 import pytest
 import torch
-from opcases.case import Case
-from opdb import CASES, REFUSED
-from oracle import Affine, flat
 from torch import Tensor
 
 import omenn
 from omenn.core.inputs import Feed
 from omenn.core.intercept import Interceptor
 from omenn.core.rules import OPERATORS
+from opcases.case import Case
+from opdb import CASES, REFUSED
+from oracle import Affine, flat
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
 
@@ -79,7 +79,11 @@ def test_no_two_cases_share_a_name() -> None:
 @every_case
 def test_oracle_agrees_with_the_operator(case: Case) -> None:
     weight, bias = expected(case)
-    close(weight @ flat(case.inputs) + bias, case.call(*case.fresh()).detach().reshape(-1), case.tolerance)
+    close(
+        weight @ flat(case.inputs) + bias,
+        case.call(*case.fresh()).detach().reshape(-1),
+        case.tolerance,
+    )
 
 
 @every_case

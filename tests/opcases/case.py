@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from oracle import Inputs, Oracle, itself
 from torch import Tensor, nn
+
+from oracle import Inputs, Oracle, itself
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from opcases.case import Case, draw, table
-from oracle import selected
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from opcases.case import Case, draw, table
+from oracle import selected
 
 X = draw(2, 3, 4)
 Y = draw(2, 3, 4, seed=1)
@@ -93,9 +94,10 @@ VIEWS: list[Case] = [
     }, X),
     *table("unbind", {"method": lambda x: x.unbind(1)[2],
                       "function": lambda x: torch.unbind(x, 2)[0],
-                      "iteration": lambda x: [row for row in x.transpose(0, 1)][1]}, X),
+                      "iteration": lambda x: list(x.transpose(0, 1))[1]}, X),
     *table("getitem", {
-        "integer": lambda x: x[:, 1], "slice": lambda x: x[:, 1:, ::2], "last": lambda x: x[..., -1],
+        "integer": lambda x: x[:, 1], "slice": lambda x: x[:, 1:, ::2],
+        "last": lambda x: x[..., -1],
         "none": lambda x: x[:, None, 0], "list": lambda x: x[:, [2, 0, 0]],
         "tensor": lambda x: x[:, INDEX], "range": lambda x: x[torch.arange(2), INDEX[:2]],
         "dunder": lambda x: x.__getitem__((slice(None), 2)),
@@ -106,12 +108,14 @@ VIEWS: list[Case] = [
     *table("rot90", {"function": lambda x: torch.rot90(x, 1, (1, 2))}, X),
     *table("reshape", {
         "method": lambda x: x.reshape(2, 12), "function": lambda x: torch.reshape(x, (2, 4, 3)),
-        "minus one": lambda x: x.reshape(2, -1, 2), "as": lambda x: x.reshape_as(torch.zeros(2, 12)),
+        "minus one": lambda x: x.reshape(2, -1, 2),
+        "as": lambda x: x.reshape_as(torch.zeros(2, 12)),
         "keyword": lambda x: torch.reshape(input=x, shape=(2, 12)),
     }, X),
     *table("view", {"method": lambda x: x.view(2, 2, 6), "list": lambda x: x.view([2, 12]),
                     "as": lambda x: x.view_as(torch.zeros(2, 12))}, X),
-    *table("flatten", {"method": lambda x: x.flatten(1), "function": lambda x: torch.flatten(x, 1, 2),
+    *table("flatten", {"method": lambda x: x.flatten(1),
+                       "function": lambda x: torch.flatten(x, 1, 2),
                        "module": nn.Flatten()}, X),
     *table("flatten", {"ravel": lambda x: x.ravel()}, X, samples=False),
     *table("unflatten", {"method": lambda x: x.unflatten(2, (2, 2)),
@@ -129,7 +133,8 @@ VIEWS: list[Case] = [
     *table("clone", {"method": lambda x: x.clone(), "function": torch.clone}, X),
     *table("to", {
         "dtype": lambda x: x.to(torch.float64), "double": lambda x: x.double(),
-        "device": lambda x: x.to("cpu"), "cpu": lambda x: x.cpu(), "type": lambda x: x.type(x.dtype),
+        "device": lambda x: x.to("cpu"), "cpu": lambda x: x.cpu(),
+        "type": lambda x: x.type(x.dtype),
         "type_as": lambda x: x.type_as(CONST), "tensor": lambda x: x.to(CONST, copy=True),
     }, X),
     *table("positive", {"function": torch.positive, "sign": lambda x: +x}, X),
@@ -182,7 +187,8 @@ VIEWS: list[Case] = [
 JOINS: list[Case] = [
     *table("cat", {
         "two": lambda x, y: torch.cat([x, y], 1), "tuple": lambda x, y: torch.cat((x, y), dim=-1),
-        "concat": lambda x, y: torch.concat([x, y], 2), "thrice": lambda x, y: torch.cat([x, y, x], 1),
+        "concat": lambda x, y: torch.concat([x, y], 2),
+        "thrice": lambda x, y: torch.cat([x, y, x], 1),
         "concatenate": lambda x, y: torch.concatenate([y, x], axis=1),
         "keyword": lambda x, y: torch.cat(tensors=[x, y], dim=1),
     }, X, Y),
@@ -200,15 +206,18 @@ JOINS: list[Case] = [
     *table("stacked", {"constant": lambda x: torch.hstack((CONST, x))}, X),
     *table("stacked", {"vstack": lambda x, y: torch.vstack([x, y])}, X, Y, samples=False),
     *table("pad", {
-        "function": lambda x: F.pad(x, (1, 2)), "value": lambda x: F.pad(x, (1, 0, 0, 2), value=3.0),
-        "positional": lambda x: F.pad(x, (1, 1), "constant", -0.5), "crop": lambda x: F.pad(x, (-1, 1)),
+        "function": lambda x: F.pad(x, (1, 2)),
+        "value": lambda x: F.pad(x, (1, 0, 0, 2), value=3.0),
+        "positional": lambda x: F.pad(x, (1, 1), "constant", -0.5),
+        "crop": lambda x: F.pad(x, (-1, 1)),
         "reflect": lambda x: F.pad(x, (1, 2), mode="reflect"), "module": nn.ConstantPad1d(1, 2.0),
         "replicate": lambda x: F.pad(x, (2, 0), "replicate"), "zero pad": nn.ZeroPad1d((0, 1)),
         "circular": lambda x: F.pad(x, (1, 1), mode="circular"),
         "keyword": lambda x: F.pad(input=x, pad=(1, 0), mode="constant", value=1.5),
     }, X),
     *table("pad", {"reflection 2d": nn.ReflectionPad2d(1), "replication 2d": nn.ReplicationPad2d(1),
-                   "circular 2d": nn.CircularPad2d(1), "constant 2d": nn.ConstantPad2d(1, 0.7)}, IMAGE),
+                   "circular 2d": nn.CircularPad2d(1),
+                   "constant 2d": nn.ConstantPad2d(1, 0.7)}, IMAGE),
 ]  # fmt: skip
 
 WRITES: list[Case] = [
@@ -232,11 +241,13 @@ WRITES: list[Case] = [
     *table("copy_", {"input into input": lambda x, y: x.copy_(y) + y}, X, Y),
     *table("index_put", {
         "function": lambda x: torch.index_put(CONST, (torch.tensor([0, 1]), INDEX[:2]), x[:, 1]),
-        "accumulate": lambda x: x.index_put((torch.tensor([0, 1]), INDEX[:2]), ROW, accumulate=True),
+        "accumulate": lambda x: x.index_put((torch.tensor([0, 1]), INDEX[:2]), ROW,
+                                            accumulate=True),
         "in place": lambda x: x.index_put_((torch.tensor([0, 1]), INDEX[:2]), ROW),
     }, X),
     *table("index_add", {
-        "method": lambda x: x.index_add(1, INDEX, CONST), "in place": lambda x: x.index_add_(1, INDEX, CONST),
+        "method": lambda x: x.index_add(1, INDEX, CONST),
+        "in place": lambda x: x.index_add_(1, INDEX, CONST),
         "into constant": lambda x: CONST.index_add(1, INDEX, x, alpha=2),
         "into zeros": zeros_then(lambda o, x: o.index_add_(1, INDEX, x)),
     }, X),
@@ -246,12 +257,14 @@ WRITES: list[Case] = [
     *table("index_fill", {"number": lambda x: x.index_fill(1, INDEX[:2], 2.5),
                           "in place": lambda x: x.index_fill_(1, INDEX[:2], -1)}, X),
     *table("scatter", {
-        "number": lambda x: x.scatter(2, PICK, 1.5), "constant": lambda x: x.scatter(2, PICK[..., :1], CONST),
+        "number": lambda x: x.scatter(2, PICK, 1.5),
+        "constant": lambda x: x.scatter(2, PICK[..., :1], CONST),
         "into constant": lambda x: torch.scatter(CONST, 2, PICK[..., :1], x[..., :1]),
         "in place": lambda x: x.scatter_(2, PICK, 0.5),
         "reduce sum": lambda x: CONST.scatter_reduce(2, PICK, x[..., :2], "sum"),
         "reduce mean": lambda x: torch.scatter_reduce(CONST, 2, PICK, x[..., 2:], reduce="mean"),
-        "reduce mean in place": ones_then(lambda o, x: o.scatter_reduce_(2, PICK, x[..., 2:], "mean")),
+        "reduce mean in place": ones_then(lambda o,
+                                          x: o.scatter_reduce_(2, PICK, x[..., 2:], "mean")),
     }, X),
     *table("scatter", {
         "largest": zeros_then(lambda o, x: o.scatter_reduce_(2, PICK, x[..., :2].abs(), "amax")),
@@ -260,17 +273,21 @@ WRITES: list[Case] = [
         "smallest": lambda x: CONST.scatter_reduce(2, PICK, x[..., :2], "amin", include_self=False),
     }, X, oracle=selected),
     *table("scatter_add", {"method": lambda x: CONST.scatter_add(2, PICK, x[..., :2]),
-                           "into zeros": zeros_then(lambda o, x: o.scatter_add_(2, PICK, x[..., 1:3])),
+                           "into zeros": zeros_then(lambda o,
+                                                    x: o.scatter_add_(2, PICK, x[..., 1:3])),
                            "onto": lambda x: torch.scatter_add(x, 2, PICK, CONST)}, X),
     *table("masked_fill", {
         "number": lambda x: x.masked_fill(MASK, 2.0), "zero": lambda x: x.masked_fill(MASK, 0.0),
-        "in place": lambda x: x.masked_fill_(MASK, -3.0), "function": lambda x: torch.masked_fill(x, MASK, 1),
+        "in place": lambda x: x.masked_fill_(MASK, -3.0),
+        "function": lambda x: torch.masked_fill(x, MASK, 1),
         "tensor": lambda x: x.masked_fill(MASK, torch.tensor(1.5, dtype=torch.float64)),
         "keyword": lambda x: x.masked_fill(mask=MASK, value=2.0),
     }, X),
     *table("where", {
-        "number": lambda x: torch.where(MASK, x, 1.0), "first": lambda x: torch.where(MASK, -2.0, x),
-        "constant": lambda x: torch.where(MASK, CONST, x), "zero": lambda x: torch.where(MASK, x, 0.0),
+        "number": lambda x: torch.where(MASK, x, 1.0),
+        "first": lambda x: torch.where(MASK, -2.0, x),
+        "constant": lambda x: torch.where(MASK, CONST, x),
+        "zero": lambda x: torch.where(MASK, x, 0.0),
         "method": lambda x: x.where(MASK, CONST),
         "keyword": lambda x: torch.where(condition=MASK, input=x, other=CONST),
     }, X),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 
 import torch
-from opcases.case import Case, draw, table
-from oracle import halves, itself, only
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from opcases.case import Case, draw, table
+from oracle import halves, itself, only
 
 X = draw(2, 3, 4)
 Y = draw(2, 3, 4, seed=1)
@@ -40,25 +41,30 @@ def deprecated(func, **options):
     return call
 
 
+SQUARE = seeded(nn.Linear(4, 4))
+
 LAYERS: list[Case] = [
     *table("linear", {
         "module": seeded(nn.Linear(4, 5)), "no bias": seeded(nn.Linear(4, 5, bias=False)),
         "function": lambda x: F.linear(x, WEIGHT, BIAS),
         "keyword": lambda x: F.linear(input=x, weight=WEIGHT, bias=BIAS),
         "mixed": lambda x: F.linear(x, weight=WEIGHT),
-        "reused": lambda x, m=seeded(nn.Linear(4, 4)): m(m(x)),
+        "reused": lambda x: SQUARE(SQUARE(x)),
     }, X),
     *table("linear", {"carried bias": lambda x, y: F.linear(CONST[0], y[0, :, :], x[0, 0, :3])},
            X, Y, samples=False),
-    *table("linear", {"two inputs": F.linear}, draw(2, 3), draw(4, 3), oracle=halves, samples=False),
+    *table("linear", {"two inputs": F.linear}, draw(2, 3), draw(4, 3), oracle=halves,
+           samples=False),
     *table("conv", {
-        "1d": seeded(nn.Conv1d(4, 6, 3, padding=1)), "1d stride": seeded(nn.Conv1d(4, 2, 2, stride=2)),
+        "1d": seeded(nn.Conv1d(4, 6, 3, padding=1)),
+        "1d stride": seeded(nn.Conv1d(4, 2, 2, stride=2)),
         "1d groups": seeded(nn.Conv1d(4, 4, 3, groups=2)),
         "1d no bias": seeded(nn.Conv1d(4, 3, 2, bias=False)),
         "1d circular": seeded(nn.Conv1d(4, 3, 3, padding=1, padding_mode="circular")),
     }, LINE),
     *table("conv", {
-        "2d": seeded(nn.Conv2d(2, 3, 3, padding=1)), "2d patch": seeded(nn.Conv2d(2, 5, 2, stride=2)),
+        "2d": seeded(nn.Conv2d(2, 3, 3, padding=1)),
+        "2d patch": seeded(nn.Conv2d(2, 5, 2, stride=2)),
         "2d depthwise": seeded(nn.Conv2d(2, 4, 3, groups=2, dilation=1)),
         "2d dilated": seeded(nn.Conv2d(2, 2, 2, dilation=2)),
         "2d same": seeded(nn.Conv2d(2, 2, 3, padding="same")),
@@ -90,7 +96,8 @@ ADDED: list[Case] = [
     *table("add", {
         "two": lambda x, y: x + y, "function": lambda x, y: torch.add(x, y, alpha=2.5),
         "in place": lambda x, y: x.add_(y, alpha=-1), "augmented": lambda x, y: x.__iadd__(y),
-        "residual": lambda x, y: x + (x * 2 + y), "keyword": lambda x, y: torch.add(input=x, other=y),
+        "residual": lambda x, y: x + (x * 2 + y),
+        "keyword": lambda x, y: torch.add(input=x, other=y),
         "broadcast": lambda x, y: x + y.sum(1, keepdim=True),
     }, X, Y),
     *table("add", {
@@ -99,11 +106,12 @@ ADDED: list[Case] = [
         "row": lambda x: x + ROW, "column": lambda x: x + CONST[:, :, :1],
         "alpha": lambda x: x.add(CONST, alpha=0.5), "alpha first": lambda x: CONST.add(x, alpha=2),
         "in place": lambda x: x.add_(ROW), "augmented": lambda x: x.__iadd__(1.5),
-        "integers": lambda x: x + torch.arange(4), "integer grid": lambda x: x + torch.arange(24).view(2, 3, 4),
+        "integers": lambda x: x + torch.arange(4),
+        "integer grid": lambda x: x + torch.arange(24).view(2, 3, 4),
         "truth": lambda x: x + (torch.arange(4) > 1), "zero": lambda x: x + 0,
         "into constant": lambda x: CONST.clone().add_(x), "itself": lambda x: x + x,
         "wider": lambda x: x.sum(1, keepdim=True) + CONST,
-        "parameter": lambda x, p=nn.Parameter(draw(3, 4)): x + p,
+        "parameter": lambda x: x + SQUARE.weight[:3],
     }, X),
     *table("sub", {
         "two": lambda x, y: x - y, "function": lambda x, y: torch.sub(x, y, alpha=2),
@@ -122,22 +130,27 @@ ADDED: list[Case] = [
 
 REDUCED: list[Case] = [
     *table("sum", {
-        "method": lambda x: x.sum(1), "dims": lambda x: x.sum((1, 2)), "keepdim": lambda x: x.sum(-1, True),
+        "method": lambda x: x.sum(1), "dims": lambda x: x.sum((1, 2)),
+        "keepdim": lambda x: x.sum(-1, True),
         "function": lambda x: torch.sum(x, dim=2, keepdim=True), "axis": lambda x: x.sum(axis=1),
-        "keyword": lambda x: torch.sum(input=x, dim=(1,)), "dtype": lambda x: x.sum(1, dtype=torch.float64),
+        "keyword": lambda x: torch.sum(input=x, dim=(1,)),
+        "dtype": lambda x: x.sum(1, dtype=torch.float64),
     }, X),
     *table("sum", {"all": lambda x: x.sum(), "none": lambda x: torch.sum(x, None),
                    "over samples": lambda x: x.sum(0)}, X, samples=False),
     *table("mean", {"method": lambda x: x.mean(1), "dims": lambda x: x.mean([1, 2]),
                     "keepdim": lambda x: x.mean((2,), keepdim=True),
                     "function": lambda x: torch.mean(x, 1)}, X),
-    *table("mean", {"all": lambda x: x.mean(), "over samples": lambda x: x.mean(0)}, X, samples=False),
+    *table("mean", {"all": lambda x: x.mean(),
+                    "over samples": lambda x: x.mean(0)}, X, samples=False),
     *table("nanmean", {"method": lambda x: x.nanmean(1)}, X),
     *table("dropout", {
         "module": nn.Dropout(0.5).eval(), "function": lambda x: F.dropout(x, 0.5, False),
-        "keyword": lambda x: F.dropout(x, p=0.3, training=False), "torch": lambda x: torch.dropout(x, 0.5, False),
+        "keyword": lambda x: F.dropout(x, p=0.3, training=False),
+        "torch": lambda x: torch.dropout(x, 0.5, False),
         "alpha": nn.AlphaDropout().eval(), "1d": nn.Dropout1d().eval(),
-        "in place": nn.Dropout(0.5, inplace=True).eval(), "feature": nn.FeatureAlphaDropout().eval(),
+        "in place": nn.Dropout(0.5, inplace=True).eval(),
+        "feature": nn.FeatureAlphaDropout().eval(),
         "no chance": lambda x: F.dropout(x, 0.0, True),
     }, X),
     *table("dropout", {"2d": nn.Dropout2d().eval()}, IMAGE),
@@ -153,7 +166,8 @@ MAPS: list[Case] = [
     }, IMAGE),
     *table("avg_pool", {"1d": nn.AvgPool1d(2), "adaptive 1d": nn.AdaptiveAvgPool1d(2)}, LINE),
     *table("avg_pool", {"3d": nn.AvgPool3d(2), "adaptive 3d": nn.AdaptiveAvgPool3d(2)}, VOLUME),
-    *table("pixel_shuffle", {"module": nn.PixelShuffle(2), "function": lambda x: F.pixel_shuffle(x, 2)},
+    *table("pixel_shuffle", {"module": nn.PixelShuffle(2),
+                             "function": lambda x: F.pixel_shuffle(x, 2)},
            draw(1, 4, 2, 3)),
     *table("pixel_unshuffle", {"module": nn.PixelUnshuffle(2)}, IMAGE),
     *table("channel_shuffle", {"function": lambda x: F.channel_shuffle(x, 2),
@@ -161,31 +175,38 @@ MAPS: list[Case] = [
     *table("native_channel_shuffle", {"function": lambda x: torch.native_channel_shuffle(x, 2)},
            draw(2, 4, 2, 2)),
     *table("interpolate", {
-        "nearest": lambda x: F.interpolate(x, scale_factor=2), "size": lambda x: F.interpolate(x, (3, 5)),
+        "nearest": lambda x: F.interpolate(x, scale_factor=2),
+        "size": lambda x: F.interpolate(x, (3, 5)),
         "bilinear": lambda x: F.interpolate(x, size=6, mode="bilinear"),
         "corners": lambda x: F.interpolate(x, (5, 5), mode="bilinear", align_corners=True),
         "bicubic": lambda x: F.interpolate(x, (3, 3), mode="bicubic"),
         "antialias": lambda x: F.interpolate(x, (2, 2), mode="bilinear", antialias=True),
         "exact": lambda x: F.interpolate(x, (3, 3), mode="nearest-exact"),
-        "area": lambda x: F.interpolate(x, (2, 2), mode="area"), "module": nn.Upsample(scale_factor=2),
-        "keyword": lambda x: F.interpolate(input=x, scale_factor=0.5, mode="bicubic", antialias=True),
+        "area": lambda x: F.interpolate(x, (2, 2), mode="area"),
+        "module": nn.Upsample(scale_factor=2),
+        "keyword": lambda x: F.interpolate(input=x, scale_factor=0.5, mode="bicubic",
+                                           antialias=True),
     }, IMAGE),
     *table("interpolate", {"upsample": deprecated(F.upsample, size=3, mode="nearest"),
                            "upsample_nearest": deprecated(F.upsample_nearest, scale_factor=2),
-                           "upsample_bilinear": deprecated(F.upsample_bilinear, size=(6, 5))}, IMAGE),
+                           "upsample_bilinear": deprecated(F.upsample_bilinear, size=(6, 5))},
+                           IMAGE),
     *table("interpolate", {"linear": lambda x: F.interpolate(x, 7, mode="linear")}, LINE),
     *table("interpolate", {"trilinear": lambda x: F.interpolate(x, 2, mode="trilinear"),
                            "nearest 3d": lambda x: F.interpolate(x, 4)}, VOLUME),
     *table("fold", {"function": lambda x: F.fold(x, (3, 3), 2)}, draw(2, 4, 4)),
-    *table("unfold", {"function": lambda x: F.unfold(x, 2, stride=2), "module": nn.Unfold(3, padding=1),
+    *table("unfold", {"function": lambda x: F.unfold(x, 2, stride=2),
+                      "module": nn.Unfold(3, padding=1),
                       "tensor": lambda x: x.unfold(2, 2, 1)}, IMAGE),
     *table("grid_sample", {
         "bilinear": lambda x: F.grid_sample(x, GRID, align_corners=False),
         "nearest": lambda x: F.grid_sample(x, GRID, "nearest", "border", True),
-        "reflection": lambda x: F.grid_sample(x, GRID, padding_mode="reflection", align_corners=False),
+        "reflection": lambda x: F.grid_sample(x, GRID, padding_mode="reflection",
+                                              align_corners=False),
         "bicubic": lambda x: F.grid_sample(x, GRID, mode="bicubic", align_corners=True),
     }, IMAGE),
-    *table("grid_sample", {"carried positions": lambda x, g: F.grid_sample(x, g, align_corners=False)},
+    *table("grid_sample",
+           {"carried positions": lambda x, g: F.grid_sample(x, g, align_corners=False)},
            IMAGE, GRID, oracle=only(0)),
 ]  # fmt: skip
 
@@ -204,13 +225,15 @@ FOURIER: list[Case] = [
     *table("fourier", {name: spectrum(f) for name, f in {
         "fft": torch.fft.fft, "ifft": lambda x: torch.fft.ifft(x, norm="ortho"),
         "rfft": lambda x: torch.fft.rfft(x, dim=1), "fft2": torch.fft.fft2,
-        "rfft2": lambda x: torch.fft.rfft2(x, norm="ortho"), "fftn": lambda x: torch.fft.fftn(x, dim=(1, 2)),
+        "rfft2": lambda x: torch.fft.rfft2(x, norm="ortho"),
+        "fftn": lambda x: torch.fft.fftn(x, dim=(1, 2)),
         "ifft2": torch.fft.ifft2, "rfftn": lambda x: torch.fft.rfftn(x, dim=(1, 2)),
         "irfft": lambda x: torch.fft.irfft(torch.fft.rfft(x) * (1 + 0.5j), n=4),
         "irfft2": lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * draw(3, 3), s=(3, 4)),
         "irfftn": lambda x: torch.fft.irfftn(torch.fft.rfftn(x, dim=(1, 2)), s=(3, 4), dim=(1, 2)),
         "ifftn": lambda x: torch.fft.ifftn(x, dim=(1, 2)),
-        "fftshift": lambda x: torch.fft.fftshift(x, dim=1), "ifftshift": lambda x: torch.fft.ifftshift(x, dim=2),
+        "fftshift": lambda x: torch.fft.fftshift(x, dim=1),
+        "ifftshift": lambda x: torch.fft.ifftshift(x, dim=2),
         "plus constant": lambda x: torch.fft.fft(x) + (1 - 2j),
     }.items()}, X, oracle=itself),
 ]  # fmt: skip

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from opcases.case import Case, draw, table
-from oracle import held, normalised
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from opcases.case import Case, draw, table
+from oracle import held, normalised
 
 X = draw(2, 4, 3)
 IMAGE = draw(2, 4, 3, 2)
@@ -64,7 +65,9 @@ def batch(module: nn.Module, affine: bool = True) -> nn.Module:
 
 
 def divided(p: float, dim: int, eps: float = 1e-12):
-    return held(lambda z, x: z[0] / (x[0].abs() ** p).sum(dim, keepdim=True).pow(1 / p).clamp(min=eps))
+    return held(
+        lambda z, x: z[0] / (x[0].abs() ** p).sum(dim, keepdim=True).pow(1 / p).clamp(min=eps)
+    )
 
 
 def local(size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0):
@@ -93,7 +96,8 @@ LAYER: list[Case] = [
            oracle=normalised(last(1), eps=1e-5, gamma=ROWS)),
     *table("layer_norm", {"shift alone": lambda x: F.layer_norm(x, (3,), None, BETA)}, X,
            oracle=normalised(last(1), eps=1e-5, beta=BETA)),
-    *table("layer_norm", {"two dimensions": nn.LayerNorm((4, 3), elementwise_affine=False).double()},
+    *table("layer_norm",
+           {"two dimensions": nn.LayerNorm((4, 3), elementwise_affine=False).double()},
            X, oracle=normalised(last(2), eps=1e-5)),
     *table("rms_norm", {
         "function": lambda x: F.rms_norm(x, (3,), ROWS, 1e-6),
@@ -106,22 +110,28 @@ LAYER: list[Case] = [
 GROUP: list[Case] = [
     *table("group_norm", {
         "function": lambda x: F.group_norm(x, 2, CHANNELS, SHIFT),
-        "keyword": lambda x: F.group_norm(input=x, num_groups=2, weight=CHANNELS, bias=SHIFT, eps=1e-5),
+        "keyword": lambda x: F.group_norm(input=x, num_groups=2, weight=CHANNELS, bias=SHIFT,
+                                          eps=1e-5),
         "torch": lambda x: torch.group_norm(x, 2, CHANNELS, SHIFT),
-    }, IMAGE, oracle=normalised(channels(2), eps=1e-5, gamma=column(CHANNELS, 4), beta=column(SHIFT, 4))),
+    }, IMAGE,
+    oracle=normalised(channels(2), eps=1e-5, gamma=column(CHANNELS, 4), beta=column(SHIFT, 4))),
     *table("group_norm", {"plain": nn.GroupNorm(4, 4, affine=False).double(),
                           }, X, oracle=normalised(channels(1), eps=1e-5)),
     *table("group_norm", {"one group": nn.GroupNorm(1, 4, eps=1e-2).double()}, IMAGE,
            oracle=normalised(channels(4), eps=1e-2)),
     *table("instance_norm", {
         "function": lambda x: F.instance_norm(x, weight=CHANNELS, bias=SHIFT),
-        "torch": lambda x: torch.instance_norm(x, CHANNELS, SHIFT, None, None, True, 0.1, 1e-5, False),
-    }, IMAGE, oracle=normalised(channels(1), eps=1e-5, gamma=column(CHANNELS, 4), beta=column(SHIFT, 4))),
-    *table("instance_norm", {"1d": nn.InstanceNorm1d(4).double(), "function 1d": F.instance_norm}, X,
+        "torch": lambda x: torch.instance_norm(x, CHANNELS, SHIFT, None, None, True, 0.1, 1e-5,
+                                               False),
+    }, IMAGE,
+    oracle=normalised(channels(1), eps=1e-5, gamma=column(CHANNELS, 4), beta=column(SHIFT, 4))),
+    *table("instance_norm", {"1d": nn.InstanceNorm1d(4).double(),
+                             "function 1d": F.instance_norm}, X,
            oracle=normalised(channels(1), eps=1e-5)),
     *table("instance_norm", {"2d": nn.InstanceNorm2d(4).double()}, IMAGE,
            oracle=normalised(channels(1), eps=1e-5)),
-    *table("instance_norm", {"running": batch(nn.InstanceNorm2d(4, affine=True, track_running_stats=True))},
+    *table("instance_norm",
+           {"running": batch(nn.InstanceNorm2d(4, affine=True, track_running_stats=True))},
            IMAGE, oracle=running(4, CHANNELS, SHIFT)),
 ]  # fmt: skip
 
@@ -131,10 +141,12 @@ BATCH: list[Case] = [
         "function": lambda x: F.batch_norm(x, MEAN, VARIANCE, CHANNELS, SHIFT),
         "keyword": lambda x: F.batch_norm(input=x, running_mean=MEAN, running_var=VARIANCE,
                                           weight=CHANNELS, bias=SHIFT, training=False),
-        "torch": lambda x: torch.batch_norm(x, CHANNELS, SHIFT, MEAN, VARIANCE, False, 0.1, 1e-5, False),
+        "torch": lambda x: torch.batch_norm(x, CHANNELS, SHIFT, MEAN, VARIANCE, False, 0.1, 1e-5,
+                                            False),
     }, IMAGE, oracle=running(4, CHANNELS, SHIFT)),
     *table("batch_norm", {"1d": batch(nn.BatchNorm1d(4))}, X, oracle=running(3, CHANNELS, SHIFT)),
-    *table("batch_norm", {"rows": batch(nn.BatchNorm1d(4))}, draw(3, 4), oracle=running(2, CHANNELS, SHIFT)),
+    *table("batch_norm", {"rows": batch(nn.BatchNorm1d(4))}, draw(3, 4),
+           oracle=running(2, CHANNELS, SHIFT)),
     *table("batch_norm", {"3d": batch(nn.BatchNorm3d(4))}, draw(1, 4, 2, 2, 2),
            oracle=running(5, CHANNELS, SHIFT)),
     *table("batch_norm", {"plain": batch(nn.BatchNorm2d(4, affine=False, eps=1e-2), False)}, IMAGE,
@@ -144,20 +156,24 @@ BATCH: list[Case] = [
 ]  # fmt: skip
 
 LENGTH: list[Case] = [
-    *table("normalize", {"default": F.normalize, "keyword": lambda x: F.normalize(input=x, p=2.0, dim=1)},
+    *table("normalize", {"default": F.normalize,
+                         "keyword": lambda x: F.normalize(input=x, p=2.0, dim=1)},
            X, oracle=divided(2, 1)),
-    *table("normalize", {"last": lambda x: F.normalize(x, dim=-1), "positional": lambda x: F.normalize(x, 2, -1)},
+    *table("normalize", {"last": lambda x: F.normalize(x, dim=-1),
+                         "positional": lambda x: F.normalize(x, 2, -1)},
            X, oracle=divided(2, -1)),
     *table("normalize", {"p = 1": lambda x: F.normalize(x, 1.0, -1)}, X, oracle=divided(1, -1)),
     *table("normalize", {"p = 3": lambda x: F.normalize(x, p=3, dim=2, eps=0.1)}, X,
            oracle=divided(3, 2, 0.1)),
-    *table("normalize", {"eps": lambda x: F.normalize(x, dim=2, eps=100.0)}, X, oracle=divided(2, 2, 100.0)),
+    *table("normalize", {"eps": lambda x: F.normalize(x, dim=2, eps=100.0)}, X,
+           oracle=divided(2, 2, 100.0)),
     *table("local_response_norm", {"module": nn.LocalResponseNorm(3),
                                    "function": lambda x: F.local_response_norm(x, 3)},
            IMAGE, oracle=local(3)),
     *table("local_response_norm", {"even": lambda x: F.local_response_norm(x, 2, 0.5, 0.6, 2.0)}, X,
            oracle=local(2, 0.5, 0.6, 2.0)),
-    *table("local_response_norm", {"3d": lambda x: F.local_response_norm(x, size=5, alpha=0.3, k=1.5)},
+    *table("local_response_norm",
+           {"3d": lambda x: F.local_response_norm(x, size=5, alpha=0.3, k=1.5)},
            draw(1, 4, 2, 2, 2), oracle=local(5, 0.3, 0.75, 1.5)),
 ]  # fmt: skip
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from opcases.case import Case, draw, table
-from oracle import diagonal, held, itself, softmax_rows
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from opcases.case import Case, draw, table
+from oracle import diagonal, held, softmax_rows
 
 X = draw(2, 3, 4)
 POSITIVE = draw(2, 3, 4, low=0.2, high=3.0)
@@ -43,12 +44,16 @@ SMOOTH: list[Case] = [
                     "argument": lambda x: F.silu(x, True),
                     "keyword": lambda x: F.silu(input=x, inplace=True)}, X, oracle=diagonal),
     *table("elu", {
-        "module": nn.ELU(0.7), "in place": nn.ELU(inplace=True), "argument": lambda x: F.elu(x, 0.5, True),
-        "selu": F.selu, "selu module": nn.SELU(), "selu in place": nn.SELU(True), "torch.selu": torch.selu,
-        "celu": lambda x: F.celu(x, 0.6), "celu module": nn.CELU(1.3), "celu in place": nn.CELU(inplace=True),
+        "module": nn.ELU(0.7), "in place": nn.ELU(inplace=True),
+        "argument": lambda x: F.elu(x, 0.5, True),
+        "selu": F.selu, "selu module": nn.SELU(), "selu in place": nn.SELU(True),
+        "torch.selu": torch.selu,
+        "celu": lambda x: F.celu(x, 0.6), "celu module": nn.CELU(1.3),
+        "celu in place": nn.CELU(inplace=True),
         "selu_": torch.selu_, "celu_": torch.celu_, "keyword": lambda x: F.elu(input=x, alpha=2.0),
     }, X, oracle=diagonal),
-    *table("softplus", {"module": nn.Softplus(2.0, 1.0), "function": lambda x: F.softplus(x, beta=3)},
+    *table("softplus", {"module": nn.Softplus(2.0, 1.0),
+                        "function": lambda x: F.softplus(x, beta=3)},
            X, oracle=diagonal),
     *table("mish", {"module": nn.Mish(), "in place": nn.Mish(inplace=True)}, X, oracle=diagonal),
     *table("tanh", {"module": nn.Tanh()}, X, oracle=diagonal),
@@ -70,7 +75,8 @@ SMOOTH: list[Case] = [
 ]  # fmt: skip
 
 KINKED: list[Case] = [
-    *table("relu", {**spelled("relu"), "module": nn.ReLU(), "module in place": nn.ReLU(inplace=True),
+    *table("relu", {**spelled("relu"), "module": nn.ReLU(),
+                    "module in place": nn.ReLU(inplace=True),
                     "keyword": lambda x: F.relu(input=x, inplace=True)}, X, oracle=diagonal),
     *table("leaky_relu", {"function": F.leaky_relu, "slope": lambda x: F.leaky_relu(x, 0.3),
                           "module": nn.LeakyReLU(0.2), "in place": nn.LeakyReLU(0.1, inplace=True),
@@ -80,7 +86,8 @@ KINKED: list[Case] = [
     *table("prelu", {"one": lambda x: F.prelu(x, torch.tensor([0.3]).double()),
                      "module": nn.PReLU(3, 0.4).double(), "method": lambda x: x.prelu(draw(3)),
                      "torch": lambda x: torch.prelu(x, draw(3, seed=1))}, X, oracle=diagonal),
-    *table("abs", {**spelled("abs"), "absolute": torch.absolute, "dunder": abs}, X, oracle=diagonal),
+    *table("abs", {**spelled("abs"), "absolute": torch.absolute,
+                   "dunder": abs}, X, oracle=diagonal),
     *table("abs", {"complex": lambda x: (x * COMPLEX).abs()}, X, oracle=diagonal),
     *table("deg2rad", spelled("deg2rad"), X, oracle=diagonal),
     *table("rad2deg", spelled("rad2deg"), X, oracle=diagonal),
@@ -90,13 +97,15 @@ POWERS: list[Case] = [
     *table("square", {**spelled("square"), "reused": lambda x: x.square() + x}, X, oracle=diagonal),
     *table("pow", {
         "square": lambda x: x ** 2, "cube": lambda x: x ** 3, "method": lambda x: x.pow(2.0),
-        "function": lambda x: torch.pow(x, 4), "one": lambda x: x ** 1, "in place": lambda x: x.pow_(2),
+        "function": lambda x: torch.pow(x, 4), "one": lambda x: x ** 1,
+        "in place": lambda x: x.pow_(2),
         "augmented": lambda x: x.__ipow__(3), "keyword": lambda x: torch.pow(input=x, exponent=2),
         "tensor": lambda x: x ** torch.tensor(2.0), "augmented square": lambda x: x.__ipow__(2),
     }, X, oracle=diagonal),
     *table("pow", {"root": lambda x: x ** 0.5, "in place root": lambda x: x.pow_(0.5),
                    "odd": lambda x: x.pow(1.7)}, POSITIVE, oracle=diagonal),
-    *table("pow", {"inverse": lambda x: x * x ** -1}, POSITIVE, oracle=held(lambda z, x: z[0] / x[0])),
+    *table("pow", {"inverse": lambda x: x * x ** -1}, POSITIVE,
+           oracle=held(lambda z, x: z[0] / x[0])),
     *table("pow", {"inverse root": lambda x: x * x.pow(-0.5)}, POSITIVE,
            oracle=held(lambda z, x: z[0] * x[0] ** -0.5)),
     *table("pow", {"nought": lambda x: x * x ** 0}, POSITIVE, oracle=held(lambda z, x: z[0])),
@@ -110,14 +119,14 @@ def times(phi):
 
 COEFFICIENTS: list[Case] = [
     *(case for name in "rsqrt reciprocal log log2 log10".split()
-      for case in table(name, {"factor": lambda x, f=getattr(torch, name): x * f(x),
+      for case in table(name, {"factor": lambda x, n=name: x * getattr(torch, n)(x),
                                "method": lambda x, n=name: getattr(x, n)() * x},
                         POSITIVE, oracle=times(getattr(torch, name)))),
     *table("logsumexp", {"factor": lambda x: x * torch.logsumexp(x, 2, True),
                          "method": lambda x: x * x.logsumexp(dim=2, keepdim=True)}, POSITIVE,
            oracle=times(lambda x: x.exp().sum(2, keepdim=True).log())),
     *(case for name in "sign sgn floor ceil round trunc frac".split()
-      for case in table(name, {"factor": lambda x, f=getattr(torch, name): x * f(x),
+      for case in table(name, {"factor": lambda x, n=name: x * getattr(torch, n)(x),
                                "method": lambda x, n=name: getattr(x, n)() * x},
                         X, oracle=times(getattr(torch, name)))),
     *table("softmax", {
@@ -166,8 +175,10 @@ def spread(dims: tuple[int, ...], correction: float = 1, power: float = 1, keepd
 SPREADS: list[Case] = [
     *table("norm", {
         "method": lambda x: x.norm(dim=-1), "two": lambda x: x.norm(2, 2),
-        "function": lambda x: torch.norm(x, p=2, dim=2), "vector": lambda x: torch.linalg.vector_norm(x, dim=2),
-        "linalg": lambda x: torch.linalg.norm(x, dim=-1), "ord": lambda x: torch.linalg.norm(x, 2, -1),
+        "function": lambda x: torch.norm(x, p=2, dim=2),
+        "vector": lambda x: torch.linalg.vector_norm(x, dim=2),
+        "linalg": lambda x: torch.linalg.norm(x, dim=-1),
+        "ord": lambda x: torch.linalg.norm(x, 2, -1),
     }, X, oracle=root((2,))),
     *table("norm", {"dims": lambda x: x.norm(dim=(1, 2), keepdim=True),
                     "frobenius": lambda x: torch.norm(x, "fro", (1, 2), True),
@@ -190,10 +201,14 @@ SPREADS: list[Case] = [
            oracle=spread((1,), power=0.5)),
     *table("std", {"biased": lambda x: x.std((1, 2), unbiased=False, keepdim=True)}, X,
            oracle=spread((1, 2), 0, 0.5, True)),
-    *table("std", {"all": lambda x: x.std()}, X, oracle=spread((0, 1, 2), power=0.5), samples=False),
+    *table("std", {"all": lambda x: x.std()}, X, oracle=spread((0, 1, 2), power=0.5),
+           samples=False),
 ]  # fmt: skip
 
 # Refused, each for its own reason; the message is tested with the errors.
-REFUSED = {"var_mean": lambda x: torch.var_mean(x, 1)[0], "std_mean": lambda x: torch.std_mean(x, 1)[1]}
+REFUSED = {
+    "var_mean": lambda x: torch.var_mean(x, 1)[0],
+    "std_mean": lambda x: torch.std_mean(x, 1)[1],
+}
 
 CASES = SMOOTH + KINKED + POWERS + COEFFICIENTS + SPREADS

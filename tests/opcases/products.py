@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from opcases.case import Case, draw, table
-from oracle import halves, held, itself, only
 from torch import Tensor
 from torch.nn import functional as F
+
+from opcases.case import Case, draw, table
+from oracle import halves, held, only
 
 X = draw(2, 3, 4)
 Y = draw(2, 3, 4, seed=1)
@@ -29,19 +30,23 @@ ELEMENTWISE: list[Case] = [
         "column": lambda x, y: x.mean(2, keepdim=True) * y,
     }, X, Y, oracle=halves),
     *table("mul", {
-        "constant": lambda x: x * CONST, "constant first": lambda x: CONST * x, "number": lambda x: 3 * x,
-        "row": lambda x: x.mul(ROW), "in place": lambda x: x.mul_(ROW), "augmented": lambda x: x.__imul__(2.0),
+        "constant": lambda x: x * CONST, "constant first": lambda x: CONST * x,
+        "number": lambda x: 3 * x,
+        "row": lambda x: x.mul(ROW), "in place": lambda x: x.mul_(ROW),
+        "augmented": lambda x: x.__imul__(2.0),
         "into constant": lambda x: CONST.clone().mul_(x), "integers": lambda x: x * torch.arange(4),
         "mask": lambda x: x * (torch.arange(4) > 1), "scale shift": lambda x: x * ROW + CONST,
     }, X),
     *table("mul", {"itself": lambda x: x * x, "itself in place": lambda x: x.mul_(x),
                    "itself augmented": lambda x: x.__imul__(x)}, X,
            oracle=held(lambda z, x: z[0] * x[0])),
-    *table("mul", {"gate": lambda x, g: x * g.sigmoid(), "gate first": lambda x, g: torch.sigmoid(g) * x,
+    *table("mul", {"gate": lambda x, g: x * g.sigmoid(),
+                   "gate first": lambda x, g: torch.sigmoid(g) * x,
                    "gate in place": lambda x, g: x.mul_(g.sigmoid()),
                    "gate augmented": lambda x, g: x.__imul__(torch.sigmoid(g)),
                    "hard gate": lambda x, g: x * g.softmax(1)}, X, Y, oracle=only(0)),
-    *table("mul", {"tanh": lambda x, g: x * torch.tanh(g), "scaled gate": lambda x, g: x * (2 * g.tanh()),
+    *table("mul", {"tanh": lambda x, g: x * torch.tanh(g),
+                   "scaled gate": lambda x, g: x * (2 * g.tanh()),
                    "tanh with sigmoid": lambda x, g: torch.tanh(x) * 0 + x * g.sigmoid()}, X, Y,
            oracle=only(0)),
     *table("mul", {"sigmoid and tanh": lambda x, g: torch.tanh(x) * torch.sigmoid(g)}, X, Y,
@@ -50,13 +55,15 @@ ELEMENTWISE: list[Case] = [
            oracle=held(lambda z, x: (z[0] * x[1] * x[0] + x[0] * z[1] * x[0]) / 4
                        + x[0] * x[1] * z[0] / 2)),
     *table("mul", {"swiglu": lambda x, y: F.silu(x) * y}, X, Y,
-           oracle=held(lambda z, x: (z[0] * x[0].sigmoid() * x[1] + x[0] * x[0].sigmoid() * z[1]) / 2)),
+           oracle=held(lambda z,
+                       x: (z[0] * x[0].sigmoid() * x[1] + x[0] * x[0].sigmoid() * z[1]) / 2)),
     *table("addcmul", {"both": lambda x, y: torch.addcmul(CONST, x, y, value=0.5),
                        "method": lambda x, y: CONST.addcmul(x, y)}, X, Y, oracle=halves),
     *table("addcmul", {"constant factor": lambda x: torch.addcmul(CONST, x, ROW),
                        "carried base": lambda x: x.addcmul(CONST, ROW, value=2),
                        "in place": lambda x: x.addcmul_(CONST, ROW)}, X),
-    *table("lerp", {"number": lambda x, y: torch.lerp(x, y, 0.3), "tensor": lambda x, y: x.lerp(y, ROW),
+    *table("lerp", {"number": lambda x, y: torch.lerp(x, y, 0.3),
+                    "tensor": lambda x, y: x.lerp(y, ROW),
                     "in place": lambda x, y: x.lerp_(y, 0.3)}, X, Y),
     *table("lerp", {"constant end": lambda x: torch.lerp(x, CONST, 0.25),
                     "constant start": lambda x: torch.lerp(CONST, x, ROW)}, X),
@@ -66,26 +73,31 @@ ELEMENTWISE: list[Case] = [
 
 QUOTIENTS: list[Case] = [
     *table("div", {
-        "two": lambda x, s: x / s, "function": torch.div, "divide": torch.divide, "in place": lambda x, s: x.div_(s),
+        "two": lambda x, s: x / s, "function": torch.div, "divide": torch.divide,
+        "in place": lambda x, s: x.div_(s),
         "augmented": lambda x, s: x.__itruediv__(s), "true_divide": lambda x, s: x.true_divide(s),
         "keyword": lambda x, s: torch.div(input=x, other=s),
     }, X, POSITIVE, oracle=held(first)),
-    *table("div", {"constant": lambda x: x / POSITIVE, "number": lambda x: x / 4, "row": lambda x: x.div(ROW),
+    *table("div", {"constant": lambda x: x / POSITIVE, "number": lambda x: x / 4,
+                   "row": lambda x: x.div(ROW),
                    "in place": lambda x: x.div_(ROW), "augmented": lambda x: x.__itruediv__(2)}, X),
     *table("div", {"one over": lambda x: x * (1 / x), "rdiv": lambda x: x * x.__rtruediv__(1),
                    "constant over": lambda x: x * (torch.ones(4).double() / x)}, POSITIVE,
            oracle=held(lambda z, x: z[0] / x[0])),
     *table("div", {"constant over in place": lambda x: x * torch.ones(2, 3, 4).double().div_(x),
-                   "constant over augmented": lambda x: x * CONST.new_ones(2, 3, 4).__itruediv__(x)},
+                   "constant over augmented": lambda x: x * CONST.new_ones(2, 3,
+                       4).__itruediv__(x)},
            POSITIVE, oracle=held(lambda z, x: z[0] / x[0])),
     *table("div", {"by itself": lambda x: x + x / x}, POSITIVE, oracle=held(lambda z, x: z[0] + 1)),
-    *table("div", {"root mean square": lambda x: x / x.pow(2).mean(-1, keepdim=True).add(1e-6).sqrt()}, X,
+    *table("div",
+           {"root mean square": lambda x: x / x.pow(2).mean(-1, keepdim=True).add(1e-6).sqrt()}, X,
            oracle=held(lambda z, x: z[0] / (x[0].square().mean(-1, keepdim=True) + 1e-6).sqrt())),
 ]  # fmt: skip
 
 MATRICES: list[Case] = [
     *table("matmul", {"two": lambda a, b: a @ b, "function": torch.matmul,
-                      "keyword": lambda a, b: torch.matmul(input=a, other=b)}, LEFT, RIGHT, oracle=halves),
+                      "keyword": lambda a, b: torch.matmul(input=a, other=b)}, LEFT, RIGHT,
+                      oracle=halves),
     *table("matmul", {
         "constant": lambda x: x @ MATRIX, "constant first": lambda x: draw(5, 3) @ x,
         "vector": lambda x: x @ ROW, "batched": lambda x: torch.matmul(draw(2, 2, 3), x),
@@ -99,14 +111,16 @@ MATRICES: list[Case] = [
     *table("matmul", {"itself": lambda x: x @ x.mT}, LEFT,
            oracle=held(lambda z, x: (z[0] @ x[0].mT + x[0] @ z[0].mT) / 2)),
     *table("bmm", {"two": torch.bmm, "method": lambda a, b: a.bmm(b)}, LEFT, RIGHT, oracle=halves),
-    *table("bmm", {"constant": lambda x: torch.bmm(x, RIGHT), "mat2": lambda x: torch.bmm(x, mat2=RIGHT)}, LEFT),
+    *table("bmm", {"constant": lambda x: torch.bmm(x, RIGHT),
+                   "mat2": lambda x: torch.bmm(x, mat2=RIGHT)}, LEFT),
     *table("einsum", {"two": lambda a, b: torch.einsum("bij,bjk->bik", a, b),
                       "list": lambda a, b: torch.einsum("bij,bjk->bk", [a, b]),
                       "ellipsis": lambda a, b: torch.einsum("...ij,...jk->...ik", a, b)},
            LEFT, RIGHT, oracle=halves),
     *table("einsum", {"one": lambda x: torch.einsum("bij->bji", x), "trace": lambda x: torch.einsum(
         "bii->b", x[:, :, :3]), "diagonal": lambda x: torch.einsum("bii->bi", x[:, :, :3]),
-        "constant": lambda x: torch.einsum("bij,jk->bik", x, MATRIX), "sum": lambda x: torch.einsum("bij->b", x),
+        "constant": lambda x: torch.einsum("bij,jk->bik", x, MATRIX),
+        "sum": lambda x: torch.einsum("bij->b", x),
         "constant first": lambda x: torch.einsum("kj,bij->bki", MATRIX.T, x),
         "constants": lambda x: torch.einsum("bij,jk,kj->bi", x, MATRIX, MATRIX.T),
         "implicit": lambda x: torch.einsum("bij,j", x, ROW)}, LEFT),
@@ -117,9 +131,11 @@ MATRICES: list[Case] = [
     *table("einsum", {"itself": lambda x: torch.einsum("bij,bkj->bik", x, x)}, LEFT,
            oracle=held(lambda z, x: (z[0] @ x[0].mT + x[0] @ z[0].mT) / 2)),
     *table("baddbmm", {"both": lambda a, b: torch.baddbmm(CONST[..., :2], a, b, beta=0.5, alpha=2),
-                       "method": lambda a, b: CONST[..., :2].baddbmm(a, b)}, LEFT, RIGHT, oracle=halves),
+                       "method": lambda a, b: CONST[..., :2].baddbmm(a, b)}, LEFT, RIGHT,
+                       oracle=halves),
     *table("baddbmm", {"constant factor": lambda x: torch.baddbmm(CONST[..., :2], x, RIGHT, beta=2),
-                       "carried base": lambda x: torch.baddbmm(x, CONST[:, :, :2], RIGHT.mT, alpha=0.5)}, LEFT),
+                       "carried base": lambda x: torch.baddbmm(x, CONST[:, :, :2], RIGHT.mT,
+                           alpha=0.5)}, LEFT),
     *table("addmm", {"both": lambda a, b: torch.addmm(ROW, a, b, beta=3)}, draw(2, 3), draw(3, 4),
            oracle=halves, samples=False),
     *table("addmm", {"bias": lambda x: torch.addmm(draw(5), x, MATRIX),
@@ -130,7 +146,8 @@ MATRICES: list[Case] = [
            draw(3, 4)),
     *table("addbmm", {"constant factor": lambda x: torch.addbmm(CONST[0, :, :2], x, RIGHT)}, LEFT,
            samples=False),
-    *table("addbmm", {"both": lambda a, b: torch.addbmm(CONST[0, :, :2], a, b, alpha=0.5)}, LEFT, RIGHT,
+    *table("addbmm", {"both": lambda a, b: torch.addbmm(CONST[0, :, :2], a, b, alpha=0.5)}, LEFT,
+           RIGHT,
            oracle=halves, samples=False),
 ]  # fmt: skip
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
 from opcases.case import Case, draw, table
 from opcases.linear import seeded
 from oracle import Inputs, Oracle, held
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 X = draw(2, 4, 3)
 LENGTHS = [4, 2]
@@ -47,7 +48,9 @@ def rnn(phi):
 STEPS = {"lstm": lstm, "gru": gru, "rnn_tanh": rnn(torch.tanh), "rnn_relu": rnn(torch.relu)}
 
 
-def unrolled(kind: str, m: nn.RNNBase, lengths: list[int] | None = None, start: bool = False) -> Oracle:
+def unrolled(
+    kind: str, m: nn.RNNBase, lengths: list[int] | None = None, start: bool = False
+) -> Oracle:
     """Sample by sample, step by step; input (B, T, F), output (B, T, directions · hidden).
 
     ``start``: a hidden state (layers · directions, B, hidden) is a second input.
@@ -118,26 +121,35 @@ def cases(kind: str) -> list[Case]:
     found: list[Case] = []
     variants = {
         "plain": {}, "no bias": {"bias": False}, "two layers": {"num_layers": 2},
-        "both ways": {"bidirectional": True}, "deep both ways": {"num_layers": 2, "bidirectional": True},
+        "both ways": {"bidirectional": True},
+        "deep both ways": {"num_layers": 2, "bidirectional": True},
         "dropout": {"num_layers": 2, "dropout": 0.5},
     }  # fmt: skip
     if kind == "lstm":
         variants |= {"projection": {"proj_size": 2},
-                     "projection without bias": {"proj_size": 1, "bias": False, "num_layers": 2}}  # fmt: skip
+                     "projection without bias": {"proj_size": 1, "bias": False,
+                                                 "num_layers": 2}}  # fmt: skip
     for name, options in variants.items():
         m = network(kind, 3, 3, **options)
         found += table(kind, {name: lambda x, m=m: m(x)[0]}, X, oracle=unrolled(kind, m))
-    for name, options in {"packed": {}, "packed both ways": {"bidirectional": True, "num_layers": 2}}.items():
+    for name, options in {
+        "packed": {},
+        "packed both ways": {"bidirectional": True, "num_layers": 2},
+    }.items():
         m = network(kind, 3, 2, **options)
         found += table(kind, {name: packed(m)}, X, oracle=unrolled(kind, m, LENGTHS))
     m = network(kind, 3, 2)
     late = seeded(type(m)(3, 2, **({"nonlinearity": "relu"} if kind == "rnn_relu" else {})))
     late.load_state_dict(m.state_dict())
-    found += table(kind, {"time first": lambda x, m=late: m(x.transpose(0, 1))[0].transpose(0, 1)}, X,
+    found += table(kind, {"time first": lambda x, m=late: m(x.transpose(0, 1))[0].transpose(0, 1)},
+                   X,
                    oracle=unrolled(kind, m))  # fmt: skip
-    found += table(kind, {"unbatched": lambda x, m=m: m(x[0])[0][None]}, X[:1], oracle=unrolled(kind, m))
+    found += table(
+        kind, {"unbatched": lambda x, m=m: m(x[0])[0][None]}, X[:1], oracle=unrolled(kind, m)
+    )
     if kind != "lstm":
-        found += table(kind, {"first state": lambda x, h, m=m: m(x, h)[0]}, X, draw(1, 2, 2, seed=5),
+        found += table(kind, {"first state": lambda x, h, m=m: m(x, h)[0]}, X,
+                       draw(1, 2, 2, seed=5),
                        oracle=unrolled(kind, m, start=True), samples=False)  # fmt: skip
     return found
 
@@ -170,7 +182,8 @@ def lengths_only(kind: str):
     first = kind != "time first"
 
     def call(x: Tensor) -> Tensor:
-        packed = pack_padded_sequence(3 * x, LENGTHS if kind != "unsorted" else LENGTHS[::-1], first,
+        packed = pack_padded_sequence(3 * x, LENGTHS if kind != "unsorted" else LENGTHS[::-1],
+                                      first,
                                       enforce_sorted=kind != "unsorted")  # fmt: skip
         return pad_packed_sequence(packed, first)[0]
 
@@ -180,7 +193,8 @@ def lengths_only(kind: str):
 PACKED: list[Case] = [
     *table("_pack_padded_sequence", {"there and back": lengths_only("batch first")}, X),
     *table("_pad_packed_sequence", {"unsorted": lengths_only("unsorted")}, X),
-    *table("_pad_packed_sequence", {"time first": lengths_only("time first")}, draw(4, 2, 3), samples=False),
+    *table("_pad_packed_sequence", {"time first": lengths_only("time first")}, draw(4, 2, 3),
+           samples=False),
 ]  # fmt: skip
 
 CASES: list[Case] = PACKED + [

@@ -358,7 +358,8 @@ class Interceptor(TorchFunctionMode):
         located = place.grid.located[place.cells]
         if len(inputs) < 2 or bool(located.any()):
             return place.ones()
-        even = torch.stack([self.means[k] for k in inputs]).mean(0)
+        means = [self.means[k] for k in inputs]
+        even = torch.stack([m for m in means if m.shape == place.grid.mean.shape]).mean(0)
         return even[place.grid.sample[place.cells]]
 
     def _nowhere(self, t: Tensor) -> Place | None:
