@@ -72,8 +72,11 @@ FUSED: list[Case] = [
 ]  # fmt: skip
 
 
-def heads(m: nn.MultiheadAttention, added: Tensor | None = None) -> Oracle:
-    """Multi-head attention of (q, k, v), batch first, sample by sample and head by head."""
+def mixing(m: nn.MultiheadAttention, added: Tensor | None = None):
+    """g(z, x): multi-head attention, batch first, sample by sample and head by head.
+
+    The weights come from x = (q, k, v) or (x,), the values from the last of z.
+    """
 
     def projections() -> list[tuple[Tensor, Tensor | None]]:
         separate = (m.q_proj_weight, m.k_proj_weight, m.v_proj_weight)
@@ -102,9 +105,13 @@ def heads(m: nn.MultiheadAttention, added: Tensor | None = None) -> Oracle:
                     logits[:, : added.shape[-1]] += added[b % added.shape[0]]
                 parts.append(softmax_rows(logits) @ value[:, own])
             outs.append(m.out_proj(torch.cat(parts, 1)))
-        return torch.stack(outs)
+        return torch.stack(outs).detach()
 
-    return held(lambda z, x: g(z, x).detach())
+    return g
+
+
+def heads(m: nn.MultiheadAttention, added: Tensor | None = None) -> Oracle:
+    return held(mixing(m, added))
 
 
 def mha(**options) -> nn.MultiheadAttention:
@@ -245,9 +252,7 @@ def decoder_layer(m: nn.TransformerDecoderLayer) -> Oracle:
     def mixed(
         a: nn.MultiheadAttention, q: Tensor, k: Tensor, z: Tensor, mask: Tensor | None
     ) -> Tensor:
-        weight, bias = heads(a, mask)(None, (q, k, k))
-        wide = weight[:, q.numel() + k.numel() :]
-        return (wide @ z.reshape(-1) + bias).reshape(q.shape)
+        return mixing(a, mask)((z,), (q, k, k))
 
     def g(z: Inputs, x: Inputs) -> Tensor:
         late = additive(FORBIDDEN)[None]

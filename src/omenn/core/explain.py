@@ -124,7 +124,9 @@ class FrozenRun:
             self._forward(batched=False)
             f, index = self._select(target, output)
         self._check(f)
-        f = f.reshape(-1) if f.ndim == 0 else f
+        if f.ndim == 0:
+            with torch.enable_grad(), self.mode:
+                f = f.reshape(-1)
         if f.shape[0] != self.feed.samples:
             raise TargetError(
                 f"the target gives {f.shape[0]} numbers for {self.feed.samples} samples. Return "
@@ -197,7 +199,7 @@ class FrozenRun:
         # A model that computes in float32 inside float64 is exact to float32.
         dtype = self.mode.coarsest or feed.values[0].dtype
         return Explanation(
-            output=f if self.options["create_graph"] else f.detach(),
+            output=self._ordinary(f),
             target=index,
             inputs=feed.shaped(feed.values),
             weight=feed.shaped(g.inputs),
@@ -214,6 +216,11 @@ class FrozenRun:
             products=self.options["products"],
             frozen_constants=tuple(sorted(self.mode.frozen_constants)),
         )
+
+    def _ordinary(self, f: Tensor) -> Tensor:
+        """f without history; or as the ordinary network gives it, where derivatives are wanted."""
+        mark = self.mode.mark_of(f) if self.options["create_graph"] else None
+        return f.detach() if mark is None or mark.true is None else mark.true
 
 
 def _located(split: list[Tensor]) -> float:

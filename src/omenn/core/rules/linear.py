@@ -11,7 +11,7 @@ from torch import Tensor
 from omenn.core import place as places
 from omenn.core.call import Call
 from omenn.core.rules.layout import linear
-from omenn.core.rules.products import freeze_factors
+from omenn.core.rules.products import bilinear, freeze_factors
 from omenn.core.rules.row import Row, contracted, rows, same, source, spatial, unlocated
 
 
@@ -19,10 +19,9 @@ def affine_layer(call: Call) -> Tensor:
     """``linear`` and convolutions: W x + b. A weight that depends on the input is a factor."""
     bias = call.get("bias")
     x, weight = call.get("input"), call.get("weight")
-    out = call.run(freeze_factors(call, [x, weight]))
-    if call.is_carried(bias):
-        return out
-    if bias is None:
+    carried = call.is_carried(bias)
+    out = bilinear(call, [x, weight], bias if carried else None)
+    if carried or bias is None:
         return out
     shape = (-1,) if call.operator == "linear" else (-1, *[1] * (weight.ndim - 2))
     return call.attach(out, call.constant(bias).reshape(shape))
