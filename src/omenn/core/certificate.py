@@ -144,6 +144,12 @@ _FUSED = (
 )
 
 
+def _real(t: Tensor) -> Tensor:
+    """The numbers of a tensor in double precision; two for each complex one."""
+    t = t.detach()
+    return (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).double()
+
+
 def _fidelity(run: FrozenRun, output: Any, grad: bool = False) -> float:
     """Largest difference between the frozen and the ordinary forward pass, relative.
 
@@ -156,8 +162,8 @@ def _fidelity(run: FrozenRun, output: Any, grad: bool = False) -> float:
     args = [v.clone() if isinstance(v, Tensor) else v for v in args]
     kwargs = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
     with torch.set_grad_enabled(grad):
-        ordinary = pick_output(run.model(*args, **kwargs), output).detach().double()
-    here = pick_output(run.out, output).detach().double()
+        ordinary = _real(pick_output(run.model(*args, **kwargs), output))
+    here = _real(pick_output(run.out, output))
     if here.shape != ordinary.shape:
         return float("inf")
     scale = ordinary[torch.isfinite(ordinary)].abs().max().clamp_min(1e-300)
