@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from opcases.case import Case, draw
-from opcases.linear import seeded
-from opdb import CASES, REFUSED
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +11,9 @@ import omenn
 from omenn.core.call import Call
 from omenn.core.intercept import Interceptor
 from omenn.core.rules import OPERATORS, Row
+from opcases.case import Case, draw
+from opcases.linear import seeded
+from opdb import CASES, REFUSED
 
 FIRST: dict[str, Case] = {}
 for _case in CASES:

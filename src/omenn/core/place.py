@@ -115,6 +115,28 @@ def unplaced(grid: Grid, shape: Sequence[int]) -> Place:
     return Place(grid, (grid.slots + index[: None if len(shape) else 1]).reshape(rank))
 
 
+def nowhere(place: Place, before: Sequence[int], after: Sequence[int]) -> Place:
+    """Without location, but of its own sample: for a tensor ``after`` made from one ``before``.
+
+    The dimension along which the samples differ is looked for under the same number and size.
+    """
+    grid = place.grid
+    sample = grid.sample[full(place.cells, before)]
+    for dim in range(sample.ndim):
+        first = sample.narrow(dim, 0, 1)
+        if sample.shape[dim] > 1 and bool((sample == first).all()):
+            sample = first
+    varying = [d for d, n in enumerate(sample.shape) if n > 1]
+    if len(before) == len(after) and all(sample.shape[d] == after[d] for d in varying):
+        return Place(grid, grid.slots + sample)
+    if len(varying) == 1 and (size := sample.numel()) in after:
+        same = varying[0] < len(after) and after[varying[0]] == size
+        dim = varying[0] if same else list(after).index(size)
+        rank = (*[1] * dim, size, *[1] * (len(after) - dim - 1))
+        return Place(grid, grid.slots + sample.reshape(rank))
+    return unplaced(grid, after)
+
+
 def full(cells: Tensor, shape: Sequence[int]) -> Tensor:
     """``cells`` with as many dimensions as ``shape`` (missing ones are leading)."""
     return cells.reshape((1,) * (len(shape) - cells.ndim) + tuple(cells.shape))

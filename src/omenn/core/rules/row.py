@@ -57,10 +57,10 @@ def unlocated(call: Call, out: Any) -> Any:
     found = source(call)
     if found is None:
         return None
-    grid = found[1].grid
+    x, place = found
     if isinstance(out, Tensor):
-        return places.unplaced(grid, out.shape)
-    return [places.unplaced(grid, o.shape) if isinstance(o, Tensor) else None for o in out]
+        return places.nowhere(place, x.shape, out.shape)
+    return [places.nowhere(place, x.shape, o.shape) if isinstance(o, Tensor) else None for o in out]
 
 
 def contracted(call: Call, out: Tensor) -> Place | None:
