@@ -1,4 +1,4 @@
-"""The models that the engine is proven on: random weights, perturbed so that no layer is trivial."""
+"""The models that the engine is proven on: random weights, perturbed so that none is trivial."""
 
 from __future__ import annotations
 

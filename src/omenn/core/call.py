@@ -78,7 +78,7 @@ class Call:
             or bool(kwargs.get("inplace"))
             or ("inplace" in self.bound and bool(self.bound["inplace"]))
         )
-        self.first = args[0] if args else next(iter(kwargs.values()), None)
+        self.first: Any = args[0] if args else next(iter(kwargs.values()), None)
         self.spare: Tensor | None = None  # the ordinary twin of a constant that is written into
         self.held = False  # the result is a frozen coefficient
         self.rank: int | None = None

@@ -335,7 +335,10 @@ class Interceptor(TorchFunctionMode):
         place = self._places(call, self.book[call.operator], y)[0] or self._nowhere(y)
         return self._carry(call, y, term, place)
 
-    def _carry(self, call: Call, y: Tensor, term: Tensor, place: Place) -> Tensor:
+    def _carry(self, call: Call, y: Tensor, term: Tensor, place: Place | None) -> Tensor:
+        # There is a grid here, so there is at least the whole input as a place.
+        assert self.grid is not None
+        assert place is not None
         name = self.module_path()
         source = self.sources.get(name)
         if source is None:
@@ -344,7 +347,6 @@ class Interceptor(TorchFunctionMode):
             self.sources[name] = source
         if any(m.kind == FROZEN and m.inputs for _, m in call.marked):
             self.frozen_constants.add(name)
-        assert place is not None  # there is a grid, so there is at least the whole input
         u = self._ones(call, place) * source[place.source_index()]
         flat = None if call.inplace else _rows_of(y, term)
         if flat is None:
@@ -355,8 +357,7 @@ class Interceptor(TorchFunctionMode):
     def _ones(self, call: Call, place: Place) -> Tensor:
         """U at a place; a constant of several inputs without a place is split evenly."""
         inputs = frozenset().union(*(m.inputs for t, m in call.marked if m.kind == CARRIED))
-        located = place.grid.located[place.cells]
-        if len(inputs) < 2 or bool(located.any()):
+        if len(inputs) < 2 or bool(place.grid.located[place.cells].any()):
             return place.ones()
         means = [self.means[k] for k in inputs]
         even = torch.stack([m for m in means if m.shape == place.grid.mean.shape]).mean(0)
