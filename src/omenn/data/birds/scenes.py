@@ -139,7 +139,7 @@ def sample_scene(
     """The scene number ``index`` of a split: a pure function of its arguments.
 
     Its class is ``index`` modulo 50 unless ``class_index`` is given. Every second training scene,
-    by chance, misses a random number (0 to 5) of parts; scenes of the other splits miss none.
+    by chance, misses a random number (1 to 5) of parts; scenes of the other splits miss none.
 
     Raises InputError for a negative index, an unknown split or class.
 
@@ -183,9 +183,9 @@ def _between(draw: Callable[[], float], low: float, high: float) -> float:
 
 
 def _missing(draw: Callable[[], float]) -> set[PartName]:
-    """A random number of parts, 0 to 5."""
+    """A random number of parts, 1 to 5."""
     shuffled = sorted(PARTS, key=lambda _: draw())
-    return set(shuffled[: int(draw() * (len(PARTS) + 1))])
+    return set(shuffled[: 1 + int(draw() * len(PARTS))])
 
 
 def _backdrop(draw: Callable[[], float]) -> Backdrop:
