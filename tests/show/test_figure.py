@@ -9,11 +9,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import nn
 
+import omenn
 from omenn import Explanation
 from omenn.show.figure import figure, figure_png
+from omenn.show.page import Report, page
 from omenn.show.panels import Case, panels
 
 MakeCase = Callable[..., Case]
@@ -68,6 +72,13 @@ def test_an_inexact_result_says_so(case: MakeCase) -> None:
     text = words(figure(dataclasses.replace(given, explanation=wrong)))
     assert "NOT EXACT" in text
     assert "≠ ΣC" in text
+
+
+def test_what_is_not_in_the_picture_is_said_on_it(network: nn.Module, case: MakeCase) -> None:
+    apart = omenn.explain(network, torch.randn(1, 3, 16, 16), 1, bias="separate")
+    given = case(explanation=apart, contrast=None)
+    assert panels(given)[1].note in words(figure(given))
+    assert panels(given)[1].note in page(Report("title", "", [given]))
 
 
 @pytest.mark.parametrize("name", ["$x_1$ costs 3$.png", "100 %.png", "a_b^c.png", "x" * 300])

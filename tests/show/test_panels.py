@@ -65,7 +65,8 @@ def test_constants_that_are_kept_apart_have_no_map(network: nn.Module, case: Mak
     apart = omenn.explain(network, torch.randn(1, 3, 16, 16), 1, bias="separate")
     shown = panels(case(explanation=apart, contrast=None))
     assert [panel.key for panel in shown] == ["input", "weight", "overlay"]
-    assert f"The constants add {number(float(apart.bias_share))}, kept apart" in shown[1].sentence
+    assert shown[1].note == f"and {number(float(apart.bias_share))} from constants, kept apart"
+    assert shown[2].title == "C_w ⊙ X over input"
 
 
 class TestGrid:
@@ -93,7 +94,7 @@ class TestGrid:
         assert shown[0].exact.pixels.shape == (4, 4, 3)
         assert shown[0].total == pytest.approx(float(result.output), abs=1e-5)
         first = float(result.matrix[0, 0])
-        assert f"{number(first)} belongs to tokens without a place" in shown[0].sentence
+        assert shown[0].note == f"{number(first)} of it at tokens without a place here"
 
 
 class TestCaseOf:

@@ -87,7 +87,7 @@ def report(cases: Sequence[Case], certificates: Mapping[str, Certificate], out: 
     return Report(
         title="What small networks saw in four birds",
         introduction=(
-            f"Four invented birds, and {len(certificates)} networks ({names}) that were trained "
+            f"Four invented birds, and the networks {names}, which were trained "
             "to tell fifty species apart. For every answer there is one matrix whose entries add "
             "up to the number that decided."
         ),

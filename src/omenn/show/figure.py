@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from omenn.show.maps import colours
-from omenn.show.panels import Case, View, number, panels, shortened
+from omenn.show.panels import Case, Panel, View, number, panels, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,19 +28,20 @@ def figure(case: Case, *, sigma: float = 0.0) -> Figure:
     from matplotlib.figure import Figure
 
     shown = panels(case, sigma=sigma)
+    rows: list[list[tuple[Panel, View, str]]]
     rows = [[(panel, panel.exact, panel.title) for panel in shown]]
     if sigma:
         over = [entry for entry in rows[0] if entry[0].key == "overlay"]
         rows[0] = [entry for entry in rows[0] if entry not in over]
         rows.append([(panel, view, f"{title}, smoothed") for panel, view, title in over])
         rows[1] += [(panel, panel.smoothed, "smoothed") for panel in shown if panel.smoothed]
-    columns, height = max(len(row) for row in rows), len(rows) * (_SIDE + 0.75) + 1.15
+    columns, height = max(len(row) for row in rows), len(rows) * (_SIDE + 0.75) + 1.25
     drawn = Figure(figsize=(columns * (_SIDE + 0.2) + 0.3, height), dpi=150, facecolor="white")
     for number_, row in enumerate(rows):
         top = height - 0.95 - number_ * (_SIDE + 0.75)
         for column, (panel, view, title) in enumerate(row):
-            total = panel.total if number_ == 0 else None
-            _draw(drawn, view, title, total, (0.25 + column * (_SIDE + 0.2), top))
+            corner = (0.25 + column * (_SIDE + 0.2), top)
+            _draw(drawn, view, title, panel if number_ == 0 else None, corner)
     _words(drawn, case, height, sigma)
     return drawn
 
@@ -53,9 +54,9 @@ def figure_png(case: Case, *, sigma: float = 0.0) -> bytes:
 
 
 def _draw(
-    drawn: Figure, view: View, title: str, total: float | None, corner: tuple[float, float]
+    drawn: Figure, view: View, title: str, panel: Panel | None, corner: tuple[float, float]
 ) -> None:
-    """One panel; its upper left corner in inches."""
+    """One picture, with the sum and the note of ``panel``; its upper left corner in inches."""
     left, top = corner
     width, height = drawn.get_size_inches()
     axes = drawn.add_axes(
@@ -79,8 +80,11 @@ def _draw(
                 place, below, text, transform=bar.transAxes, ha=side, va="center", fontsize=7.5,
                 color=_QUIET,
             )  # fmt: skip
-    if total is not None:
-        axes.set_title(f"sum {number(total)}", fontsize=9, loc="right", color=_INK, pad=4)
+    if panel is not None and panel.total is not None:
+        axes.text(
+            0, -0.135, panel.note, transform=axes.transAxes, va="top", fontsize=7.5, color=_INK
+        )  # fmt: skip
+        axes.set_title(f"sum {number(panel.total)}", fontsize=9, loc="right", color=_INK, pad=4)
 
 
 def _words(drawn: Figure, case: Case, height: float, sigma: float) -> None:

@@ -166,6 +166,7 @@ def _figure(panel: Panel, case: Case, explained: bool) -> str:
     )
     bars = "".join(_bar(view.scale, "" if alone else name) for name, view in views)
     total = "" if panel.total is None else f'<p class="total">sum {number(panel.total)}</p>'
+    total += f"<p>{escape(panel.note)}</p>" if panel.note else ""
     sentence = f"<p>{_symbols(panel.sentence)}</p>" if explained else ""
     return (
         f"<figure>\n<h4>{_symbols(panel.title)}</h4>"

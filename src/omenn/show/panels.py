@@ -33,7 +33,8 @@ class Panel:
         sentence: what it shows, for a newcomer.
         exact: the picture, entry by entry.
         smoothed: the same after ``maps.smooth``; None where nothing is smoothed.
-        total: sum of all entries drawn, in logits; None for a photograph.
+        total: sum of all entries, in logits; None for a photograph.
+        note: what of the number is not in the picture; empty where all of it is.
     """
 
     key: str
@@ -42,6 +43,7 @@ class Panel:
     exact: View
     smoothed: View | None = None
     total: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,10 @@ def panels(case: Case, *, sigma: float = 0.0) -> list[Panel]:
         sentence = f"What the network received, {width} × {height} pixels."
         shown.append(Panel("input", "Input", sentence, View(case.image)))
     words = _words(case)
-    shown += _signed({key: entries[key] for key in words if key in entries}, words, sigma)
+    apart = _apart(result, index)
+    shown += _signed({key: entries[key] for key in words if key in entries}, words, sigma, apart)
     if case.image is not None:
-        shown.append(_overlay(case.image, whole, sigma))
+        shown.append(_overlay(case.image, whole, sigma, words["weight" if apart else "c"][0]))
     if case.contrast is not None:
         title = f"Why not {case.rival}?"
         sentence = (
@@ -123,7 +126,8 @@ def panels(case: Case, *, sigma: float = 0.0) -> list[Panel]:
             f"blue for {case.rival}, the runner-up."
         )
         difference = case.contrast.matrix[index].detach().double()
-        shown += _signed({"contrast": difference}, {"contrast": (title, sentence)}, sigma)
+        words = {"contrast": (title, sentence)}
+        shown += _signed({"contrast": difference}, words, sigma, _apart(case.contrast, index))
     return shown
 
 
@@ -215,9 +219,6 @@ def _words(case: Case) -> dict[str, tuple[str, str]]:
         "spatial": "brought to where they acted",
         "uniform": "spread evenly, as was asked for",
     }
-    kept = ""
-    if result.bias_placement == "separate":
-        kept = f" The constants add {number(float(result.bias_share[case.index]))}, kept apart."
     return {
         "c": (
             "C",
@@ -226,7 +227,7 @@ def _words(case: Case) -> dict[str, tuple[str, str]]:
         ),
         "weight": (
             "C_w ⊙ X",
-            f"Through {through}: {each} times the weight the network gave it for this input.{kept}",
+            f"Through {through}: {each} times the weight the network gave it for this input.",
         ),
         "bias": (
             "C_b",
@@ -236,8 +237,15 @@ def _words(case: Case) -> dict[str, tuple[str, str]]:
     }
 
 
+def _apart(explanation: Explanation, index: int) -> str:
+    """What ``bias="separate"`` keeps out of the picture, in words."""
+    if explanation.bias_placement != "separate":
+        return ""
+    return f"and {number(float(explanation.bias_share[index].detach()))} from constants, kept apart"
+
+
 def _signed(
-    entries: dict[str, Any], words: dict[str, tuple[str, str]], sigma: float
+    entries: dict[str, Any], words: dict[str, tuple[str, str]], sigma: float, note: str
 ) -> list[Panel]:
     """Panels of the same unit from the entries of one sample, on one scale."""
     maps = {key: grid(values) for key, values in entries.items()}
@@ -246,21 +254,19 @@ def _signed(
     soft_scale = scale_of(*soft.values()) if soft else None
     shown = []
     for key, values in maps.items():
-        title, sentence = words[key]
         total = float(entries[key].sum())
         if values.size < entries[key].numel():
-            rest = number(total - float(values.sum()))
-            sentence += f" Of the sum, {rest} belongs to tokens without a place in the picture."
+            note = f"{number(total - float(values.sum()))} of it at tokens without a place here"
         exact = View(signed_rgb(values, scale), scale)
         smoothed = View(signed_rgb(soft[key], soft_scale), soft_scale) if soft else None
-        shown.append(Panel(key, title, sentence, exact, smoothed, total))
+        shown.append(Panel(key, *words[key], exact, smoothed, total, note))
     return shown
 
 
-def _overlay(image: np.ndarray, whole: np.ndarray, sigma: float) -> Panel:
+def _overlay(image: np.ndarray, whole: np.ndarray, sigma: float, symbol: str) -> Panel:
     """One view in either case: entry by entry, a noisy map would hide the picture."""
     soft = smooth(whole, sigma)
     how = f" smoothed with σ = {sigma:g}," if sigma else ""
-    sentence = f"The whole again,{how} over a pale copy of the input."
+    sentence = f"{symbol} again,{how} over a pale copy of the input."
     pixels = overlay(image, soft, scale_of(soft))
-    return Panel("overlay", "C over input", sentence, View(pixels))
+    return Panel("overlay", f"{symbol} over input", sentence, View(pixels))
