@@ -129,9 +129,9 @@ def with_a_constant() -> list[Case]:
 @pytest.mark.parametrize("case", with_a_constant(), ids=lambda c: c.id)
 def test_wrong_constant_is_refused(case: Case, factor: float, monkeypatch) -> None:
     assert certificate(case).exact
-    carry = Interceptor._carry
+    carry = Interceptor.carry
     monkeypatch.setattr(
-        Interceptor, "_carry", lambda self, c, y, term, p: carry(self, c, y, factor * term, p)
+        Interceptor, "carry", lambda self, c, y, term, p: carry(self, c, y, factor * term, p)
     )
     assert not certificate(case).exact
 

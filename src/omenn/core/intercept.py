@@ -24,6 +24,7 @@ from omenn.core.graph import reaches
 from omenn.core.place import Grid, Place
 from omenn.core.rules import OPERATORS, Row
 from omenn.core.spelling import spell
+from omenn.core.writing import prepare_write
 from omenn.errors import UnsupportedOperator
 
 _ATTRIBUTE = "_omenn_mark"
@@ -103,7 +104,7 @@ class Interceptor(TorchFunctionMode):
         if node is None or not reaches(node, self.roots):
             return None
         if type(node).__name__.startswith(_VIEW_NODES):
-            mark = Mark(self, CARRIED, self.home(t) or self._nowhere(t))
+            mark = Mark(self, CARRIED, self.home(t) or self.nowhere(t))
             self.set_mark(t, mark)
             return mark
         raise self._alien(node)
@@ -170,62 +171,10 @@ class Interceptor(TorchFunctionMode):
         if row.composite:
             return row.rule(call)
         if call.inplace:
-            self._prepare_write(call)
+            prepare_write(self, call)
         out = row.rule(call)
         self._mark_outputs(call, row, out)
         return None if call.operator == "setitem" else out
-
-    def hold(self, t: Tensor) -> Tensor:
-        """A carried tensor as a frozen coefficient, for rules that unroll under the mode."""
-        with torch._C.DisableTorchFunction():
-            mark = self.mark_of(t)
-            if mark is None or mark.kind != CARRIED:
-                return t
-            held = t.detach() if mark.true is None else mark.true.view_as(mark.true)
-            self.set_mark(held, Mark(self, FROZEN, mark.place, mark.rank, mark.inputs))
-        return held
-
-    def locate(self, t: Tensor, like: Tensor) -> Tensor:
-        """A constant whose rows belong to the samples of the first rows of ``like``."""
-        with torch._C.DisableTorchFunction():
-            mark = self.mark_of(like)
-            if mark is None or mark.place is None or self.mark_of(t) is not None:
-                return t
-            cells = mark.place.cells
-            rows = mark.place.with_cells(cells[: t.shape[0]] if cells.shape[0] > 1 else cells)
-            self.set_mark(t, Mark(self, FROZEN, rows.with_cells(rows.unplaced())))
-        return t
-
-    def _prepare_write(self, call: Call) -> None:
-        """What is written into must not be the model's own, and may need an ordinary twin."""
-        if id(call.first) in self.own or id(call.first._base) in self.own:
-            raise call.refuse(
-                "it writes an input-dependent value into a parameter or buffer of the model",
-                "Let the module work on a copy (.clone()) of it.",
-            )
-        mark = call.mark(call.first)
-        if mark is None and call.first._base is not None:
-            self._carry_base(call)
-        if self.create_graph and (mark is None or mark.true is None):
-            call.spare = call.first.clone()
-
-    def _carry_base(self, call: Call) -> None:
-        """A part of a constant is written into: what stays of the whole becomes a constant term."""
-        view, base = call.first, call.first._base
-        known = self.mark_of(base)
-        if known is not None:
-            raise call.refuse("it writes into a part of a tensor that is a frozen coefficient")
-        place = self.home(base) or self._nowhere(base)
-        if place is None or not base.is_floating_point() or not bool(base.any()):
-            return
-        kept = base.detach().clone()
-        base.copy_(self._carry(call, kept.clone(), kept, place))
-        self.set_mark(base, Mark(self, CARRIED, place))
-        mark = Mark(self, CARRIED, self.home(view) or self._nowhere(view))
-        self.set_mark(view, mark)
-        call.marked.append((view, mark))
-        call.carried.append(view)
-        view.grad_fn  # noqa: B018  # torch renews a view's history only when it is looked at
 
     def _mark_outputs(self, call: Call, row: Row, out: Any) -> None:
         twin = self._twin(call, out)
@@ -332,10 +281,10 @@ class Interceptor(TorchFunctionMode):
         """Carries ``term``, a constant that was added to y, to the ones image of the input."""
         if self.grid is None or (term.numel() <= 65536 and not bool(term.detach().any())):
             return y
-        place = self._places(call, self.book[call.operator], y)[0] or self._nowhere(y)
-        return self._carry(call, y, term, place)
+        place = self._places(call, self.book[call.operator], y)[0] or self.nowhere(y)
+        return self.carry(call, y, term, place)
 
-    def _carry(self, call: Call, y: Tensor, term: Tensor, place: Place | None) -> Tensor:
+    def carry(self, call: Call, y: Tensor, term: Tensor, place: Place | None) -> Tensor:
         # There is a grid here, so there is at least the whole input as a place.
         assert self.grid is not None
         assert place is not None
@@ -363,7 +312,7 @@ class Interceptor(TorchFunctionMode):
         even = torch.stack([m for m in means if m.shape == place.grid.mean.shape]).mean(0)
         return even[place.grid.sample[place.cells]]
 
-    def _nowhere(self, t: Tensor) -> Place | None:
+    def nowhere(self, t: Tensor) -> Place | None:
         return None if self.grid is None else places.unplaced(self.grid, t.shape)
 
     def home(self, t: Tensor) -> Place | None:

@@ -105,9 +105,11 @@ SIGNATURES: dict[str, str] = {
     "dropout": "input p training inplace", "embedding": "input weight",
     "prelu": "input weight", "grid_sample": "input grid", "glu": "input dim",
     "where": "condition input other", "maximum": "input other", "lerp": "input end weight",
-    "roll": "input shifts dim", "topk": "input k dim", "kthvalue": "input k dim keepdim", "sort": "input dim descending",
-    "nanmean": "input dim keepdim", "nanmedian": "input dim keepdim", "channel_shuffle": "input groups",
-    "native_channel_shuffle": "input groups", "logsumexp": "input dim keepdim", "einsum": "equation", "fill": "input value",
+    "roll": "input shifts dim", "topk": "input k dim", "kthvalue": "input k dim keepdim",
+    "sort": "input dim descending", "nanmean": "input dim keepdim",
+    "nanmedian": "input dim keepdim", "logsumexp": "input dim keepdim",
+    "channel_shuffle": "input groups", "native_channel_shuffle": "input groups",
+    "einsum": "equation", "fill": "input value",
 }  # fmt: skip
 
 # Spellings whose own argument order differs from their operator's.

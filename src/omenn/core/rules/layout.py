@@ -11,7 +11,6 @@ from omenn.core import place as places
 from omenn.core.call import Call, substitute
 from omenn.core.rules.row import Row, rows, same, source, unlocated
 
-
 _RESHAPED_IN_PLACE = frozenset("transpose squeeze unsqueeze t".split())
 
 
@@ -119,16 +118,18 @@ def scattered(call: Call) -> Any:
     if how not in ("sum", "mean", "amax", "amin"):
         raise call.refuse("a product of scattered values")
     term = _written_at_zero(call) if _has_constant(call) else torch.zeros(())
-    constant = bool(term.any())
-    if constant and how.startswith("am") and call.kwargs.get("include_self", True):
+    adds = bool(term.any())
+    if adds and how.startswith("am") and call.kwargs.get("include_self", True):
         raise call.refuse("the largest of scattered values and of constants")
-    if not constant:
+    if not adds:
         return call.run()
-    copied = lambda t: t if call.is_carried(t) or t is not call.first else call.constant(t).clone()  # noqa: E731
-    args = substitute(
-        call.args, lambda t: copied(t) if call.is_carried(t) else call.constant(copied(t))
-    )
-    out = torch.scatter_reduce(*args, **call.kwargs)
+
+    def constant(t: Tensor) -> Tensor:
+        if call.is_carried(t):
+            return t
+        return call.constant(t).clone() if t is call.first else call.constant(t)
+
+    out = torch.scatter_reduce(*substitute(call.args, constant), **call.kwargs)
     # The native node keeps its result, which the constant must not overwrite.
     return call.attach(call.written(call.first, out) if call.inplace else out.clone(), term)
 
@@ -222,7 +223,8 @@ ROWS: dict[str, Row] = (
     | rows("cat stack stacked", concatenated, joined)
     | rows("pad", padded_rule, padded)
     | rows(
-        "setitem copy_ index_put index_add index_copy scatter_add masked_fill index_fill where fill",
+        "setitem copy_ index_put index_add index_copy scatter_add masked_fill index_fill where "
+        "fill",
         indexed_write,
         written,
     )

@@ -7,16 +7,19 @@ gates are bounded factors and so frozen, tanh carries.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from omenn.core import place as places
-from omenn.core.call import Call
+from omenn.core.call import CARRIED, FROZEN, Call, Mark
 from omenn.core.rules.layout import linear
 from omenn.core.rules.row import Row, source, unlocated
+
+if TYPE_CHECKING:
+    from omenn.core.intercept import Interceptor
 
 State = tuple[Tensor, ...]
 Gate = Callable[[Tensor], Tensor]
@@ -60,7 +63,30 @@ STEPS: dict[str, Step] = {
 
 def _gate(call: Call) -> Gate:
     """A sigmoid that is frozen, also where it meets a constant (the first state, a bias)."""
-    return lambda t: call.owner.hold(torch.sigmoid(t))
+    return lambda t: _held(call.owner, torch.sigmoid(t))
+
+
+def _held(mode: Interceptor, t: Tensor) -> Tensor:
+    """A carried tensor as a frozen coefficient; called under the mode."""
+    with torch._C.DisableTorchFunction():
+        mark = mode.mark_of(t)
+        if mark is None or mark.kind != CARRIED:
+            return t
+        held = t.detach() if mark.true is None else mark.true.view_as(mark.true)
+        mode.set_mark(held, Mark(mode, FROZEN, mark.place, mark.rank, mark.inputs))
+    return held
+
+
+def _located(mode: Interceptor, t: Tensor, like: Tensor) -> Tensor:
+    """A constant whose rows belong to the samples of the first rows of ``like``."""
+    with torch._C.DisableTorchFunction():
+        mark = mode.mark_of(like)
+        if mark is None or mark.place is None or mode.mark_of(t) is not None:
+            return t
+        cells = mark.place.cells
+        rows = mark.place.with_cells(cells[: t.shape[0]] if cells.shape[0] > 1 else cells)
+        mode.set_mark(t, Mark(mode, FROZEN, rows.with_cells(rows.unplaced())))
+    return t
 
 
 def sequence(call: Call) -> Any:
@@ -73,7 +99,7 @@ def sequence(call: Call) -> Any:
     if a["training"] and a["dropout"]:
         raise call.refuse("dropout is active", "Call model.eval() before explaining.")
     state = tuple(state) if isinstance(state, (tuple, list)) else (state,)
-    a |= {"gate": _gate(call), "locate": call.owner.locate}
+    a |= {"gate": _gate(call), "mode": call.owner}
     with call.owner:
         if packed:
             out, last = _layers(call.args[0], state, a, step, call.args[1].tolist())
@@ -108,7 +134,7 @@ def _layers(
                 return new if p is None else (F.linear(new[0], p), *new[1:])
 
             gates = F.linear(x, w_x, b_x)
-            begin = tuple(a["locate"](s[k], gates) for s in state)
+            begin = tuple(_located(a["mode"], s[k], gates) for s in state)
             out, end = _scan(gates, begin, one, sizes, direction)
             outs.append(out)
             last.append(end)

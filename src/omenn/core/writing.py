@@ -1,0 +1,44 @@
+"""Writes: what an in-place operator changes, and what else shares its memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from omenn.core.call import CARRIED, Call, Mark
+
+if TYPE_CHECKING:
+    from omenn.core.intercept import Interceptor
+
+
+def prepare_write(mode: Interceptor, call: Call) -> None:
+    """What is written into must not be the model's own, and may need an ordinary twin."""
+    target: Tensor = call.first
+    if id(target) in mode.own or id(target._base) in mode.own:
+        raise call.refuse(
+            "it writes an input-dependent value into a parameter or buffer of the model",
+            "Let the module work on a copy (.clone()) of it.",
+        )
+    mark = call.mark(target)
+    if mark is None and target._base is not None:
+        _carry_base(mode, call, target, target._base)
+    if mode.create_graph and (mark is None or mark.true is None):
+        call.spare = target.clone()
+
+
+def _carry_base(mode: Interceptor, call: Call, view: Tensor, base: Tensor) -> None:
+    """A part of a constant is written into: what stays of the whole becomes a constant term."""
+    if mode.mark_of(base) is not None:
+        raise call.refuse("it writes into a part of a tensor that is a frozen coefficient")
+    place = mode.home(base) or mode.nowhere(base)
+    if place is None or not base.is_floating_point() or not bool(base.any()):
+        return
+    kept = base.detach().clone()
+    base.copy_(mode.carry(call, kept.clone(), kept, place))
+    mode.set_mark(base, Mark(mode, CARRIED, place))
+    mark = Mark(mode, CARRIED, mode.home(view) or mode.nowhere(view))
+    mode.set_mark(view, mark)
+    call.marked.append((view, mark))
+    call.carried.append(view)
+    view.grad_fn  # noqa: B018  # torch renews a view's history only when it is looked at
