@@ -31,6 +31,12 @@ def check_model(model: Any, at: str | None) -> None:
         if at is not None:
             raise ModelError("at= needs a torch.nn.Module; a function has no modules.")
         return
+    for name, m in model.named_modules():
+        kinds = _kinds(m)
+        # Upstream of at= a TorchScript module does no harm; behind it the graph shows it.
+        hidden = next((why for kind, why in _HIDDEN.items() if kind in kinds), None)
+        if hidden is not None and (at is None or "OptimizedModule" in kinds):
+            raise ModelError(f"module '{name or '(model)'}' {hidden}")
     training = [name or "(model)" for name, m in model.named_modules() if m.training]
     if training:
         raise ModelError(
@@ -43,6 +49,19 @@ def check_model(model: Any, at: str | None) -> None:
         raise ModelError(
             f"at={at!r} is not a module of the model.{hint} See model.named_modules()."
         )
+
+
+# Modules whose operators cannot be seen; found by class name, so that nothing is imported.
+_HIDDEN = {
+    "OptimizedModule": "was compiled with torch.compile, which hides its operators. Explain the "
+    "module that was compiled (it is kept as ._orig_mod).",
+    "ScriptModule": "is a TorchScript module, which hides its operators. Explain the plain Python "
+    "module that it was made from.",
+}
+
+
+def _kinds(module: nn.Module) -> set[str]:
+    return {kind.__name__ for kind in type(module).__mro__}
 
 
 def default_channel(ndim: int) -> int | None:
@@ -64,6 +83,8 @@ class Feed:
         self.values: list[Tensor] = []
         self.ones: list[Tensor] = []
         self.channels: list[int | None] = []
+        self.batch: list[int] = []
+        self.mismatch: tuple[int, ...] | None = None  # shape of a leaf without a batch dimension
         self.samples = self._samples()
         mode.embedded = self._embedded
         self._single = not isinstance(inputs, (tuple, list, Mapping))
@@ -116,16 +137,28 @@ class Feed:
                 "from the end, −1 being the last."
             )
         shape = list(leaf.shape) if self.batched else [1, *leaf.shape]
+        batch = self._batch_dim(leaf)
         if channel is not None:
             del shape[channel]
         wide = torch.float64 if leaf.dtype == torch.float64 else torch.float32
         ones = torch.ones(shape, dtype=wide, device=leaf.device)
         ones.requires_grad_(self.bias != "separate")
-        mean = ones.reshape(shape[0], -1).mean(1)
-        place = input_place(ones, mean, channel, self.bias != "spatial", self.batched)
-        self.mode.means[len(self.keys)] = mean
+        place = input_place(
+            ones, self.samples, batch, channel, self.bias != "spatial", self.batched
+        )
+        self.mode.means[len(self.keys)] = place.grid.mean
+        self.batch.append(batch)
         self.mode.grid = self.mode.grid or place.grid
         return place, ones, channel
+
+    def _batch_dim(self, leaf: Tensor) -> int:
+        """Where the samples are: the first dimension (windows of a sample follow one another)."""
+        if not self.batched or leaf.shape[0] % self.samples == 0:
+            return 0
+        if self.samples in leaf.shape:  # the state of a recurrent layer: (layers, B, D)
+            return leaf.shape.index(self.samples)
+        self.mismatch = self.mismatch or tuple(leaf.shape)
+        return 0
 
     def _embedded(self, out: Tensor, ids: Mark) -> Tensor:
         """Explained ids became vectors: those are the explained input."""
@@ -210,7 +243,11 @@ class Feed:
         """Contribution summed over channels, (B, *locations)."""
         c = contribution if self.batched else contribution.unsqueeze(0)
         channel = self.channels[k]
-        return c if channel is None else c.sum(channel)
+        return self.batch_first(c if channel is None else c.sum(channel), k)
+
+    def batch_first(self, locations: Tensor, k: int) -> Tensor:
+        """(B, *locations), wherever the samples of leaf k are."""
+        return locations.movedim(self.batch[k], 0)
 
     def shaped(self, values: Sequence[Tensor]) -> Any:
         """Per-leaf values in the structure of the inputs."""
