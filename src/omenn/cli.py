@@ -46,6 +46,39 @@ Weights = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Trained weights: safetensors, or torch.save of tensors."),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(metavar="N|NAME", help="The answer to explain (default: the largest logit)."),
+]
+Contrast = Annotated[
+    str | None,
+    typer.Option(metavar="N|NAME", help="Explain the logit of the target minus this one."),
+]
+At = Annotated[
+    str | None, typer.Option(metavar="MODULE", help="Start from a module's output, not the input.")
+]
+Bias = Annotated[
+    Literal["spatial", "uniform", "separate"],
+    typer.Option(help="Where the constants are put; each choice keeps the sum."),
+]
+Smooth = Annotated[
+    float | None,
+    typer.Option(
+        metavar="S",
+        min=0.0,
+        help="Also draw the maps under a Gaussian of S entries that keeps the sum "
+        "(default: a fortieth of the picture; 0: not).",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="OUT",
+        help=".png, .html, .safetensors, .json, or a folder for several pictures.",
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of random weights and numbers.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
@@ -113,40 +146,12 @@ def explain(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Pictures.")],
     model: Model,
     weights: Weights = None,
-    target: Annotated[
-        str | None,
-        typer.Option(metavar="N|NAME", help="The answer to explain (default: the largest logit)."),
-    ] = None,
-    contrast: Annotated[
-        str | None,
-        typer.Option(metavar="N|NAME", help="Explain the logit of the target minus this one."),
-    ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option(metavar="MODULE", help="Explain the output of a module, not the input."),
-    ] = None,
-    bias: Annotated[
-        Literal["spatial", "uniform", "separate"],
-        typer.Option(help="Where the constants are put; each choice keeps the sum."),
-    ] = "spatial",
-    smooth: Annotated[
-        float | None,
-        typer.Option(
-            metavar="S",
-            min=0.0,
-            help="Also draw the maps under a Gaussian of S entries that keeps the sum "
-            "(default: a fortieth of the picture; 0: not).",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="OUT",
-            help=".png, .html, .safetensors, .json, or a folder for several pictures.",
-        ),
-    ] = None,
+    target: Target = None,
+    contrast: Contrast = None,
+    at: At = None,
+    bias: Bias = "spatial",
+    smooth: Smooth = None,
+    out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: AsJson = False,
@@ -173,30 +178,17 @@ def explain(
     if out is not None:
         results.check_output(out, len(files), smooth)
     request = photographs.Request(target, contrast, at, bias)
-    drawn = out is not None and results.draws(out)
-    written: list[Path] = []
     with terminal.progress(len(files) + 2) as tick:
         tick(f"building {model}")
         source = sources.load(model, weights=weights, seed=seed, device=device)
-        cases = []
-        for file in files:
-            tick(file.name)
-            cases.append(photographs.explain_file(file, source, request, device, rival=drawn))
-        if out is not None:
-            tick(f"writing {out}")
-            certificate = photographs.certify_file(files[0], source, request, device)
-            report = results.report(cases, source, smooth, certificate)
-            written = results.write(out, cases, report if drawn else None)
+        cases, written = results.explain_and_write(
+            files, source, request, out, smooth=smooth, device=device, tick=tick
+        )
     if as_json:
         records = [results.record(case) for case in cases]
         terminal.print_json({"results": records, "files": [str(file) for file in written]})
         return
-    terminal.show(results.table(cases))
-    if cases[0].warning:
-        terminal.show(cases[0].warning)
-    terminal.show(*(f"wrote {file}" for file in written))
-    if out is None:
-        terminal.show("To see it, add -o with the name of a .png or .html file.")
+    terminal.show(results.table(cases), *results.remarks(cases, written))
 
 
 @app.command()
@@ -206,9 +198,7 @@ def certify(
         Path | None, typer.Option("--input", metavar="FILE", help="A picture to run it on.")
     ] = None,
     weights: Weights = None,
-    at: Annotated[
-        str | None, typer.Option(metavar="MODULE", help="Certify from the output of a module.")
-    ] = None,
+    at: At = None,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: AsJson = False,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omenn.errors import InputError
+from omenn.run.photographs import Request, certify_file, explain_file
 from omenn.show.panels import Case, number
 from omenn.show.writing import check_writable, write_files
 
@@ -48,6 +49,42 @@ def check_output(out: Path, count: int, smooth: float | None) -> None:
             f"--smooth changes pictures only; '{out}' holds the exact numbers. Leave it away."
         )
     check_writable(out)
+
+
+def explain_and_write(
+    files: Sequence[Path],
+    source: Source,
+    request: Request,
+    out: Path | None,
+    *,
+    smooth: float | None,
+    device: str,
+    tick: Callable[[str], None],
+) -> tuple[list[Case], list[Path]]:
+    """Explain every picture, then write ``out`` if there is one: the cases, the files written.
+
+    Nothing is written before everything is computed. ``tick`` is told what each step is about.
+    """
+    drawn = out is not None and draws(out)
+    cases: list[Case] = []
+    for file in files:
+        tick(file.name)
+        cases.append(explain_file(file, source, request, device, rival=drawn))
+    if out is None:
+        return cases, []
+    tick(f"writing {out}")
+    if not drawn:
+        return cases, write(out, cases, None)
+    certificate = certify_file(files[0], source, request, device)
+    return cases, write(out, cases, report(cases, source, smooth, certificate))
+
+
+def remarks(cases: Sequence[Case], written: Sequence[Path]) -> list[str]:
+    """What is said below the table."""
+    said = [cases[0].warning] if cases[0].warning else []
+    if not written:
+        return [*said, "To see it, add -o with the name of a .png or .html file."]
+    return [*said, *(f"wrote {file}" for file in written)]
 
 
 def draws(out: Path) -> bool:
