@@ -123,6 +123,12 @@ class FrozenRun:
             # One number for the whole batch: the samples are one object.
             self._forward(batched=False)
             f, index = self._select(target, output)
+        if self.feed.mismatch is not None:
+            raise InputError(
+                f"a tensor of the shape {self.feed.mismatch} has no dimension for the batch of "
+                f"{self.feed.samples} samples. Give all inputs the same first dimension, or a "
+                "target that returns one number for the whole batch."
+            )
         self._check(f)
         if f.ndim == 0:
             with torch.enable_grad(), self.mode:
@@ -190,7 +196,7 @@ class FrozenRun:
         constant = sum(sources.values(), torch.zeros(samples, dtype=wide, device=f.device))
         for k, (x, w) in enumerate(zip(feed.values, g.inputs, strict=True)):
             c = w.to(wide) * x.to(wide)
-            b = constant / len(feed.values) if apart else g.ones[k]  # U is one: C_b = ∂f/∂U ⊙ U
+            b = constant / len(feed.values) if apart else feed.batch_first(g.ones[k], k)  # U is one: C_b = ∂f/∂U ⊙ U
             contribution.append(c)
             bias.append(b)
             total = feed.located_sum(c, k)

@@ -88,13 +88,16 @@ class Place:
 
 
 def input_place(
-    ones: Tensor, mean: Tensor, channel: int | None, spread: bool, batched: bool
+    ones: Tensor, samples: int, batch: int, channel: int | None, spread: bool, batched: bool
 ) -> Place:
-    """The place of an explained input whose locations are those of ``ones`` (B, *locations)."""
-    u = mean.reshape(-1, *[1] * (ones.ndim - 1)).expand_as(ones) if spread else ones
-    sample = torch.arange(mean.numel(), device=ones.device)
-    sample = sample.reshape(-1, *[1] * (ones.ndim - 1)).expand_as(ones)
-    located = torch.full(ones.shape, not spread and ones[0].numel() > 1, device=ones.device)
+    """The place of an explained input with the locations of ``ones``, samples along ``batch``."""
+    rows = ones.shape[batch]
+    sample = torch.arange(rows, device=ones.device) * samples // rows
+    sample = sample.reshape(-1, *[1] * (ones.ndim - 1 - batch)).expand_as(ones)
+    sizes = sample.flatten().bincount(minlength=samples).clamp_min_(1)
+    mean = ones.new_zeros(samples).index_add(0, sample.flatten(), ones.flatten()) / sizes
+    u = mean[sample] if spread else ones
+    located = torch.full(ones.shape, not spread and ones.numel() > samples, device=ones.device)
     cells = torch.arange(ones.numel(), device=ones.device).reshape(ones.shape)
     if not batched:
         cells = cells.squeeze(0)
