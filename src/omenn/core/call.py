@@ -104,7 +104,7 @@ class Call:
         written = self.inplace and value is self.first and not self.is_carried(value)
         if self.owner.create_graph or written:  # what is written into must stay itself
             return value
-        return value.detach()
+        return value.clone() if value.is_inference() else value.detach()
 
     def true(self, value: Tensor) -> Tensor:
         """The ordinary value of a tensor, to compute coefficients from."""

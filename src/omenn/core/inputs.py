@@ -169,10 +169,9 @@ class Feed:
 
     def run(self, model: Any, at: str | None) -> Any:
         """Calls the model under the interceptor, with marked inputs (or a marked module output)."""
+        items = [(k, _normal(v)) for k, v in self.items]
         if at is None:
-            items = [(k, self._enter(k, v)) for k, v in self.items]
-        else:
-            items = self.items
+            items = [(k, self._enter(k, v)) for k, v in items]
         args = [v for k, v in items if not isinstance(k, str)]
         kwargs = {k: v for k, v in items if isinstance(k, str)}
         try:
@@ -267,6 +266,11 @@ class Feed:
             true = x.detach() if mode.create_graph else None
             mode.leaves[id(x)] = (x, Mark(mode, CARRIED, None, 0, frozenset([id(x)]), true))
             mode.roots.append(x)
+
+
+def _normal(value: Any) -> Any:
+    """A tensor made under ``torch.inference_mode`` as one that autograd accepts."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _many(value: Any) -> tuple[Any, ...]:

@@ -143,6 +143,9 @@ class Interceptor(TorchFunctionMode):
             # The map is explained whatever the model thinks of its gradient, and a tensor that
             # escapes the mode can only be noticed while gradients are on.
             return None
+        if torch.is_inference_mode_enabled():  # as above
+            with torch.inference_mode(False):
+                return self.__torch_function__(func, types, args, kwargs)
         marked = self.marked(args, kwargs)
         if not marked:
             # Without a history to avoid, a view is made with gradients on: it may be written into.
