@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opcases.case import Case, draw, table
+from opcases.linear import seeded
 from oracle import halves, held, only
 
 X = draw(2, 3, 4)
@@ -160,6 +161,39 @@ def by_group(z: tuple[Tensor, ...], x: tuple[Tensor, ...]) -> Tensor:
     return torch.cat([rows[:2] @ EXPERTS[0], rows[2:] @ EXPERTS[1]]).double()
 
 
+FORM = seeded(nn.Bilinear(4, 3, 2))
+
+
+def similarity(z: tuple[Tensor, ...], x: tuple[Tensor, ...]) -> Tensor:
+    """Half of each normalised vector, the lengths held."""
+    size = [t.square().sum(-1, keepdim=True).sqrt() for t in x]
+    return ((z[0] * x[1] + x[0] * z[1]) / (2 * size[0] * size[1])).sum(-1)
+
+
+FORMS: list[Case] = [
+    *table("glu", {"function": F.glu, "module": nn.GLU(),
+                   "method": lambda x: F.glu(input=x, dim=2)},
+           X, oracle=held(lambda z, x: z[0][..., :2] * x[0][..., 2:].sigmoid())),
+    *table("glu", {"dim": lambda x: F.glu(x, 1)}, draw(2, 4, 3),
+           oracle=held(lambda z, x: z[0][:, :2] * x[0][:, 2:].sigmoid())),
+    *table("bilinear", {"module": FORM, "function": lambda a, b: F.bilinear(
+        a, b, FORM.weight, FORM.bias)}, draw(2, 4), draw(2, 3), oracle=halves),
+    *table("bilinear", {"constant": lambda x: FORM(x, draw(2, 3))}, draw(2, 4)),
+    *table("cosine_similarity", {"function": lambda a, b: F.cosine_similarity(a, b, dim=-1),
+                                 "torch": lambda a, b: torch.cosine_similarity(a, b, 2),
+                                 "module": nn.CosineSimilarity(2)}, X, Y, oracle=held(similarity)),
+    *table("outer", {"function": torch.outer, "ger": torch.ger}, draw(3), draw(4), oracle=halves,
+           samples=False),
+    *table("outer", {"constant": lambda x: torch.outer(x, ROW)}, draw(3), samples=False),
+    *table("inner", {"two": torch.inner}, draw(3, 4), draw(2, 4), oracle=halves, samples=False),
+    *table("inner", {"constant": lambda x: x.inner(ROW)}, X),
+    *table("tensordot", {"constant": lambda x: torch.tensordot(x, MATRIX, 1),
+                         "dims": lambda x: torch.tensordot(x, MATRIX, dims=([2], [0]))}, X),
+    *table("tensordot", {"two": lambda a, b: torch.tensordot(a, b, 1)}, draw(2, 3), draw(3, 4),
+           oracle=halves, samples=False),
+    *table("kron", {"two": torch.kron}, draw(2, 3), draw(2, 2), oracle=halves, samples=False),
+]  # fmt: skip
+
 # The kernel knows single precision alone.
 GROUPED: list[Case] = [
     *table("_grouped_mm", {
@@ -168,4 +202,4 @@ GROUPED: list[Case] = [
     }, draw(5, 4), oracle=held(by_group), tolerance=1e-5),
 ]  # fmt: skip
 
-CASES = ELEMENTWISE + QUOTIENTS + MATRICES + GROUPED
+CASES = ELEMENTWISE + QUOTIENTS + MATRICES + FORMS + GROUPED

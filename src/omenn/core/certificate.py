@@ -155,12 +155,7 @@ def _fidelity(run: FrozenRun, output: Any, grad: bool = False) -> float:
 
     The ordinary pass runs without gradients, as in production; with ``grad`` it runs with them.
     """
-    items = run.feed.items
-    args = [v for k, v in items if not isinstance(k, str)]
-    kwargs = {k: v for k, v in items if isinstance(k, str)}
-    # The model may write into its input; the caller's tensors must not change.
-    args = [v.clone() if isinstance(v, Tensor) else v for v in args]
-    kwargs = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+    args, kwargs = run.feed.arguments()
     with torch.set_grad_enabled(grad):
         ordinary = _real(pick_output(run.model(*args, **kwargs), output))
     here = _real(pick_output(run.out, output))

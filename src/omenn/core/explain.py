@@ -15,7 +15,14 @@ from omenn.core.graph import violations
 from omenn.core.inputs import Feed, check_model
 from omenn.core.intercept import Interceptor
 from omenn.core.target import Target, pick_output, select
-from omenn.errors import InputError, TargetError, UnsupportedOperator
+from omenn.errors import (
+    InputError,
+    ModelError,
+    OmennError,
+    TargetError,
+    UnsupportedOperator,
+    reason,
+)
 
 BIASES = ("spatial", "uniform", "separate")
 PRODUCTS = ("half", "left", "right")
@@ -113,8 +120,26 @@ class FrozenRun:
         module = self.model if isinstance(self.model, nn.Module) else None
         self.mode = Interceptor(module, **self.options)
         self.feed = Feed(self.mode, self.raw, self.bias, self.channel_dim, batched)
-        with torch.inference_mode(False), torch.enable_grad():
-            self.out = self.feed.run(self.model, self.at)
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                self.out = self.feed.run(self.model, self.at)
+        except (OmennError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise self._blame(error) from error
+
+    def _blame(self, error: Exception) -> OmennError:
+        """Whose exception it was: the ordinary model's on this input, or that of freezing it."""
+        args, kwargs = self.feed.arguments()
+        try:
+            with torch.no_grad():
+                self.model(*args, **kwargs)
+        except Exception as own:
+            return InputError(f"the model cannot take {self.feed.described()}: {reason(own)}.")
+        return ModelError(
+            f"the model runs, but not in its frozen form: {reason(error)}. Explain at a later "
+            "module with at=, or report it with the model."
+        )
 
     def target(self, target: Target, output: Any = None) -> tuple[Tensor, Tensor]:
         """(f, class index): the explained numbers (B,), checked to be finite and affine."""
@@ -156,7 +181,7 @@ class FrozenRun:
             raise TargetError(f"the explained output does not depend on {where}.")
         if mark.kind != "carried":
             raise UnsupportedOperator(
-                "softmax",
+                self.mode.held or "softmax",
                 "",
                 "the output is a frozen coefficient (a softmax, a logarithm, 1/x), which has no "
                 "linear part",
@@ -176,9 +201,17 @@ class FrozenRun:
         ones = [u for u in self.feed.ones if u.requires_grad]
         names = list(self.mode.sources)
         wrt = [*self.feed.leaves, *ones, *(self.mode.sources[n] for n in names)]
-        grads = torch.autograd.grad(
-            f, wrt, torch.ones_like(f), retain or create_graph, create_graph, allow_unused=True
-        )
+        try:
+            grads = torch.autograd.grad(
+                f, wrt, torch.ones_like(f), retain or create_graph, create_graph, allow_unused=True
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ModelError(
+                f"the model runs, but cannot be pulled back: {reason(error)}. Turn gradient "
+                "checkpointing off; write in place only into what no other operator needs."
+            ) from error
         filled = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, wrt, strict=True)]
         n, m = len(self.feed.leaves), len(ones)
         sources = dict(zip(names, filled[n + m :], strict=True))
@@ -196,7 +229,9 @@ class FrozenRun:
         constant = sum(sources.values(), torch.zeros(samples, dtype=wide, device=f.device))
         for k, (x, w) in enumerate(zip(feed.values, g.inputs, strict=True)):
             c = w.to(wide) * x.to(wide)
-            b = constant / len(feed.values) if apart else feed.batch_first(g.ones[k], k)  # U is one: C_b = ∂f/∂U ⊙ U
+            b = (
+                constant / len(feed.values) if apart else feed.batch_first(g.ones[k], k)
+            )  # U is one: C_b = ∂f/∂U ⊙ U
             contribution.append(c)
             bias.append(b)
             total = feed.located_sum(c, k)

@@ -40,7 +40,7 @@ _PRODUCTS = frozenset(
     """
     Mul Div Mm Mv Bmm Dot Addmm Baddbmm Addbmm Addmv Addcmul Linear MkldnnLinear Convolution
     MkldnnConvolution CudnnConvolution ConvolutionOverrideable SlowConv2D ThnnConv2D Lerp Matmul
-    GroupedMm SlowConvDilated2D SlowConvTranspose2D SlowConvDilated3D ConvDepthwise2D Pow
+    GroupedMm Trilinear SlowConvDilated2D SlowConvTranspose2D SlowConvDilated3D ConvDepthwise2D Pow
     """.split()
 )
 

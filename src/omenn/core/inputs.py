@@ -95,6 +95,11 @@ class Feed:
             raise InputError("no tensor was given to explain: inputs must hold at least one.")
         for key, t in tensors:
             name = "the input" if key is None else f"input {key!r}"
+            if t.layout != torch.strided or t.is_complex() or t.is_meta or t.is_quantized:
+                kind = (
+                    "complex" if t.is_complex() else "meta" if t.is_meta else "sparse or quantised"
+                )
+                raise InputError(f"{name} is {kind}; give an ordinary tensor of real numbers.")
             if t.numel() == 0:
                 raise InputError(f"{name} is empty: its shape is {tuple(t.shape)}.")
             if t.is_floating_point() and not bool(torch.isfinite(t).all()):
@@ -164,6 +169,22 @@ class Feed:
         """Explained ids became vectors: those are the explained input."""
         (key,) = ids.inputs or (None,)
         return self.leaf(key, out, out)
+
+    def arguments(self) -> tuple[list[Any], dict[str, Any]]:
+        """Copies of the caller's arguments: the model may write into its input."""
+        items = [(k, v.clone() if isinstance(v, Tensor) else v) for k, v in self.items]
+        args = [v for k, v in items if not isinstance(k, str)]
+        return args, {k: v for k, v in items if isinstance(k, str)}
+
+    def described(self) -> str:
+        """The inputs in words, for messages."""
+        found = []
+        for key, value in self.items:
+            if isinstance(value, Tensor):
+                name = "" if key is None else f"{key!r}: "
+                found.append(f"{name}{tuple(value.shape)} {str(value.dtype)[6:]}")
+        many = len(found) > 1
+        return f"{'inputs of the shapes' if many else 'an input of the shape'} {', '.join(found)}"
 
     # --- running ---------------------------------------------------------------------------
 

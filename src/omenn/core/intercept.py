@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from omenn.core import place as places
 from omenn.core.autograd import NODES, Constant
 from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark
-from omenn.core.graph import reaches
+from omenn.core.graph import reaches, short
 from omenn.core.place import Grid, Place
 from omenn.core.rules import OPERATORS, Row
 from omenn.core.spelling import spell
@@ -76,6 +76,7 @@ class Interceptor(TorchFunctionMode):
         self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples,)
         self.sources: dict[str, Tensor] = {}
         self.frozen_constants: set[str] = set()
+        self.held = ""  # the last operator whose result was frozen
         self.embedded: Callable[[Tensor, Mark], Tensor] | None = None
         self.coarsest: torch.dtype | None = None  # the least precise type that carried a value
 
@@ -111,7 +112,7 @@ class Interceptor(TorchFunctionMode):
 
     def _alien(self, node: Any) -> UnsupportedOperator:
         return UnsupportedOperator(
-            type(node).__name__.removesuffix("Backward"),
+            short(node),
             self.module_path(),
             "a tensor comes from code that cannot be seen (a TorchScript function, a compiled "
             "kernel or a custom autograd.Function)",
@@ -180,6 +181,8 @@ class Interceptor(TorchFunctionMode):
         return None if call.operator == "setitem" else out
 
     def _mark_outputs(self, call: Call, row: Row, out: Any) -> None:
+        if call.held:
+            self.held = call.operator
         twin = self._twin(call, out)
         outs = [out] if isinstance(out, Tensor) else list(out)
         found = self._places(call, row, out)

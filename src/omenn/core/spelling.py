@@ -38,7 +38,7 @@ _ALIASES = {
     "__truediv__": "div", "__itruediv__": "div", "__rtruediv__": "div", "__rdiv__": "div",
     "__div__": "div", "__idiv__": "div", "divide": "div", "true_divide": "div",
     "__matmul__": "matmul", "__imatmul__": "matmul", "__rmatmul__": "matmul",
-    "mm": "matmul", "mv": "matmul", "dot": "matmul", "inner": "matmul_nt",
+    "mm": "matmul", "mv": "matmul", "dot": "matmul", "ger": "outer",
     "__pow__": "pow", "__ipow__": "pow", "__rpow__": "rpow", "__neg__": "neg", "negative": "neg",
     "__abs__": "abs", "absolute": "abs", "__pos__": "positive",
     "__getitem__": "getitem", "__setitem__": "setitem",
@@ -109,7 +109,9 @@ SIGNATURES: dict[str, str] = {
     "sort": "input dim descending", "nanmean": "input dim keepdim",
     "nanmedian": "input dim keepdim", "logsumexp": "input dim keepdim",
     "channel_shuffle": "input groups", "native_channel_shuffle": "input groups",
-    "einsum": "equation", "fill": "input value",
+    "cosine_similarity": "x1 x2 dim eps", "outer": "input other", "inner": "input other",
+    "tensordot": "input other dims", "kron": "input other", "einsum": "equation",
+    "fill": "input value",
 }  # fmt: skip
 
 # Spellings whose own argument order differs from their operator's.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,10 +34,14 @@ def pick_output(out: Any, output: Callable[[Any], Tensor] | str | int | None) ->
     """The logits in a model's output: the tensor itself, ``.logits``, or the first item."""
     if callable(output):
         out = output(out)
-    elif isinstance(output, str):
-        out = out[output] if isinstance(out, Mapping) else getattr(out, output)
-    elif isinstance(output, int):
-        out = out[output]
+    elif output is not None:
+        try:
+            named = isinstance(output, str) and not isinstance(out, Mapping)
+            out = getattr(out, str(output)) if named else out[output]
+        except (KeyError, IndexError, AttributeError, TypeError):
+            raise TargetError(
+                f"output={output!r} is not in what the model returned ({type(out).__name__})."
+            ) from None
     elif not isinstance(out, Tensor):
         if getattr(out, "logits", None) is not None:
             out = out.logits
@@ -91,10 +96,12 @@ def _at(logits: Tensor, index: Tensor) -> Tensor:
 
 def _indices(target: Any, logits: Tensor) -> Tensor:
     batch, classes = logits.shape
-    if isinstance(target, bool) or not isinstance(target, (int, Tensor)):
+    if not isinstance(target, Tensor):
         try:
-            target = target.__index__()
-        except AttributeError:
+            if isinstance(target, bool):
+                raise TypeError
+            target = operator.index(target)  # pyright: ignore[reportArgumentType]
+        except TypeError:
             raise TargetError(
                 f"the target must be a class index (int), a tensor of {batch} of them, a Contrast "
                 f"or a callable, but {target!r} was given."

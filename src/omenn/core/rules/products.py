@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from omenn.core import place as places
 from omenn.core.autograd import Halve
@@ -250,8 +251,38 @@ def einsum_place(call: Call, out: Tensor) -> Any:
     return kept.with_cells(cells)
 
 
+def bilinear_form(call: Call) -> Tensor:
+    """x₁ᵀ W x₂ + b: the product rule for x₁ and x₂."""
+    out = bilinear(call, [call.get("input1"), call.get("input2")])
+    bias = call.get("bias")
+    return out if bias is None else call.attach(out, call.constant(bias))
+
+
+def gated(call: Call) -> Tensor:
+    """``glu``: a ⟦σ(b)⟧ for the halves a and b of x."""
+    x, dim = call.get("input"), call.get("dim", -1)
+    with call.owner:
+        a, b = x.chunk(2, dim)
+        return a * torch.sigmoid(b)
+
+
+def cosine(call: Call) -> Tensor:
+    """``cosine_similarity``: the product of two normalised vectors."""
+    a, b = call.get("x1"), call.get("x2")
+    dim, eps = call.get("dim", 1), call.get("eps", 1e-8)
+    with call.owner:
+        a, b = (F.normalize(t, dim=dim, eps=eps) for t in (a, b))
+        return (a * b).sum(dim)
+
+
 ROWS: dict[str, Row] = (
     rows("mul", multiplied, same)
+    | {
+        "glu": Row(gated, unlocated, composite=True),
+        "cosine_similarity": Row(cosine, unlocated, composite=True),
+    }
+    | rows("outer inner tensordot kron", multiplied, unlocated)
+    | rows("bilinear", bilinear_form, contracted)
     | rows("matmul bmm", multiplied, matmul_place)
     | rows("div", divided, same)
     | rows("einsum", summed_product, einsum_place)
