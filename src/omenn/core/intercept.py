@@ -273,12 +273,14 @@ class Interceptor(TorchFunctionMode):
                 out = func(*args, **kwargs)
             if not _continuous(out) or name in _FACTORIES:
                 return out
-        why = (
-            "its value leaves PyTorch, where it cannot be followed"
-            if name in _LEAVES_TORCH
-            else "there is no rule that makes it linear at fixed coefficients"
-        )
-        remedy = f"Give it one with omenn.rule('{name}', ...), or explain a later module with at=."
+        if name in _LEAVES_TORCH:
+            why = "its value leaves PyTorch, where it cannot be followed"
+            remedy = "Keep it a tensor, or explain a later module with at=."
+        else:
+            why = "there is no rule that makes it linear at fixed coefficients"
+            remedy = (
+                f"Give it one with omenn.rule({name!r}, ...), or explain a later module with at=."
+            )
         raise UnsupportedOperator(name, self.module_path(), why, remedy)
 
     # --- constants -------------------------------------------------------------------------

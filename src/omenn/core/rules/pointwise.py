@@ -27,6 +27,8 @@ def pointwise(call: Call) -> Tensor:
     x = call.carried[0]
     value = call.value()
     at_zero, slope = _origin(call, x)
+    if not math.isfinite(at_zero):
+        raise call.refuse("a function that is not finite at zero has no form through the origin")
     true = call.true(x)
     result = call.run(lambda t: call.true(t)) if call.owner.create_graph else value
     coefficient = _secant(true, result, at_zero, slope)
@@ -46,6 +48,8 @@ def _origin(call: Call, x: Tensor) -> tuple[float, float]:
             (slope,) = torch.autograd.grad(y.sum(), zero)
         except NotImplementedError:  # an in-place twin without a derivative: it matters at 0 only
             return _numerical_origin(call, x)
+    if y.numel() != 1:
+        raise call.refuse("a function that differs between elements is not pointwise")
     return float(y.detach()), float(slope)
 
 

@@ -1,0 +1,184 @@
+"""``omenn.rule``: rules that users add, and what the certificate says of wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+import omenn
+from omenn.core import spelling
+from omenn.core.call import Call
+from omenn.core.rules import OPERATORS
+from opcases.case import draw
+from opcases.linear import seeded
+from opcases.networks import ROWS
+
+
+@pytest.fixture(autouse=True)
+def tables_as_before() -> Iterator[None]:
+    """Rules are global: each test takes its own back."""
+    operators, (table, orders) = dict(OPERATORS), (dict(t) for t in spelling.tables())
+    yield
+    changed = (OPERATORS, *spelling.tables())
+    for now, before in zip(changed, (operators, table, orders), strict=True):
+        now.clear()
+        now.update(before)
+
+
+def test_pointwise_by_name_covers_every_spelling() -> None:
+    for model in (torch.tan, lambda x: x.tan(), lambda x: x.clone().tan_()):
+        with pytest.raises(omenn.UnsupportedOperator, match=r"omenn.rule\('tan"):
+            omenn.explain(model, ROWS, 1)
+    omenn.rule("tan", "pointwise")
+    for model in (torch.tan, lambda x: x.tan(), lambda x: x.clone().tan_()):
+        e = omenn.explain(model, ROWS, 1)
+        assert e.exact
+        torch.testing.assert_close(e.weight[:, 1], (ROWS.tan() / ROWS)[:, 1])
+        assert omenn.certify(model, ROWS, 1).exact
+
+
+def test_the_name_in_the_message_is_one_that_works() -> None:
+    with pytest.raises(omenn.UnsupportedOperator) as caught:
+        omenn.explain(lambda x: torch.special.i0(x), ROWS, 1)
+    name = str(caught.value).split("omenn.rule('")[1].split("'")[0]
+    omenn.rule(name, "pointwise")
+    assert omenn.certify(lambda x: torch.special.i0(x), ROWS, 1).exact
+
+
+def test_pointwise_by_function_covers_that_function() -> None:
+    omenn.rule(torch.sinc, "pointwise")
+    e = omenn.explain(lambda x: torch.sinc(x), ROWS, 1)
+    assert e.exact
+    torch.testing.assert_close(e.bias_share, torch.ones(3).double())  # sinc(0) = 1
+    with pytest.raises(omenn.UnsupportedOperator):
+        omenn.explain(lambda x: x.sinc(), ROWS, 1)
+
+
+def test_pointwise_without_a_value_at_zero_is_refused() -> None:
+    omenn.rule("lgamma", "pointwise")
+    with pytest.raises(omenn.UnsupportedOperator, match="not finite at zero has no form through"):
+        omenn.explain(torch.lgamma, ROWS.abs() + 1, 1)
+
+
+LINE = draw(2, 3, 8)
+INDEX = F.max_pool1d(draw(2, 3, 8, seed=1), 2, return_indices=True)[1]
+
+
+def test_linear_with_a_node_that_is_not_known() -> None:
+    def model(x: Tensor) -> Tensor:
+        return F.max_unpool1d(x, INDEX, 2).flatten(1)
+
+    x = draw(2, 3, 4)
+    with pytest.raises(omenn.UnsupportedOperator):
+        omenn.explain(model, x, 3)
+    omenn.rule("max_unpool1d", "linear")
+    e = omenn.explain(model, x, lambda y: (y * draw(2, 24)).sum(1))
+    assert e.exact
+    leaf = x.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad((model(leaf) * draw(2, 24)).sum(), leaf)
+    torch.testing.assert_close(e.weight, wanted)
+    assert omenn.certify(model, x, 3).exact
+
+
+def test_linear_up_to_a_constant_and_in_two_inputs() -> None:
+    def func(a: Tensor, b: Tensor) -> Tensor:
+        if has_torch_function_unary(a):
+            return handle_torch_function(func, (a, b), a, b)
+        return 2 * a - b.flip(1) + 3
+
+    omenn.rule(func, "linear", name="mixing")
+    e = omenn.explain(func, (ROWS, draw(3, 4, seed=2)), 0)
+    assert e.exact
+    assert (e.weight[0][:, 0] == 2).all()
+    assert (e.weight[1][:, 3] == -1).all()
+    torch.testing.assert_close(e.bias_share, torch.full((3,), 3.0).double())
+
+
+class Doubled(nn.Module):
+    """A layer with a function of its own: x² · weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return squared(x, self.weight)
+
+
+def squared(x: Tensor, weight: Tensor) -> Tensor:
+    if has_torch_function_unary(x):
+        return handle_torch_function(squared, (x,), x, weight)
+    return x.square() * weight
+
+
+def frozen_square(call: Call) -> Tensor:
+    x, weight = call.args
+    return call.frozen(x, call.value(), lambda g, c: g * c, call.true(x) * call.constant(weight))
+
+
+def test_a_rule_written_out() -> None:
+    omenn.rule(squared, frozen_square)
+    net = seeded(nn.Sequential(nn.Linear(4, 4), Doubled(), nn.Linear(4, 2)))
+    assert omenn.certify(net, ROWS, 1).exact
+    hidden = net[0](ROWS).detach()
+    e = omenn.explain(net, ROWS, 1, at="0")
+    wanted = net[2].weight[1] * hidden * net[1].weight
+    torch.testing.assert_close(e.weight, wanted.detach())
+
+
+def test_a_rule_written_out_can_be_trained_on() -> None:
+    omenn.rule(squared, frozen_square)
+    net = seeded(nn.Sequential(Doubled(), nn.Linear(4, 2)))
+    e = omenn.explain(net, ROWS, 0, create_graph=True)
+    (got,) = torch.autograd.grad(e.weight.sum(), net[0].weight)
+    torch.testing.assert_close(got, (ROWS * net[1].weight[0]).sum(0).detach())
+
+
+def test_a_wrong_rule_does_not_stay_hidden() -> None:
+    for wrong in (
+        lambda call: call.frozen(call.args[0], call.value(), lambda g: 2 * g),
+        lambda call: call.value() + 0.5 * call.args[0],
+        lambda call: call.args[0] * 1,
+        lambda call: call.run(),
+        "linear",
+        "pointwise",
+    ):
+        omenn.rule(squared, wrong)
+        model = lambda x: squared(x, draw(4, low=1)) + x  # noqa: E731
+        assert not omenn.certify(model, ROWS, 1).exact
+    with pytest.raises(omenn.UnsupportedOperator, match="differs between elements is not pointw"):
+        omenn.explain(model, ROWS, 1)
+
+
+def test_a_function_that_shares_its_name_with_an_operator_does_not_replace_it() -> None:
+    def add(x: Tensor) -> Tensor:
+        if has_torch_function_unary(x):
+            return handle_torch_function(add, (x,), x)
+        return x.tan()
+
+    before = OPERATORS["add"]
+    omenn.rule(add, "pointwise")
+    assert OPERATORS["add"] is before
+    assert omenn.certify(lambda x: add(x) + 1, ROWS, 1).exact
+
+
+def test_what_rule_refuses() -> None:
+    with pytest.raises(omenn.InputError, match=r"^omenn.rule needs a function, but int was given"):
+        omenn.rule(3, "linear")
+    with pytest.raises(omenn.InputError, match=r"^torch has no function 'tann'. Give the function"):
+        omenn.rule("tann", "pointwise")
+    with pytest.raises(omenn.InputError, match=r"^kind='cubic' is not known. Give 'linear' or 'p"):
+        omenn.rule("tan", "cubic")
+    omenn.rule("aminmax", "linear")
+    with pytest.raises(omenn.UnsupportedOperator, match="for functions that return one tensor"):
+        omenn.explain(lambda x: torch.aminmax(x, dim=1)[0], ROWS, lambda y: y)
+
+
+def test_methods_say_what_they_promise() -> None:
+    assert omenn.methods()["omenn"].startswith("exact: Σ C = f(x)")
+    assert all(isinstance(text, str) and text for text in omenn.methods().values())
