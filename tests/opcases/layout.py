@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opcases.case import Case, draw, table
-from oracle import selected
+from oracle import halves, held, selected
 
 X = draw(2, 3, 4)
 Y = draw(2, 3, 4, seed=1)
@@ -296,4 +296,51 @@ WRITES: list[Case] = [
                     "function": lambda x: torch.fill(x, 1.5) + x}, X),
 ]  # fmt: skip
 
-CASES = VIEWS + JOINS + WRITES
+
+def through(write):
+    """A write into a part of the input, through a view of it."""
+
+    def call(x: Tensor, *rest: Tensor) -> Tensor:
+        write(x[:, 1:], *rest)
+        return 2 * x
+
+    return call
+
+
+THROUGH: list[Case] = [
+    *table("add", {"through a view, number": through(lambda v: v.add_(1.5)),
+                   "through a view, constant": through(lambda v: v.add_(ROW))}, X),
+    *table("add", {"through a view": through(lambda v, y: v.add_(y[:, :2]))}, X, Y),
+    *table("mul", {"through a view": through(lambda v: v.mul_(ROW))}, X),
+    *table("zero", {"through a view": through(lambda v: v.zero_())}, X),
+    *table("fill", {"through a view": through(lambda v: v.fill_(3.0))}, X),
+    *table("copy_", {"through a view": through(lambda v, y: v.copy_(y[:, :2]))}, X, Y),
+    *table("copy_", {"constant through a view": through(lambda v: v.copy_(ROW))}, X),
+    *table("masked_fill", {"through a view": through(lambda v: v.masked_fill_(v > 0, -1))}, X,
+           oracle=held(lambda z, x: 2 * torch.where(
+               (x[0] > 0) & (torch.arange(3) > 0)[:, None], -1.0, z[0]))),
+    *table("clamp", {"through a view": through(lambda v: v.clamp_(-0.5, 0.5))}, X, oracle=held(
+        lambda z, x: 2 * torch.cat([z[0][:, :1], torch.where(
+            x[0].abs() < 0.5, z[0], x[0].sign() / 2)[:, 1:]], 1))),
+    *table("relu", {"through a view": through(lambda v: v.relu_())}, X, oracle=held(
+        lambda z, x: 2 * torch.cat([z[0][:, :1], (z[0] * (x[0] > 0))[:, 1:]], 1))),
+    *table("tanh", {"through a view": through(lambda v: v.tanh_())}, X, oracle=held(
+        lambda z, x: 2 * torch.cat([z[0][:, :1], (z[0] * x[0].tanh() / x[0])[:, 1:]], 1))),
+]  # fmt: skip
+
+COMPLEX: list[Case] = [
+    *table("complex", {"both": lambda x, y: torch.view_as_real(torch.complex(x, y))}, X, Y),
+    *table("complex", {"constant": lambda x: torch.view_as_real(torch.complex(x, CONST))}, X),
+    *table("mul", {"complex": lambda x, y: torch.view_as_real((x * (1 + 2j)) * (y * (2 - 1j)))},
+           X, Y, oracle=halves),
+    *table("exp", {"complex": lambda x: torch.view_as_real(torch.exp(x * (0.3 + 1j)))}, X,
+           oracle=held(lambda z, x: torch.view_as_real(
+               1 + (torch.exp(x[0] * (0.3 + 1j)) - 1) / x[0] * z[0]))),
+    *table("tanh", {"complex": lambda x: torch.view_as_real(torch.tanh(x * (1 - 0.5j)))}, X,
+           oracle=held(lambda z,
+                       x: torch.view_as_real(torch.tanh(x[0] * (1 - 0.5j)) / x[0] * z[0]))),
+    *table("pow", {"complex": lambda x: torch.view_as_real((x * (1 + 1j)) ** 2)}, X,
+           oracle=held(lambda z, x: torch.view_as_real(x[0] * z[0] * 2j))),
+]  # fmt: skip
+
+CASES = VIEWS + JOINS + WRITES + THROUGH + COMPLEX

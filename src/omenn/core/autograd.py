@@ -57,13 +57,15 @@ class Overwrite(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
+        ctx.part = x._is_view()
         x.copy_(y)
         ctx.mark_dirty(x)
         return x
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        return None, grads[0]
+        # For a part of a tensor zeros, not None: torch would drop the gradient of the rest.
+        return torch.zeros_like(grads[0]) if ctx.part else None, grads[0]
 
 
 class Halve(torch.autograd.Function):

@@ -82,6 +82,11 @@ def joined(call: Call, out: Tensor) -> Any:
     return places.joined(parts, call.get("dim", 0), stacked)
 
 
+def assembled(call: Call) -> Any:
+    """Real and imaginary part put together; a constant one is a constant term."""
+    return call.attach(call.run(), call.at_zero())
+
+
 def padded_rule(call: Call) -> Any:
     """Padding; a value other than zero is a constant term."""
     out = call.run()
@@ -212,6 +217,7 @@ ROWS: dict[str, Row] = (
     )
     | rows("contiguous clone to positive neg requires_grad_ conj", linear, same)
     | rows("detach", carried_on, same)
+    | rows("complex", assembled, same)
     | rows("roll flip fliplr flipud", linear, shifted)
     | rows("tril triu cumsum real imag zero", linear, same)
     | rows("diff view_as_complex view_as_real diag_embed trace", linear, unlocated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 from typing import Any
 
@@ -18,8 +19,8 @@ _RANKS = {"sigmoid": GATE, "hardsigmoid": GATE, "exp": GATE, "tanh": BOUNDED, "e
 
 
 def scaled(grad: Tensor, coefficient: Tensor) -> Tensor:
-    """The backward of every pointwise rule."""
-    return grad * coefficient
+    """The backward of every pointwise rule (the conjugate, where numbers are complex)."""
+    return grad * (coefficient.conj() if coefficient.is_complex() else coefficient)
 
 
 def pointwise(call: Call) -> Tensor:
@@ -27,7 +28,7 @@ def pointwise(call: Call) -> Tensor:
     x = call.carried[0]
     value = call.value()
     at_zero, slope = _origin(call, x)
-    if not math.isfinite(at_zero):
+    if not cmath.isfinite(at_zero):
         raise call.refuse("a function that is not finite at zero has no form through the origin")
     true = call.true(x)
     result = call.run(lambda t: call.true(t)) if call.owner.create_graph else value
@@ -36,21 +37,21 @@ def pointwise(call: Call) -> Tensor:
     out = call.frozen(x, value, scaled, coefficient)
     if at_zero == 0:
         return out
-    return call.attach(out, torch.full((), at_zero, dtype=out.dtype, device=out.device))
+    return call.attach(out, torch.as_tensor(at_zero, dtype=out.dtype, device=out.device))
 
 
-def _origin(call: Call, x: Tensor) -> tuple[float, float]:
+def _origin(call: Call, x: Tensor) -> tuple[complex, complex]:
     """φ(0) and φ′(0), from the operator itself."""
     with torch.enable_grad():
         zero = torch.zeros(1, dtype=x.dtype, device=x.device, requires_grad=True)
         try:
             y = call.run(lambda t: zero * 1 if t is x else t.detach())
-            (slope,) = torch.autograd.grad(y.sum(), zero)
+            (slope,) = torch.autograd.grad(y, zero, torch.ones_like(y))
         except NotImplementedError:  # an in-place twin without a derivative: it matters at 0 only
             return _numerical_origin(call, x)
     if y.numel() != 1:
         raise call.refuse("a function that differs between elements is not pointwise")
-    return float(y.detach()), float(slope)
+    return y.detach().item(), slope.conj().item()
 
 
 def _numerical_origin(call: Call, x: Tensor) -> tuple[float, float]:
@@ -62,12 +63,12 @@ def _numerical_origin(call: Call, x: Tensor) -> tuple[float, float]:
     return float(y[0]), float((y[1] - y[2]) / (2 * step))
 
 
-def _secant(x: Tensor, y: Tensor, at_zero: float, slope: float) -> Tensor:
+def _secant(x: Tensor, y: Tensor, at_zero: complex, slope: complex) -> Tensor:
     """(φ(x) − φ(0)) / x, and φ′(0) where x is (nearly) zero."""
-    slope = slope if math.isfinite(slope) else 0.0  # √x at 0: the value is 0 whatever the slope
-    if at_zero == 0 and not y.requires_grad:
+    slope = slope if cmath.isfinite(slope) else 0.0  # √x at 0: the value is 0 whatever the slope
+    if at_zero == 0 and not (y.requires_grad or y.is_complex()):
         # 0 / 0 is the only way to a NaN here, and φ(x)/x loses no digits near it.
-        return (y / x).nan_to_num_(nan=slope, posinf=math.inf, neginf=-math.inf)
+        return (y / x).nan_to_num_(nan=slope.real, posinf=math.inf, neginf=-math.inf)
     # y − φ(0) cancels near zero; below √ε the slope is exact to ε.
     near = x.abs() <= (math.sqrt(torch.finfo(x.dtype).eps) if at_zero else 0.0)
     safe = torch.where(near, torch.ones_like(x), x)
@@ -97,7 +98,7 @@ def magnitude(call: Call) -> Tensor:
     if not call.carried[0].is_complex():
         return call.run()
     x = call.carried[0]
-    return call.frozen(x, call.value(), scaled, call.true(x).sgn())
+    return call.frozen(x, call.value(), scaled, call.true(x).sgn().conj())
 
 
 def square(call: Call) -> Tensor:
