@@ -157,6 +157,8 @@ REDUCED: list[Case] = [
     *table("dropout", {"2d": nn.Dropout2d().eval()}, IMAGE),
 ]  # fmt: skip
 
+PEAKS = torch.tensor([[[0, 3], [8, 14]], [[5, 2], [13, 11]]]).expand(2, 2, 2, 2)
+
 MAPS: list[Case] = [
     *table("avg_pool", {
         "2d": nn.AvgPool2d(2), "2d stride": nn.AvgPool2d(3, stride=1, padding=1),
@@ -195,6 +197,13 @@ MAPS: list[Case] = [
     *table("interpolate", {"linear": lambda x: F.interpolate(x, 7, mode="linear")}, LINE),
     *table("interpolate", {"trilinear": lambda x: F.interpolate(x, 2, mode="trilinear"),
                            "nearest 3d": lambda x: F.interpolate(x, 4)}, VOLUME),
+    *table("max_unpool", {"2d": lambda x: F.max_unpool2d(x, PEAKS, 2),
+                          "module": lambda x: nn.MaxUnpool2d(2)(x, PEAKS)}, draw(2, 2, 2, 2)),
+    *table("max_unpool", {"1d": lambda x: F.max_unpool1d(x, PEAKS[:, :, 0, :1] % 2, 2)},
+           draw(2, 2, 1)),
+    *table("affine_grid",
+           {"function": lambda t: F.affine_grid(t, [2, 1, 3, 4], align_corners=False)},
+           draw(2, 2, 3)),
     *table("fold", {"function": lambda x: F.fold(x, (3, 3), 2)}, draw(2, 4, 4)),
     *table("unfold", {"function": lambda x: F.unfold(x, 2, stride=2),
                       "module": nn.Unfold(3, padding=1),

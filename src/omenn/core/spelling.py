@@ -73,6 +73,7 @@ _FAMILIES = {
     "adaptive_max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
     "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices "
     "adaptive_max_pool3d_with_indices",
+    "max_unpool": "max_unpool1d max_unpool2d max_unpool3d",
     "fourier": "fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn fftshift "
     "ifftshift",
 }
