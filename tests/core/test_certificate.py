@@ -220,3 +220,36 @@ def test_frozen_constants_are_named() -> None:
     assert found.exact
     assert found.frozen_constants == ("",)
     assert "input-dependent constants" in str(found)
+
+
+@pytest.fixture
+def fused_path():
+    before = torch.backends.mha.get_fastpath_enabled()
+    yield torch.backends.mha.set_fastpath_enabled
+    torch.backends.mha.set_fastpath_enabled(before)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_model_that_is_another_one_without_gradients_is_noted(fused_path) -> None:
+    """The fused encoder gives zeros at padded tokens; the model with gradients does not."""
+    layer = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
+    net = seeded(nn.TransformerEncoder(layer, 2))
+    inputs = {
+        "src": draw(2, 3, 4),
+        "src_key_padding_mask": torch.tensor([[False, False, True], [False, False, False]]),
+    }
+    found = omenn.certify(net, inputs, lambda y: y[:, 0, 1])
+    assert not found.exact
+    assert "other numbers without gradients than with them" in found.violations[0]
+    assert "set_fastpath_enabled(False)" in str(found)
+    fused_path(False)
+    assert omenn.certify(net, inputs, lambda y: y[:, 0, 1]).exact
+
+
+def test_certificate_at_a_module() -> None:
+    net = seeded(nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 2)))
+    found = omenn.certify(net, draw(3, 4), 1, at="1")
+    assert found.exact
+    assert set(found.sources) == {"2"}
+    assert found.explanation is not None
+    assert found.explanation.at == "1"
