@@ -246,3 +246,24 @@ def test_training_on_an_explanation_changes_it() -> None:
         share().backward()
         optimiser.step()
     assert share().item() < 0.7 * before
+
+
+def test_derivative_by_the_input() -> None:
+    """The matrix as a function of x, for attribution priors and for smoothing by gradients."""
+    net, x, way = seeded(Squeezed()), IMAGE.clone().requires_grad_(), draw(2, 2, 6, 6, seed=4)
+    e = omenn.explain(net, x, 1, create_graph=True)
+    (got,) = torch.autograd.grad(weighted([e.weight, e.matrix], 3), x)
+    step = 1e-6
+    ends = [score(net, (x + s * step * way).detach(), 1) for s in (1, -1)]
+    wanted = (ends[0] - ends[1]) / (2 * step)
+    torch.testing.assert_close((got * way).sum(), wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_frozen_parameters_and_trained_ones() -> None:
+    """Only what requires gradients gets them."""
+    net = seeded(mlp(nn.GELU()))
+    net[0].requires_grad_(False)
+    omenn.explain(net, ROWS, 1, create_graph=True).matrix.square().sum().backward()
+    assert net[0].weight.grad is None
+    assert net[2].weight.grad is not None
+    assert not net[0].weight.requires_grad

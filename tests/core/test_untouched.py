@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import omenn
+from omenn.core.intercept import Interceptor
 from opcases.case import draw
 from opcases.linear import seeded
 from opcases.networks import IMAGE, ROWS, Two, convnet, mlp, sums_up
@@ -261,3 +263,19 @@ def test_products_option(products: str) -> None:
     if products != "half":
         assert not torch.equal(e.weight[0], halves.weight[0])
     torch.testing.assert_close(e.output, halves.output)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # from torch's own lazy attributes
+@pytest.mark.parametrize("options", [{}, {"at": "3"}, {"create_graph": True}])
+def test_nothing_stays_in_memory(options: dict) -> None:
+    """No reference cycles: a dropped explanation is freed at once, without the collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        e = omenn.explain(convnet(), IMAGE, 1, **options)
+        assert e.exact
+        del e
+        left = [o for o in gc.get_objects() if type(o) is Interceptor]
+    finally:
+        gc.enable()
+    assert not left
