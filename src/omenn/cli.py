@@ -18,6 +18,7 @@ import typer
 from omenn.run import terminal
 
 EXIT_NOT_EXACT = 1
+TYPER_INTERRUPTED = 130
 
 app = typer.Typer(
     name="omenn",
@@ -110,9 +111,9 @@ def _start(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")] = Path(
-        "omenn-demo"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where to write.")
+    ] = Path("omenn-demo"),
     device: Device = "cpu",
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -120,6 +121,8 @@ def demo(
     """Explain four generated birds with the bundled networks; works offline.
 
     Writes FOLDER/index.html, one page with everything in it, and every picture as PNG.
+
+    Exit code 0 if everything is exact, 1 if not.
 
     [bold]Example:[/]  omenn demo --out birds
     """
@@ -136,9 +139,10 @@ def demo(
                 "files": [str(file) for file in files],
             }
         )
-        return
-    words = [f"\n{name}: {found}" for name, found in certificates.items()]
-    terminal.show(results.table(cases), *words, f"\nOpen {files[-1]} in a browser.")
+    else:
+        words = [f"\n{name}: {found}" for name, found in certificates.items()]
+        terminal.show(results.table(cases), *words, f"\nOpen {files[-1]} in a browser.")
+    _end(results.exact(cases) and all(found.exact for found in certificates.values()))
 
 
 @app.command()
@@ -164,6 +168,8 @@ def explain(
     Models of timm and torchvision have random weights unless --weights names a
     file. Nothing is downloaded.
 
+    Exit code 0 if every matrix sums to its logit, 1 if not (all is written then, too).
+
     [bold]Examples:[/]
 
       omenn explain cat.jpg -m torchvision:resnet18 --weights r18.pth -o cat.html
@@ -187,8 +193,9 @@ def explain(
     if as_json:
         records = [results.record(case) for case in cases]
         terminal.print_json({"results": records, "files": [str(file) for file in written]})
-        return
-    terminal.show(results.table(cases), *results.remarks(cases, written))
+    else:
+        terminal.show(results.table(cases), *results.remarks(cases, written))
+    _end(results.exact(cases))
 
 
 @app.command()
@@ -198,13 +205,17 @@ def certify(
         Path | None, typer.Option("--input", metavar="FILE", help="A picture to run it on.")
     ] = None,
     weights: Weights = None,
+    target: Target = None,
     at: At = None,
+    bias: Bias = "spatial",
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Check that explanations of a model are exact, with the evidence. Exit code 0 only if so.
+
+    It is 1 if they are not, 2 if the model cannot be checked.
 
     Without --input the model runs on its own example_inputs (and example_target) or on random
     numbers.
@@ -221,13 +232,13 @@ def certify(
 
     source = sources.load(model, weights=weights, seed=seed, device=device)
     inputs, words = check.inputs_for(source, file, seed, device)
-    certificate = omenn.certify(source.model, inputs, check.target_for(source), at=at)
+    asked = check.target_for(source, target)
+    certificate = omenn.certify(source.model, inputs, asked, at=at, bias=bias)
     if as_json:
         terminal.print_json(check.record(certificate, source, words))
     else:
         terminal.show(check.table(certificate, source, words))
-    if not certificate.exact:
-        raise typer.Exit(EXIT_NOT_EXACT)
+    _end(certificate.exact)
 
 
 @train.command("birds")
@@ -258,9 +269,10 @@ def train_birds(
     from omenn.models import sources, training
 
     sources.check_device(device)
-    path = training.train_birds(
-        arch, out, seed=seed, epochs=epochs, train_scenes=train_scenes, device=device
-    )
+    with terminal.resumable():
+        path = training.train_birds(
+            arch, out, seed=seed, epochs=epochs, train_scenes=train_scenes, device=device
+        )
     terminal.show(f"wrote {path}")
 
 
@@ -277,18 +289,26 @@ def data_birds(
 ) -> None:
     """Write generated birds with part maps and all interventions, in FunnyBirds' layout.
 
+    Started again with the same arguments, an interrupted run goes on where it stopped.
+
     [bold]Example:[/]  omenn data birds birds/ --train-scenes 5000 --size 128
     """
     from omenn.data import birds
 
-    folder = birds.write(
-        out, train_scenes=train_scenes, test_scenes=test_scenes, size=size, seed=seed
-    )
+    with terminal.resumable():
+        folder = birds.write(
+            out, train_scenes=train_scenes, test_scenes=test_scenes, size=size, seed=seed
+        )
     terminal.show(f"wrote {folder}")
 
 
+def _end(exact: bool) -> None:
+    if not exact:
+        raise typer.Exit(EXIT_NOT_EXACT)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code: 0, 1 (not exact), 2 (an error, one line), 130 (Ctrl-C)."""
+    """Run the command; the exit code: 0, 1 (not exact), 2 (an error or Ctrl-C, one line)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verbose = "-v" in words or "--verbose" in words
     try:
@@ -298,9 +318,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = app(words, prog_name="omenn", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return terminal.interrupted()
+    except terminal.Interrupted:
+        return terminal.interrupted(terminal.RESUMABLE)
     except Exception as error:
         return terminal.fail(error, verbose=verbose)
-    if code == terminal.EXIT_INTERRUPTED:  # newer versions of typer turn Ctrl-C into this number
+    if code == TYPER_INTERRUPTED:  # newer versions of typer turn Ctrl-C into this number
         return terminal.interrupted()
     return code if isinstance(code, int) else 0
 

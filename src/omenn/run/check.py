@@ -9,6 +9,7 @@ from omenn.errors import InputError
 from omenn.models.images import read_image
 from omenn.models.randomness import seeded
 from omenn.models.sources import Source
+from omenn.run.photographs import index_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,11 +34,16 @@ def inputs_for(source: Source, file: Path | None, seed: int, device: str) -> tup
         return torch.randn(shape).to(device), f"random numbers {shape}, seed {seed}"
 
 
-def target_for(source: Source) -> Any:
-    """The ``example_target`` that a model of the user's own carries, else the largest logit.
+def target_for(source: Source, text: str | None) -> Any:
+    """What ``text`` names; else the ``example_target`` that the model carries; else None.
 
     Models whose output is not one row of logits a sample (language models, graphs) need one.
+
+    Raises:
+        TargetError: ``text`` names no output.
     """
+    if text is not None:
+        return index_of(text, source)
     return getattr(source.model, "example_target", None)
 
 

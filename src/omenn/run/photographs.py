@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omenn.errors import TargetError, did_you_mean
+from omenn.errors import InputError, OmennError, TargetError, did_you_mean, reason
 from omenn.models.images import read_image
 from omenn.models.sources import Source
 from omenn.show.panels import Case
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from omenn import Certificate
+    from omenn import Certificate, Contrast
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,12 @@ def explain_file(
 
 
 def certify_file(file: Path, source: Source, request: Request, device: str = "cpu") -> Certificate:
-    """The certificate of the model for one picture, with the place and the bias of ``request``."""
+    """The certificate of the model for one picture and what ``request`` asks about it."""
     import omenn
 
     tensor = source.preprocessing(read_image(file)).to(device)
-    return omenn.certify(source.model, tensor, at=request.at, bias=request.bias)
+    asked, _ = _asked(request, source, first_row(source, tensor))
+    return omenn.certify(source.model, tensor, asked, at=request.at, bias=request.bias)
 
 
 def explain_tensor(
@@ -72,25 +73,16 @@ def explain_tensor(
     options: dict[str, Any] = {"bias": request.bias}
     if request.at is not None:
         options["at"] = request.at
-    logits = first_row(source.model, tensor)
-    count = len(logits)
-    if request.target is None:
-        target = int(logits.argmax())
-    else:
-        target = index_of(request.target, source, count)
-    words = short_name(source, target)
-    asked: Any = target
-    if request.contrast is not None:
-        against = index_of(request.contrast, source, count)
-        asked, words = omenn.Contrast(target, against), f"{words} − {short_name(source, against)}"
+    logits = first_row(source, tensor)
+    asked, words = _asked(request, source, logits)
     started = time.perf_counter()
     explanation = omenn.explain(source.model, tensor, asked, **options)
     seconds = time.perf_counter() - started
     second, second_words = None, ""
-    if rival and request.contrast is None and count > 1:
-        against = _best_other(logits, target)
+    if rival and isinstance(asked, int) and len(logits) > 1:
+        against = _best_other(logits, asked)
         second_words = short_name(source, against)
-        second = omenn.explain(source.model, tensor, omenn.Contrast(target, against), **options)
+        second = omenn.explain(source.model, tensor, omenn.Contrast(asked, against), **options)
     return Case(
         name=name,
         model=source.spec,
@@ -106,22 +98,35 @@ def explain_tensor(
     )
 
 
-def index_of(text: str, source: Source, count: int) -> int:
-    """Which of ``count`` outputs a number or a class name means; letter case does not matter.
+def _asked(request: Request, source: Source, logits: torch.Tensor) -> tuple[int | Contrast, str]:
+    """The target as the engine takes it, and in words."""
+    import omenn
 
-    A name may be shortened to one of its synonyms ("tench" for "tench, Tinca tinca").
+    target = int(logits.argmax())
+    if request.target is not None:
+        target = index_of(request.target, source)
+    words = short_name(source, target)
+    if request.contrast is None:
+        return target, words
+    against = index_of(request.contrast, source)
+    return omenn.Contrast(target, against), f"{words} − {short_name(source, against)}"
+
+
+def index_of(text: str, source: Source) -> int:
+    """Which output a number or a class name means; letter case does not matter.
+
+    A name may be shortened to one of its synonyms ("tench" for "tench, Tinca tinca"). How many
+    outputs there are, the engine knows and checks.
 
     Raises:
-        TargetError: no such output or name, or a name that several classes have.
+        TargetError: no such name, a name that several classes have, or a number that counts none.
     """
     try:
         index = int(text)
     except ValueError:
         return _index_of_name(text, source)
-    if not 0 <= index < count:
-        raise TargetError(
-            f"there is no target {text}: '{source.spec}' has {count} outputs, 0 to {count - 1}."
-        )
+    if not 0 <= index < 2**31:
+        raise TargetError(f"there is no target {text}: outputs are counted 0, 1, 2, …")
     return index
 
 
@@ -152,15 +157,31 @@ def short_name(source: Source, index: int) -> str:
     return source.class_name(index).split(",")[0].strip()
 
 
-def first_row(model: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor:
-    """The logits of the first sample, (classes,); found in structured outputs as explain does."""
+def first_row(source: Source, tensor: torch.Tensor) -> torch.Tensor:
+    """The logits (classes,) of one picture (1, channels, H, W), where the engine finds them.
+
+    Raises:
+        InputError: the model cannot take this picture. TargetError: no row of logits came out.
+    """
     import torch
 
-    with torch.no_grad():
-        output: Any = model(tensor)
-    if not isinstance(output, torch.Tensor):
-        output = output.logits if hasattr(output, "logits") else output[0]
-    return output[0].flatten()
+    from omenn.core.target import pick_output, select
+
+    try:
+        with torch.no_grad():
+            output = source.model(tensor)
+    except (OmennError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a model may raise anything
+        raise InputError(
+            f"the model '{source.spec}' cannot take a picture of the shape "
+            f"{tuple(tensor.shape)}: {type(error).__name__}: {reason(error)}. Correct what it "
+            f"declares as its preprocessing ({source.preprocessing.source}), or explain it from "
+            "Python."
+        ) from error
+    logits = pick_output(output, None)
+    select(logits, None, len(tensor))  # refuses what is not one row of logits a picture
+    return logits.reshape(-1)
 
 
 def _best_other(logits: torch.Tensor, target: int) -> int:

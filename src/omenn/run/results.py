@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omenn.errors import InputError
 from omenn.run.photographs import Request, certify_file, explain_file
 from omenn.show.panels import Case, number
+from omenn.show.store import ENDINGS
 from omenn.show.writing import check_writable, write_files
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from omenn import Certificate
     from omenn.models.sources import Source
     from omenn.show.page import Report
-
-ENDINGS = (".png", ".html", ".safetensors", ".json")
 
 
 def check_output(out: Path, count: int, smooth: float | None) -> None:
@@ -79,9 +78,16 @@ def explain_and_write(
     return cases, write(out, cases, report(cases, source, smooth, certificate))
 
 
+def exact(cases: Sequence[Case]) -> bool:
+    """Whether every matrix of these cases sums to its number, that of the runner-up too."""
+    return all(c.explanation.exact and (c.contrast is None or c.contrast.exact) for c in cases)
+
+
 def remarks(cases: Sequence[Case], written: Sequence[Path]) -> list[str]:
     """What is said below the table."""
     said = [cases[0].warning] if cases[0].warning else []
+    if not exact(cases):
+        said.append("NOT EXACT: a matrix misses its logit by more than rounding can.")
     if not written:
         return [*said, "To see it, add -o with the name of a .png or .html file."]
     return [*said, *(f"wrote {file}" for file in written)]

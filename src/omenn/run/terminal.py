@@ -11,7 +11,22 @@ from typing import Any
 
 from omenn.errors import OmennError, reason
 
-EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
+EXIT_ERROR = 2
+
+RESUMABLE = "what is finished stays; run the same command again to go on"
+
+
+class Interrupted(Exception):
+    """Ctrl-C in work that goes on where it stopped when the command is run again."""
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Ctrl-C inside becomes ``Interrupted``, as typer would swallow KeyboardInterrupt."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted from error
 
 
 @contextmanager
@@ -77,10 +92,10 @@ def fail(error: Exception, *, verbose: bool) -> int:
     return EXIT_ERROR
 
 
-def interrupted() -> int:
-    """The line and the exit code after Ctrl-C."""
-    print("omenn: interrupted; nothing is left half-written", file=sys.stderr)
-    return EXIT_INTERRUPTED
+def interrupted(what_is_left: str = "nothing is left half-written") -> int:
+    """The line and the exit code after Ctrl-C: that of an error, as there is no result."""
+    print(f"omenn: interrupted; {what_is_left}", file=sys.stderr)
+    return EXIT_ERROR
 
 
 def _finite(content: Any) -> Any:

@@ -1,0 +1,78 @@
+"""Ctrl-C: one line that says what is left, exit code 2."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import omenn
+from commands import NET, Run, subprocess_of, written
+from omenn.data.birds import writing
+from omenn.models import training
+
+RESUMABLE = "omenn: interrupted; what is finished stays; run the same command again to go on\n"
+
+
+class TestInterruption:
+    def test_in_this_process(
+        self, run: Run, net: str, picture: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(omenn, "explain", interrupted)
+        code, out, err = run("explain", picture, "-m", net, "-o", "x.html")
+        assert (code, out, err) == (2, "", "omenn: interrupted; nothing is left half-written\n")
+        assert written() == set()
+
+    def test_a_signal(self, net: str, picture: Path) -> None:
+        text = (
+            f"{NET}\ndef slow():\n    import time\n    open('begun', 'w').close()\n"
+            "    time.sleep(60)\n"
+        )
+        Path("slow.py").write_text(text, encoding="utf-8")
+        process = subprocess_of("explain", picture, "-m", "slow.py:slow", "-o", "x.html")
+        deadline = time.monotonic() + 60
+        while not Path("begun").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == 2
+        assert (out, err) == ("", "omenn: interrupted; nothing is left half-written\n")
+        assert written() == {"begun", "slow.py"}
+
+    def test_the_same_command_goes_on(
+        self, run: Run, inside_tmp: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        words = ("data", "birds", "birds", "--train-scenes", 4, "--test-scenes", 0, "--size", 16)
+        draw, drawn = writing.render, []
+
+        def interrupted_at_the_third(*scene: Any, **options: Any) -> Image.Image:
+            drawn.append(scene)
+            if len(drawn) == 3:
+                raise KeyboardInterrupt
+            return draw(*scene, **options)
+
+        monkeypatch.setattr(writing, "render", interrupted_at_the_third)
+        assert run(*words) == (2, "", RESUMABLE)
+        half = {name for name in written() if name.endswith(".png")}
+        assert len(half) == 4
+        code, out, err = run(*words)
+        assert (code, err) == (0, "")
+        assert "wrote birds" in out
+        assert half < {name for name in written() if name.endswith(".png")}
+        assert len(drawn) == 5
+
+    def test_training_says_so_too(
+        self, run: Run, inside_tmp: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(training, "scene_arrays", interrupted)
+        assert run("train", "birds", "--arch", "birds-convnet") == (2, "", RESUMABLE)
