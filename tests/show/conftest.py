@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -37,6 +38,14 @@ def network() -> nn.Module:
 @pytest.fixture
 def explanation(network: nn.Module) -> Explanation:
     return omenn.explain(network, torch.randn(2, 3, 16, 16))
+
+
+@pytest.fixture
+def inexact(case: Callable[..., Case]) -> Case:
+    """A case whose matrix misses the number by one."""
+    given = case()
+    wrong = dataclasses.replace(given.explanation, residual=given.explanation.residual + 1)
+    return dataclasses.replace(given, explanation=wrong)
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omenn.errors import InputError
-from omenn.models.images import read_image
 from omenn.models.randomness import seeded
 from omenn.models.sources import Source
-from omenn.run.photographs import index_of
+from omenn.run.photographs import index_of, read_input
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +25,7 @@ def inputs_for(source: Source, file: Path | None, seed: int, device: str) -> tup
     import torch
 
     if file is not None:
-        return source.preprocessing(read_image(file)).to(device), file.name
+        return read_input(file, source, device), file.name
     if source.example_inputs is not None:
         return _moved(source.example_inputs, device), "the model's example_inputs"
     shape = (1, source.preprocessing.channels, *source.preprocessing.size)

@@ -37,6 +37,15 @@ class Request:
     bias: str = "spatial"
 
 
+def read_input(file: Path, source: Source, device: str) -> torch.Tensor:
+    """A picture as the model takes it, (1, channels, H, W).
+
+    Raises:
+        InputError: the file is no picture, or the model takes none.
+    """
+    return source.preprocessing(read_image(file)).to(device)
+
+
 def explain_file(
     file: Path, source: Source, request: Request, device: str = "cpu", *, rival: bool = False
 ) -> Case:
@@ -45,7 +54,7 @@ def explain_file(
     Raises:
         InputError: the file is no picture. TargetError: an unknown answer.
     """
-    tensor = source.preprocessing(read_image(file)).to(device)
+    tensor = read_input(file, source, device)
     return explain_tensor(file.name, tensor, source, request, rival=rival)
 
 
@@ -53,7 +62,7 @@ def certify_file(file: Path, source: Source, request: Request, device: str = "cp
     """The certificate of the model for one picture and what ``request`` asks about it."""
     import omenn
 
-    tensor = source.preprocessing(read_image(file)).to(device)
+    tensor = read_input(file, source, device)
     asked, _ = _asked(request, source, first_row(source, tensor))
     return omenn.certify(source.model, tensor, asked, at=request.at, bias=request.bias)
 

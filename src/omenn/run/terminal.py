@@ -35,14 +35,11 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 
     The bar is on standard error, and absent where that is not a terminal.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from omenn.data.progress import progress_bar
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    bar = progress_bar()
+    bar.live.transient = True  # it goes when the table comes
+    with bar:
         task = bar.add_task("starting", total=total)
         begun = 0
 
