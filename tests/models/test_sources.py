@@ -58,6 +58,14 @@ class TestRemedy:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert (done.stdout.strip(), done.returncode) == ("real", 0), done.stderr
 
+    @needs_models
+    def test_a_file_of_a_user_may_import_timm(self, tmp_path: Path) -> None:
+        text = "import timm\n\ndef build():\n    return timm.create_model('test_resnet')\n"
+        path = write(tmp_path / "net.py", text)
+        code = f"from omenn.models import sources\nprint(sources.load({f'{path}:build'!r}).spec)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (done.stdout.strip(), done.returncode) == (f"{path}:build", 0), done.stderr
+
 
 @needs_models
 class TestLibraries:

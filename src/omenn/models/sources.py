@@ -29,6 +29,7 @@ from omenn.models import preprocessing, user_files
 from omenn.models.checkpoints import load_weights
 from omenn.models.preprocessing import Preprocessing
 from omenn.models.randomness import leave_no_layer_trivial, seeded
+from omenn.models.torchvision_remedy import prepare
 
 if TYPE_CHECKING:
     from torch import nn
@@ -210,6 +211,7 @@ def _random(build: Callable[[], nn.Module], spec: str, seed: int) -> nn.Module:
 
 
 def _from_file(spec: str, seed: int) -> Source:
+    prepare()  # the file may import torchvision, or timm, which does
     with seeded(seed):
         model = user_files.build(spec)
     return Source(
@@ -240,8 +242,6 @@ def _declared_preprocessing(model: nn.Module, spec: str) -> Preprocessing:
 
 
 def _import(package: str, spec: str) -> ModuleType:
-    from omenn.models.torchvision_remedy import prepare
-
     if importlib.util.find_spec(package) is None:
         raise MissingExtra(package, "models", f"the model '{spec}'")
     prepare()
