@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from omenn.core.call import CARRIED, IDS, Mark
 from omenn.core.intercept import Interceptor
 from omenn.core.place import Place, input_place
+from omenn.core.unknown import tensors_in
 from omenn.errors import InputError, ModelError
 
 Key = int | str | None
@@ -43,6 +45,8 @@ def check_model(model: Any, at: str | None) -> None:
             f"the model is in training mode ({len(training)} modules, first '{training[0]}'), "
             "where dropout and batch statistics make its output random. Call model.eval() first."
         )
+    if at is not None and not isinstance(at, str):
+        raise ModelError(f"at= is the dotted name of a module, but {at!r} was given.")
     if at is not None and at not in (names := dict(model.named_modules())):
         close = difflib.get_close_matches(at, names, 3)
         hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
@@ -134,8 +138,11 @@ class Feed:
         return inside
 
     def _place(self, leaf: Tensor) -> tuple[Place, Tensor, int | None]:
-        ndim = leaf.ndim + (not self.batched)
+        # A batch of images that is explained as one object is still a batch of images.
+        ndim = leaf.ndim + (not self.batched and leaf.ndim < 3)
         channel = default_channel(ndim) if self.channel_dim is None else self.channel_dim
+        if channel is not None and not isinstance(channel, int):
+            raise InputError(f"channel_dim must be an integer, but {channel!r} was given.")
         if channel is not None and not -leaf.ndim <= channel < 0:
             raise InputError(
                 f"channel_dim={channel} does not fit an input of {leaf.ndim} dimensions; count "
@@ -205,7 +212,7 @@ class Feed:
             self.mode.embedded = None  # no cycle: an explanation is freed as soon as it is dropped
         if not self.leaves:
             why = "no floating-point input, and the integer inputs never reached an embedding."
-            why = f"'{at}' was never called." if at else why
+            why = f"'{at}' was never called, or returned no floating-point tensor." if at else why
             raise InputError(f"nothing could be explained: {why}")
         return out
 
@@ -253,8 +260,10 @@ class Feed:
             items = [self._replace(o) for o in out]
             return type(out)(*items) if hasattr(out, "_fields") else type(out)(items)
         if isinstance(out, dict):
+            fresh = copy.copy(out)  # the module may keep the one it returned
             for key in list(out):
-                out[key] = self._replace(out[key])
+                fresh[key] = self._replace(out[key])
+            return fresh
         return out
 
     # --- results ---------------------------------------------------------------------------
@@ -298,6 +307,18 @@ def _many(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
+def _plain(items: Iterable[tuple[Key, Any]]) -> list[tuple[Key, Any]]:
+    """The items, none of which may hide tensors inside: those would not be explained."""
+    found = list(items)
+    for key, value in found:
+        if not isinstance(value, Tensor) and any(True for _ in tensors_in([value])):
+            raise InputError(
+                f"input {key!r} is a {type(value).__name__} of tensors. Give each tensor as an "
+                "input of its own, and let a function put them together for the model."
+            )
+    return found
+
+
 def _items(inputs: Any) -> tuple[str, list[tuple[Key, Any]]]:
     if isinstance(inputs, Tensor):
         return "tensor", [(None, inputs)]
@@ -307,9 +328,9 @@ def _items(inputs: Any) -> tuple[str, list[tuple[Key, Any]]]:
             raise InputError(
                 f"the keys of inputs must be argument names, but {bad[0]!r} was given."
             )
-        return "dict", list(inputs.items())
+        return "dict", _plain(inputs.items())
     if isinstance(inputs, (tuple, list)):
-        return "tuple", list(enumerate(inputs))
+        return "tuple", _plain(enumerate(inputs))
     raise InputError(
         f"inputs must be a tensor, a tuple or a dict of them, but {type(inputs).__name__} is given."
     )

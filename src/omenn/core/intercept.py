@@ -10,7 +10,7 @@ see (TorchScript, a custom ``autograd.Function``) and is refused.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from omenn.core.graph import reaches, short
 from omenn.core.place import Grid, Place
 from omenn.core.rules import OPERATORS, Row
 from omenn.core.spelling import spell
+from omenn.core.unknown import LEAVES_TORCH, tensors_in, unknown
 from omenn.core.writing import prepare_write
 from omenn.errors import UnsupportedOperator
 
@@ -31,17 +32,6 @@ _ATTRIBUTE = "_omenn_mark"
 _PYTHON_NODE = torch.autograd.function.BackwardCFunction
 # Nodes that an in-place write through a view leaves on tensors the mode has not seen written.
 _VIEW_NODES = ("CopySlices", "AsStridedBackward")
-
-
-def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Tensors in arguments, also inside (nested) tuples, lists and dicts."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value)
-        elif isinstance(value, dict):
-            yield from tensors_in(value.values())
 
 
 class Interceptor(TorchFunctionMode):
@@ -65,8 +55,10 @@ class Interceptor(TorchFunctionMode):
         self.book = OPERATORS if book is None else book
         self.names: dict[int, str] = {}
         self.own: set[int] = set()
+        self.memory: set[int] = set()  # addresses of the model's parameters and buffers
         if model is not None:
             self.own = {id(t) for t in (*model.parameters(), *model.buffers())}
+            self.memory = {_memory(t) for t in (*model.parameters(), *model.buffers())} - {0}
             self.names = {id(m): name for name, m in model.named_modules()}
         self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
         self.roots: list[Tensor] = []  # tensors whose dependence is followed
@@ -124,6 +116,8 @@ class Interceptor(TorchFunctionMode):
         for t in tensors_in((*args, *kwargs.values())):
             mark = self.mark_of(t)
             if mark is None:
+                if _FUNCTORCH.is_functorch_wrapped_tensor(t):
+                    self._check_wrapped(t)
                 continue
             if mark.kind == CARRIED:
                 node = t.grad_fn
@@ -131,6 +125,20 @@ class Interceptor(TorchFunctionMode):
                     raise self._alien(node)
             found.append((t, mark))
         return found
+
+    def _check_wrapped(self, t: Tensor) -> None:
+        """torch.vmap and torch.func wrap tensors: what is inside must not depend on the input."""
+        while _FUNCTORCH.is_functorch_wrapped_tensor(t):
+            t = _FUNCTORCH.get_unwrapped(t)
+        mark = self.mark_of(t)
+        if mark is not None and mark.kind == CARRIED:
+            raise UnsupportedOperator(
+                "torch.func",
+                self.module_path(),
+                "a function transform (torch.vmap, torch.func) of a tensor that depends on the "
+                "input cannot be followed",
+                "Write it with a batch dimension, or explain at a later module with at=.",
+            )
 
     # --- the handler -----------------------------------------------------------------------
 
@@ -159,7 +167,7 @@ class Interceptor(TorchFunctionMode):
         row = self.book.get(spelling.operator) if spelling else None
         if spelling is None or row is None:
             if CARRIED in kinds:
-                return self._unknown(func, args, kwargs, marked)
+                return unknown(self, func, args, kwargs, marked)
             return self._constant(None, func, args, kwargs, marked)
         call = Call(self, func, spelling, args, kwargs, marked)
         if CARRIED not in kinds:
@@ -168,6 +176,8 @@ class Interceptor(TorchFunctionMode):
             return self._constant((call, row), func, args, kwargs, marked)
         if kwargs.get("out") is not None:
             raise call.refuse("out= is not supported")
+        if call.operator == "view" and any(isinstance(a, torch.dtype) for a in args):
+            raise call.refuse("the bits of a number are read as another type")
         with torch.enable_grad():
             return self._apply(call, row)
 
@@ -194,7 +204,11 @@ class Interceptor(TorchFunctionMode):
             rank = 0
         inputs = frozenset().union(*(m.inputs for _, m in call.marked if m.kind != IDS))
         for k, t in enumerate(outs):
-            if not isinstance(t, Tensor) or not (t.is_floating_point() or t.is_complex()):
+            if not isinstance(t, Tensor) or t.dtype == torch.bool:
+                continue
+            if not (t.is_floating_point() or t.is_complex()):
+                # Indices and rounded values: should they be added somewhere, it will be told.
+                self.set_mark(t, Mark(self, FROZEN, None, 0, inputs))
                 continue
             carries = t.requires_grad and t.grad_fn is not None and not call.held
             kind = CARRIED if carries else FROZEN
@@ -252,7 +266,19 @@ class Interceptor(TorchFunctionMode):
                 self.set_mark(t, Mark(self, FROZEN, there, 0, inputs))
             elif ids:
                 self.set_mark(t, Mark(self, IDS, there, 0, ids))
+            elif inputs:
+                self.set_mark(t, Mark(self, FROZEN, None, 0, inputs))
+        if inputs and getattr(func, "__name__", "") in LEAVES_TORCH:
+            self.frozen_constants.add(self.module_path())
+        if known is not None and known[0].inplace:
+            self._freeze_written(known[0].first, inputs)
         return out
+
+    def _freeze_written(self, target: Any, inputs: frozenset[Any]) -> None:
+        """A frozen value was written into a constant: that, and what it is a part of, is frozen."""
+        for t in (target, getattr(target, "_base", None)):
+            if isinstance(t, Tensor) and id(t) not in self.own and self.mark_of(t) is None:
+                self.set_mark(t, Mark(self, FROZEN, None, 0, inputs))
 
     def _embedding(self, call: Call) -> Any:
         """The lookup of explained ids: its output is the explained input."""
@@ -263,32 +289,21 @@ class Interceptor(TorchFunctionMode):
             return out
         return self.embedded(out, ids)
 
-    def _unknown(self, func: Any, args: Any, kwargs: Any, marked: Any) -> Any:
-        """An operator without a rule is harmless only if nothing continuous comes out of it."""
-        name = getattr(func, "__name__", str(func))
-        if name == "__get__":
-            name = getattr(getattr(func, "__self__", None), "__name__", name)
-        if name not in _LEAVES_TORCH:
-            with torch.no_grad():
-                out = func(*args, **kwargs)
-            if not _continuous(out) or name in _FACTORIES:
-                return out
-        if name in _LEAVES_TORCH:
-            why = "its value leaves PyTorch, where it cannot be followed"
-            remedy = "Keep it a tensor, or explain a later module with at=."
-        else:
-            why = "there is no rule that makes it linear at fixed coefficients"
-            remedy = (
-                f"Give it one with omenn.rule({name!r}, ...), or explain a later module with at=."
-            )
-        raise UnsupportedOperator(name, self.module_path(), why, remedy)
-
     # --- constants -------------------------------------------------------------------------
 
-    def attach(self, call: Call, y: Tensor, term: Tensor) -> Tensor:
-        """Carries ``term``, a constant that was added to y, to the ones image of the input."""
+    def attach(self, call: Call, y: Tensor, term: Tensor, frozen: bool = False) -> Tensor:
+        """Carries ``term``, a constant that was added to y, to the ones image of the input.
+
+        ``frozen``: the constant itself depends on the input (it is told in the result).
+        """
         if self.grid is None or (term.numel() <= 65536 and not bool(term.detach().any())):
             return y
+        if not bool(term.detach().sum().isfinite()):
+            # A masked place (−∞) cannot reach a finite output: its gradient is zero, and 0 · ∞
+            # must not become NaN.
+            term = torch.where(term.isfinite(), term, torch.zeros_like(term))
+        if frozen:
+            self.frozen_constants.add(self.module_path())
         place = self._places(call, self.book[call.operator], y)[0] or self.nowhere(y)
         return self.carry(call, y, term, place)
 
@@ -322,6 +337,10 @@ class Interceptor(TorchFunctionMode):
 
     def nowhere(self, t: Tensor) -> Place | None:
         return None if self.grid is None else places.unplaced(self.grid, t.shape)
+
+    @staticmethod
+    def memory_of(t: Tensor) -> int:
+        return _memory(t)
 
     def home(self, t: Tensor) -> Place | None:
         """The place of an explained input with the leading dimensions of t (nodes, tokens)."""
@@ -361,15 +380,15 @@ def _rows_of(y: Tensor, term: Tensor) -> Tensor | None:
     return base if same and row and y.is_contiguous() and base.is_contiguous() else None
 
 
-_LEAVES_TORCH = frozenset(
-    "item tolist numpy __float__ __array__ __complex__ __dlpack__ data_ptr".split()
-)
+_FUNCTORCH: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 
-# These take shape, type and device from a tensor, but no value.
-_FACTORIES = frozenset(
-    "new_zeros new_ones new_full new_empty new_tensor zeros_like ones_like full_like empty_like "
-    "rand_like randn_like empty_strided new_empty_strided".split()
-)
+
+def _memory(t: Tensor) -> int:
+    """Address of the memory behind a tensor, 0 where there is none (meta, lazy, sparse)."""
+    try:
+        return t.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0
 
 
 def _coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
@@ -378,13 +397,3 @@ def _coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
 
 def _needs_gradient(args: Any, kwargs: dict[str, Any]) -> bool:
     return any(t.requires_grad for t in tensors_in((*args, *kwargs.values())))
-
-
-def _continuous(out: Any) -> bool:
-    if isinstance(out, Tensor):
-        return out.is_floating_point() or out.is_complex()
-    if isinstance(out, (list, tuple)) and not isinstance(out, torch.Size):
-        return any(_continuous(o) for o in out)
-    if isinstance(out, dict):
-        return any(_continuous(o) for o in out.values())
-    return isinstance(out, (float, complex))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.errors import TargetError
+from omenn.errors import OmennError, TargetError
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,15 @@ Target = int | Tensor | Contrast | Callable[[Any], Tensor] | None
 def pick_output(out: Any, output: Callable[[Any], Tensor] | str | int | None) -> Any:
     """The logits in a model's output: the tensor itself, ``.logits``, or the first item."""
     if callable(output):
-        out = output(out)
+        try:
+            out = output(out)
+        except OmennError:
+            raise
+        except Exception as error:
+            raise TargetError(
+                f"the output function raised {type(error).__name__}: {_first_line(error)} It was "
+                f"given what the model returned, a {type(out).__name__}."
+            ) from error
     elif output is not None:
         try:
             named = isinstance(output, str) and not isinstance(out, Mapping)
@@ -55,6 +63,10 @@ def pick_output(out: Any, output: Callable[[Any], Tensor] | str | int | None) ->
             "Say where it is with output=, for example output=lambda out: out['scores']."
         )
     return out
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0].rstrip(".") + "."
 
 
 def select(logits: Tensor, target: Target, batch: int) -> tuple[Tensor, Tensor]:
@@ -80,7 +92,15 @@ def select(logits: Tensor, target: Target, batch: int) -> tuple[Tensor, Tensor]:
 
 
 def _called(target: Callable[[Any], Any], logits: Tensor) -> tuple[Tensor, Tensor]:
-    f = target(logits)
+    try:
+        f = target(logits)
+    except OmennError:
+        raise
+    except Exception as error:
+        raise TargetError(
+            f"the target function raised {type(error).__name__}: {_first_line(error)} It was given "
+            f"an output of the shape {tuple(logits.shape)}."
+        ) from error
     if not isinstance(f, Tensor) or f.ndim > 1:
         got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
         raise TargetError(

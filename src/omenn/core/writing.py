@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def prepare_write(mode: Interceptor, call: Call) -> None:
     """What is written into must not be the model's own, and may need an ordinary twin."""
     target: Tensor = call.first
-    if id(target) in mode.own or id(target._base) in mode.own:
+    own = id(target) in mode.own or id(target._base) in mode.own
+    if own or (mode.memory and mode.memory_of(target) in mode.memory):
         raise call.refuse(
             "it writes an input-dependent value into a parameter or buffer of the model",
             "Let the module work on a copy (.clone()) of it.",
