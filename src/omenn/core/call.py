@@ -100,7 +100,15 @@ class Call:
         return mark.place if mark else None
 
     def constant(self, value: Tensor) -> Tensor:
-        """A tensor that is not carried: without history, unless second derivatives are wanted."""
+        """A tensor that is not carried: without history, unless second derivatives are wanted.
+
+        Raises UnsupportedOperator for one that is: what flows through it would be lost.
+        """
+        if self.is_carried(value):
+            raise self.refuse("an argument that its rule takes for a constant depends on the input")
+        return self._plain(value)
+
+    def _plain(self, value: Tensor) -> Tensor:
         written = self.inplace and value is self.first and not self.is_carried(value)
         if self.owner.create_graph or written:  # what is written into must stay itself
             return value
@@ -114,7 +122,7 @@ class Call:
             return mark.true.clone() if self.inplace else mark.true
         if self.owner.create_graph and mark is not None and mark.kind == CARRIED:
             raise self.refuse("a write through a view, which cannot be differentiated twice")
-        return self.constant(value)
+        return self._plain(value)
 
     # --- evaluation ------------------------------------------------------------------------
 
@@ -175,9 +183,12 @@ class Call:
         """y, or x overwritten with y where the model asked for the in-place form."""
         return Overwrite.apply(x, y) if self.inplace else y  # type: ignore[return-value]
 
-    def attach(self, y: Tensor, term: Tensor) -> Tensor:
-        """Carries the constant ``term`` (broadcastable to y) to the input's ones image."""
-        return self.owner.attach(self, y, term)
+    def attach(self, y: Tensor, term: Tensor, frozen: bool = False) -> Tensor:
+        """Carries the constant ``term`` (broadcastable to y) to the input's ones image.
+
+        ``frozen``: its value was made from carried tensors, so it is another for another input.
+        """
+        return self.owner.attach(self, y, term, frozen=frozen)
 
     def refuse(self, why: str, remedy: str | None = None) -> UnsupportedOperator:
         """The error to raise where this call is not provably linear."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,27 @@ def _column(vector: Tensor, ndim: int) -> Tensor:
     return vector.reshape(-1, *[1] * (ndim - 2))
 
 
+def _affine(call: Call, norm: Callable[..., Tensor], per_channel: bool = True) -> Tensor | None:
+    """γ x̂ + β in its parts where γ or β depends on the input (conditional, adaptive): a product.
+
+    ``norm`` makes x̂, the same normalisation without γ and β. None where both are constant.
+    """
+    x, weight, bias = call.get("input"), call.get("weight"), call.get("bias")
+    if not (call.is_carried(weight) or call.is_carried(bias)):
+        return None
+    shape = (-1, *[1] * (x.ndim - 2)) if per_channel else None
+    with call.owner:  # back in force: what follows is seen operator by operator
+        out = norm(x)
+        if weight is not None:
+            out = out * (weight if shape is None else weight.reshape(shape))
+        if bias is not None:
+            out = out + (bias if shape is None else bias.reshape(shape))
+        out = out.to(x.dtype)
+    mark = call.owner.mark_of(out)
+    call.places = [None if mark is None else mark.place]
+    return out
+
+
 def batch_norm(call: Call) -> Tensor:
     """γ (x − m)/√(v + ε) + β with running statistics: affine."""
     x = call.get("input")
@@ -26,8 +48,11 @@ def batch_norm(call: Call) -> Tensor:
             "batch normalisation uses the statistics of the batch, so samples depend on each other",
             "Call model.eval(), and keep running statistics (track_running_stats=True).",
         )
-    eps = call.get("eps")
-    scale = torch.rsqrt(call.constant(var) + (1e-5 if eps is None else eps))
+    eps = 1e-5 if call.get("eps") is None else call.get("eps")
+    parts = _affine(call, lambda t: F.batch_norm(t, mean, var, eps=eps))
+    if parts is not None:
+        return parts
+    scale = torch.rsqrt(call.constant(var) + eps)
     weight, bias = call.get("weight"), call.get("bias")
     if weight is not None:
         scale = scale * call.constant(weight)
@@ -45,8 +70,11 @@ def layer_norm(call: Call) -> Tensor:
     shape = list(call.get("normalized_shape"))
     weight, bias, eps = call.get("weight"), call.get("bias"), call.get("eps")
     dims = list(range(-len(shape), 0))
-    gamma = None if weight is None else call.constant(weight)
     eps, dtype = 1e-5 if eps is None else eps, x.dtype
+    parts = _affine(call, lambda t: F.layer_norm(t, shape, eps=eps), per_channel=False)
+    if parts is not None:
+        return parts
+    gamma = None if weight is None else call.constant(weight)
     if call.owner.create_graph:
         value, rstd = call.value(), _inverse_deviation(call.true(x), dims, eps)
     else:  # one native kernel gives the value and 1/σ
@@ -105,8 +133,10 @@ def _grouped(call: Call, x: Tensor, groups: int, eps: float) -> Tensor:
 
 def group_norm(call: Call) -> Tensor:
     """γ (x − μ_g) ⟦1/σ_g⟧ + β for each group g of channels."""
-    eps = call.get("eps")
-    return _grouped(call, call.get("input"), call.get("num_groups"), 1e-5 if eps is None else eps)
+    x, groups = call.get("input"), call.get("num_groups")
+    eps = 1e-5 if call.get("eps") is None else call.get("eps")
+    parts = _affine(call, lambda t: F.group_norm(t, groups, eps=eps))
+    return _grouped(call, x, groups, eps) if parts is None else parts
 
 
 def instance_norm(call: Call) -> Tensor:
@@ -114,14 +144,19 @@ def instance_norm(call: Call) -> Tensor:
     if call.get("use_input_stats") is False:
         call.bound["training"] = False
         return batch_norm(call)
-    eps, x = call.get("eps"), call.get("input")
-    return _grouped(call, x, x.shape[1], 1e-5 if eps is None else eps)
+    x, eps = call.get("input"), 1e-5 if call.get("eps") is None else call.get("eps")
+    parts = _affine(call, lambda t: F.instance_norm(t, eps=eps))
+    return _grouped(call, x, x.shape[1], eps) if parts is None else parts
 
 
 def rms_norm(call: Call) -> Tensor:
     """γ x ⟦1/√(mean x² + ε)⟧."""
     x, weight, eps = call.get("input"), call.get("weight"), call.get("eps")
-    dims = list(range(-len(call.get("normalized_shape")), 0))
+    shape = list(call.get("normalized_shape"))
+    parts = _affine(call, lambda t: F.rms_norm(t, shape, eps=eps), per_channel=False)
+    if parts is not None:
+        return parts
+    dims = list(range(-len(shape), 0))
     true = call.true(x)
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     scale = torch.rsqrt((true * true).mean(dims, keepdim=True) + eps)

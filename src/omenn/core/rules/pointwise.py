@@ -119,7 +119,7 @@ def log_normalised(call: Call) -> Tensor:
     value, dtype = call.value(), x.dtype
     result = call.true_value()
     out = call.frozen(x, value, lambda grad: grad.to(dtype))
-    return call.attach(out, result - call.true(x).to(result.dtype))
+    return call.attach(out, result - call.true(x).to(result.dtype), frozen=True)
 
 
 def parametric(call: Call) -> Tensor:

@@ -186,7 +186,7 @@ def mixed_linearly(call: Call) -> Tensor:
         return call.run(sub)
     zero = lambda t: torch.zeros_like(t) if t is not w and call.is_carried(t) else sub(t).clone()  # noqa: E731
     term = call.run(zero)
-    return call.attach(call.run(sub), term)
+    return call.attach(call.run(sub), term, frozen=isinstance(w, Tensor) and call.is_carried(w))
 
 
 def matmul_place(call: Call, out: Tensor) -> Any:
@@ -214,9 +214,14 @@ def matmul_place(call: Call, out: Tensor) -> Any:
 
 def grouped(call: Call) -> Tensor:
     """A different matrix for each group of rows (experts): linear in the rows."""
-    bias = call.kwargs.get("bias")
-    out = bilinear(call, list(call.args[:2]))
-    return out if bias is None else call.attach(out, call.constant(bias))
+    return _biased(call, list(call.args[:2]), call.kwargs.get("bias"))
+
+
+def _biased(call: Call, factors: Sequence[Any], bias: Tensor | None) -> Tensor:
+    """A product of factors plus a bias, which may itself depend on the input."""
+    if bias is None or call.is_carried(bias):
+        return bilinear(call, factors, bias)
+    return call.attach(bilinear(call, factors), call.constant(bias))
 
 
 def added_place(call: Call, out: Tensor) -> Any:
@@ -252,10 +257,9 @@ def einsum_place(call: Call, out: Tensor) -> Any:
 
 
 def bilinear_form(call: Call) -> Tensor:
-    """x₁ᵀ W x₂ + b: the product rule for x₁ and x₂."""
-    out = bilinear(call, [call.get("input1"), call.get("input2")])
-    bias = call.get("bias")
-    return out if bias is None else call.attach(out, call.constant(bias))
+    """x₁ᵀ W x₂ + b: the product rule for two of x₁, x₂ and W."""
+    factors = [call.get("input1"), call.get("input2"), call.get("weight")]
+    return _biased(call, factors, call.get("bias"))
 
 
 def gated(call: Call) -> Tensor:
