@@ -124,11 +124,7 @@ def nowhere(place: Place, before: Sequence[int], after: Sequence[int]) -> Place:
     The dimension along which the samples differ is looked for under the same number and size.
     """
     grid = place.grid
-    sample = grid.sample[full(place.cells, before)]
-    for dim in range(sample.ndim):
-        first = sample.narrow(dim, 0, 1)
-        if sample.shape[dim] > 1 and bool((sample == first).all()):
-            sample = first
+    sample = compacted(grid.sample[full(place.cells, before)])
     varying = [d for d, n in enumerate(sample.shape) if n > 1]
     if len(before) == len(after) and all(sample.shape[d] == after[d] for d in varying):
         return Place(grid, grid.slots + sample)
@@ -255,6 +251,75 @@ def padded(place: Place, shape: Sequence[int], pad: Sequence[int]) -> Place:
             index = torch.arange(-before, have + after, device=cells.device)
             cells = cells.index_select(dim, index.clamp_(0, have - 1))
     return place.with_cells(cells)
+
+
+def overwritten(
+    target: tuple[Place | None, Sequence[int]],
+    source: tuple[Place, Sequence[int]],
+    write: Callable[[Tensor, Tensor], Tensor],
+    home: Place | None = None,
+    adds: bool = False,
+) -> Place:
+    """The place of a target after ``write(cells of the target, cells of the source)``.
+
+    A constant target has the place ``home`` if that fits, else none: the rows of its samples. With
+    ``adds`` the written cells hold sums: the target's place stays, or it is without location.
+    """
+    (own, shape), (given, size) = target, source
+    cells = full(given.cells, size).expand(size)
+    grid = given.grid
+    if own is None:
+        blank = torch.full(tuple(shape), -1, device=cells.device)
+        written = write(blank, grid.sample[cells])
+        own = home if home is not None and _agrees(home, shape, written) else None
+        if own is None:
+            own = Place(grid, grid.slots + _samples(grid, written))
+            if adds:
+                sample = torch.where(written < 0, own.cells - grid.slots, written)
+                return Place(grid, compacted(grid.slots + sample))
+    if adds:
+        return own
+    if own.grid is not grid:
+        own, moved = _one_grid([(own, shape), (given, size)])
+        there = moved[1][0]
+        assert there is not None
+        cells = full(there.cells, size).expand(size)
+    kept = full(own.cells, shape).expand(tuple(shape)).clone()
+    return own.with_cells(compacted(write(kept, cells)))
+
+
+def _agrees(place: Place, shape: Sequence[int], written: Tensor) -> bool:
+    """Whether the samples of a place are those ``written`` (-1 where nothing is written)."""
+    sample = place.grid.sample[full(place.cells, shape)]
+    return bool(((written == sample) | (written < 0)).all())
+
+
+def _samples(grid: Grid, written: Tensor) -> Tensor:
+    """The samples of a tensor into which those ``written`` went (-1 where nothing did).
+
+    They lie along the first dimension in which samples, in either order, agree with the written.
+    """
+    n, device = grid.samples, written.device
+    for dim, size in enumerate(written.shape):
+        if size % n or n == 1:
+            continue
+        for order in ("outer", "inner"):
+            index = torch.arange(n, device=device)
+            each = size // n
+            index = index.repeat_interleave(each) if order == "outer" else index.repeat(each)
+            index = index.reshape(-1, *[1] * (written.ndim - 1 - dim))
+            if bool(((written == index) | (written < 0)).all()):
+                return index
+    return unplaced(grid, written.shape).cells - grid.slots
+
+
+def compacted(cells: Tensor) -> Tensor:
+    """``cells`` with every dimension along which they do not change narrowed to one element."""
+    for dim in range(cells.ndim):
+        first = cells.narrow(dim, 0, min(1, cells.shape[dim]))
+        if cells.shape[dim] > 1 and bool((cells == first).all()):
+            cells = first
+    return cells
 
 
 def mixed(places: Sequence[Place], shapes: Sequence[Sequence[int]]) -> Place:

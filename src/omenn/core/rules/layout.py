@@ -72,14 +72,24 @@ def concatenated(call: Call) -> Any:
 
 
 def joined(call: Call, out: Tensor) -> Any:
+    """Parts side by side; ``hstack``, ``vstack`` and ``dstack`` give them dimensions first."""
     tensors = call.get("tensors") or call.args[0]
     parts = [(call.place(t), tuple(t.shape)) for t in tensors if t.numel() or t.ndim > 1]
     if not any(p for p, _ in parts):
         return None
-    stacked = call.operator == "stack"
+    dim = call.get("dim", 0)
     if call.operator == "stacked":
-        return unlocated(call, out)
-    return places.joined(parts, call.get("dim", 0), stacked)
+        name = call.func.__name__
+        least = {"hstack": torch.atleast_1d, "vstack": torch.atleast_2d}
+        shapes = [
+            least.get(name, torch.atleast_3d)(torch.empty(s, device="meta")).shape for _, s in parts
+        ]
+        parts = [
+            (p if p is None else places.reshaped(p, before, after), tuple(after))
+            for (p, before), after in zip(parts, shapes, strict=True)
+        ]
+        dim = {"hstack": min(1, out.ndim - 1), "vstack": 0}.get(name, 2)
+    return places.joined(parts, dim, call.operator == "stack")
 
 
 def assembled(call: Call) -> Any:
@@ -175,21 +185,60 @@ def _written_at_zero(call: Call) -> Tensor:
     return out if isinstance(out, Tensor) else target[0]
 
 
-_WRITES = ("setitem", "index_put", "scatter", "scatter_add", "index_add", "index_copy")
+# Writes that add to what is there, and the spelling that puts the last one in its place.
+_ADDS = {"index_add": torch.index_copy, "scatter_add": torch.scatter, "scatter": torch.scatter}
 
 
-def written(call: Call, out: Tensor) -> Any:
-    """The target keeps its place; a constant target takes that of what is written into it."""
-    owner = call.first
-    place = call.place(owner) if isinstance(owner, Tensor) else None
-    if place is not None:
-        return place
-    found = source(call)
-    if found is not None and found[0].shape == out.shape:
-        return found[1]
-    if found is not None and call.operator in _WRITES:
-        return call.owner.home(out) or unlocated(call, out)
-    return unlocated(call, out)
+def written(call: Call, out: Any) -> Any:
+    """The target keeps its place but where something that has a place is written into it."""
+    target = call.first
+    if not isinstance(target, Tensor):
+        return unlocated(call, out)
+    place = call.place(target)
+    sources = [
+        (t, m.place)
+        for t, m in call.marked
+        if t is not target and m.place is not None and (t.is_floating_point() or t.is_complex())
+    ]
+    if not sources:
+        return place or unlocated(call, out)
+    home = None if place is not None else call.owner.home(target)
+    source, there = sources[0]
+    adds = _adds(call)
+    write = lambda into, cells: _moved(call, into, source, cells, adds)  # noqa: E731
+    return places.overwritten((place, target.shape), (there, source.shape), write, home, adds)
+
+
+def _adds(call: Call) -> bool:
+    """Whether what is written is added to (or compared with) what is there."""
+    if call.operator == "index_put":
+        return bool(call.kwargs.get("accumulate") or (len(call.args) > 3 and call.args[3]))
+    reduces = any(isinstance(a, str) for a in (*call.args, *call.kwargs.values()))
+    return call.operator in ("index_add", "scatter_add") or reduces
+
+
+def _moved(call: Call, into: Tensor, source: Tensor, cells: Tensor, adds: bool) -> Tensor:
+    """The write done with ``into`` for the target and ``cells`` for what is written."""
+    into = into.clone()
+    swap = lambda t: into if t is call.first else cells if t is source else t  # noqa: E731
+    args, kwargs = substitute(call.args, swap), substitute(call.kwargs, swap)
+    if not adds:
+        out = call.func(*args, **kwargs)
+        return into if out is None else out
+    if call.operator == "index_put":
+        return torch.index_put(into, args[1] if len(args) > 1 else kwargs["indices"], cells)
+    names = ("dim", "index", "source" if "source" in kwargs else "src")
+    rest = [*args[1:4], *(kwargs[name] for name in names if name in kwargs)]
+    return _ADDS[call.operator](into, *rest[:3])
+
+
+def copied(call: Call, out: Any) -> Any:
+    """What is copied has the place of its source, broadcast; a constant that of the target."""
+    source = call.args[1] if len(call.args) > 1 else call.kwargs.get("src")
+    place = call.place(source) if isinstance(source, Tensor) else None
+    if place is None or not isinstance(source, Tensor):
+        return written(call, out)
+    return place.with_cells(places.full(place.cells, source.shape))
 
 
 def gathered(call: Call, out: Any) -> Any:
@@ -229,10 +278,11 @@ ROWS: dict[str, Row] = (
     | rows("cat stack stacked", concatenated, joined)
     | rows("pad", padded_rule, padded)
     | rows(
-        "setitem copy_ index_put index_add index_copy scatter_add masked_fill index_fill where "
-        "fill",
+        "setitem index_put index_add index_copy scatter_add masked_fill index_fill fill",
         indexed_write,
         written,
     )
+    | rows("where", indexed_write, same)
+    | rows("copy_", indexed_write, copied)
     | rows("scatter", scattered, written)
 )

@@ -80,12 +80,16 @@ def _held(mode: Interceptor, t: Tensor) -> Tensor:
 def _located(mode: Interceptor, t: Tensor, like: Tensor) -> Tensor:
     """A constant whose rows belong to the samples of the first rows of ``like``."""
     with torch._C.DisableTorchFunction():
-        mark = mode.mark_of(like)
-        if mark is None or mark.place is None or mode.mark_of(t) is not None:
+        mark, own = mode.mark_of(like), mode.mark_of(t)
+        if mark is None or mark.place is None:
+            return t
+        if own is not None and (own.kind != FROZEN or own.place is not None):
             return t
         cells = mark.place.cells
         rows = mark.place.with_cells(cells[: t.shape[0]] if cells.shape[0] > 1 else cells)
-        mode.set_mark(t, Mark(mode, FROZEN, rows.with_cells(rows.unplaced())))
+        inputs = frozenset() if own is None else own.inputs
+        there = rows.with_cells(rows.unplaced())
+        mode.set_mark(t, Mark(mode, FROZEN, there, inputs=inputs))
     return t
 
 
