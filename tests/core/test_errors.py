@@ -72,7 +72,9 @@ def test_unknown_module() -> None:
     assert "model.named_modules()" in text
     assert "Did you mean" not in message(omenn.ModelError, seeded(Net()), at="zzz")
     text = message(omenn.InputError, seeded(Net()), at="head")
-    assert text == "nothing could be explained: 'head' was never called."
+    assert text == (
+        "nothing could be explained: 'head' was never called, or returned no floating-point tensor."
+    )
     text = message(omenn.ModelError, lambda x: x, at="head")
     assert text == "at= needs a torch.nn.Module; a function has no modules."
 

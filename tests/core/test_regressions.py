@@ -112,7 +112,7 @@ def test_errors_of_the_callers_functions_are_named():
         omenn.explain(HEAD, X, at=0)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_a_weight_is_not_written_behind_its_back():
     class Writer(nn.Module):
         def __init__(self) -> None:

@@ -176,7 +176,7 @@ class FrozenRun:
                 "explain. Check the weights and the range of the input."
             )
         mark = self.mode.mark_of(f)
-        if mark is None:
+        if mark is None or not f.is_floating_point():
             where = f"the output of '{self.at}'" if self.at else "the input"
             raise TargetError(f"the explained output does not depend on {where}.")
         if mark.kind != "carried":
