@@ -30,7 +30,7 @@ from benchmarks.report import ROOT, environment, table, write_block
 from benchmarks.zoo_models import perturb
 
 MODELS = ("resnet50", "vit_base_patch16_224")
-MODES = ("forward", "gradient", "contribution", "explain", "rows10")
+MODES = ("forward", "gradient", "contribution", "explain")
 
 
 def load(name: str, batch: int) -> tuple[nn.Module, Tensor]:
@@ -46,7 +46,7 @@ def load(name: str, batch: int) -> tuple[nn.Module, Tensor]:
 
 
 def run(mode: str, model: nn.Module, x: Tensor) -> None:
-    """One forward pass; a plain input gradient; omenn without and with bias; ten rows of W."""
+    """One forward pass; a plain input gradient; omenn without and with bias."""
     if mode == "forward":
         with torch.no_grad():
             model(x)
@@ -60,10 +60,8 @@ def run(mode: str, model: nn.Module, x: Tensor) -> None:
             y = model(leaf)
             f = y.gather(1, y.argmax(1, keepdim=True)).sum()
         torch.autograd.grad(f, leaf)
-    elif mode == "explain":
-        omenn.explain(model, x)
     else:
-        omenn.rows(model, x, range(10))
+        omenn.explain(model, x)
 
 
 def timed(call: Callable[[], None]) -> float:
@@ -123,7 +121,6 @@ def rows_of(name: str, batch: int, seconds: dict[str, list[float]]) -> list[list
             "gradient": "plain input gradient",
             "contribution": "omenn, C_w ⊙ X alone",
             "explain": "**omenn, with bias and checks**",
-            "rows10": "omenn.rows, 10 outputs",
         }[mode]
         spread = "1" if mode == "gradient" else f"{mid:.2f} ({low:.2f}–{high:.2f})"
         out.append([f"{name}: {label}", f"{statistics.median(seconds[mode]):.2f}", spread, used])
