@@ -1,8 +1,8 @@
 """Is the decomposition exact on every model of the list? In float64, float32 and bfloat16.
 
-    python -m benchmarks.exactness                 all models, the table to the terminal
-    python -m benchmarks.exactness --write         and into docs/exactness.md and the README
-    python -m benchmarks.exactness --only ViT-B/16 --small
+python -m benchmarks.exactness                 all models, the table to the terminal
+python -m benchmarks.exactness --write         and into docs/exactness.md and the README
+python -m benchmarks.exactness --only ViT-B/16 --small
 """
 
 from __future__ import annotations

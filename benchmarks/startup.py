@@ -1,6 +1,6 @@
 """How long ``omenn --help`` takes, beside an interpreter that does nothing.
 
-    python -m benchmarks.startup
+python -m benchmarks.startup
 """
 
 from __future__ import annotations
