@@ -11,6 +11,7 @@ from opcases import (
     products,
     recurrent,
     selection,
+    spellings,
 )
 from opcases.case import Case
 
@@ -25,6 +26,7 @@ CASES: list[Case] = [
         products,
         attention,
         recurrent,
+        spellings,
     )
     for case in module.CASES
 ]

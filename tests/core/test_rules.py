@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import omenn
+from omenn.core import intercept, spelling
 from omenn.core.inputs import Feed
 from omenn.core.intercept import Interceptor
 from omenn.core.rules import OPERATORS
@@ -69,6 +70,29 @@ def test_every_operator_has_a_case() -> None:
     missing = set(OPERATORS) - {case.operator for case in CASES} - set(REFUSED)
     assert not missing, f"operators without a case in tests/opdb.py: {sorted(missing)}"
     assert not {case.operator for case in CASES} - set(OPERATORS)
+
+
+# They change the precision or the device, are refused whatever they are given, or arrive under
+# another name: Python's operators as methods, some functions as what they call.
+NOT_CALLED = frozenset(
+    "cuda half bfloat16 var_mean std_mean __add__ __iadd__ __radd__ __sub__ __isub__ __mul__ "
+    "__imul__ __rmul__ __truediv__ __idiv__ __div__ __matmul__ upsample".split()
+)
+ELSEWHERE = {torch.nn.functional.sigmoid, torch.nn.functional.tanh}
+
+
+def test_every_spelling_is_called(monkeypatch) -> None:
+    """The spelling table holds nothing that no case uses."""
+    called: set[object] = set()
+    monkeypatch.setattr(intercept, "spell", lambda func: called.add(func) or spelling.spell(func))
+    for case in CASES:
+        engine(case)
+    missing = [
+        f"{known.operator}: {getattr(func, '__qualname__', func)}"
+        for func, known in spelling.tables()[0].items()
+        if func not in called | ELSEWHERE and getattr(func, "__name__", "") not in NOT_CALLED
+    ]
+    assert not missing, f"spellings without a case: {missing}"
 
 
 def test_no_two_cases_share_a_name() -> None:

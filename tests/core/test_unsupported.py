@@ -65,7 +65,6 @@ UNKNOWN = {
     "cdist": lambda x: torch.cdist(x, x),
     "remainder": lambda x: x % 2,
     "__floordiv__": lambda x: x // 2,
-    "__rpow__": lambda x: 2**x,
     "lp_pool1d": lambda x: F.lp_pool1d(x[:, None], 2, 2),
     "tan": torch.tan,
     "det": lambda x: torch.linalg.det(x @ x.T),
@@ -164,6 +163,10 @@ def test_active_dropout_inside_attention_and_recurrence() -> None:
 
 LIMITS = {
     "exponent": (lambda x: x.abs() ** x, "an exponent that depends on the input"),
+    "bases": (
+        lambda x: torch.arange(1, 5) ** x,
+        "a function that differs between elements is not pointwise",
+    ),
     "exponents": (lambda x: x ** torch.arange(4), "an exponent that differs between elements"),
     "bound": (lambda x: x.clamp(min=x.mean()), "a bound that depends on the input"),
     "bounded constant": (

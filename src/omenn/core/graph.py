@@ -31,7 +31,7 @@ _LINEAR = frozenset(
     Aminmax Median Nanmedian Kthvalue Mode Topk Sort MaxPool2DWithIndices MaxPool3DWithIndices
     MaxPool2D AdaptiveMaxPool2D AdaptiveMaxPool3D Cummax Cummin Embedding LiftFresh Detach
     UnsafeSplit UnsafeChunk SqueezeMultiple NegView Deg2Rad Rad2Deg Fmax Fmin
-    PackPaddedSequence MaxUnpool2D MaxUnpool3D AffineGridGenerator
+    PackPaddedSequence ConjPhysical MaxUnpool2D MaxUnpool3D AffineGridGenerator
     """.split()
 )
 

@@ -53,7 +53,7 @@ _ALIASES = {
     "unsafe_chunk": "chunk", "unsafe_split": "split",
     "hstack": "stacked", "vstack": "stacked", "dstack": "stacked",
     "expit": "sigmoid", "erf": "erf", "selu": "elu", "celu": "elu",
-    "vector_norm": "norm", "matrix_norm": "norm", "frobenius_norm": "norm",
+    "vector_norm": "norm", "matrix_norm": "norm",
     "dropout1d": "dropout", "dropout2d": "dropout", "dropout3d": "dropout",
     "alpha_dropout": "dropout", "feature_alpha_dropout": "dropout", "feature_dropout": "dropout",
     "softmin": "softmax", "min": "max", "amin": "amax", "aminmax": "amax",
@@ -150,7 +150,14 @@ def _build() -> tuple[dict[Any, Spelling], dict[Any, tuple[str, ...]]]:
                     continue
                 inplace = spelled.endswith("_") and not spelled.endswith("__")
                 inplace |= spelled.startswith("__i") or spelled in ("__setitem__", "copy_")
-                reverse = spelled in ("__rsub__", "__rtruediv__", "__rdiv__", "rsub", "__rpow__")
+                reverse = spelled in (
+                    "__rsub__",
+                    "__rtruediv__",
+                    "__rdiv__",
+                    "rsub",
+                    "__rpow__",
+                    "__rmatmul__",
+                )
                 table.setdefault(func, Spelling(operator, inplace, reverse))
                 order = _order(home, name, operator)
                 if order:

@@ -78,7 +78,9 @@ def _secant(x: Tensor, y: Tensor, at_zero: complex, slope: complex) -> Tensor:
 def power(call: Call) -> Any:
     """x^p for a constant p > 0 is pointwise; p < 0 is a frozen factor (as 1/x and 1/√x are)."""
     exponent = call.get("exponent")
-    if call.is_carried(exponent) or not call.is_carried(call.get("input")):
+    if call.is_carried(exponent) and not call.is_carried(call.get("input")):
+        return pointwise(call)  # b^x
+    if call.is_carried(exponent):
         raise call.refuse("an exponent that depends on the input")
     if isinstance(exponent, Tensor) and exponent.numel() == 1:
         exponent = float(exponent)
@@ -200,6 +202,7 @@ ROWS: dict[str, Row] = (
         same,
     )
     | rows("pow", power, same)
+    | rows("rpow", pointwise, same)
     | rows("square", square, same)
     | rows("relu leaky_relu rrelu deg2rad rad2deg", lambda call: call.run(), same)
     | rows("abs", magnitude, same)
