@@ -108,8 +108,3 @@ def _real(grad: Tensor, term: Tensor) -> tuple[Tensor, Tensor]:
     if not (grad.is_complex() or term.is_complex()):
         return grad, term
     return (grad.conj() * term).real, torch.ones((), device=grad.device)
-
-
-def reduce_to(grad: Tensor, shape: torch.Size) -> Tensor:
-    """Sums broadcast dimensions away."""
-    return grad if grad.shape == shape else grad.sum_to_size(shape)

@@ -25,7 +25,7 @@ from omenn.core.place import Grid, Place
 from omenn.core.rules import OPERATORS, Row
 from omenn.core.spelling import spell
 from omenn.core.unknown import LEAVES_TORCH, tensors_in, unknown
-from omenn.core.writing import prepare_write
+from omenn.core.writing import memory_of, prepare_write
 from omenn.errors import UnsupportedOperator
 
 _ATTRIBUTE = "_omenn_mark"
@@ -58,7 +58,7 @@ class Interceptor(TorchFunctionMode):
         self.memory: set[int] = set()  # addresses of the model's parameters and buffers
         if model is not None:
             self.own = {id(t) for t in (*model.parameters(), *model.buffers())}
-            self.memory = {_memory(t) for t in (*model.parameters(), *model.buffers())} - {0}
+            self.memory = {memory_of(t) for t in (*model.parameters(), *model.buffers())} - {0}
             self.names = {id(m): name for name, m in model.named_modules()}
         self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
         self.roots: list[Tensor] = []  # tensors whose dependence is followed
@@ -176,8 +176,6 @@ class Interceptor(TorchFunctionMode):
             return self._constant((call, row), func, args, kwargs, marked)
         if kwargs.get("out") is not None:
             raise call.refuse("out= is not supported")
-        if call.operator == "view" and any(isinstance(a, torch.dtype) for a in args):
-            raise call.refuse("the bits of a number are read as another type")
         with torch.enable_grad():
             return self._apply(call, row)
 
@@ -338,10 +336,6 @@ class Interceptor(TorchFunctionMode):
     def nowhere(self, t: Tensor) -> Place | None:
         return None if self.grid is None else places.unplaced(self.grid, t.shape)
 
-    @staticmethod
-    def memory_of(t: Tensor) -> int:
-        return _memory(t)
-
     def home(self, t: Tensor) -> Place | None:
         """The place of an explained input with the leading dimensions of t (nodes, tokens)."""
         for shape, place in self.homes:
@@ -381,14 +375,6 @@ def _rows_of(y: Tensor, term: Tensor) -> Tensor | None:
 
 
 _FUNCTORCH: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _memory(t: Tensor) -> int:
-    """Address of the memory behind a tensor, 0 where there is none (meta, lazy, sparse)."""
-    try:
-        return t.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):
-        return 0
 
 
 def _coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:

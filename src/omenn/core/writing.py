@@ -12,11 +12,19 @@ if TYPE_CHECKING:
     from omenn.core.intercept import Interceptor
 
 
+def memory_of(t: Tensor) -> int:
+    """Address of the memory behind a tensor, 0 where there is none (meta, lazy, sparse)."""
+    try:
+        return t.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0
+
+
 def prepare_write(mode: Interceptor, call: Call) -> None:
     """What is written into must not be the model's own, and may need an ordinary twin."""
     target: Tensor = call.first
     own = id(target) in mode.own or id(target._base) in mode.own
-    if own or (mode.memory and mode.memory_of(target) in mode.memory):
+    if own or (mode.memory and memory_of(target) in mode.memory):
         raise call.refuse(
             "it writes an input-dependent value into a parameter or buffer of the model",
             "Let the module work on a copy (.clone()) of it.",

@@ -22,6 +22,13 @@ def linear(call: Call) -> Any:
     return call.run()
 
 
+def reshaped(call: Call) -> Any:
+    """``view`` as a shape; as a type it reads the bits of a number anew, which is not linear."""
+    if any(isinstance(a, torch.dtype) for a in (*call.args, *call.kwargs.values())):
+        raise call.refuse("the bits of a number are read as another type")
+    return call.run()
+
+
 def carried_on(call: Call) -> Any:
     """``detach`` and ``data``: the value flows on, so the explanation follows it."""
     return call.carried[0].view_as(call.carried[0])
@@ -260,10 +267,11 @@ ROWS: dict[str, Row] = (
         rearranged,
     )
     | rows(
-        "reshape view flatten unflatten squeeze unsqueeze atleast_1d atleast_2d atleast_3d",
+        "reshape flatten unflatten squeeze unsqueeze atleast_1d atleast_2d atleast_3d",
         linear,
         regrouped,
     )
+    | rows("view", reshaped, regrouped)
     | rows("contiguous clone to positive neg requires_grad_ conj", linear, same)
     | rows("detach", carried_on, same)
     | rows("complex", assembled, same)

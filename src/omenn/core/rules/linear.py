@@ -85,11 +85,6 @@ def dropped(call: Call) -> Any:
     return call.run()
 
 
-def resized(call: Call) -> Any:
-    """Interpolation: linear in the image for every mode that torch has."""
-    return call.run()
-
-
 def shuffled(call: Call) -> Any:
     """Channel shuffle; its native twin has no derivative."""
     return torch.channel_shuffle(call.carried[0], call.get("groups"))
@@ -100,16 +95,6 @@ def sampled(call: Call) -> Any:
     if not call.is_carried(call.get("input")):
         return call.hold()
     return call.run(freeze_factors(call, [call.get("input"), call.get("grid")], keep=0))
-
-
-def looked_up(call: Call) -> Any:
-    """Embedding lookup in a table that depends on the input."""
-    return call.run()
-
-
-def transformed(call: Call) -> Any:
-    """Discrete Fourier transforms are linear."""
-    return call.run()
 
 
 def windows(call: Call, out: Tensor) -> Any:
@@ -147,12 +132,12 @@ ROWS: dict[str, Row] = (
     | rows("sum mean nanmean", linear, reduced)
     | rows("dropout", dropped, same)
     | rows("avg_pool pixel_shuffle pixel_unshuffle", linear, spatial)
-    | rows("interpolate", resized, spatial)
+    | rows("interpolate", linear, spatial)
     | rows("channel_shuffle native_channel_shuffle", shuffled, same)
     | rows("max_unpool", linear, spatial)
     | rows("unfold", linear, windows)
     | rows("fold affine_grid", linear, unlocated)
     | rows("grid_sample", sampled, spatial)
-    | rows("fourier", transformed, unlocated)
-    | rows("embedding", looked_up, unlocated)
+    | rows("fourier", linear, unlocated)
+    | rows("embedding", linear, unlocated)  # a table that depends on the input
 )
