@@ -100,11 +100,17 @@ def certify(
     3. *Sum*: |f − ΣC| ≤ tolerance · (1 + Σ|C|), per sample.
     4. *Bias*: share of the output in C_b, share of it located, the largest constants by module.
 
+    Raises:
+        InputError, TargetError, ModelError: what was given cannot be explained, as in
+            :func:`omenn.explain`.
+
     Example:
         >>> import torch, omenn
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
         >>> certificate = omenn.certify(net.eval(), torch.randn(3, 4))
         >>> assert certificate.exact and not certificate.violations
+
+    Source: completeness of arXiv 2412.02399, checked.
     """
     options = {"products": products, "create_graph": False}
     try:

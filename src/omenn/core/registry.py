@@ -38,6 +38,9 @@ def rule(
 
     A wrong rule does not stay hidden: the certificate of any model that uses it fails.
 
+    Raises:
+        InputError: torch has no such function, or the kind is not known.
+
     Example:
         >>> import torch, omenn
         >>> omenn.rule("i0e", "pointwise")

@@ -17,10 +17,15 @@ from omenn.errors import OmennError, TargetError
 class Contrast:
     """The target f_a − f_b: what speaks for class ``a`` rather than ``b``.
 
-    ``a``, ``b``: class indices, an int or a tensor (B,).
+    ``a``, ``b``: class indices, an int or a tensor (B,). Its explanation is the difference of the
+    two explanations, because the frozen map is linear in the output. An index out of range is a
+    TargetError when the model's output is known.
 
-    >>> Contrast(281, 285)
-    Contrast(a=281, b=285)
+    Example:
+        >>> import torch, omenn
+        >>> net, x = torch.nn.Linear(4, 3).eval(), torch.randn(1, 4)
+        >>> e = omenn.explain(net, x, omenn.Contrast(2, 0))
+        >>> assert torch.allclose(e.weight[0], net.weight[2] - net.weight[0], atol=1e-6)
     """
 
     a: int | Tensor
