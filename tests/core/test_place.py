@@ -328,6 +328,30 @@ def test_located_is_a_share() -> None:
     assert half.located == pytest.approx(0.5)
 
 
+def test_what_is_not_located_says_why() -> None:
+    net = seeded(Tokens())
+    e = omenn.explain(net, IMAGE, lambda t: t[:, 0, 1])
+    assert e.reasons.keys() == {"token"}
+    assert e.reasons["token"] == pytest.approx(1 - e.located)
+    assert e.unlocated.keys() <= e.sources.keys()
+    assert sum(v for shares in e.unlocated.values() for v in shares.values()) + e.located == (
+        pytest.approx(1.0)
+    )
+
+    def model(x: Tensor) -> Tensor:
+        return shifted(x.mean((2, 3))) + torch.fft.fft2(shifted(x)).real[:, :, 0, 0] + 0.5
+
+    e = omenn.explain(model, IMAGE, 1)
+    assert e.reasons.keys() == {"pooled"}
+    e = omenn.explain(lambda x: shifted(torch.fft.fft2(x).real), IMAGE, lambda y: y[:, 0, 1, 1])
+    assert e.reasons == {"operator": 1.0}
+    e = omenn.explain(shifted, IMAGE, lambda y: y[:, 0, 1, 1], bias="uniform")
+    assert e.reasons == {"uniform": 1.0}
+    assert "without a place: uniform 100%" in str(
+        omenn.certify(shifted, IMAGE, lambda y: y[:, 0, 1, 1], bias="uniform")
+    )
+
+
 def test_rows_of_the_resampling_sum_to_one() -> None:
     """A constant of one keeps its sum whatever it is resampled by: each row is an average."""
     convolutions = [nn.Conv2d(3, 2, 3, 2, 1), nn.Conv2d(3, 2, 2, padding=2), nn.MaxPool2d(3, 2)]

@@ -25,8 +25,9 @@ class Certificate:
     ``fidelity``: largest |frozen − ordinary forward| relative to the largest |output|.
     ``violations``: operators that are not linear at fixed coefficients, with their module.
     ``residual`` (B,): f − ΣC. ``relative`` (B,): |residual| / (1 + Σ|C|). ``bias_share`` (B,):
-    Σ C_b / f. ``located``: share of Σ|constants| with a place on the input. ``sources``: constants
-    by module (B,), the largest first.
+    Σ C_b / f. ``located``: share of Σ|constants| with a place on the input. ``unlocated``: module →
+    reason → share of Σ|constants| without one, the largest first. ``sources``: constants by module
+    (B,), the largest first.
     """
 
     exact: bool
@@ -36,6 +37,7 @@ class Certificate:
     relative: Tensor = field(default_factory=lambda: torch.full((1,), float("nan")))
     bias_share: Tensor = field(default_factory=lambda: torch.full((1,), float("nan")))
     located: float = float("nan")
+    unlocated: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     sources: Mapping[str, Tensor] = field(default_factory=dict)
     frozen_constants: tuple[str, ...] = ()
     tolerance: float = float("nan")
@@ -66,6 +68,9 @@ class Certificate:
             f"bias       constants make {share:.0%} of |f| (median); {self.located:.0%} of them "
             "have a place on the input",
         ]
+        if reasons := self.explanation.reasons:
+            named = ", ".join(f"{why} {share:.0%}" for why, share in reasons.items())
+            lines.append(f"           without a place: {named}")
         top = [(n, v) for n, v in self.sources.items() if bool(v.any())][:3]
         if top:
             named = ", ".join(f"{n or '(model)'} {float(v.mean()):+.3g}" for n, v in top)
@@ -135,6 +140,7 @@ def certify(
         relative=relative,
         bias_share=explanation.bias_share / size,
         located=explanation.located,
+        unlocated=explanation.unlocated,
         sources=dict(sources),
         frozen_constants=explanation.frozen_constants,
         tolerance=explanation.tolerance,

@@ -14,6 +14,7 @@ from omenn.core.explanation import TOLERANCES, Explanation
 from omenn.core.graph import violations
 from omenn.core.inputs import Feed, check_model
 from omenn.core.intercept import Interceptor
+from omenn.core.place import REASONS
 from omenn.core.target import Target, pick_output, select
 from omenn.errors import (
     InputError,
@@ -222,9 +223,10 @@ class FrozenRun:
         feed, samples = self.feed, self.feed.samples
         wide = torch.float64 if f.dtype == torch.float64 else torch.float32
         contribution, matrix, bias = [], [], []
-        split = {k: v.reshape(2, samples) for k, v in g.sources.items()}
+        # Rows: located, and one for each reason why not.
+        split = {k: v.reshape(1 + len(REASONS), samples) for k, v in g.sources.items()}
         sources = {k: v.sum(0) for k, v in split.items()}
-        located = _located([v.detach() for v in split.values()])
+        located, unlocated = _located({k: v.detach() for k, v in split.items()})
         apart = self.bias == "separate"
         constant = sum(sources.values(), torch.zeros(samples, dtype=wide, device=f.device))
         for k, (x, w) in enumerate(zip(feed.values, g.inputs, strict=True)):
@@ -251,6 +253,7 @@ class FrozenRun:
             magnitude=magnitude,
             sources=sources,
             located=located,
+            unlocated=unlocated,
             tolerance=TOLERANCES.get(dtype, 1e-5),
             at=self.at,
             bias_placement=self.bias,
@@ -264,12 +267,19 @@ class FrozenRun:
         return f.detach() if mark is None or mark.true is None else mark.true
 
 
-def _located(split: list[Tensor]) -> float:
-    """Share of Σ|constants| with a place; rows are (located, not located)."""
-    if not split:
-        return 1.0
-    here, nowhere = torch.stack(split).abs().sum((0, 2)).tolist()
-    return here / (here + nowhere) if here + nowhere else 1.0
+def _located(split: dict[str, Tensor]) -> tuple[float, dict[str, dict[str, float]]]:
+    """Shares of Σ|constants|: with a place; and module → reason → without one, largest first."""
+    sums = {name: rows.abs().sum(1).tolist() for name, rows in split.items()}
+    total = sum(map(sum, sums.values()))
+    if not total:
+        return 1.0, {}
+    order = sorted(sums, key=lambda name: -sum(sums[name][1:]))
+    shares = {
+        name: {why: part / total for why, part in zip(REASONS, sums[name][1:], strict=True) if part}
+        for name in order
+    }
+    located = sum(rows[0] for rows in sums.values()) / total
+    return located, {name: reasons for name, reasons in shares.items() if reasons}
 
 
 def _sums(

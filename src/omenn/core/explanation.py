@@ -52,6 +52,7 @@ class Explanation:
     ``exact``                 every residual is within ``tolerance`` · (1 + Σ|C|)
     ``sources``               module → its constants' share of the output (B,)
     ``located``               share of Σ|constants| that has a place on the input, 0 to 1
+    ``unlocated``             module → reason → share of Σ|constants| without a place
     ========================  =====================================================================
 
     Source: arXiv 2412.02399, section 3 (C = C_w ⊙ X + C_b).
@@ -68,6 +69,7 @@ class Explanation:
     magnitude: Tensor  # (B,) Σ|C|
     sources: Mapping[str, Tensor] = field(default_factory=dict)
     located: float = 1.0
+    unlocated: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tolerance: float = 1e-5
     method: str = "omenn"
     at: str | None = None
@@ -89,6 +91,20 @@ class Explanation:
         """Σ C_b per sample (B,): the part of the output that comes from constants."""
         flat = [b.double().reshape(len(self.output), -1).sum(1) for b in leaves(self.bias)]
         return torch.stack(flat).sum(0)
+
+    @property
+    def reasons(self) -> dict[str, float]:
+        """Why constants have no place: reason → share of Σ|constants|, the largest first.
+
+        ``token``: a token that stands for no place (class token, register, learned query).
+        ``pooled``: made from the whole input (after global pooling, a layer over all positions).
+        ``operator``: an operator whose output has no known place. ``uniform``: as ``bias=`` says.
+        """
+        total: dict[str, float] = {}
+        for shares in self.unlocated.values():
+            for why, share in shares.items():
+                total[why] = total.get(why, 0.0) + share
+        return dict(sorted(total.items(), key=lambda item: -item[1]))
 
     def heatmap(self, index: int = 0, **options: Any) -> Any:
         """The matrix of sample ``index`` as an (H, W, 3) uint8 picture; white is zero."""

@@ -312,7 +312,8 @@ class Interceptor(TorchFunctionMode):
         name = self.module_path()
         source = self.sources.get(name)
         if source is None:
-            source = torch.ones(2 * self.grid.samples, dtype=self.grid.u.dtype)
+            rows = (1 + len(places.REASONS)) * self.grid.samples
+            source = torch.ones(rows, dtype=self.grid.u.dtype)
             source = source.to(y.device).requires_grad_()
             self.sources[name] = source
         if any(m.kind == FROZEN and m.inputs for _, m in call.marked):
@@ -327,7 +328,7 @@ class Interceptor(TorchFunctionMode):
     def _ones(self, call: Call, place: Place) -> Tensor:
         """U at a place; a constant of several inputs without a place is split evenly."""
         inputs = frozenset().union(*(m.inputs for t, m in call.marked if m.kind == CARRIED))
-        if len(inputs) < 2 or bool(place.grid.located[place.cells].any()):
+        if len(inputs) < 2 or bool(place.located().any()):
             return place.ones()
         means = [self.means[k] for k in inputs]
         even = torch.stack([m for m in means if m.shape == place.grid.mean.shape]).mean(0)

@@ -1,0 +1,53 @@
+"""The ones image U and the places of tensors: where on the input a constant term belongs.
+
+Every tensor that depends on the input has a :class:`Place`: an integer tensor ``cells`` with the
+tensor's own dimensions (1 where the place does not change, as along channels) that points into a
+:class:`Grid` of cells. A grid holds ``u``, the ones image resampled to those cells by a linear map
+whose rows sum to one. Layout operators (reshape, permute, roll, slicing) act on ``cells`` alone;
+pooling, convolution and reductions make a new grid by averaging. So a constant term added to a
+tensor reaches the input through ``u[cells]``, and because ``u`` is one everywhere the forward pass
+never changes.
+
+Each grid ends with slots that hold the mean over the whole input, one per sample and reason: the
+place of what has no place, and why it has none (:data:`REASONS`).
+"""
+
+from omenn.core.place.grid import (
+    REASONS,
+    Grid,
+    Place,
+    compacted,
+    full,
+    input_place,
+    mixed,
+    nowhere,
+    unplaced,
+)
+from omenn.core.place.layout import (
+    joined,
+    overwritten,
+    reshaped,
+    squeezed,
+    viewed,
+)
+from omenn.core.place.resampling import padded, reduced, resampled
+
+__all__ = [
+    "REASONS",
+    "Grid",
+    "Place",
+    "compacted",
+    "full",
+    "input_place",
+    "joined",
+    "mixed",
+    "nowhere",
+    "overwritten",
+    "padded",
+    "reduced",
+    "resampled",
+    "reshaped",
+    "squeezed",
+    "unplaced",
+    "viewed",
+]

@@ -1,0 +1,216 @@
+"""Grids of cells, places in them, and the places of what has none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Why a constant has no place on the input; a cell's reason counts from 1, and 0 is located.
+TOKEN, POOLED, OPERATOR, UNIFORM = 1, 2, 3, 4
+REASONS = ("token", "pooled", "operator", "uniform")
+# Reasons for which every grid has slots: a place may end there at any operator.
+_SLOTTED = (TOKEN, POOLED, OPERATOR)
+
+
+class Grid:
+    """Cells of a resampled ones image: ``u`` (n,), ``sample`` (n,) and ``reason`` (n,).
+
+    ``reason`` is 0 where a cell is located. The cells are followed by ``tail``, slots that hold
+    the mean over the whole input: ``samples`` of them for each reason.
+    """
+
+    __slots__ = ("reason", "sample", "samples", "slots", "tail", "u")
+
+    def __init__(self, u: Tensor, sample: Tensor, reason: Tensor, tail: Tail) -> None:
+        self.samples = tail[0].numel() // len(_SLOTTED)
+        self.slots = u.numel()  # index of the first slot
+        self.tail = tail
+        self.u = torch.cat([u.flatten(), tail[0]])
+        self.sample = torch.cat([sample.flatten(), tail[1]])
+        self.reason = torch.cat([reason.flatten(), tail[2]])
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean over the whole input, (samples,)."""
+        return self.tail[0][: self.samples]
+
+    def slot(self, sample: Tensor, reason: int = TOKEN) -> Tensor:
+        """Indices of the slots of ``sample``: without a place, for this reason."""
+        return sample + (self.slots + (reason - 1) * self.samples)
+
+
+Tail = tuple[Tensor, Tensor, Tensor]
+
+
+def tail_of(mean: Tensor) -> Tail:
+    """(u, sample, reason) of the slots for the mean over the whole input, (samples,)."""
+    sample = torch.arange(mean.numel(), device=mean.device)
+    reason = torch.tensor(_SLOTTED, device=mean.device).repeat_interleave(mean.numel())
+    return mean.repeat(len(_SLOTTED)), sample.repeat(len(_SLOTTED)), reason
+
+
+class Place:
+    """Where each element of a tensor lies: ``cells`` indexes ``grid``, 1-sized where constant."""
+
+    __slots__ = ("_ones", "_source", "cells", "grid")
+
+    def __init__(self, grid: Grid, cells: Tensor) -> None:
+        self.grid = grid
+        self.cells = cells
+        self._ones: Tensor | None = None
+        self._source: Tensor | None = None
+
+    def ones(self) -> Tensor:
+        """U at this place: ones with the shape of ``cells``, differentiable to the input's U."""
+        if self._ones is None:
+            self._ones = self.grid.u[self.cells]
+        return self._ones
+
+    def source_index(self) -> Tensor:
+        """For each cell its sample, plus the number of samples times its reason."""
+        if self._source is None:
+            grid = self.grid
+            self._source = (grid.sample + grid.samples * grid.reason)[self.cells]
+        return self._source
+
+    def with_cells(self, cells: Tensor) -> Place:
+        return self if cells is self.cells else Place(self.grid, cells)
+
+    def located(self) -> Tensor:
+        """Whether each cell is a place on the input."""
+        return self.grid.reason[self.cells] == 0
+
+    def unplaced(self) -> Tensor:
+        """The slot of each row of dimension 0, shaped (rows, 1, …)."""
+        cells = self.cells
+        rows = cells.reshape(cells.shape[0], -1)[:, 0] if cells.ndim else cells.reshape(1)
+        slots = self.grid.slot(self.grid.sample[rows])
+        return slots.reshape(-1, *[1] * (cells.ndim - 1)) if cells.ndim else slots.reshape(())
+
+    def regrid(self, u: Tensor, cells: Tensor, reason: Tensor | None = None) -> Place:
+        """A new grid with the values ``u``; ``cells`` (same shape) tell sample and reason."""
+        grid = self.grid
+        if reason is None:
+            reason = grid.reason[cells]
+        # One cell per sample is the whole input: honest about it, it is not located.
+        if u.numel() <= grid.samples:
+            reason = reason.masked_fill(reason == 0, POOLED)
+        fresh = torch.arange(u.numel(), device=u.device).reshape(u.shape)
+        return Place(Grid(u, grid.sample[cells], reason, grid.tail), fresh)
+
+
+def input_place(
+    ones: Tensor, samples: int, batch: int, channel: int | None, spread: bool, batched: bool
+) -> Place:
+    """The place of an explained input with the locations of ``ones``, samples along ``batch``."""
+    rows = ones.shape[batch]
+    sample = torch.arange(rows, device=ones.device) * samples // rows
+    sample = sample.reshape(-1, *[1] * (ones.ndim - 1 - batch)).expand_as(ones)
+    sizes = sample.flatten().bincount(minlength=samples).clamp_min_(1)
+    mean = ones.new_zeros(samples).index_add(0, sample.flatten(), ones.flatten()) / sizes
+    u = mean[sample] if spread else ones
+    why = UNIFORM if spread else 0 if ones.numel() > samples else POOLED
+    cells = torch.arange(ones.numel(), device=ones.device).reshape(ones.shape)
+    reason = torch.full_like(cells, why)
+    if not batched:
+        cells = cells.squeeze(0)
+    if channel is not None:
+        cells = cells.unsqueeze(channel)
+    return Place(Grid(u, sample, reason, tail_of(mean)), cells)
+
+
+def full(cells: Tensor, shape: Sequence[int]) -> Tensor:
+    """``cells`` with as many dimensions as ``shape`` (missing ones are leading)."""
+    return cells.reshape((1,) * (len(shape) - cells.ndim) + tuple(cells.shape))
+
+
+def compacted(cells: Tensor) -> Tensor:
+    """``cells`` with every dimension along which they do not change narrowed to one element."""
+    for dim in range(cells.ndim):
+        first = cells.narrow(dim, 0, min(1, cells.shape[dim]))
+        if cells.shape[dim] > 1 and bool((cells == first).all()):
+            cells = first
+    return cells
+
+
+def unplaced(grid: Grid, shape: Sequence[int], reason: int = OPERATOR) -> Place:
+    """A place without location for a tensor of ``shape`` whose first dimension is batch-major."""
+    rows = shape[0] if len(shape) else 1
+    if grid.samples == 1 or rows % grid.samples:
+        index = torch.zeros(1, dtype=torch.long, device=grid.u.device)
+    else:
+        index = torch.arange(grid.samples, device=grid.u.device)
+        index = index.repeat_interleave(rows // grid.samples)
+    rank = (-1, *[1] * (len(shape) - 1)) if len(shape) else ()
+    slots = grid.slot(index[: None if len(shape) else 1], reason)
+    return Place(grid, slots.reshape(rank))
+
+
+def nowhere(place: Place, before: Sequence[int], after: Sequence[int]) -> Place:
+    """Without location, but of its own sample: for a tensor ``after`` made from one ``before``.
+
+    The dimension along which the samples differ is looked for under the same number and size.
+    """
+    grid = place.grid
+    own = grid.reason[place.cells]
+    # What was without location stays so for the reason that it had.
+    reason = int(own.min()) if own.numel() else OPERATOR
+    reason = reason if reason in _SLOTTED else OPERATOR
+    sample = compacted(grid.sample[full(place.cells, before)])
+    varying = [d for d, n in enumerate(sample.shape) if n > 1]
+    if len(before) == len(after) and all(sample.shape[d] == after[d] for d in varying):
+        return Place(grid, grid.slot(sample, reason))
+    if len(varying) == 1 and (size := sample.numel()) in after:
+        same = varying[0] < len(after) and after[varying[0]] == size
+        dim = varying[0] if same else list(after).index(size)
+        rank = (*[1] * dim, size, *[1] * (len(after) - dim - 1))
+        return Place(grid, grid.slot(sample.reshape(rank), reason))
+    return unplaced(grid, after, reason)
+
+
+def mixed(places: Sequence[Place], shapes: Sequence[Sequence[int]]) -> Place:
+    """The even mixture of places of different inputs, broadcast together."""
+    ndim = max(len(s) for s in shapes)
+    ones = [full(p.ones(), [1] * ndim) for p in places]
+    u = torch.stack(torch.broadcast_tensors(*ones)).mean(0)
+    cells = [full(p.cells, [1] * ndim) for p in places]
+    best = max(range(len(places)), key=lambda k: cells[k].numel())
+    return places[best].regrid(u, cells[best].expand(u.shape))
+
+
+Part = tuple[Place | None, Sequence[int]]
+
+
+def one_grid(parts: Sequence[Part]) -> tuple[Place, list[Part]]:
+    """The same places in one grid, which has the cells of all; and the first of them."""
+    grids = list({id(p.grid): p.grid for p, _ in parts if p is not None}.values())
+    offset: dict[int, int] = {}
+    total = 0
+    for grid in grids:
+        offset[id(grid)] = total
+        total += grid.slots
+    tail = grids[0].tail
+    if any(g.tail is not tail for g in grids):
+        tail = tail_of(torch.stack([g.mean for g in grids]).mean(0))
+    merged = Grid(
+        torch.cat([g.u[: g.slots] for g in grids]),
+        torch.cat([g.sample[: g.slots] for g in grids]),
+        torch.cat([g.reason[: g.slots] for g in grids]),
+        tail,
+    )
+    moved: list[Part] = []
+    first: Place | None = None
+    for place, size in parts:
+        if place is None:
+            moved.append((None, size))
+            continue
+        cells, grid = place.cells, place.grid
+        inside = cells < grid.slots
+        there = torch.where(inside, cells + offset[id(grid)], cells - grid.slots + total)
+        there = Place(merged, there)
+        first = first or there
+        moved.append((there, size))
+    assert first is not None
+    return first, moved

@@ -1,0 +1,67 @@
+"""Operators that average or sample make a new grid: its ones are those of its cells, averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from omenn.core.place.grid import Place, full
+
+
+def reduced(place: Place, shape: Sequence[int], dims: Sequence[int], keepdim: bool) -> Place:
+    """The mean place over ``dims`` of a tensor of ``shape``."""
+    cells = full(place.cells, shape)
+    spread = [d for d in dims if cells.shape[d] > 1]
+    if spread:
+        u = place.grid.u[cells].mean(spread, keepdim=True)
+        kept = cells
+        for dim in spread:
+            kept = kept.narrow(dim, 0, 1)
+        place = place.regrid(u, kept)
+        cells = place.cells
+    if not keepdim:
+        keep = [n for d, n in enumerate(cells.shape) if d not in dims]
+        cells = cells.reshape(tuple(keep))
+    return place.with_cells(cells)
+
+
+def resampled(place: Place, shape: Sequence[int], size: Sequence[int]) -> Place:
+    """The place of a feature map (N, C, *size) computed from one of ``shape``, cell by cell."""
+    cells = full(place.cells, shape)
+    if cells.ndim > len(size) + 1 and cells.shape[1] > 1:
+        place = reduced(place, shape, [1], True)
+        cells = place.cells
+    spatial = tuple(cells.shape[-len(size) :])
+    if spatial == tuple(size):
+        return place.with_cells(cells)
+    if all(n == 1 for n in spatial):  # constant over the map: stays so
+        return place.with_cells(cells)
+    kept = cells
+    for k, n in enumerate(size):
+        dim = cells.ndim - len(size) + k
+        have = cells.shape[dim]
+        index = (torch.arange(n, device=cells.device) * have + have // 2) // max(n, 1)
+        kept = kept.index_select(dim, index.clamp_(max=have - 1))
+    if all(n <= have for n, have in zip(size, spatial, strict=True)) and len(size) <= 3:
+        pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[
+            len(size) - 1
+        ]
+        u = pool(place.grid.u[cells].reshape(-1, 1, *spatial), list(size)).reshape(kept.shape)
+        return place.regrid(u, kept)
+    return place.with_cells(kept)
+
+
+def padded(place: Place, shape: Sequence[int], pad: Sequence[int]) -> Place:
+    """The place after padding: the rim belongs to the nearest inner cell."""
+    cells = full(place.cells, shape)
+    for k in range(len(pad) // 2):
+        dim = cells.ndim - 1 - k
+        before, after = pad[2 * k], pad[2 * k + 1]
+        have = cells.shape[dim]
+        if have > 1 and (before or after):
+            index = torch.arange(-before, have + after, device=cells.device)
+            cells = cells.index_select(dim, index.clamp_(0, have - 1))
+    return place.with_cells(cells)
