@@ -118,7 +118,7 @@ def _exactness(entry: Entry, model: nn.Module, inputs: Any, dtype: str) -> dict[
         "tolerance": e.tolerance,
         "warnings": list(c.violations),
     }
-    found |= _constants(model, watch, c)
+    found |= _constants(watch, c)
     if dtype == "float64":
         with Watch() as other:
             _explain(entry, model, _elsewhere(inputs))()
@@ -137,7 +137,7 @@ def _refused(model: nn.Module, inputs: Any, options: Any, words: str) -> dict[st
     return found
 
 
-def _constants(model: nn.Module, watch: Watch, c: omenn.Certificate) -> dict[str, Any]:
+def _constants(watch: Watch, c: omenn.Certificate) -> dict[str, Any]:
     """Shares of input and constants, what is unlocated, and which rules were used."""
     e = c.explanation
     assert e is not None
@@ -149,11 +149,24 @@ def _constants(model: nn.Module, watch: Watch, c: omenn.Certificate) -> dict[str
         "input_share": through / max(through + constant, 1e-300),
         "bias_share": float(c.bias_share.abs().median()),
         "located": c.located,
-        "unlocated": watch.unlocated(),
+        "unlocated": _reasons(c),
         "frozen_constants": list(c.frozen_constants),
         "rules": sorted(watch.rules),
         "spellings": sorted(watch.spellings),
     }
+
+
+def _reasons(c: omenn.Certificate) -> list[dict[str, Any]]:
+    """Why constants have no place: reason, share of Σ|constants|, the module with the most."""
+    found: dict[str, list[tuple[float, str]]] = {}
+    for module, shares in c.unlocated.items():
+        for why, share in shares.items():
+            found.setdefault(why, []).append((share, module))
+    rows = [
+        {"kind": why, "share": sum(s for s, _ in each), "module": max(each)[1]}
+        for why, each in found.items()
+    ]
+    return sorted(rows, key=lambda r: -r["share"])
 
 
 def _elsewhere(inputs: Any) -> Any:

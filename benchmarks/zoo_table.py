@@ -21,6 +21,12 @@ TITLES = {
     "graphs": "torch_geometric",
 }
 LOCATED = 0.95  # below it the reason is stated
+REASONS = {
+    "token": "class token",
+    "pooled": "after global pooling",
+    "operator": "place lost",
+    "uniform": "spread evenly",
+}
 
 
 def matrix(rows: Sequence[Row]) -> str:
@@ -184,7 +190,10 @@ def _reason(rows: Sequence[Row]) -> str:
     if _shared(row, "located") >= LOCATED:
         return ""
     kinds = [k for k in _shared(row, "unlocated") if k["share"] >= 0.02][:2]
-    return "; ".join(f"{k['kind']} {k['share']:.0%} (`{k['module'] or 'model'}`)" for k in kinds)
+    return "; ".join(
+        f"{REASONS.get(k['kind'], k['kind'])} {k['share']:.0%} (`{k['module'] or 'model'}`)"
+        for k in kinds
+    )
 
 
 def _loss(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""The support matrix: a bad model costs one row, a stopped run goes on, the table tells the worst."""
+"""The support matrix: a bad model costs one row, a stopped run goes on, the worst is told."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_the_table_tells_the_worst_variant() -> None:
         "group": "timm", "family": "resnet", "size": "native", "engine": "e", "versions": {},
         "status": "exact", "float64": {"residual": 1e-17, "located": 0.5, "fidelity": 0.0,
         "bias_share": 0.1, "input_share": 0.5,
-        "unlocated": [{"kind": "class token", "share": 0.5, "module": "head"}]},
+        "unlocated": [{"kind": "token", "share": 0.5, "module": "head"}]},
         "float32": {"residual": 1e-8},
     }  # fmt: skip
     worse = {"status": "not exact", "float64": {"status": "not exact", "residual": 1e-3,
