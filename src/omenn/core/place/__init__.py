@@ -30,16 +30,18 @@ from omenn.core.place.layout import (
     squeezed,
     viewed,
 )
-from omenn.core.place.resampling import padded, reduced, resampled
+from omenn.core.place.resampling import folded, merged, padded, reduced, resampled
 
 __all__ = [
     "REASONS",
     "Grid",
     "Place",
     "compacted",
+    "folded",
     "full",
     "input_place",
     "joined",
+    "merged",
     "mixed",
     "nowhere",
     "overwritten",

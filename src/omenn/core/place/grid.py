@@ -54,11 +54,12 @@ def tail_of(mean: Tensor) -> Tail:
 class Place:
     """Where each element of a tensor lies: ``cells`` indexes ``grid``, 1-sized where constant."""
 
-    __slots__ = ("_ones", "_source", "cells", "grid")
+    __slots__ = ("_ones", "_source", "cells", "grid", "origin")
 
     def __init__(self, grid: Grid, cells: Tensor) -> None:
         self.grid = grid
         self.cells = cells
+        self.origin: Origin | None = None  # where it was before all positions were mixed
         self._ones: Tensor | None = None
         self._source: Tensor | None = None
 
@@ -82,6 +83,14 @@ class Place:
         """Whether each cell is a place on the input."""
         return self.grid.reason[self.cells] == 0
 
+    def back_to(self, shape: Sequence[int]) -> Place | None:
+        """The place before positions were mixed, for a tensor that has as many of them again."""
+        if self.origin is None:
+            return None
+        place, before, dims = self.origin
+        same = len(shape) == len(before) and all(shape[d] == before[d] for d in dims)
+        return place if same else None
+
     def unplaced(self) -> Tensor:
         """The slot of each row of dimension 0, shaped (rows, 1, …)."""
         cells = self.cells
@@ -96,9 +105,13 @@ class Place:
             reason = grid.reason[cells]
         # One cell per sample is the whole input: honest about it, it is not located.
         if u.numel() <= grid.samples:
-            reason = reason.masked_fill(reason == 0, POOLED)
+            reason = reason.clamp_min(POOLED)
         fresh = torch.arange(u.numel(), device=u.device).reshape(u.shape)
         return Place(Grid(u, grid.sample[cells], reason, grid.tail), fresh)
+
+
+# A place, the shape of its tensor, and the dimensions along which positions were mixed.
+Origin = tuple[Place, Sequence[int], Sequence[int]]
 
 
 def input_place(

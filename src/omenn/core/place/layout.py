@@ -136,6 +136,18 @@ def _samples(grid: Grid, written: Tensor) -> Tensor:
     return unplaced(grid, written.shape, TOKEN).cells - grid.slots
 
 
+def _beside(placed: Sequence[tuple[Place, Sequence[int]]], dim: int) -> Place | None:
+    """Channels side by side, none of which has a place of its own: the finest place of them all.
+
+    A single element along ``dim`` may be a token, whose place is its own.
+    """
+    if any(full(p.cells, s).shape[dim] > 1 for p, s in placed):
+        return None
+    if not any(s[dim] > 1 for _, s in placed):
+        return None
+    return max(placed, key=lambda part: part[0].cells.numel())[0]
+
+
 def joined(
     parts: Sequence[tuple[Place | None, Sequence[int]]], dim: int, stacked: bool = False
 ) -> Place:
@@ -144,6 +156,8 @@ def joined(
     first, shape = placed[0]
     ndim = len(shape)
     dim = dim % (ndim + stacked)
+    if not stacked and (beside := _beside(placed, dim)) is not None:
+        return beside
     same = all(p.grid is first.grid for p, _ in placed)
     if not same:  # bring all cells into one grid, one after the other
         first, parts = one_grid(parts)

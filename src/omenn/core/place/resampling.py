@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.core.place.grid import Place, full
+from omenn.core.place.grid import OPERATOR, Place, full
 
 
 def reduced(place: Place, shape: Sequence[int], dims: Sequence[int], keepdim: bool) -> Place:
@@ -20,12 +21,32 @@ def reduced(place: Place, shape: Sequence[int], dims: Sequence[int], keepdim: bo
         kept = cells
         for dim in spread:
             kept = kept.narrow(dim, 0, 1)
-        place = place.regrid(u, kept)
+        reason = place.grid.reason[cells].amax(spread, keepdim=True)
+        place = place.regrid(u, kept, reason)
         cells = place.cells
     if not keepdim:
         keep = [n for d, n in enumerate(cells.shape) if d not in dims]
         cells = cells.reshape(tuple(keep))
     return place.with_cells(cells)
+
+
+def merged(place: Place, shape: Sequence[int], dims: Sequence[int]) -> Place:
+    """The mean place over ``dims``, which stay and hold mixtures; it knows where it was before."""
+    mean = reduced(place, shape, dims, True)
+    if mean.grid is not place.grid:
+        mean.origin = (place, tuple(shape), tuple(dims))
+    return mean
+
+
+def folded(place: Place, u: Tensor, cells: Tensor, fold: Callable[[Tensor], Tensor]) -> Place:
+    """The mean over the windows (B, offset, window) that ``fold`` lays on a cell."""
+    count = fold(torch.ones_like(u[:1]))
+    total = fold(u) / count.clamp_min(1)
+    whole = u.mean((1, 2)).reshape(-1, 1, 1, 1)  # where no window lies there is nothing to place
+    kept = cells[:, :1, :1].unsqueeze(-1).expand(total.shape)
+    reason = place.grid.reason[cells].amax((1, 2)).reshape(-1, 1, 1, 1).expand(total.shape)
+    reason = torch.where((count == 0) & (reason == 0), OPERATOR, reason)
+    return place.regrid(torch.where(count == 0, whole, total), kept, reason)
 
 
 def resampled(place: Place, shape: Sequence[int], size: Sequence[int]) -> Place:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.core import place as places
 from omenn.core.call import Call
+from omenn.core.rules.placers import attention_place
 from omenn.core.rules.row import Row, rows, unlocated
 
 
@@ -54,16 +54,6 @@ def fused(call: Call) -> Any:
 
     mask = call.true(mask) if isinstance(mask, Tensor) else None
     return call.frozen(v, call.value(), vjp, call.true(q), call.true(k), mask)
-
-
-def fused_place(call: Call, out: Tensor) -> Any:
-    """One output row a query: the query's place, or the value's if both have as many rows."""
-    q, v = call.get("query"), call.get("value")
-    for t in (q, v):
-        place = call.place(t)
-        if place is not None and t.shape[-2] == out.shape[-2]:
-            return places.reduced(place, t.shape, [t.ndim - 1], True)
-    return unlocated(call, out)
 
 
 def multi_head(call: Call) -> Any:
@@ -141,6 +131,6 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -math.inf)
 
 
-ROWS: dict[str, Row] = rows("scaled_dot_product_attention", fused, fused_place) | {
+ROWS: dict[str, Row] = rows("scaled_dot_product_attention", fused, attention_place) | {
     "multi_head_attention_forward": Row(multi_head, unlocated, composite=True)
 }

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from omenn.core import place as places
 from omenn.core.call import Call
-from omenn.core.rules.layout import linear, rearranged
+from omenn.core.rules.layout import linear
+from omenn.core.rules.placers import folded, fourier_place, windows
 from omenn.core.rules.products import bilinear, freeze_factors
 from omenn.core.rules.row import Row, contracted, rows, same, source, spatial, unlocated
 
@@ -97,34 +97,6 @@ def sampled(call: Call) -> Any:
     return call.run(freeze_factors(call, [call.get("input"), call.get("grid")], keep=0))
 
 
-def windows(call: Call, out: Tensor) -> Any:
-    """Sliding windows: each element keeps its cell; the padding belongs to the rim."""
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
-    if call.func is not F.unfold:  # Tensor.unfold is a view
-        return rearranged(call, out)
-    names = ("kernel_size", "dilation", "padding", "stride")
-    given = dict(zip(names, call.args[1:], strict=False)) | call.kwargs
-    kernel, dilation, padding, stride = (
-        _pair(given.get(name, 0 if name == "padding" else 1)) for name in names
-    )
-    (h, w), batched = padding, x.ndim == 4
-    wide = place.with_cells(places.full(place.cells, x.shape).expand(x.shape))
-    there = places.padded(wide, x.shape, [w, w, h, h])
-    cells = there.cells if batched else there.cells.unsqueeze(0)
-    # In float64 indices are exact, and only floating-point tensors can be unfolded.
-    cells = F.unfold(cells.double(), kernel, dilation, 0, stride).long()
-    return there.with_cells(cells if batched else cells.squeeze(0))
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    return (int(value[0]), int(value[-1]))
-
-
 ROWS: dict[str, Row] = (
     rows("linear", affine_layer, contracted)
     | rows("conv conv_transpose", affine_layer, spatial)
@@ -136,8 +108,9 @@ ROWS: dict[str, Row] = (
     | rows("channel_shuffle native_channel_shuffle", shuffled, same)
     | rows("max_unpool", linear, spatial)
     | rows("unfold", linear, windows)
-    | rows("fold affine_grid", linear, unlocated)
+    | rows("fold", linear, folded)
+    | rows("affine_grid", linear, unlocated)
     | rows("grid_sample", sampled, spatial)
-    | rows("fourier", linear, unlocated)
+    | rows("fourier", linear, fourier_place)
     | rows("embedding", linear, unlocated)  # a table that depends on the input
 )

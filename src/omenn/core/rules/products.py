@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.core import place as places
 from omenn.core.autograd import Halve
 from omenn.core.call import Call
-from omenn.core.place import Place
-from omenn.core.rules.row import Row, contracted, rows, same, source, unlocated
+from omenn.core.rules.placers import added_place, einsum_place, matmul_place
+from omenn.core.rules.row import Row, contracted, rows, same, unlocated
 
 Sub = Callable[[Tensor], Tensor]
 
@@ -189,29 +188,6 @@ def mixed_linearly(call: Call) -> Tensor:
     return call.attach(call.run(sub), term, frozen=isinstance(w, Tensor) and call.is_carried(w))
 
 
-def matmul_place(call: Call, out: Tensor) -> Any:
-    """x W contracts the last dimension; A v has the rows of A: those of v if A is square."""
-    left, right = call.get("input"), call.get("other")
-    if call.reverse:
-        left, right = right, left
-    if not (isinstance(left, Tensor) and isinstance(right, Tensor)):
-        return None
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
-    if x is left and left.ndim >= 1:
-        kept = places.reduced(place, left.shape, [left.ndim - 1], True)
-        return kept if out.ndim == left.ndim else unlocated(call, out)
-    rows_place = call.place(left)
-    if rows_place is not None and out.ndim == left.ndim:
-        return places.reduced(rows_place, left.shape, [left.ndim - 1], True)
-    if right.ndim >= 2 and left.ndim >= 2 and left.shape[-2] == right.shape[-2]:
-        kept = places.reduced(place, right.shape, [right.ndim - 1], True)
-        return Place(kept.grid, kept.cells)
-    return unlocated(call, out)
-
-
 def grouped(call: Call) -> Tensor:
     """A different matrix for each group of rows (experts): linear in the rows."""
     return _biased(call, list(call.args[:2]), call.kwargs.get("bias"))
@@ -222,38 +198,6 @@ def _biased(call: Call, factors: Sequence[Any], bias: Tensor | None) -> Tensor:
     if bias is None or call.is_carried(bias):
         return bilinear(call, factors, bias)
     return call.attach(bilinear(call, factors), call.constant(bias))
-
-
-def added_place(call: Call, out: Tensor) -> Any:
-    """The rows of the first matrix, where it is the one with a place."""
-    first = call.get("mat1")
-    place = call.place(first) if isinstance(first, Tensor) else None
-    if place is None or first.ndim != out.ndim:
-        return unlocated(call, out)
-    return places.reduced(place, first.shape, [first.ndim - 1], True)
-
-
-def einsum_place(call: Call, out: Tensor) -> Any:
-    """Dimensions that keep their letter keep their place; contracted ones are averaged."""
-    found = source(call)
-    operands = [a for a in _flat(call.args) if isinstance(a, Tensor)]
-    equation = call.args[0]
-    if found is None or not isinstance(equation, str) or "." in equation or "->" not in equation:
-        return unlocated(call, out)
-    x, place = found
-    left, right = equation.replace(" ", "").split("->")
-    letters = left.split(",")[next(k for k, o in enumerate(operands) if o is x)]
-    if len(set(letters)) < len(letters):
-        return unlocated(call, out)
-    gone = [d for d, c in enumerate(letters) if c not in right]
-    kept = places.reduced(place, x.shape, gone, False)
-    rest = [c for c in letters if c in right]
-    order = [rest.index(c) for c in right if c in rest]
-    cells = kept.cells.permute(order)
-    for d, c in enumerate(right):
-        if c not in rest:
-            cells = cells.unsqueeze(d)
-    return kept.with_cells(cells)
 
 
 def bilinear_form(call: Call) -> Tensor:

@@ -71,8 +71,21 @@ def contracted(call: Call, out: Tensor) -> Place | None:
     x, place = found
     if x.ndim == 0 or place.cells.ndim == 0:
         return place
-    kept = places.reduced(place, x.shape, [x.ndim - 1], True)
-    return kept if out.ndim == x.ndim else unlocated(call, out)
+    if out.ndim != x.ndim:
+        return unlocated(call, out)
+    if (back := place.back_to(out.shape)) is not None:
+        return back
+    if not _mixes_positions(place, x):
+        return places.reduced(place, x.shape, [x.ndim - 1], True)
+    return place if out.shape[-1] == x.shape[-1] else places.merged(place, x.shape, [x.ndim - 1])
+
+
+def _mixes_positions(place: Place, x: Tensor) -> bool:
+    """Whether the last dimension holds positions, and another one channels: (B, C, N)."""
+    cells = place.cells
+    if cells.ndim != x.ndim or cells.shape[-1] == 1:
+        return False
+    return any(cells.shape[d] == 1 < x.shape[d] for d in range(1, x.ndim - 1))
 
 
 def spatial(call: Call, out: Any) -> Any:
