@@ -191,6 +191,7 @@ JOINS: list[Case] = [
         "thrice": lambda x, y: torch.cat([x, y, x], 1),
         "concatenate": lambda x, y: torch.concatenate([y, x], axis=1),
         "keyword": lambda x, y: torch.cat(tensors=[x, y], dim=1),
+        "empty": lambda x, y: torch.cat([x[:, :0], y + 1, y[:, :0]], 1),
     }, X, Y),
     *table("cat", {
         "constant first": lambda x: torch.cat([CONST, x], 1),

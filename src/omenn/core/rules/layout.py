@@ -81,7 +81,7 @@ def concatenated(call: Call) -> Any:
 def joined(call: Call, out: Tensor) -> Any:
     """Parts side by side; ``hstack``, ``vstack`` and ``dstack`` give them dimensions first."""
     tensors = call.get("tensors") or call.args[0]
-    parts = [(call.place(t), tuple(t.shape)) for t in tensors if t.numel() or t.ndim > 1]
+    parts = [(call.place(t), tuple(t.shape)) for t in tensors if t.numel()]
     if not any(p for p, _ in parts):
         return None
     dim = call.get("dim", 0)

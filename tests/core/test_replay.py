@@ -1,0 +1,50 @@
+"""W(x) and b(x) as a map, not as a sum: held to a replay of the frozen network elsewhere.
+
+That the entries add up to the logit says nothing of a constant that is none, or of an entry at the
+wrong pixel. Here f_frozen(x′) = ⟨w_c(x), x′⟩ + b_c(x) is compared for other inputs x′.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import omenn
+from benchmarks.zoo_models import perturb
+from replay import Replay
+
+MODELS = (
+    "test_vit",
+    "test_convnext",
+    "test_resnet",
+    "test_efficientnet",
+    "test_mambaout",
+    "test_byobnet",
+    "mobilenetv3_small_050",
+    "swin_tiny_patch4_window7_224",
+    "vgg11",
+)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_map_holds_at_other_inputs(name: str) -> None:
+    import timm
+
+    sized = {"img_size": 56, "depths": (1, 2), "num_heads": (2, 4), "embed_dim": 32}
+    options = sized if "swin" in name else {}
+    side = 56 if "swin" in name else 64
+    if name == "test_vit":
+        options = {"img_size": 64}
+    model = perturb(timm.create_model(name, pretrained=False, num_classes=7, **options)).double()
+    x = torch.randn(1, 3, side, side, dtype=torch.float64)
+    e = omenn.explain(model, x, target=3, bias="separate")
+    replay = Replay()
+    assert torch.allclose(replay.record(model, x)[0, 3], e.output[0], atol=1e-10)
+    for other in (2 * x, torch.zeros_like(x), torch.randn_like(x)):
+        there = (e.weight * other).sum() + e.bias.sum()
+        again = replay.replay(model, other)[0, 3]
+        assert abs(float(there - again)) <= 1e-9 * (1 + float(e.magnitude))
+    elsewhere = model(torch.randn_like(x)).detach()[
+        0, 3
+    ]  # the ordinary network is another function
+    assert abs(float(elsewhere - e.output[0])) > 1e-6
