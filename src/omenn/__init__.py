@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from omenn.core.certificate import Certificate, certify
     from omenn.core.explain import Rows, explain, frozen, rows
     from omenn.core.explanation import Explanation
+    from omenn.core.operator import Operator, operator
     from omenn.core.registry import methods, rule
     from omenn.core.target import Contrast
 
@@ -29,11 +30,13 @@ _HOMES = {
     "Certificate": "certificate",
     "Contrast": "target",
     "Explanation": "explanation",
+    "Operator": "operator",
     "Rows": "explain",
     "certify": "certificate",
     "explain": "explain",
     "frozen": "explain",
     "methods": "registry",
+    "operator": "operator",
     "rows": "explain",
     "rule": "registry",
 }
@@ -46,6 +49,7 @@ __all__ = [
     "MissingExtra",
     "ModelError",
     "OmennError",
+    "Operator",
     "OutputError",
     "Rows",
     "TargetError",
@@ -56,6 +60,7 @@ __all__ = [
     "explain",
     "frozen",
     "methods",
+    "operator",
     "rows",
     "rule",
 ]

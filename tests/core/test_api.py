@@ -17,8 +17,9 @@ SOURCE = Path(omenn.__file__).parent
 
 NAMES = {
     "Certificate", "Contrast", "Explanation", "InputError", "MissingExtra", "ModelError",
-    "OmennError", "OutputError", "Rows", "TargetError", "UnsupportedOperator", "WeightsError",
-    "__version__", "certify", "explain", "frozen", "methods", "rows", "rule",
+    "OmennError", "Operator", "OutputError", "Rows", "TargetError", "UnsupportedOperator",
+    "WeightsError", "__version__", "certify", "explain", "frozen", "methods", "operator", "rows",
+    "rule",
 }  # fmt: skip
 
 
@@ -42,7 +43,9 @@ def test_public_names_are_documented(name: str) -> None:
     assert text.splitlines()[0].rstrip().endswith((".", "…", ":"))
 
 
-@pytest.mark.parametrize("name", ["explain", "certify", "frozen", "rows", "rule", "methods"])
+@pytest.mark.parametrize(
+    "name", ["explain", "certify", "frozen", "operator", "rows", "rule", "methods"]
+)
 def test_public_functions_are_typed_and_have_an_example(name: str) -> None:
     function = getattr(omenn, name)
     function = inspect.unwrap(function)
