@@ -59,8 +59,11 @@ At = Annotated[
     str | None, typer.Option(metavar="MODULE", help="Start from a module's output, not the input.")
 ]
 Bias = Annotated[
-    Literal["spatial", "uniform", "separate"],
-    typer.Option(help="Where the constants are put; each choice keeps the sum."),
+    Literal["spatial", "attention", "uniform", "separate"],
+    typer.Option(
+        help="Where the constants are put: at their place; those of a class token along the "
+        "attention; evenly; or kept apart. Each choice keeps the sum."
+    ),
 ]
 Smooth = Annotated[
     float | None,

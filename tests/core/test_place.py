@@ -14,7 +14,7 @@ from opcases.case import draw
 from opcases.linear import seeded
 
 IMAGE = draw(2, 3, 4, 6)
-PLACEMENTS = ("spatial", "uniform", "separate")
+PLACEMENTS = ("spatial", "attention", "uniform", "separate")
 
 
 def bias_of(f: Callable[[Tensor], Tensor], x: Tensor, at: tuple[int, ...], **options) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
+from omenn.core.explain import BIASES
 from opcases.case import draw
 from opcases.linear import seeded
 
@@ -210,7 +212,7 @@ def check(net: Network, x: Tensor, bias: str, at: str | None) -> None:
 
 
 networks = {
-    "bias": st.sampled_from(["spatial", "uniform", "separate"]),
+    "bias": st.sampled_from(["spatial", "attention", "uniform", "separate"]),
     "skip": st.booleans(),
     "deep": st.booleans(),
 }
@@ -231,6 +233,21 @@ def test_random_token_network(names: list[str], bias: str, skip: bool, deep: boo
     net = seeded(Network([TOKEN_BLOCKS[n]() for n in names], (1,), skip))
     at = f"blocks.{len(names) // 2}" if deep else None
     check(net, draw(2, 5, WIDTH), bias, at)
+
+
+@settings(max_examples=25)
+@given(names=st.lists(st.sampled_from(sorted(TOKEN_BLOCKS)), min_size=1, max_size=5))
+def test_every_place_for_the_constants_keeps_the_sum(names: list[str]) -> None:
+    """Read at a class token, which the blocks may mix with the others."""
+    blocks = [TOKEN_BLOCKS[n]() for n in ("class token", *names)]
+    net = seeded(nn.Sequential(*blocks, Block(lambda x: x[:, 0]), nn.Linear(WIDTH, 3)))
+    x = draw(2, 5, WIDTH)
+    found = {bias: omenn.explain(net, x, 1, bias=bias) for bias in BIASES}
+    for e in found.values():
+        assert float((e.residual.abs() / (1 + e.magnitude)).max()) <= 1e-9
+        torch.testing.assert_close(e.bias_share, found["spatial"].bias_share)
+        torch.testing.assert_close(e.weight, found["spatial"].weight)
+        assert e.located + sum(e.reasons.values()) == pytest.approx(1.0)
 
 
 @settings(max_examples=15)

@@ -25,7 +25,7 @@ from omenn.errors import (
     reason,
 )
 
-BIASES = ("spatial", "uniform", "separate")
+BIASES = ("spatial", "attention", "uniform", "separate")
 PRODUCTS = ("half", "left", "right")
 
 
@@ -57,8 +57,9 @@ def explain(
             one number per sample, or None for the class with the largest logit. A callable that
             returns a single number explains the batch as one object (a graph, for example).
         at: dotted name of a module: explain with respect to its output instead of the input.
-        bias: where constants go: ``"spatial"`` to the place of their operator, ``"uniform"`` evenly
-            over the input, ``"separate"`` kept apart as one number per sample.
+        bias: where constants go: ``"spatial"`` to the place of their operator; ``"attention"`` the
+            same, and those of a class token along the frozen attention; ``"uniform"`` evenly over
+            the input; ``"separate"`` kept apart as one number per sample.
         output: where the logits are in a structured output: callable, key or index.
         products: of two equally bounded factors ``"half"`` of each carries, or ``"left"`` or
             ``"right"`` alone.

@@ -98,7 +98,8 @@ class Explanation:
 
         ``token``: a token that stands for no place (class token, register, learned query).
         ``pooled``: made from the whole input (after global pooling, a layer over all positions).
-        ``operator``: an operator whose output has no known place. ``uniform``: as ``bias=`` says.
+        ``operator``: an operator whose output has no known place. ``uniform``, ``attention``:
+        spread evenly, or along the frozen attention, as ``bias=`` says.
         """
         total: dict[str, float] = {}
         for shares in self.unlocated.values():

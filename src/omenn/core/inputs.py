@@ -90,6 +90,7 @@ class Feed:
         self.batch: list[int] = []
         self.mismatch: tuple[int, ...] | None = None  # shape of a leaf without a batch dimension
         self.samples = self._samples()
+        mode.routes = bias == "attention"
         mode.embedded = self._embedded
         self._single = not isinstance(inputs, (tuple, list, Mapping))
 
@@ -156,7 +157,7 @@ class Feed:
         ones = torch.ones(shape, dtype=wide, device=leaf.device)
         ones.requires_grad_(self.bias != "separate")
         place = input_place(
-            ones, self.samples, batch, channel, self.bias != "spatial", self.batched
+            ones, self.samples, batch, channel, self.bias in ("uniform", "separate"), self.batched
         )
         self.mode.means[len(self.keys)] = place.grid.mean
         self.batch.append(batch)

@@ -63,6 +63,7 @@ class Interceptor(TorchFunctionMode):
         self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
         self.roots: list[Tensor] = []  # tensors whose dependence is followed
         self.grid: Grid | None = None
+        self.routes = False  # what sits in a class token goes along the frozen attention
         self.homes: list[tuple[tuple[int, ...], Place]] = []
         self.paused = False  # while the engine itself works between two of the model's calls
         self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples,)

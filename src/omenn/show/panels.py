@@ -217,6 +217,7 @@ def _words(case: Case) -> dict[str, tuple[str, str]]:
         through, each = f"the output of {result.at}", "each of its values"
     constants = {
         "spatial": "brought to where they acted",
+        "attention": "brought to where they acted; those of the class token to where it looked",
         "uniform": "spread evenly, as was asked for",
     }
     return {

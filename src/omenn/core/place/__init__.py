@@ -31,6 +31,7 @@ from omenn.core.place.layout import (
     viewed,
 )
 from omenn.core.place.resampling import folded, merged, padded, reduced, resampled
+from omenn.core.place.routing import routed, settled
 
 __all__ = [
     "REASONS",
@@ -49,6 +50,8 @@ __all__ = [
     "reduced",
     "resampled",
     "reshaped",
+    "routed",
+    "settled",
     "squeezed",
     "unplaced",
     "viewed",

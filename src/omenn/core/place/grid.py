@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 # Why a constant has no place on the input; a cell's reason counts from 1, and 0 is located.
-TOKEN, POOLED, OPERATOR, UNIFORM = 1, 2, 3, 4
-REASONS = ("token", "pooled", "operator", "uniform")
+TOKEN, POOLED, OPERATOR, UNIFORM, ROUTED = 1, 2, 3, 4, 5
+REASONS = ("token", "pooled", "operator", "uniform", "attention")
 # Reasons for which every grid has slots: a place may end there at any operator.
 _SLOTTED = (TOKEN, POOLED, OPERATOR)
 
@@ -21,12 +21,13 @@ class Grid:
     the mean over the whole input: ``samples`` of them for each reason.
     """
 
-    __slots__ = ("reason", "sample", "samples", "slots", "tail", "u")
+    __slots__ = ("base", "reason", "sample", "samples", "slots", "tail", "u")
 
     def __init__(self, u: Tensor, sample: Tensor, reason: Tensor, tail: Tail) -> None:
         self.samples = tail[0].numel() // len(_SLOTTED)
         self.slots = u.numel()  # index of the first slot
         self.tail = tail
+        self.base: Grid | None = None  # the grid that this one extends
         self.u = torch.cat([u.flatten(), tail[0]])
         self.sample = torch.cat([sample.flatten(), tail[1]])
         self.reason = torch.cat([reason.flatten(), tail[2]])
@@ -35,6 +36,23 @@ class Grid:
     def mean(self) -> Tensor:
         """The mean over the whole input, (samples,)."""
         return self.tail[0][: self.samples]
+
+    def extended(self, u: Tensor, sample: Tensor) -> Grid:
+        """This grid with more cells behind, placed by attention; its own keep their indices."""
+        grid = object.__new__(Grid)
+        grid.base, grid.tail = self, self.tail
+        grid.samples, grid.slots = self.samples, self.slots
+        grid.u = torch.cat([self.u, u.flatten()])
+        grid.sample = torch.cat([self.sample, sample.flatten()])
+        grid.reason = torch.cat([self.reason, torch.full_like(sample.flatten(), ROUTED)])
+        return grid
+
+    def extends(self, other: Grid) -> bool:
+        """Whether the cells of ``other`` are cells of this grid, under the same index."""
+        grid: Grid | None = self
+        while grid is not None and grid is not other:
+            grid = grid.base
+        return grid is other
 
     def slot(self, sample: Tensor, reason: int = TOKEN) -> Tensor:
         """Indices of the slots of ``sample``: without a place, for this reason."""
@@ -105,7 +123,7 @@ class Place:
             reason = grid.reason[cells]
         # One cell per sample is the whole input: honest about it, it is not located.
         if u.numel() <= grid.samples:
-            reason = reason.clamp_min(POOLED)
+            reason = reason.masked_fill(reason == 0, POOLED)
         fresh = torch.arange(u.numel(), device=u.device).reshape(u.shape)
         return Place(Grid(u, grid.sample[cells], reason, grid.tail), fresh)
 
@@ -199,31 +217,22 @@ Part = tuple[Place | None, Sequence[int]]
 def one_grid(parts: Sequence[Part]) -> tuple[Place, list[Part]]:
     """The same places in one grid, which has the cells of all; and the first of them."""
     grids = list({id(p.grid): p.grid for p, _ in parts if p is not None}.values())
-    offset: dict[int, int] = {}
-    total = 0
-    for grid in grids:
-        offset[id(grid)] = total
-        total += grid.slots
-    tail = grids[0].tail
-    if any(g.tail is not tail for g in grids):
-        tail = tail_of(torch.stack([g.mean for g in grids]).mean(0))
-    merged = Grid(
-        torch.cat([g.u[: g.slots] for g in grids]),
-        torch.cat([g.sample[: g.slots] for g in grids]),
-        torch.cat([g.reason[: g.slots] for g in grids]),
-        tail,
-    )
-    moved: list[Part] = []
-    first: Place | None = None
-    for place, size in parts:
-        if place is None:
-            moved.append((None, size))
-            continue
-        cells, grid = place.cells, place.grid
-        inside = cells < grid.slots
-        there = torch.where(inside, cells + offset[id(grid)], cells - grid.slots + total)
-        there = Place(merged, there)
-        first = first or there
-        moved.append((there, size))
-    assert first is not None
+    merged = next((g for g in grids if all(g.extends(other) for other in grids)), None)
+    offset = {id(grid): 0 for grid in grids}
+    if merged is None:
+        total = 0
+        for grid in grids:
+            offset[id(grid)] = total
+            total += grid.u.numel()
+        tail = grids[0].tail
+        if any(g.tail is not tail for g in grids):  # of several inputs
+            tail = tail_of(torch.stack([g.mean for g in grids]).mean(0))
+        u, sample, reason = (
+            torch.cat([getattr(g, name) for g in grids]) for name in ("u", "sample", "reason")
+        )
+        merged = Grid(u, sample, reason, tail)
+    moved: list[Part] = [
+        (p if p is None else Place(merged, p.cells + offset[id(p.grid)]), size) for p, size in parts
+    ]
+    first = next(p for p, _ in moved if p is not None)
     return first, moved

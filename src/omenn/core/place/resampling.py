@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.core.place.grid import OPERATOR, Place, full
+from omenn.core.place.grid import OPERATOR, POOLED, Place, full
 
 
 def reduced(place: Place, shape: Sequence[int], dims: Sequence[int], keepdim: bool) -> Place:
@@ -21,7 +21,10 @@ def reduced(place: Place, shape: Sequence[int], dims: Sequence[int], keepdim: bo
         kept = cells
         for dim in spread:
             kept = kept.narrow(dim, 0, 1)
-        reason = place.grid.reason[cells].amax(spread, keepdim=True)
+        reason = place.grid.reason[cells]
+        least, most = reason.amin(spread, keepdim=True), reason.amax(spread, keepdim=True)
+        # One cell without a location is enough for the mean to have none.
+        reason = torch.where((least == 0) & (most != 0), most.clamp_min(POOLED), least)
         place = place.regrid(u, kept, reason)
         cells = place.cells
     if not keepdim:

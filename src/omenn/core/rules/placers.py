@@ -9,9 +9,11 @@ between (the hidden units of the mixing layer, the frequencies) has no place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,14 +28,24 @@ def varies(place: Place, x: Tensor, dim: int) -> bool:
     return place.cells.ndim >= -dim and place.cells.shape[dim] > 1
 
 
-def product_place(call: Call, left: Tensor, right: Tensor, out: Tensor) -> Any:
-    """A v: the rows of A have a place (queries), else the columns of v (channel attention)."""
+Weights = Callable[[Tensor], Tensor]  # index of rows -> attention weights (…, rows, keys)
+
+
+def product_place(call: Call, left: Tensor, right: Tensor, weights: Weights | None = None) -> Any:
+    """A v: the rows of A have a place (queries), else the columns of v (channel attention).
+
+    With ``weights`` a row without a location may be placed along them (``bias="attention"``).
+    """
     rows, columns = call.place(left), call.place(right)
     across = columns is not None and varies(columns, right, -1)
     if rows is not None:
         if columns is not None and across and left.shape[-2] > 1 and not varies(rows, left, -2):
             return places.reduced(columns, right.shape, [right.ndim - 2], True)
-        return places.reduced(rows, left.shape, [left.ndim - 1], True)
+        rows = places.reduced(rows, left.shape, [left.ndim - 1], True)
+        if weights is None or columns is None or not call.owner.routes:
+            return rows
+        values = places.reduced(columns, right.shape, [right.ndim - 1], True)
+        return places.routed(rows, left.shape[-2], values, weights)
     if columns is None:
         return None
     if not across and call.mark(left) is None and left.shape[-2] == left.shape[-1]:
@@ -50,7 +62,9 @@ def matmul_place(call: Call, out: Tensor) -> Any:
     if not (isinstance(left, Tensor) and isinstance(right, Tensor)):
         return None
     if left.ndim > 1 and right.ndim > 1:
-        return product_place(call, left, right, out)
+        frozen = call.is_carried(right) and not call.is_carried(left)
+        weights = (lambda index: call.true(left)[..., index, :]) if frozen else None
+        return product_place(call, left, right, weights)
     place = call.place(left)
     if place is not None and left.ndim > 1:
         return places.reduced(place, left.shape, [left.ndim - 1], False)
@@ -62,18 +76,45 @@ def added_place(call: Call, out: Tensor) -> Any:
     left, right = call.get("mat1"), call.get("mat2")
     if not isinstance(left, Tensor) or not isinstance(right, Tensor) or left.ndim != out.ndim:
         return unlocated(call, out)
-    return product_place(call, left, right, out) or unlocated(call, out)
+    return product_place(call, left, right) or unlocated(call, out)
 
 
 def attention_place(call: Call, out: Tensor) -> Any:
     """One output row a query: its place; or that of the columns, where rows are channels."""
     query, value = call.bound["query"], call.bound["value"]
+    weights = lambda index: _weights_of_rows(call, index)  # noqa: E731
     if call.place(query) is not None:
-        return product_place(call, query, value, out)
+        return product_place(call, query, value, weights)
     place = call.place(value)
-    if place is None or call.mark(query) is None or value.shape[-2] != out.shape[-2]:
-        return unlocated(call, out)  # learned queries are no rows of the value
-    return places.reduced(place, value.shape, [value.ndim - 1], True)
+    if place is None:
+        return None
+    if call.mark(query) is not None and value.shape[-2] == out.shape[-2]:
+        return places.reduced(place, value.shape, [value.ndim - 1], True)
+    if call.owner.routes:  # learned queries: rows of no place, of the samples of the value
+        values = places.reduced(place, value.shape, [value.ndim - 1], True)
+        first = values.cells.narrow(-2, 0, 1)
+        blank = Place(values.grid, values.grid.slot(values.grid.sample[first]))
+        return places.routed(blank, out.shape[-2], values, weights)
+    return unlocated(call, out)
+
+
+def _weights_of_rows(call: Call, index: Tensor) -> Tensor:
+    """softmax(scale · q kᵀ + mask) of some queries, (…, rows, keys)."""
+    query, key, mask = (call.get(name) for name in ("query", "key", "attn_mask"))
+    query, key = call.true(query)[..., index, :], call.true(key)
+    if call.get("enable_gqa"):
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+    scale = call.get("scale")
+    logits = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
+    if call.get("is_causal"):
+        later = torch.arange(key.shape[-2], device=index.device) > index[:, None]
+        logits = logits.masked_fill(later, -math.inf)
+    if isinstance(mask, Tensor):
+        mask = call.true(mask)
+        mask = mask[..., index, :] if mask.ndim > 1 and mask.shape[-2] > 1 else mask
+        boolean = mask.dtype == torch.bool
+        logits = logits.masked_fill(~mask, -math.inf) if boolean else logits + mask
+    return logits.softmax(-1)
 
 
 def einsum_place(call: Call, out: Tensor) -> Any:

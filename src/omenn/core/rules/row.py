@@ -40,6 +40,8 @@ def same(call: Call, out: Tensor) -> Place | None:
         spread = [m.place for _, m in found if m.place is not None]
         return places.mixed(spread, [t.shape for t, _ in found])
     best = max(found, key=lambda pair: pair[1].place.cells.numel() if pair[1].place else 0)
+    if call.owner.routes and best[1].place is not None:
+        return places.settled([m.place for _, m in found if m.place is not None], best[1].place)
     return best[1].place
 
 
