@@ -6,6 +6,7 @@ family a configuration, a graph family a convolution of torch_geometric. No weig
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -49,7 +50,13 @@ def prepare() -> None:
     import timm  # noqa: F401
     import torch_geometric.nn  # noqa: F401
     import torchvision  # noqa: F401
-    import transformers  # noqa: F401
+    import transformers
+    import transformers.generation.utils
+    import transformers.models.auto.modeling_auto  # noqa: F401
+
+    for kind, *_ in (*_TEXT.values(), *_VISION.values(), ("clip",), ("siglip",)):
+        kind = kind.replace("-", "_").removesuffix("_text").replace("gemma3_text", "gemma3")
+        importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
 
 
 # --- timm -------------------------------------------------------------------------------------

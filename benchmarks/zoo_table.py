@@ -20,6 +20,7 @@ TITLES = {
     "transformers": "transformers, from small configurations",
     "graphs": "torch_geometric",
 }
+SHORTEST = 0.02  # seconds of a gradient below which a ratio tells of the cost of a call alone
 LOCATED = 0.95  # below it the reason is stated
 REASONS = {
     "token": "class token",
@@ -58,7 +59,7 @@ def _summary(groups: dict[str, list[Row]]) -> str:
         variants = _variants(rows)
         good = sum(_worst(r) == "exact" for r in variants.values())
         inside = sum(any(_inside(r) for r in rs) for rs in variants.values())
-        ratios = [r["ratio"] for r in rows if "ratio" in r and r["size"] == "native"]
+        ratios = [t for r in rows if r["size"] == "native" and (t := _time(r)) is not None]
         memory = [r["memory_ratio"] for r in rows if "memory_ratio" in r and r["size"] == "native"]
         lines.append(
             [TITLES[group], f"**{exact} of {len(families)}**", f"{good} of {len(variants)}",
@@ -147,7 +148,7 @@ def _family(name: str, rows: list[Row]) -> list[str]:
     native = [r for r in rows if r["size"] == "native"] or rows
     located = [s for r in native if (s := _shared(r, "located")) is not None]
     bias = [s for r in native if (s := _shared(r, "bias_share")) is not None]
-    ratios = [r["ratio"] for r in native if "ratio" in r]
+    ratios = [t for r in native if (t := _time(r)) is not None]
     memory = [r["memory_ratio"] for r in native if "memory_ratio" in r]
     return [
         name,
@@ -162,6 +163,13 @@ def _family(name: str, rows: list[Row]) -> list[str]:
         f"{statistics.median(ratios):.2f}" if ratios else "–",
         f"{statistics.median(memory):.2f}" if memory else "–",
     ]
+
+
+def _time(row: Row) -> float | None:
+    """The time ratio, where the gradient takes long enough for one."""
+    if "ratio" not in row or statistics.median(row["seconds"]["gradient"]) < SHORTEST:
+        return None
+    return row["ratio"]
 
 
 def _largest(values: Sequence[float]) -> str:
@@ -220,7 +228,7 @@ def _folded(rows: Sequence[Row]) -> str:
             _largest(_numbers([row], "float64", "residual")),
             _largest(_numbers([row], "float32", "residual")),
             f"{located:.0%}" if located is not None else "–",
-            f"{row['ratio']:.2f}" if "ratio" in row else "–",
+            f"{ratio:.2f}" if (ratio := _time(row)) is not None else "–",
         ])  # fmt: skip
     count = len(_variants(rows))
     head = f"<details><summary>All {count} models</summary>"
