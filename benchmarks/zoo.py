@@ -16,6 +16,7 @@ import argparse
 import fnmatch
 import json
 import os
+import signal
 import sys
 import warnings
 from functools import partial
@@ -88,8 +89,6 @@ def chosen(a: argparse.Namespace, runner: Runner) -> dict[str, list[Entry]]:
     for group, entries in (("graphs", z.graph_entries), ("transformers", z.transformers_entries)):
         if group in groups:
             native += entries()
-    if "torchvision" in groups:
-        native += z.torchvision_entries(z.NATIVE)
     if "timm" in groups:
         counts = parameters(runner, a.work)
         native += [z.timm_entry(f, n, z.NATIVE) for f, n in z.timm_smallest(counts)]
@@ -97,6 +96,8 @@ def chosen(a: argparse.Namespace, runner: Runner) -> dict[str, list[Entry]]:
             below = {n for n, c in counts.items() if c < z.LIMIT}
             names = [(f, n) for f, ns in z.timm_families().items() for n in ns if n in below]
             small = [z.timm_entry(f, n, z.SMALL) for f, n in names]
+    if "torchvision" in groups:  # last: some are very large
+        native += z.torchvision_entries(z.NATIVE)
     return {"native": _named(native, a.only), "small": _named(small, a.only)}
 
 
@@ -140,6 +141,7 @@ def _why(row: dict[str, Any]) -> str:
 def main() -> None:
     a = parsed()
     warnings.filterwarnings("ignore")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # children are ended with it
     os.environ["OMP_NUM_THREADS"] = "1"  # one thread a model, and none before a fork
     import torch
 

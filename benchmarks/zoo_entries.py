@@ -403,3 +403,18 @@ def _one_node(out: Tensor) -> Tensor:
 def graph_entries() -> Iterator[Entry]:
     for kind in ("GCN", "GAT", "GIN", "SAGE", "Graph transformer"):
         yield Entry("graphs", kind, kind, (partial(_graph, kind),), {"target": _one_node})
+
+
+# --- by name ----------------------------------------------------------------------------------
+
+
+def entry(group: str, family: str, name: str, largest: int = SMALL) -> Entry:
+    """The entry of a row. Raises KeyError where there is none."""
+    if group == "timm":
+        return timm_entry(family, name, largest)
+    made = {
+        "torchvision": lambda: torchvision_entries(largest),
+        "transformers": transformers_entries,
+        "graphs": graph_entries,
+    }[group]()
+    return {e.name: e for e in made}[name]

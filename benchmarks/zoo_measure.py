@@ -36,9 +36,11 @@ def measure(entry: Entry, rounds: int = ROUNDS, seed: int = 0) -> dict[str, Any]
     """
     started = time.perf_counter()
     row: dict[str, Any] = {"group": entry.group, "family": entry.family, "name": entry.name}
-    made = _make(entry, seed, row)
-    if made is not None:
-        model, inputs = made
+    found = made(entry, seed)
+    if isinstance(found, str):
+        row |= {"status": "unbuilt", "reason": found}
+    else:
+        model, inputs = found
         row["parameters"] = sum(p.numel() for p in model.parameters())
         row["input"] = _shapes(inputs)
         for dtype in ("float32", "float64"):
@@ -51,8 +53,9 @@ def measure(entry: Entry, rounds: int = ROUNDS, seed: int = 0) -> dict[str, Any]
     return row
 
 
-def _make(entry: Entry, seed: int, row: dict[str, Any]) -> tuple[nn.Module, Any] | None:
-    """The first way of building the model in which it runs."""
+def made(entry: Entry, seed: int = 0) -> tuple[nn.Module, Any] | str:
+    """(perturbed model, inputs) of the first build that runs; or why the last one does not."""
+    why = "it has no builds"
     for build in entry.builds:
         try:
             torch.manual_seed(seed)
@@ -60,11 +63,19 @@ def _make(entry: Entry, seed: int, row: dict[str, Any]) -> tuple[nn.Module, Any]
             perturb(model, seed)
             _ordinary(model, inputs)
         except Exception as error:  # another size may do
-            row |= {"status": "unbuilt", "reason": _first_line(error)}
+            why = _first_line(error)
             continue
-        row.pop("reason", None)
         return model, inputs
-    return None
+    return why
+
+
+def runs(model: nn.Module, inputs: Any) -> str:
+    """Why the model does not run in this type (a kernel without float64, say); empty if it does."""
+    try:
+        _ordinary(model, inputs)
+    except Exception as error:
+        return _first_line(error)
+    return ""
 
 
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -95,10 +106,8 @@ def _first_line(error: BaseException) -> str:
 def _exactness(entry: Entry, model: nn.Module, inputs: Any, dtype: str) -> dict[str, Any]:
     """Residual, fidelity, shares, and where the constants without a place come from."""
     model, inputs = model.to(TYPES[dtype]), cast(inputs, TYPES[dtype])
-    try:
-        _ordinary(model, inputs)
-    except Exception as error:  # a kernel without float64, for example
-        return {"status": "not run", "reason": _first_line(error)}
+    if why := runs(model, inputs):
+        return {"status": "not run", "reason": why}
     options = entry.options
     try:
         with Watch() as watch:
