@@ -23,7 +23,8 @@ HELD = frozenset("sigmoid sigmoid_ hardsigmoid hardsigmoid_ softmax rsqrt".split
 LINEAR = frozenset(
     "linear conv2d batch_norm avg_pool2d adaptive_avg_pool2d dropout flatten reshape view permute "
     "transpose unbind chunk split cat add add_ __add__ __radd__ __iadd__ __sub__ __getitem__ mean "
-    "roll contiguous expand unsqueeze squeeze pad masked_fill float to neg clone type_as".split()
+    "addcmul roll contiguous expand unsqueeze squeeze pad masked_fill float to neg clone "
+    "type_as".split()
 )
 PRODUCTS = frozenset("mul mul_ __mul__ __rmul__ __imul__ matmul __matmul__".split())
 
@@ -83,6 +84,9 @@ class Replay(TorchFunctionMode):
             return zero + slope * x, False
         if name in HELD:
             return self.note(plain), True
+        if name == "hardtanh":  # passes unchanged, or is a constant
+            value, inside = self.note(lambda: (v := plain(), v == args[0]))
+            return torch.where(inside, args[0], value), False
         if name == "layer_norm":
             return self._layer_norm(*args, **kwargs), False
         if name == "max_pool2d":

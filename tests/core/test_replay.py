@@ -22,7 +22,11 @@ MODELS = (
     "test_byobnet",
     "mobilenetv3_small_050",
     "swin_tiny_patch4_window7_224",
-    "vgg11",
+    "ese_vovnet19b_slim_dw",
+    "pvt_v2_b0",
+    "starnet_s050",
+    "gmlp_ti16_224",
+    "resmlp_12_224",
 )
 
 
@@ -33,7 +37,7 @@ def test_the_map_holds_at_other_inputs(name: str) -> None:
     sized = {"img_size": 56, "depths": (1, 2), "num_heads": (2, 4), "embed_dim": 32}
     options = sized if "swin" in name else {}
     side = 56 if "swin" in name else 64
-    if name == "test_vit":
+    if name in ("test_vit", "gmlp_ti16_224", "resmlp_12_224"):
         options = {"img_size": 64}
     model = perturb(timm.create_model(name, pretrained=False, num_classes=7, **options)).double()
     x = torch.randn(1, 3, side, side, dtype=torch.float64)
@@ -48,3 +52,26 @@ def test_the_map_holds_at_other_inputs(name: str) -> None:
         0, 3
     ]  # the ordinary network is another function
     assert abs(float(elsewhere - e.output[0])) > 1e-6
+
+
+class Cheating(torch.nn.Module):
+    """Half of it is hidden from the engine, which takes it for a constant: the sum stays right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(6, 4).double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch._C.DisableTorchFunction():
+            hidden = torch.relu(x.detach()).mean()
+        return self.layer(x) + hidden * torch.ones(4, dtype=x.dtype)
+
+
+def test_the_replay_sees_what_the_sum_does_not() -> None:
+    model, x = Cheating().eval(), torch.randn(1, 6, dtype=torch.float64)
+    e = omenn.explain(model, x, target=3, bias="separate")
+    assert e.exact
+    replay = Replay()
+    replay.record(model, x)
+    there = ((e.weight * 3 * x).sum() + e.bias.sum()).detach()
+    assert abs(float(there - replay.replay(model, 3 * x).detach()[0, 3])) > 1e-3
