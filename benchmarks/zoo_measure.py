@@ -243,21 +243,23 @@ def _gradient(entry: Entry, model: nn.Module, inputs: Any) -> Callable[[], Any]:
                 return points[-1]
             return t
 
-        def embedded(module: nn.Module, given: Any, out: Tensor) -> Tensor:
+        def embedded(module: nn.Module, given: Any, out: Tensor) -> Tensor | None:
+            if points:  # the first lookup is that of the tokens
+                return None
             points.append(out.detach().requires_grad_())
             return points[-1]
 
         args, kwargs = _arguments(inputs)
         args, kwargs = tuple(leaf(a) for a in args), {k: leaf(v) for k, v in kwargs.items()}
-        table = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
-        handle = None if points or table is None else table.register_forward_hook(embedded)
+        tables = [] if points else [m for m in model.modules() if isinstance(m, nn.Embedding)]
+        handles = [m.register_forward_hook(embedded) for m in tables]
         try:
             out = pick_output(model(*args, **kwargs), entry.options.get("output"))
             batch = _shapes(inputs)[0][0]
             f, _ = select(out, entry.options.get("target"), batch)
             torch.autograd.grad(f.sum(), points, allow_unused=True)
         finally:
-            if handle is not None:
+            for handle in handles:
                 handle.remove()
 
     return run
