@@ -183,7 +183,10 @@ def _elsewhere(inputs: Any) -> Any:
     if isinstance(inputs, Tensor):
         return inputs + 0.01 * torch.cos(inputs) if inputs.is_floating_point() else inputs
     if isinstance(inputs, dict):
-        return {k: _elsewhere(v) for k, v in inputs.items()}
+        moved = {k: _elsewhere(v) for k, v in inputs.items()}
+        if "input_ids" in inputs:
+            moved["input_ids"] = inputs["input_ids"].roll(1, 1)  # the same tokens, elsewhere
+        return moved
     return tuple(_elsewhere(v) for v in inputs) if isinstance(inputs, tuple) else inputs
 
 
