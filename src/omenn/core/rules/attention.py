@@ -8,29 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend
 
 from omenn.core.call import Call
 from omenn.core.rules.placers import attention_place
 from omenn.core.rules.row import Row, rows, unlocated
-
-
-def attention_weights(
-    query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
-) -> Tensor:
-    """softmax(scale · q kᵀ + mask), (…, L, S)."""
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    logits = (query * scale) @ key.transpose(-2, -1)
-    if is_causal:
-        allowed = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
-        logits = logits.masked_fill(~allowed, -math.inf)
-    if mask is not None:
-        if mask.dtype == torch.bool:
-            logits = logits.masked_fill(~mask, -math.inf)
-        else:
-            logits = logits + mask
-    weights = torch.softmax(logits, -1)
-    # A row that is masked everywhere has no weights; torch's kernels give zeros for it.
-    return weights if mask is None else weights.nan_to_num(nan=0.0)
+from omenn.core.rules.softmax import Softmax, additive, at_values, weights
+from omenn.core.rules.sparsity import batched
 
 
 def fused(call: Call) -> Any:
@@ -40,20 +24,44 @@ def fused(call: Call) -> Any:
         raise call.refuse("attention dropout is active", "Call model.eval() before explaining.")
     if not call.is_carried(v):
         return call.hold()
-    mask, causal, scale = call.get("attn_mask"), bool(call.get("is_causal")), call.get("scale")
-    grouped, shape = bool(call.get("enable_gqa")), v.shape  # the closure must not hold v itself
+    mask, scale, shape = call.get("attn_mask"), call.get("scale"), v.shape
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    how = Softmax(bool(call.get("is_causal")), scale, bool(call.get("enable_gqa")))
+    mask = call.true(mask) if isinstance(mask, Tensor) else None
+    value, lse = native(call, mask, how)
 
-    def vjp(grad: Tensor, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-        if grouped:
-            key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
-        weights = attention_weights(query, key, mask, causal, scale)
-        out = weights.transpose(-2, -1) @ grad
-        if grouped:
+    def vjp(
+        grad: Tensor, query: Tensor, key: Tensor, mask: Tensor | None, lse: Tensor | None
+    ) -> Tensor:
+        if torch.is_grad_enabled() or batched(grad):
+            if how.grouped:
+                key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+            out = weights(query, key, mask, how).transpose(-2, -1) @ grad
+        else:
+            out = at_values(grad, query, key, mask, lse, how)
+        if how.grouped:
             out = out.unflatten(-3, (shape[-3], -1)).sum(-3)
         return out.sum_to_size(shape)
 
-    mask = call.true(mask) if isinstance(mask, Tensor) else None
-    return call.frozen(v, call.value(), vjp, call.true(q), call.true(k), mask)
+    return call.frozen(v, value, vjp, call.true(q), call.true(k), mask, lse)
+
+
+def native(call: Call, mask: Tensor | None, how: Softmax) -> tuple[Tensor, Tensor | None]:
+    """The ordinary output; and where its kernel is the one for processors, the rows' log sums."""
+    q, k, v = (call.get(name).detach() for name in ("query", "key", "value"))
+    if q.device.type != "cpu" or call.owner.create_graph:
+        return call.value(), None
+    given = None if mask is None else mask.detach()
+    choice = torch.ops.aten._fused_sdp_choice(
+        q, k, v, given, 0.0, how.causal, scale=call.get("scale"), enable_gqa=how.grouped
+    )
+    if choice != SDPBackend.FLASH_ATTENTION.value:
+        return call.value(), None
+    given = None if given is None else additive(given, q.dtype)
+    with torch.no_grad():
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, how.causal, attn_mask=given, scale=call.get("scale")
+        )
 
 
 def multi_head(call: Call) -> Any:
