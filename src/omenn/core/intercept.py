@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from omenn.core import place as places
+from omenn.core import unseen
 from omenn.core.autograd import NODES, Constant
 from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark
-from omenn.core.graph import reaches, short
+from omenn.core.graph import reaches
 from omenn.core.place import Grid, Place
 from omenn.core.rules import OPERATORS, Row
 from omenn.core.spelling import spell
 from omenn.core.unknown import LEAVES_TORCH, tensors_in, unknown
 from omenn.core.writing import memory_of, prepare_write
-from omenn.errors import UnsupportedOperator
 
 _ATTRIBUTE = "_omenn_mark"
 _PYTHON_NODE = torch.autograd.function.BackwardCFunction
@@ -61,6 +61,7 @@ class Interceptor(TorchFunctionMode):
             self.memory = {memory_of(t) for t in (*model.parameters(), *model.buffers())} - {0}
             self.names = {id(m): name for name, m in model.named_modules()}
         self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
+        self.carrying = unseen.Memory()
         self.roots: list[Tensor] = []  # tensors whose dependence is followed
         self.grid: Grid | None = None
         self.routes = False  # what sits in a class token goes along the frozen attention
@@ -91,6 +92,10 @@ class Interceptor(TorchFunctionMode):
         if id(t) in self.leaves and self.leaves[id(t)][0] is t:
             return
         setattr(t, _ATTRIBUTE, mark)
+        if mark.kind == CARRIED:
+            self.carrying.add(t)
+        elif mark.kind == FROZEN:
+            self.carrying.drop(t)
 
     def _adopt(self, t: Tensor) -> Mark | None:
         """A tensor with history but no mark: constant, a base written through a view, or alien."""
@@ -101,45 +106,28 @@ class Interceptor(TorchFunctionMode):
             mark = Mark(self, CARRIED, self.home(t) or self.nowhere(t))
             self.set_mark(t, mark)
             return mark
-        raise self._alien(node)
-
-    def _alien(self, node: Any) -> UnsupportedOperator:
-        return UnsupportedOperator(
-            short(node),
-            self.module_path(),
-            "a tensor comes from code that cannot be seen (a TorchScript function, a compiled "
-            "kernel or a custom autograd.Function)",
-            "Use the plain Python form of it, or explain at a later module with at=.",
-        )
+        raise unseen.alien(self, node)
 
     def marked(self, args: Any, kwargs: dict[str, Any]) -> list[tuple[Tensor, Mark]]:
         found = []
         for t in tensors_in((*args, *kwargs.values())):
             mark = self.mark_of(t)
             if mark is None:
-                if _FUNCTORCH.is_functorch_wrapped_tensor(t):
-                    self._check_wrapped(t)
+                if unseen.wrapped(t):
+                    unseen.check_wrapped(self, t)
+                elif id(t) not in self.own and self.carrying.holds(t):
+                    raise unseen.alias(self)
                 continue
             if mark.kind == CARRIED:
                 node = t.grad_fn
                 if isinstance(node, _PYTHON_NODE) and not isinstance(node, NODES):
-                    raise self._alien(node)
+                    raise unseen.alien(self, node)
+                if not t.requires_grad:
+                    raise unseen.cut(self)
+            elif self.carrying.holds(t):
+                raise unseen.alias(self)
             found.append((t, mark))
         return found
-
-    def _check_wrapped(self, t: Tensor) -> None:
-        """torch.vmap and torch.func wrap tensors: what is inside must not depend on the input."""
-        while _FUNCTORCH.is_functorch_wrapped_tensor(t):
-            t = _FUNCTORCH.get_unwrapped(t)
-        mark = self.mark_of(t)
-        if mark is not None and mark.kind == CARRIED:
-            raise UnsupportedOperator(
-                "torch.func",
-                self.module_path(),
-                "a function transform (torch.vmap, torch.func) of a tensor that depends on the "
-                "input cannot be followed",
-                "Write it with a batch dimension, or explain at a later module with at=.",
-            )
 
     # --- the handler -----------------------------------------------------------------------
 
@@ -374,9 +362,6 @@ def _rows_of(y: Tensor, term: Tensor) -> Tensor | None:
     same = base.shape[1] == y.shape[-1] and base.numel() == y.numel()
     row = term.numel() == term.shape[-1] if term.ndim else True
     return base if same and row and y.is_contiguous() and base.is_contiguous() else None
-
-
-_FUNCTORCH: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:

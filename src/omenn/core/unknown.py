@@ -45,11 +45,12 @@ def unknown(mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any) -
     if name == "__get__":
         name = getattr(getattr(func, "__self__", None), "__name__", name)
     if name not in LEAVES_TORCH and name not in _UNSEEN:
+        before = _versions(args, kwargs)
         with torch.no_grad():
             out = func(*args, **kwargs)
         if name in _FACTORIES:
             return out
-        if not _continuous(out):
+        if _versions(args, kwargs) == before and not _continuous(out):
             inputs = frozenset().union(*(m.inputs for _, m in marked if m.kind != IDS))
             for t in tensors_in([out]):
                 if t.dtype != torch.bool:
@@ -62,6 +63,11 @@ def unknown(mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any) -
         why = "there is no rule that makes it linear at fixed coefficients"
         remedy = f"Give it one with omenn.rule({name!r}, ...), or explain a later module with at=."
     raise UnsupportedOperator(name, mode.module_path(), why, remedy)
+
+
+def _versions(args: Any, kwargs: Any) -> list[int]:
+    """How often each argument was written into: an operator may return nothing and write."""
+    return [t._version for t in tensors_in((*args, *kwargs.values())) if not t.is_inference()]
 
 
 def _continuous(out: Any) -> bool:

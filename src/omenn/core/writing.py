@@ -16,7 +16,7 @@ def memory_of(t: Tensor) -> int:
     """Address of the memory behind a tensor, 0 where there is none (meta, lazy, sparse)."""
     try:
         return t.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError, ValueError):  # the last: uninitialised
         return 0
 
 

@@ -26,6 +26,9 @@ def scaled(grad: Tensor, coefficient: Tensor) -> Tensor:
 def pointwise(call: Call) -> Tensor:
     """A smooth function of each element alone."""
     x = call.carried[0]
+    for other in call.carried[1:]:
+        if other is not x:
+            call.constant(other)  # a parameter of the function (elu's alpha): refused
     value = call.value()
     at_zero, slope = _origin(call, x)
     if not cmath.isfinite(at_zero):

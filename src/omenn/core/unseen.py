@@ -1,0 +1,118 @@
+"""Ways in which a value could pass by the interceptor, and the errors that name them.
+
+NOTE one memory, one story. A tensor without a mark counts as a constant. It must then not share
+memory with one that carries: an alias made where no mark can follow (``nn.Parameter(y)``, a
+detached or NumPy alias of a buffer that is written later) would take a part of the input for a
+constant, and the sum would still be right. So the memory of every carried tensor is remembered,
+weakly, and a constant found in it is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from omenn.core.call import CARRIED
+from omenn.core.graph import short
+from omenn.core.writing import memory_of
+from omenn.errors import UnsupportedOperator
+
+if TYPE_CHECKING:
+    from omenn.core.intercept import Interceptor
+
+_FUNCTORCH: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+wrapped = _FUNCTORCH.is_functorch_wrapped_tensor
+_expired, _free = torch.UntypedStorage._expired, torch.UntypedStorage._free_weak_ref
+
+
+class Memory:
+    """The memory that holds carried values, by address. Being remembered keeps no data alive.
+
+    The references are PyTorch's own weak ones, as its ``StorageWeakRef`` holds, but without an
+    object each: this is called at every operator.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, int] = {}  # address of the data -> weak reference to the storage
+
+    def add(self, t: Tensor) -> None:
+        try:
+            storage = t.untyped_storage()
+            address = storage.data_ptr()
+        except (RuntimeError, NotImplementedError):  # sparse, nested, wrapped: it has none
+            return
+        held = self._held.get(address)
+        if held is not None:
+            if not _expired(held):  # a view of memory that is known
+                return
+            _free(held)
+        if address:
+            self._held[address] = storage._weak_ref()
+
+    def drop(self, t: Tensor) -> None:
+        """The whole of this memory was overwritten with a frozen value."""
+        held = self._held.pop(memory_of(t), None) if self._held else None
+        if held is not None:
+            _free(held)
+
+    def holds(self, t: Tensor) -> bool:
+        held = self._held.get(memory_of(t)) if self._held else None
+        return held is not None and not _expired(held)
+
+    def __del__(self, free: Any = torch.UntypedStorage._free_weak_ref) -> None:
+        for held in self._held.values():
+            free(held)
+
+
+def alias(mode: Interceptor) -> UnsupportedOperator:
+    return UnsupportedOperator(
+        "alias",
+        mode.module_path(),
+        "a tensor shares the memory of one that depends on the input, but was made where that "
+        "cannot be followed (nn.Parameter, copy.copy, DLPack, or a detached or NumPy alias of "
+        "what was written later)",
+        "Use the tensor itself or a .clone() of it, or explain at a later module with at=.",
+    )
+
+
+def alien(mode: Interceptor, node: Any) -> UnsupportedOperator:
+    name = short(node)
+    remedy = "Use the plain Python form of it, or explain at a later module with at=."
+    if name == "CheckpointFunction":
+        remedy = "Turn gradient checkpointing off, or give it use_reentrant=False."
+    if name == "BackwardHookFunction":
+        remedy = "Remove the full backward hooks of this module while you explain."
+    return UnsupportedOperator(
+        name,
+        mode.module_path(),
+        "a tensor comes from code that cannot be seen (a TorchScript function, a compiled "
+        "kernel or a custom autograd.Function)",
+        remedy,
+    )
+
+
+def cut(mode: Interceptor) -> UnsupportedOperator:
+    return UnsupportedOperator(
+        "no history",
+        mode.module_path(),
+        "a tensor that depends on the input lost its history in code that cannot be seen (a "
+        "custom autograd.Function, torch._C.DisableTorchFunction)",
+        "Use the plain Python form of it, or explain at a later module with at=.",
+    )
+
+
+def check_wrapped(mode: Interceptor, t: Tensor) -> None:
+    """torch.vmap and torch.func wrap tensors: what is inside must not depend on the input."""
+    while wrapped(t):
+        t = _FUNCTORCH.get_unwrapped(t)
+    mark = mode.mark_of(t)
+    if mark is not None and mark.kind == CARRIED:
+        raise UnsupportedOperator(
+            "torch.func",
+            mode.module_path(),
+            "a function transform (torch.vmap, torch.func) of a tensor that depends on the "
+            "input cannot be followed",
+            "Write it with a batch dimension, or explain at a later module with at=.",
+        )
