@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from omenn.core.explain import FrozenRun
 from omenn.core.explanation import Explanation
+from omenn.core.surroundings import alone
 from omenn.core.target import Target, pick_output
 from omenn.errors import UnsupportedOperator
 
@@ -83,6 +84,7 @@ class Certificate:
         return "\n".join(lines)
 
 
+@alone()
 def certify(
     model: nn.Module,
     inputs: Any,

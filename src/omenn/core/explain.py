@@ -15,6 +15,7 @@ from omenn.core.graph import violations
 from omenn.core.inputs import Feed, check_model
 from omenn.core.intercept import Interceptor
 from omenn.core.place import REASONS
+from omenn.core.surroundings import alone, not_nested
 from omenn.core.target import Target, pick_output, select
 from omenn.errors import (
     InputError,
@@ -29,6 +30,7 @@ BIASES = ("spatial", "attention", "uniform", "separate")
 PRODUCTS = ("half", "left", "right")
 
 
+@alone()
 def explain(
     model: nn.Module | Callable[..., Any],
     inputs: Any,
@@ -309,6 +311,7 @@ class Rows:
     exact: bool
 
 
+@alone()
 def rows(
     model: nn.Module | Callable[..., Any],
     inputs: Any,
@@ -391,5 +394,6 @@ def frozen(
             )
     mode = Interceptor(model, products=products, create_graph=create_graph)
     Feed.register(mode, inputs)
-    with torch.enable_grad(), mode:
+    not_nested()
+    with alone(), torch.enable_grad(), mode:
         yield mode

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from omenn.core.call import CARRIED, IDS, Mark
 from omenn.core.intercept import Interceptor
@@ -33,12 +34,7 @@ def check_model(model: Any, at: str | None) -> None:
         if at is not None:
             raise ModelError("at= needs a torch.nn.Module; a function has no modules.")
         return
-    for name, m in model.named_modules():
-        kinds = _kinds(m)
-        # Upstream of at= a TorchScript module does no harm; behind it the graph shows it.
-        hidden = next((why for kind, why in _HIDDEN.items() if kind in kinds), None)
-        if hidden is not None and (at is None or "OptimizedModule" in kinds):
-            raise ModelError(f"module '{name or '(model)'}' {hidden}")
+    _check_kinds(model, at)
     training = [name or "(model)" for name, m in model.named_modules() if m.training]
     if training:
         raise ModelError(
@@ -55,13 +51,63 @@ def check_model(model: Any, at: str | None) -> None:
         )
 
 
-# Modules whose operators cannot be seen; found by class name, so that nothing is imported.
+_FLOAT = "Explain the floating-point model that it was made from."
+_PLAIN = "Explain the plain Python module that it was made from."
+
+# Modules that cannot be seen into, by the name of a class; so that nothing is imported.
 _HIDDEN = {
-    "OptimizedModule": "was compiled with torch.compile, which hides its operators. Explain the "
-    "module that was compiled (it is kept as ._orig_mod).",
-    "ScriptModule": "is a TorchScript module, which hides its operators. Explain the plain Python "
-    "module that it was made from.",
+    "ScriptModule": f"is a TorchScript module, which hides its operators. {_PLAIN}",
+    "DistributedDataParallel": "synchronises processes at every call. Explain its .module.",
+    "FullyShardedDataParallel": "has its weights in several processes. Explain a model that has "
+    "them all (load its full state dict into an unsharded one).",
+    "FSDPModule": "has its weights in several processes. Explain a model that has them all (load "
+    "its full state dict into an unsharded one).",
 }
+# The same by the place of the class.
+_HIDDEN_HOMES = {
+    "torch.ao.nn.quantized": f"is quantised: its weights are packed integers. {_FLOAT}",
+    "torch.ao.nn.intrinsic.quantized": f"is quantised: its weights are packed integers. {_FLOAT}",
+    "torch.ao.nn.sparse.quantized": f"is quantised: its weights are packed integers. {_FLOAT}",
+    "torch.ao.quantization": "observes or imitates quantisation, which rounds. " + _FLOAT,
+}
+
+
+def _check_kinds(model: nn.Module, at: str | None) -> None:
+    """Refuses modules whose operators cannot be seen, whose weights are not there, or exported."""
+    if _exported(model):
+        raise ModelError(
+            "the model was exported (torch.export, make_fx): it calls kernels in place of "
+            f"operators. {_PLAIN}"
+        )
+    for name, m in model.named_modules():
+        why = _hidden(m)
+        # Upstream of at= it does no harm; behind it the graph shows it.
+        if why is not None and at is None:
+            raise ModelError(f"module '{name or '(model)'}' {why}")
+    for name, t in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(t, (UninitializedBuffer, UninitializedParameter)):
+            raise ModelError(f"'{name}' is not initialised. Call the model once on an input first.")
+        if t.is_meta:
+            raise ModelError(f"'{name}' is on the meta device: it has no values. Load the weights.")
+
+
+def _hidden(m: nn.Module) -> str | None:
+    if "DataParallel" in _kinds(m) and len(getattr(m, "device_ids", ())) > 1:
+        return "runs its copies in threads of their own, one a GPU. Explain its .module."
+    kind = next((k for k in _HIDDEN if k in _kinds(m)), None)
+    if kind is not None:
+        return _HIDDEN[kind]
+    home = next((h for h in _HIDDEN_HOMES if type(m).__module__.startswith(h)), None)
+    return None if home is None else _HIDDEN_HOMES[home]
+
+
+def _exported(model: nn.Module) -> bool:
+    """A graph that calls overloads of ATen (``torch.ops.aten.relu.default``)."""
+    graph = getattr(model, "graph", None)
+    overload = torch._ops.OpOverload
+    return "GraphModule" in _kinds(model) and any(
+        isinstance(node.target, overload) for node in getattr(graph, "nodes", ())
+    )
 
 
 def _kinds(module: nn.Module) -> set[str]:
@@ -99,10 +145,18 @@ class Feed:
         if not tensors:
             raise InputError("no tensor was given to explain: inputs must hold at least one.")
         for key, t in tensors:
+            self.mode.refuse_foreign(t)
             name = "the input" if key is None else f"input {key!r}"
-            if t.layout != torch.strided or t.is_complex() or t.is_meta or t.is_quantized:
+            odd = t.layout != torch.strided or t.is_nested
+            if odd or t.is_complex() or t.is_meta or t.is_quantized:
                 kind = (
-                    "complex" if t.is_complex() else "meta" if t.is_meta else "sparse or quantised"
+                    "complex"
+                    if t.is_complex()
+                    else "meta"
+                    if t.is_meta
+                    else "nested"
+                    if t.is_nested
+                    else "sparse or quantised"
                 )
                 raise InputError(f"{name} is {kind}; give an ordinary tensor of real numbers.")
             if t.numel() == 0:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.overrides import _get_current_function_mode_stack as _modes
 
 from omenn.core import place as places
 from omenn.core import unseen
@@ -23,6 +24,7 @@ from omenn.core.autograd import NODES, Constant
 from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark
 from omenn.core.graph import reaches
 from omenn.core.place import Grid, Place
+from omenn.core.recompute import checkpointed, kept
 from omenn.core.rules import OPERATORS, Row
 from omenn.core.spelling import spell
 from omenn.core.unknown import LEAVES_TORCH, tensors_in, unknown
@@ -61,6 +63,8 @@ class Interceptor(TorchFunctionMode):
             self.memory = {memory_of(t) for t in (*model.parameters(), *model.buffers())} - {0}
             self.names = {id(m): name for name, m in model.named_modules()}
         self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
+        # Explanations inside of which this one runs: what depends on their input is refused.
+        self.outer = [m for m in _modes() if isinstance(m, Interceptor)]
         self.carrying = unseen.Memory()
         self.roots: list[Tensor] = []  # tensors whose dependence is followed
         self.grid: Grid | None = None
@@ -79,14 +83,23 @@ class Interceptor(TorchFunctionMode):
     def mark_of(self, t: Tensor) -> Mark | None:
         """The mark of a tensor in this explanation, if it has one."""
         mark = t.__dict__.get(_ATTRIBUTE)
-        if mark is not None and mark.owner is self:
-            return mark
+        if mark is not None:
+            if mark.owner is self:
+                return mark
+            if mark.owner in self.outer:
+                raise unseen.nested()
         entry = self.leaves.get(id(t))
         if entry is not None and entry[0] is t:
             return entry[1]
         if t.requires_grad and t.grad_fn is not None:
             return self._adopt(t)
         return None
+
+    def refuse_foreign(self, t: Tensor) -> None:
+        """Raises InputError for a tensor that an explanation around this one follows."""
+        mark = t.__dict__.get(_ATTRIBUTE)
+        if any((mark is not None and mark.owner is o) or id(t) in o.leaves for o in self.outer):
+            raise unseen.nested()
 
     def set_mark(self, t: Tensor, mark: Mark) -> None:
         if id(t) in self.leaves and self.leaves[id(t)][0] is t:
@@ -115,8 +128,8 @@ class Interceptor(TorchFunctionMode):
             if mark is None:
                 if unseen.wrapped(t):
                     unseen.check_wrapped(self, t)
-                elif id(t) not in self.own and self.carrying.holds(t):
-                    raise unseen.alias(self)
+                elif id(t) not in self.own:
+                    unseen.check_constant(self, t)
                 continue
             if mark.kind == CARRIED:
                 node = t.grad_fn
@@ -137,6 +150,9 @@ class Interceptor(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.paused:
             return func(*args, **kwargs)
+        if checkpointed():
+            with kept():
+                return self.__torch_function__(func, types, args, kwargs)
         if func is torch._C._set_grad_enabled:
             # The map is explained whatever the model thinks of its gradient, and a tensor that
             # escapes the mode can only be noticed while gradients are on.
@@ -302,8 +318,7 @@ class Interceptor(TorchFunctionMode):
         source = self.sources.get(name)
         if source is None:
             rows = (1 + len(places.REASONS)) * self.grid.samples
-            source = torch.ones(rows, dtype=self.grid.u.dtype)
-            source = source.to(y.device).requires_grad_()
+            source = torch.ones(rows, dtype=self.grid.u.dtype, device=y.device).requires_grad_()
             self.sources[name] = source
         if any(m.kind == FROZEN and m.inputs for _, m in call.marked):
             self.frozen_constants.add(name)

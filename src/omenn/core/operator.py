@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from omenn.core.explain import PRODUCTS, _choose
 from omenn.core.explanation import TOLERANCES
 from omenn.core.span import Span, check_name
+from omenn.core.surroundings import alone
 from omenn.core.svd import SVD, leading_triplets
 from omenn.errors import InputError, ModelError, reason
 
@@ -23,6 +24,7 @@ Indices = int | slice | Sequence[int] | Tensor
 Vectors = Any  # a torch tensor or a NumPy array; what comes back is of the same kind
 
 
+@alone()
 def operator(
     model: nn.Module | Callable[..., Any],
     inputs: Any,

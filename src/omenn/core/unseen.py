@@ -17,7 +17,7 @@ from torch import Tensor
 from omenn.core.call import CARRIED
 from omenn.core.graph import short
 from omenn.core.writing import memory_of
-from omenn.errors import UnsupportedOperator
+from omenn.errors import InputError, UnsupportedOperator
 
 if TYPE_CHECKING:
     from omenn.core.intercept import Interceptor
@@ -49,7 +49,7 @@ class Memory:
                 return
             _free(held)
         if address:
-            self._held[address] = storage._weak_ref()
+            self._held[address] = int(storage._weak_ref())  # pyright: ignore[reportArgumentType]
 
     def drop(self, t: Tensor) -> None:
         """The whole of this memory was overwritten with a frozen value."""
@@ -64,6 +64,19 @@ class Memory:
     def __del__(self, free: Any = torch.UntypedStorage._free_weak_ref) -> None:
         for held in self._held.values():
             free(held)
+
+
+def check_constant(mode: Interceptor, t: Tensor) -> None:
+    """Refuses what counts as a constant, being none of the model's own, and may not be one."""
+    if mode.carrying.holds(t):
+        raise alias(mode)
+    if t.is_nested:  # torch.nested.nested_tensor copies what it is given, unseen
+        raise UnsupportedOperator(
+            "nested_tensor",
+            mode.module_path(),
+            "what is in a nested tensor cannot be followed",
+            "Use a padded tensor, or explain at a later module with at=.",
+        )
 
 
 def alias(mode: Interceptor) -> UnsupportedOperator:
@@ -100,6 +113,13 @@ def cut(mode: Interceptor) -> UnsupportedOperator:
         "a tensor that depends on the input lost its history in code that cannot be seen (a "
         "custom autograd.Function, torch._C.DisableTorchFunction)",
         "Use the plain Python form of it, or explain at a later module with at=.",
+    )
+
+
+def nested() -> InputError:
+    return InputError(
+        "an explanation inside of another one was given a tensor that depends on the input of "
+        "the outer one, which could not follow it. Explain after the outer one has ended."
     )
 
 

@@ -1,0 +1,131 @@
+"""What may surround an explanation: another one, compiled code, transforms of functions.
+
+An explanation runs the model in Python, operator by operator, on real numbers. So it waits for no
+other explanation that is under way in its thread (that one is paused meanwhile), runs compiled
+parts in their eager form, and refuses to run where there are no numbers.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import (
+    _get_current_function_mode_stack,  # pyright: ignore[reportAttributeAccessIssue]
+)
+
+from omenn.core.intercept import Interceptor
+from omenn.errors import InputError, ModelError
+
+_C: Any = torch._C
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Around every entry of the engine, as a decorator or a ``with`` block.
+
+    Raises InputError inside of a function transform or a trace, ModelError where PyTorch's
+    dispatch to modes is switched off.
+    """
+    _needs_numbers()
+    outer = [m for m in active() if not m.paused]
+    with ExitStack() as stack:
+        stack.enter_context(_eager())
+        for mode in outer:
+            mode.paused = True
+            stack.callback(setattr, mode, "paused", False)
+        yield
+
+
+def active() -> list[Interceptor]:
+    """The interceptors of this thread, the outermost first."""
+    return [m for m in _get_current_function_mode_stack() if isinstance(m, Interceptor)]
+
+
+def not_nested() -> None:
+    """Raises InputError inside of ``omenn.frozen`` and of a model that is being explained."""
+    if any(not m.paused for m in active()):
+        raise InputError(
+            "omenn.frozen was entered inside of omenn.frozen or of a model that is being "
+            "explained. Give all tensors to one of them: omenn.frozen(x, y)."
+        )
+
+
+def _needs_numbers() -> None:
+    where = next((name for name, inside in _SYMBOLIC if inside()), None)
+    if where is not None:
+        raise InputError(
+            f"an explanation needs numbers, but it was called inside of {where}. Call it outside."
+        )
+    if _C._is_torch_function_all_disabled():
+        raise ModelError(
+            "nothing can be seen inside of torch._C.DisableTorchFunction. Explain outside of it."
+        )
+
+
+def _mode(key: str) -> Callable[[], bool]:
+    return lambda: _C._get_dispatch_mode(getattr(_C._TorchDispatchModeKey, key)) is not None
+
+
+_SYMBOLIC: tuple[tuple[str, Callable[[], bool]], ...] = (
+    ("torch.func or torch.vmap", lambda: _C._functorch.peek_interpreter_stack() is not None),
+    ("torch.jit.trace", lambda: _C._get_tracing_state() is not None),
+    ("make_fx or torch.export", _mode("PROXY")),
+    ("FakeTensorMode", _mode("FAKE")),
+)
+
+
+class _Stance:
+    """``torch.compiler.set_stance`` is one for the process: the first in sets it, the last out
+    puts back what was there, so that threads do not restore each other's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._held: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._held = torch.compiler.set_stance("force_eager")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._held.__exit__(*error)
+                self._held = None
+
+
+_STANCE = _Stance()
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """Compiled modules and functions run as the Python they were compiled from.
+
+    Where ``torch._dynamo`` was never imported nothing is compiled, and importing it takes seconds.
+    """
+    if "torch._dynamo" not in sys.modules:
+        try:
+            yield
+        except ModelError as error:
+            if "torch._dynamo" not in sys.modules:
+                raise
+            raise ModelError(
+                "the model compiles a part of itself (torch.compile) while it runs for the first "
+                "time. Call it once before you explain it."
+            ) from error
+        return
+    frame = _C._dynamo.eval_frame
+    prior = frame.set_eval_frame(None)  # of this thread: where the caller itself is compiled
+    try:
+        with _STANCE:
+            yield
+    finally:
+        frame.set_eval_frame(prior)
