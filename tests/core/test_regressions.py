@@ -130,5 +130,3 @@ def test_a_weight_is_not_written_behind_its_back():
     assert torch.equal(model.layer.weight, before)
     with pytest.raises(omenn.ModelError, match="TorchScript"):
         omenn.explain(torch.jit.trace(HEAD, X), X)
-    with pytest.raises(omenn.ModelError, match=r"torch\.compile"):
-        omenn.explain(torch.compile(HEAD), X)
