@@ -217,6 +217,9 @@ MIXES: dict[str, Callable[[Tensor], Tensor]] = {
     "constant matrix": lambda x: draw(6, 6) @ x,
     "fused": lambda x: F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])[:, 0],
     "talking heads": lambda x: F.linear(scores(x)[..., None], draw(1, 1))[..., 0] @ x,
+    "talking heads by convolution": lambda x: (
+        F.conv2d(scores(x)[:, None], torch.ones(1, 1, 1, 1).double())[:, 0] @ x
+    ),
     "filter of frequencies": lambda x: torch.fft.irfft(torch.fft.rfft(x, dim=1), 6, dim=1),
 }
 

@@ -154,6 +154,8 @@ def input_place(
 
 def full(cells: Tensor, shape: Sequence[int]) -> Tensor:
     """``cells`` with as many dimensions as ``shape`` (missing ones are leading)."""
+    if cells.ndim == len(shape):
+        return cells
     return cells.reshape((1,) * (len(shape) - cells.ndim) + tuple(cells.shape))
 
 

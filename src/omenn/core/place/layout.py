@@ -18,6 +18,9 @@ from omenn.core.place.grid import (
     unplaced,
 )
 
+# Elements of an index from which on it is worth a look whether it changes along each dimension.
+_LARGE = 65536
+
 
 def squeezed(cells: Tensor) -> Tensor:
     """``cells`` with every dimension of stride zero narrowed to one element."""
@@ -72,7 +75,10 @@ def reshaped(place: Place, before: Sequence[int], after: Sequence[int]) -> Place
         else:
             expanded += before[i0:i]
             target += after[j0:j]
-    return place.with_cells(cells.expand(expanded).reshape(target))
+    laid_out = cells.expand(expanded).reshape(target)
+    if len(target) > len(expanded) and laid_out.numel() > _LARGE:
+        laid_out = compacted(laid_out)  # channels that were laid out in full are apart again
+    return place.with_cells(laid_out)
 
 
 def overwritten(

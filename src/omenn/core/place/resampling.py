@@ -59,21 +59,22 @@ def resampled(place: Place, shape: Sequence[int], size: Sequence[int]) -> Place:
         place = reduced(place, shape, [1], True)
         cells = place.cells
     spatial = tuple(cells.shape[-len(size) :])
-    if spatial == tuple(size):
-        return place.with_cells(cells)
-    if all(n == 1 for n in spatial):  # constant over the map: stays so
+    # Along a dimension in which the place is constant it stays so.
+    size = [n if have > 1 else 1 for n, have in zip(size, spatial, strict=True)]
+    if list(spatial) == size:
         return place.with_cells(cells)
     kept = cells
     for k, n in enumerate(size):
         dim = cells.ndim - len(size) + k
         have = cells.shape[dim]
-        index = (torch.arange(n, device=cells.device) * have + have // 2) // max(n, 1)
-        kept = kept.index_select(dim, index.clamp_(max=have - 1))
+        if n != have:
+            index = (torch.arange(n, device=cells.device) * have + have // 2) // max(n, 1)
+            kept = kept.index_select(dim, index.clamp_(max=have - 1))
     if all(n <= have for n, have in zip(size, spatial, strict=True)) and len(size) <= 3:
         pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[
             len(size) - 1
         ]
-        u = pool(place.grid.u[cells].reshape(-1, 1, *spatial), list(size)).reshape(kept.shape)
+        u = pool(place.grid.u[cells].reshape(-1, 1, *spatial), size).reshape(kept.shape)
         return place.regrid(u, kept)
     return place.with_cells(kept)
 
