@@ -1,7 +1,8 @@
 """Which models are exact? The support matrix, measured on the models people use.
 
-    python -m benchmarks.zoo                         families of timm, all others: what is missing
-    python -m benchmarks.zoo --all                   and every timm variant below 100 M parameters
+    python -m benchmarks.zoo                         one variant a family of timm; all other groups
+    python -m benchmarks.zoo --all                   every timm variant below 100 M parameters
+    python -m benchmarks.zoo --families --all        both
     python -m benchmarks.zoo --group timm --only 'swin*'
     python -m benchmarks.zoo --write                 the table into docs/support.md
 
@@ -38,8 +39,12 @@ def parsed() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--families", action="store_true", help="one variant a family (this is the default)")
-    add("--all", action="store_true", help="every timm variant below 100 M parameters as well")
+    add(
+        "--families",
+        action="store_true",
+        help="one variant a family, at its own size (the default)",
+    )
+    add("--all", action="store_true", help="every timm variant below 100 M, at a small size")
     add("--group", nargs="*", default=[], help="timm, torchvision, transformers, graphs")
     add("--only", nargs="*", default=[], help="names of models or families, with * and ?")
     add("--retry", action="store_true", help="measure rows that failed again")
@@ -86,18 +91,21 @@ def chosen(a: argparse.Namespace, runner: Runner) -> dict[str, list[Entry]]:
     groups = a.group or list(z.GROUPS)
     native: list[Entry] = []
     small: list[Entry] = []
-    for group, entries in (("graphs", z.graph_entries), ("transformers", z.transformers_entries)):
-        if group in groups:
-            native += entries()
-    if "timm" in groups:
-        counts = parameters(runner, a.work)
-        native += [z.timm_entry(f, n, z.NATIVE) for f, n in z.timm_smallest(counts)]
-        if a.all:
-            below = {n for n, c in counts.items() if c < z.LIMIT}
-            names = [(f, n) for f, ns in z.timm_families().items() for n in ns if n in below]
-            small = [z.timm_entry(f, n, z.SMALL) for f, n in names]
-    if "torchvision" in groups:  # last: some are very large
-        native += z.torchvision_entries(z.NATIVE)
+    counts = parameters(runner, a.work) if "timm" in groups else {}
+    if a.all and "timm" in groups:
+        below = {n for n, c in counts.items() if c < z.LIMIT}
+        names = [(f, n) for f, ns in z.timm_families().items() for n in ns if n in below]
+        names.sort(key=lambda family_and_name: counts[family_and_name[1]])
+        small = [z.timm_entry(f, n, z.SMALL) for f, n in names]
+    if a.families or not a.all:
+        found = {
+            "graphs": z.graph_entries,
+            "transformers": z.transformers_entries,
+            "timm": lambda: (z.timm_entry(f, n, z.NATIVE) for f, n in z.timm_smallest(counts)),
+            # Last: some are very large.
+            "torchvision": lambda: z.torchvision_entries(z.NATIVE),
+        }
+        native = [e for group, make in found.items() if group in groups for e in make()]
     return {"native": _named(native, a.only), "small": _named(small, a.only)}
 
 
