@@ -1,159 +1,180 @@
-"""What an exact explanation costs: time and peak memory as ratios to a plain input gradient.
+"""What an exact explanation costs, as ratios to a plain input gradient of the same model.
 
-    python -m benchmarks.speed                     ResNet-50 and ViT-B/16, batch 4
-    python -m benchmarks.speed --write             and into docs/performance.md and the README
-    python -m benchmarks.speed --models swin_tiny_patch4_window7_224 --rounds 9
+    python -m benchmarks.speed                      all models, batches 1 and 8; goes on if stopped
+    python -m benchmarks.speed --write              and into docs/performance.md and the README
+    python -m benchmarks.speed --quick              without rows, peers and memory
+    python -m benchmarks.speed --models vit_base swin_tiny --batch 4
+    python -m benchmarks.speed --device cuda --dtype bfloat16 --batch 64
 
-The two are timed in turn within each round, so that a slower moment of the machine falls on both;
-the ratio is the median over rounds of the ratio within a round, with its quartiles.
+All modes are timed in turn within each round, so that a slower moment of the machine falls on all
+of them; a ratio is the median over rounds of the ratio within a round, with its quartiles. Finished
+measurements are kept in runs/speed and used again as long as the engine is the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import statistics
-import subprocess
-import sys
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
-import omenn
-from benchmarks.report import ROOT, environment, table, write_block
-from benchmarks.zoo_models import perturb
+from benchmarks import speed_tables, timing
+from benchmarks.modes import MODES, PACKAGES
+from benchmarks.report import ROOT, write_block
+from benchmarks.speed_tables import Measured, Setting
+from benchmarks.timed_models import PUBLISHED, SUBJECTS
+from omenn.data.progress import progress_bar
 
-MODELS = ("resnet50", "vit_base_patch16_224")
-MODES = ("forward", "gradient", "contribution", "explain")
-
-
-def load(name: str, batch: int) -> tuple[nn.Module, Tensor]:
-    from omenn.models.torchvision_remedy import prepare
-
-    prepare()
-    import timm
-
-    torch.manual_seed(0)
-    model = perturb(timm.create_model(name, pretrained=False))
-    side = model.pretrained_cfg["input_size"][-1]
-    return model, torch.randn(batch, 3, side, side)
+COMMAND = "benchmarks.speed"
+OWN = ("forward", "gradient", "contribution", "explain")
+# The modes that take as long as many gradients have fewer rounds, each beside a gradient and an
+# explanation of its own.
+SLOW = {"rows_10": 3, "rows_100": 3, "integrated_gradients": 3}
+PEERS = {"input_x_gradient": 5, "epsilon_plus": 5}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
-def run(mode: str, model: nn.Module, x: Tensor) -> None:
-    """One forward pass; a plain input gradient; omenn without and with bias."""
-    if mode == "forward":
-        with torch.no_grad():
-            model(x)
-    elif mode == "gradient":
-        leaf = x.clone().requires_grad_()
-        y = model(leaf)
-        torch.autograd.grad(y[torch.arange(len(y)), y.argmax(1)].sum(), leaf)
-    elif mode == "contribution":
-        leaf = x.clone().requires_grad_()
-        with omenn.frozen(leaf, model=model):
-            y = model(leaf)
-            f = y.gather(1, y.argmax(1, keepdim=True)).sum()
-        torch.autograd.grad(f, leaf)
-    else:
-        omenn.explain(model, x)
+@dataclass(frozen=True)
+class Job:
+    """One measurement: modes of one model at one batch size, in the same rounds."""
+
+    model: str
+    batch: int
+    kind: str  # "own", the name of a slow or peer mode, or "memory"
+    modes: tuple[str, ...]
+    rounds: int
+
+    def key(self, setting: Setting) -> str:
+        size = f"b{self.batch}-{setting.device}-{setting.dtype}-t{setting.threads}"
+        return f"{self.model}-{size}-{self.kind}-{len(self.modes)}x{self.rounds}"
 
 
-def timed(call: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def jobs(setting: Setting) -> Iterator[Job]:
+    """What is measured, model by model. Rows and peers at the smallest batch alone."""
+    for name in setting.models:
+        subject = SUBJECTS[name]
+        for batch in sorted(setting.batches):
+            small = batch == min(setting.batches)
+            if subject.for_peers and (setting.quick or not small):
+                continue
+            yield Job(name, batch, "own", OWN, setting.rounds)
+            if setting.quick:
+                continue
+            for mode, rounds in (SLOW | PEERS if small else {}).items():
+                rows_too = not subject.for_peers or mode in PACKAGES
+                if rows_too and (mode != "epsilon_plus" or subject.canonizer):
+                    modes = ("gradient", "explain", mode)
+                    yield Job(name, batch, mode, modes, min(rounds, setting.rounds))
+            if not subject.for_peers:
+                measured = OWN[1:] + (("rows_100",) if small else ())
+                yield Job(name, batch, "memory", measured, 1)
 
 
-def measure(name: str, batch: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every mode in every round, after two rounds of warm-up."""
-    model, x = load(name, batch)
-    seconds: dict[str, list[float]] = {m: [] for m in MODES}
-    for k in track(range(rounds + 2), name, console=Console(stderr=True), transient=True):
-        # The order alternates, so that no mode always follows the same other.
-        for mode in MODES if k % 2 else MODES[::-1]:
-            gc.collect()
-            t = timed(lambda mode=mode: run(mode, model, x))
-            if k > 1:
-                seconds[mode].append(t)
-    return seconds
+@lru_cache(maxsize=1)
+def _loaded(name: str, batch: int, device: str, dtype: str) -> tuple[nn.Module, Tensor]:
+    return SUBJECTS[name].load(batch, device, DTYPES[dtype])
 
 
-def peak(name: str, batch: int, mode: str) -> float:
-    """Peak memory in MB above the loaded model, in a process of its own (Linux)."""
-    command = [sys.executable, "-m", "benchmarks.speed", "--peak", name, str(batch), mode]
-    out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    return float(out.stdout.strip().splitlines()[-1])
+def call_of(mode: str, model: str, batch: int, device: str, dtype: str) -> Callable[[], object]:
+    net, x = _loaded(model, batch, device, dtype)
+    return lambda: MODES[mode](SUBJECTS[model], net, x)
 
 
-def measure_peak(name: str, batch: int, mode: str) -> float:
-    model, x = load(name, batch)
-    run("forward", model, x[:1])
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = _status("VmRSS")
-    run(mode, model, x)
-    return (_status("VmHWM") - before) / 1024
+def measure(job: Job, setting: Setting) -> Measured:
+    """Seconds of each mode in each round, or megabytes of each; or why there are none."""
+    where = (job.model, job.batch, setting.device, setting.dtype)
+    if job.kind == "memory":
+        arguments = [("--peak", *where, mode, "--threads", setting.threads) for mode in job.modes]
+        with ThreadPoolExecutor(2 if setting.device == "cpu" else 1) as pool:
+            found = pool.map(lambda a: timing.in_process_of_its_own(COMMAND, *a), arguments)
+            return {"megabytes": dict(zip(job.modes, found, strict=True))}
+    calls = {mode: call_of(mode, *where) for mode in job.modes}
+    warm_up = 2
+    try:
+        if job.kind != "own":
+            warm_up = 0
+            for mode in job.modes[: 3 if job.kind in PACKAGES else 2]:
+                calls[mode]()  # a peer's refusal is a result here
+        taken = timing.paired(calls, job.rounds, warm_up, setting.device)
+        return {"seconds": taken}
+    except ImportError:
+        return {"failed": "not installed"}
+    except Exception as error:
+        if job.kind not in PACKAGES:
+            raise
+        return {"failed": type(error).__name__}
 
 
-def _status(key: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return float(line.split()[1])
-    raise SystemExit("this system does not tell its memory use")
+def run(setting: Setting, results: timing.Results) -> dict[tuple[str, int], Measured]:
+    """All measurements of each (model, batch), those on disk included."""
+    found: dict[tuple[str, int], Measured] = {}
+    todo = list(jobs(setting))
+    with progress_bar() as bar:
+        task = bar.add_task("measuring", total=len(todo))
+        for job in todo:
+            bar.update(task, description=f"{SUBJECTS[job.model].label}, {job.batch}: {job.kind}")
+            result = results.get(job.key(setting))
+            if result is None:
+                result = measure(job, setting)
+                if result.get("failed") != "not installed":  # it may be, the next time
+                    results.put(job.key(setting), result)
+            found.setdefault((job.model, job.batch), {})[job.kind] = result
+            bar.advance(task)
+    return found
 
 
-def rows_of(name: str, batch: int, seconds: dict[str, list[float]]) -> list[list[str]]:
-    out = []
-    base = seconds["gradient"]
-    memory = {m: peak(name, batch, m) for m in ("gradient", "contribution", "explain")}
-    for mode in MODES:
-        ratios = [a / b for a, b in zip(seconds[mode], base, strict=True)]
-        low, mid, high = statistics.quantiles(ratios, n=4)
-        used = f"{memory[mode] / memory['gradient']:.2f}" if mode in memory else "–"
-        label = {
-            "forward": "forward pass",
-            "gradient": "plain input gradient",
-            "contribution": "omenn, C_w ⊙ X alone",
-            "explain": "**omenn, with bias and checks**",
-        }[mode]
-        spread = "1" if mode == "gradient" else f"{mid:.2f} ({low:.2f}–{high:.2f})"
-        out.append([f"{name}: {label}", f"{statistics.median(seconds[mode]):.2f}", spread, used])
-    return out
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="*", default=list(MODELS), help="timm names")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=15)
+def parsed(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", default=list(PUBLISHED), help=", ".join(SUBJECTS))
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="batch sizes")
+    parser.add_argument("--rounds", type=int, default=15, help="of the modes that are quick")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--quick", action="store_true", help="without rows, peers and memory")
+    parser.add_argument("--fresh", action="store_true", help="measure all again")
     parser.add_argument("--write", action="store_true", help="update docs and README")
-    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
-    a = parser.parse_args()
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "speed", help="results")
+    parser.add_argument("--peak", nargs=5, help=argparse.SUPPRESS)
+    a = parser.parse_args(words)
+    for name in a.models:
+        if name not in SUBJECTS:
+            timing.fail(COMMAND, f"no model {name!r}. Choose from: {', '.join(SUBJECTS)}.")
+    if a.device.startswith("cuda") and not torch.cuda.is_available():
+        timing.fail(COMMAND, f"--device {a.device}: this torch sees no GPU.")
+    if min(*a.batch, a.rounds, a.threads) < 1:
+        timing.fail(COMMAND, "--batch, --rounds and --threads are at least 1.")
+    return a
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    a = parsed(words)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(a.threads)
     if a.peak:
-        print(measure_peak(a.peak[0], int(a.peak[1]), a.peak[2]))
+        model, batch, device, dtype, mode = a.peak
+        where = (model, int(batch), device, dtype)
+        first = call_of("explain" if mode.startswith("rows") else mode, *where)
+        print(timing.high_water(call_of(mode, *where), first, device))
         return
-    rows: list[list[str]] = []
-    for name in a.models:
-        rows += rows_of(name, a.batch, measure(name, a.batch, a.rounds))
-    header = ["", "seconds (median)", "ratio (quartiles)", "peak memory ratio"]
-    text = table(header, rows)
+    setting = Setting(
+        tuple(a.models), tuple(a.batch), a.rounds, a.threads, a.device, a.dtype, a.quick
+    )
+    with timing.resumable(COMMAND):
+        found = run(setting, timing.Results(a.work, a.fresh))
+    text = speed_tables.complete(found, setting)
     print(text)
     if a.write:
-        note = (
-            f"Written by `python -m benchmarks.speed --write`: batch {a.batch}, float32, "
-            f"{a.rounds} paired rounds; {environment()}."
-        )
-        write_block(ROOT / "docs" / "performance.md", "speed", f"{text}\n\n{note}")
-        write_block(ROOT / "README.md", "speed", f"{text}\n\n{note}")
+        marker = speed_tables.marker(setting)
+        write_block(ROOT / "docs" / "performance.md", marker, text)
+        if marker == "speed":
+            write_block(ROOT / "README.md", marker, speed_tables.short(found, setting))
 
 
 if __name__ == "__main__":
