@@ -1,4 +1,4 @@
-"""The four autograd nodes that the frozen network adds to PyTorch's own linear ones.
+"""The autograd nodes that the frozen network adds to PyTorch's own linear ones.
 
 Each is linear in the gradient that it receives, and made of differentiable operators on saved
 coefficients, so an explanation can itself be differentiated.
@@ -6,7 +6,7 @@ coefficients, so an explanation can itself be differentiated.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,6 +31,55 @@ class Frozen(torch.autograd.Function):
         return ctx.vjp(grad, *saved), None, None, *[None] * len(saved)
 
 
+class Rewritten(torch.autograd.Function):
+    """x, already overwritten with its new value; the backward is ``vjp(grad, *coefficients)``."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, vjp: Callable[..., Tensor], *coefficients: Tensor) -> Tensor:
+        ctx.vjp = vjp
+        ctx.save_for_backward(*coefficients)
+        ctx.mark_dirty(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        saved = ctx.saved_tensors
+        return ctx.vjp(grads[0], *saved), None, *[None] * len(saved)
+
+
+class Affine(torch.autograd.Function):
+    """A value W x + Σ term ⊙ u computed by the native kernel: backward by x and by the ones u.
+
+    ``vjp(grad, *coefficients)`` is Wᵀ grad. There are at most two terms, in the order of the ones
+    ``first`` and ``second`` that are not None.
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        value: list[Tensor],
+        vjp: Callable[..., Tensor],
+        terms: Sequence[Tensor],
+        first: Tensor | None,
+        second: Tensor | None,
+        *coefficients: Tensor,
+    ) -> Tensor:
+        ctx.vjp = vjp
+        ctx.ones = [None if u is None else (u.shape, u.dtype) for u in (first, second)]
+        ctx.save_for_backward(*coefficients, *terms)
+        ctx.coefficients = len(coefficients)
+        return value.pop()
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        grad, n = grads[0].contiguous(), ctx.coefficients  # once: what follows would copy it
+        saved = ctx.saved_tensors
+        terms = iter(saved[n:])
+        sums = [None if u is None else weighted_sum(grad, next(terms), *u) for u in ctx.ones]
+        return ctx.vjp(grad, *saved[:n]), None, None, None, *sums, *[None] * n
+
+
 class Constant(torch.autograd.Function):
     """y + (u − 1) ⊙ term for the ones u: returns y unchanged, and carries the term to u."""
 
@@ -38,6 +87,7 @@ class Constant(torch.autograd.Function):
     def forward(ctx, y: Tensor, u: Tensor, term: Tensor) -> Tensor:
         ctx.save_for_backward(term)
         ctx.ones = (u.shape, u.dtype)
+        ctx.carried_to = u  # a batch norm behind a convolution takes its constant over
         # In place, so that y may still be modified in place by the model (ReLU, residual add).
         ctx.mark_dirty(y)
         return y
@@ -80,7 +130,7 @@ class Halve(torch.autograd.Function):
         return grads[0] * 0.5
 
 
-NODES = tuple(f._backward_cls for f in (Frozen, Constant, Overwrite, Halve))
+NODES = tuple(f._backward_cls for f in (Frozen, Rewritten, Affine, Constant, Overwrite, Halve))
 
 
 def weighted_sum(grad: Tensor, term: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from omenn.core.autograd import Frozen, Overwrite
+from omenn.core.autograd import Affine, Frozen, Overwrite, Rewritten
 from omenn.core.place import Place
 from omenn.core.spelling import Spelling, bind
 from omenn.errors import UnsupportedOperator
@@ -36,6 +36,13 @@ class Mark:
     rank: int = 0
     inputs: frozenset[Any] = frozenset()
     true: Tensor | None = None
+
+
+def inputs_of(marked: Sequence[tuple[Tensor, Mark]]) -> frozenset[Any]:
+    """Keys of the explained inputs that any of the tensors (ids apart) depends on."""
+    if len(marked) == 1 and marked[0][1].kind != IDS:
+        return marked[0][1].inputs
+    return frozenset().union(*(m.inputs for _, m in marked if m.kind != IDS))
 
 
 def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
@@ -72,11 +79,11 @@ class Call:
         self.kwargs = kwargs
         self.marked = marked
         self.carried = [t for t, m in marked if m.kind == CARRIED]
-        self.bound = bind(func, args, kwargs)
+        self._bound: dict[str, Any] | None = None
         self.inplace = (
             spelling.inplace
             or bool(kwargs.get("inplace"))
-            or ("inplace" in self.bound and bool(self.bound["inplace"]))
+            or (len(args) > 1 and bool(self.bound.get("inplace")))
         )
         self.first: Any = args[0] if args else next(iter(kwargs.values()), None)
         self.spare: Tensor | None = None  # the ordinary twin of a constant that is written into
@@ -85,6 +92,13 @@ class Call:
         self.places: list[Place | None] | None = None
 
     # --- arguments -------------------------------------------------------------------------
+
+    @property
+    def bound(self) -> dict[str, Any]:
+        """The arguments by name."""
+        if self._bound is None:
+            self._bound = bind(self.func, self.args, self.kwargs)
+        return self._bound
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.bound.get(name, default)
@@ -140,7 +154,9 @@ class Call:
             if self.inplace:
                 first = self.first
                 return self.run(lambda t: t.detach().clone() if t is first else t.detach())
-            return self.run(Tensor.detach)
+            out = self.func(*self.args, **self.kwargs)
+            # Nothing to do for some arguments, which then come back as they are.
+            return out.detach() if isinstance(out, Tensor) and out.requires_grad else out
 
     def true_value(self) -> Any:
         """The result in the ordinary graph (second derivatives), else without history."""
@@ -177,6 +193,36 @@ class Call:
         if value._is_view():  # a custom function may not hand out views of what it made
             value = value.clone()
         y = Frozen.apply(x, [value], vjp, *coefficients)
+        return self.written(x, y)
+
+    def overwrite(self) -> None:
+        """Runs an in-place operator on the memory of its argument, without history."""
+        with torch.no_grad():
+            self.run(Tensor.detach)
+
+    def rewritten(self, x: Tensor, vjp: Callable[..., Tensor], *coefficients: Tensor) -> Tensor:
+        """x, which was overwritten, with a frozen backward by what it was before."""
+        return Rewritten.apply(x, vjp, *coefficients)  # type: ignore[return-value]
+
+    @property
+    def writable(self) -> bool:
+        """Whether x may be overwritten where it lies: it is no part of another, and no leaf."""
+        x = self.carried[0]
+        return x.grad_fn is not None and not x._is_view() and not self.owner.create_graph
+
+    def affine(
+        self,
+        x: Tensor,
+        value: Tensor,
+        vjp: Callable[..., Tensor],
+        term: Tensor,
+        *coefficients: Tensor,
+    ) -> Tensor:
+        """``value`` = W x + term in one node: its backward is ``vjp(grad, *coefficients)``."""
+        if self.owner.grid is None:
+            return self.frozen(x, value, vjp, *coefficients)
+        ones = self.owner.ones_for(self, value)
+        y = Affine.apply(x, [value], vjp, (term,), ones, None, *coefficients)
         return self.written(x, y)
 
     def written(self, x: Tensor, y: Tensor) -> Tensor:

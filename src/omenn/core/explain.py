@@ -203,8 +203,7 @@ class FrozenRun:
     def pull_back(self, f: Tensor, retain: bool = False, create_graph: bool = False) -> _Gradients:
         """∂Σf/∂(inputs, ones, sources) of the frozen network."""
         ones = [u for u in self.feed.ones if u.requires_grad]
-        names = list(self.mode.sources)
-        wrt = [*self.feed.leaves, *ones, *(self.mode.sources[n] for n in names)]
+        wrt = [*self.feed.leaves, *ones, *self.mode.constants.ones()]
         try:
             grads = torch.autograd.grad(
                 f, wrt, torch.ones_like(f), retain or create_graph, create_graph, allow_unused=True
@@ -216,10 +215,13 @@ class FrozenRun:
                 f"the model runs, but cannot be pulled back: {reason(error)}. Turn gradient "
                 "checkpointing off; write in place only into what no other operator needs."
             ) from error
-        filled = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, wrt, strict=True)]
         n, m = len(self.feed.leaves), len(ones)
-        sources = dict(zip(names, filled[n + m :], strict=True))
-        return _Gradients(filled[:n], filled[n : n + m], sources)
+        filled = [
+            torch.zeros_like(w) if g is None else g
+            for g, w in zip(grads[: n + m], wrt[: n + m], strict=True)
+        ]
+        sources = self.mode.constants.by_module(list(grads[n + m :]), self.feed.samples)
+        return _Gradients(filled[:n], filled[n:], sources)
 
     def wrap(self, f: Tensor, index: Tensor, g: _Gradients) -> Explanation:
         """The explanation from one set of gradients."""

@@ -21,12 +21,13 @@ from torch.overrides import _get_current_function_mode_stack as _modes
 from omenn.core import place as places
 from omenn.core import unseen
 from omenn.core.autograd import NODES, Constant
-from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark
+from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark, inputs_of
+from omenn.core.constants import Constants, finite, rows_of
 from omenn.core.graph import reaches
 from omenn.core.place import Grid, Place
 from omenn.core.recompute import checkpointed, kept
 from omenn.core.rules import OPERATORS, Row
-from omenn.core.spelling import spell
+from omenn.core.spelling import UNTOUCHED, spell
 from omenn.core.unknown import LEAVES_TORCH, tensors_in, unknown
 from omenn.core.writing import memory_of, prepare_write
 
@@ -72,7 +73,8 @@ class Interceptor(TorchFunctionMode):
         self.homes: list[tuple[tuple[int, ...], Place]] = []
         self.paused = False  # while the engine itself works between two of the model's calls
         self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples,)
-        self.sources: dict[str, Tensor] = {}
+        self.constants = Constants()
+        self._placed: dict[Any, tuple[Place, Place]] = {}
         self.frozen_constants: set[str] = set()
         self.held = ""  # the last operator whose result was frozen
         self.embedded: Callable[[Tensor, Mark], Tensor] | None = None
@@ -122,34 +124,46 @@ class Interceptor(TorchFunctionMode):
         raise unseen.alien(self, node)
 
     def marked(self, args: Any, kwargs: dict[str, Any]) -> list[tuple[Tensor, Mark]]:
-        found = []
-        for t in tensors_in((*args, *kwargs.values())):
+        """The tensors among the arguments that have a mark, each as often as it is given."""
+        found: list[tuple[Tensor, Mark]] = []
+        for values in (args, kwargs.values()) if kwargs else (args,):
+            for value in values:
+                if isinstance(value, Tensor):
+                    self._look(value, found)
+                elif isinstance(value, (list, tuple, dict)):
+                    for t in tensors_in((value,)):
+                        self._look(t, found)
+        return found
+
+    def _look(self, t: Tensor, found: list[tuple[Tensor, Mark]]) -> None:
+        mark = t.__dict__.get(_ATTRIBUTE)
+        if mark is None or mark.owner is not self:
+            if mark is None and id(t) in self.own and not self.leaves:
+                return
             mark = self.mark_of(t)
             if mark is None:
                 if unseen.wrapped(t):
                     unseen.check_wrapped(self, t)
                 elif id(t) not in self.own:
                     unseen.check_constant(self, t)
-                continue
-            if mark.kind == CARRIED:
-                node = t.grad_fn
-                if isinstance(node, _PYTHON_NODE) and not isinstance(node, NODES):
-                    raise unseen.alien(self, node)
-                if not t.requires_grad:
-                    raise unseen.cut(self)
-            elif self.carrying.holds(t):
-                raise unseen.alias(self)
-            found.append((t, mark))
-        return found
+                return
+        if mark.kind == CARRIED:
+            node = t.grad_fn
+            if isinstance(node, _PYTHON_NODE) and not isinstance(node, NODES):
+                raise unseen.alien(self, node)
+            if not t.requires_grad:
+                raise unseen.cut(self)
+        elif self.carrying.holds(t):
+            raise unseen.alias(self)
+        found.append((t, mark))
 
     # --- the handler -----------------------------------------------------------------------
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if self.paused:
-            return func(*args, **kwargs)
+        if func in UNTOUCHED or self.paused:
+            return func(*args, **(kwargs or {}))
         if checkpointed():
             with kept():
                 return self.__torch_function__(func, types, args, kwargs)
@@ -160,6 +174,7 @@ class Interceptor(TorchFunctionMode):
         if torch.is_inference_mode_enabled():  # as above
             with torch.inference_mode(False):
                 return self.__torch_function__(func, types, args, kwargs)
+        kwargs = kwargs or {}
         marked = self.marked(args, kwargs)
         if not marked:
             # Without a history to avoid, a view is made with gradients on: it may be written into.
@@ -167,20 +182,22 @@ class Interceptor(TorchFunctionMode):
                 return func(*args, **kwargs)
             with torch.no_grad():
                 return func(*args, **kwargs)
+        carried = any(m.kind == CARRIED for _, m in marked)
         spelling = spell(func)
-        kinds = {m.kind for _, m in marked}
         row = self.book.get(spelling.operator) if spelling else None
         if spelling is None or row is None:
-            if CARRIED in kinds:
+            if carried:
                 return unknown(self, func, args, kwargs, marked)
             return self._constant(None, func, args, kwargs, marked)
         call = Call(self, func, spelling, args, kwargs, marked)
-        if CARRIED not in kinds:
-            if IDS in kinds and spelling.operator == "embedding":
+        if not carried:
+            if spelling.operator == "embedding" and any(m.kind == IDS for _, m in marked):
                 return self._embedding(call)
             return self._constant((call, row), func, args, kwargs, marked)
         if kwargs.get("out") is not None:
             raise call.refuse("out= is not supported")
+        if torch.is_grad_enabled():
+            return self._apply(call, row)
         with torch.enable_grad():
             return self._apply(call, row)
 
@@ -196,16 +213,15 @@ class Interceptor(TorchFunctionMode):
     def _mark_outputs(self, call: Call, row: Row, out: Any) -> None:
         if call.held:
             self.held = call.operator
-        twin = self._twin(call, out)
-        outs = [out] if isinstance(out, Tensor) else list(out)
         found = self._places(call, row, out)
         rank = call.rank
-        carried = [m for _, m in call.marked if m.kind == CARRIED]
-        if rank is None:
-            rank = min(m.rank for m in carried)
-        if call.operator in ("linear", "conv", "conv_transpose", "matmul", "bmm", "einsum"):
+        if call.operator in _UNBOUNDED:
             rank = 0
-        inputs = frozenset().union(*(m.inputs for _, m in call.marked if m.kind != IDS))
+        elif rank is None:
+            rank = min([m.rank for _, m in call.marked if m.kind == CARRIED])
+        inputs = inputs_of(call.marked)
+        twin = self._twin(call, out)
+        outs = [out] if isinstance(out, Tensor) else list(out)
         for k, t in enumerate(outs):
             if not isinstance(t, Tensor) or t.dtype == torch.bool:
                 continue
@@ -215,7 +231,7 @@ class Interceptor(TorchFunctionMode):
                 continue
             carries = t.requires_grad and t.grad_fn is not None and not call.held
             kind = CARRIED if carries else FROZEN
-            if kind == CARRIED:
+            if carries and t.dtype is not self.coarsest:
                 self.coarsest = _coarser(self.coarsest, t.dtype)
             place = found[k] if k < len(found) else None
             self.set_mark(t, Mark(self, kind, place, rank, inputs, twin[k] if twin else None))
@@ -258,7 +274,7 @@ class Interceptor(TorchFunctionMode):
                 place = self._places(*known, out)
             except (RuntimeError, IndexError, TypeError, ValueError, AttributeError):
                 place = []  # a place is a courtesy here: the tensor carries nothing
-        inputs = frozenset().union(*(m.inputs for _, m in marked if m.kind != IDS))
+        inputs = inputs_of(marked)
         ids = frozenset().union(*(m.inputs for _, m in marked if m.kind == IDS))
         outs = [out] if isinstance(out, Tensor) else out if isinstance(out, (list, tuple)) else []
         for k, t in enumerate(outs):
@@ -299,44 +315,51 @@ class Interceptor(TorchFunctionMode):
 
         ``frozen``: the constant itself depends on the input (it is told in the result).
         """
-        if self.grid is None or (term.numel() <= 65536 and not bool(term.detach().any())):
+        found = None if self.grid is None else finite(term)
+        if found is None:
             return y
-        if not bool(term.detach().sum().isfinite()):
-            # A masked place (−∞) cannot reach a finite output: its gradient is zero, and 0 · ∞
-            # must not become NaN.
-            term = torch.where(term.isfinite(), term, torch.zeros_like(term))
         if frozen:
             self.frozen_constants.add(self.module_path())
         place = self._places(call, self.book[call.operator], y)[0] or self.nowhere(y)
-        return self.carry(call, y, term, place)
+        return self.carry(call, y, found, place)
+
+    def ones_for(self, call: Call, y: Tensor) -> Tensor:
+        """The ones of a new constant term of the output y of this call."""
+        place = self._places(call, self.book[call.operator], y)[0] or self.nowhere(y)
+        return self.share(call, place)
 
     def carry(self, call: Call, y: Tensor, term: Tensor, place: Place | None) -> Tensor:
-        # There is a grid here, so there is at least the whole input as a place.
-        assert self.grid is not None
-        assert place is not None
-        name = self.module_path()
-        source = self.sources.get(name)
-        if source is None:
-            rows = (1 + len(places.REASONS)) * self.grid.samples
-            source = torch.ones(rows, dtype=self.grid.u.dtype, device=y.device).requires_grad_()
-            self.sources[name] = source
-        if any(m.kind == FROZEN and m.inputs for _, m in call.marked):
-            self.frozen_constants.add(name)
-        u = self._ones(call, place) * source[place.source_index()]
-        flat = None if call.inplace else _rows_of(y, term)
+        u = self.share(call, place)
+        flat = None if call.inplace else rows_of(y, term)
         if flat is None:
             return Constant.apply(y, u, term)  # type: ignore[return-value]
         u = places.full(u, y.shape).expand(*y.shape[:-1], -1).flatten(0, -2)
         return Constant.apply(flat, u, term).view(y.shape)  # type: ignore[union-attr]
 
+    def share(self, call: Call, place: Place | None) -> Tensor:
+        """The ones of a new constant term at a place: what its gradient is, the term adds."""
+        # There is a grid here, so there is at least the whole input as a place.
+        assert place is not None
+        name = self.module_path()
+        if any(m.kind == FROZEN and m.inputs for _, m in call.marked):
+            self.frozen_constants.add(name)
+        return self.constants.add(name, place, self._ones(call, place))
+
     def _ones(self, call: Call, place: Place) -> Tensor:
         """U at a place; a constant of several inputs without a place is split evenly."""
-        inputs = frozenset().union(*(m.inputs for t, m in call.marked if m.kind == CARRIED))
+        inputs = inputs_of([(t, m) for t, m in call.marked if m.kind == CARRIED])
         if len(inputs) < 2 or bool(place.located().any()):
             return place.ones()
         means = [self.means[k] for k in inputs]
         even = torch.stack([m for m in means if m.shape == place.grid.mean.shape]).mean(0)
         return even[place.grid.sample[place.cells]]
+
+    def placed(self, place: Place, key: Any, make: Callable[[], Place]) -> Place:
+        """``make()``, called once for each place and key: so that equal places are the same."""
+        known = self._placed.get((id(place), key))
+        if known is None:
+            known = self._placed[id(place), key] = (place, make())
+        return known[1]
 
     def nowhere(self, t: Tensor) -> Place | None:
         return None if self.grid is None else places.unplaced(self.grid, t.shape)
@@ -366,17 +389,8 @@ class Interceptor(TorchFunctionMode):
         return ""
 
 
-def _rows_of(y: Tensor, term: Tensor) -> Tensor | None:
-    """The two-dimensional tensor that a linear layer's output is a view of.
-
-    Writing to a view in place costs autograd three copies of it; writing to its base is free.
-    """
-    base = y._base
-    if base is None or base.ndim != 2 or y.ndim < 3 or base.grad_fn is None:
-        return None
-    same = base.shape[1] == y.shape[-1] and base.numel() == y.numel()
-    row = term.numel() == term.shape[-1] if term.ndim else True
-    return base if same and row and y.is_contiguous() and base.is_contiguous() else None
+# Operators that mix channels: a bounded input does not make their output bounded.
+_UNBOUNDED = frozenset("linear conv conv_transpose matmul bmm einsum".split())
 
 
 def _coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:

@@ -130,7 +130,7 @@ class Operator:
         with torch.inference_mode(False), torch.enable_grad():
             end = found.view_as(found)  # without the mark, and with it the pass
             dual = torch.ones_like(found, requires_grad=True)
-            back = _transposed(end, [leaf, *span.mode.sources.values()], dual)
+            back = _transposed(end, [leaf, *span.mode.constants.ones()], dual)
         self._graph: tuple[Tensor, Tensor, Tensor, Tensor] | None = (leaf, end, dual, back[0])
         self.constant = self._constant(back[1:], dual)
         self._prove()

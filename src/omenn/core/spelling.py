@@ -81,6 +81,18 @@ _FAMILIES = {
 _PROPERTIES = {"T": "transpose", "mT": "transpose", "H": "transpose", "mH": "transpose",
                "data": "detach", "real": "real", "imag": "imag"}  # fmt: skip
 
+_ATTRIBUTES = "shape dtype device ndim layout is_cuda is_sparse is_mkldnn is_quantized is_meta"
+_METHODS = (
+    "size dim ndimension numel nelement stride element_size get_device is_contiguous "
+    "is_floating_point is_complex __len__"
+)
+# What tells shape, type or device of a tensor and no value of it.
+UNTOUCHED: frozenset[Any] = frozenset(
+    [getattr(Tensor, name).__get__ for name in _ATTRIBUTES.split()]
+    + [getattr(Tensor, name) for name in _METHODS.split()]
+    + [torch.is_floating_point, torch.is_complex, torch.numel]
+)
+
 # Argument names in order. A name found here can be read with ``bind`` in any spelling.
 SIGNATURES: dict[str, str] = {
     "add": "input other alpha", "sub": "input other alpha",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from omenn.core.rules import (
     attention,
+    convolution,
     layout,
     linear,
     normalisation,
@@ -24,6 +25,7 @@ OPERATORS: dict[str, Row] = {
     for module in (
         layout,
         linear,
+        convolution,
         pointwise,
         selection,
         normalisation,

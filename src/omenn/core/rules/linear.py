@@ -74,7 +74,10 @@ def reduced(call: Call, out: Any) -> Any:
         dims = [dim % x.ndim]
     else:
         return unlocated(call, out)
-    there = places.reduced(place, x.shape, dims, first.ndim == x.ndim)
+    key = (x.ndim, tuple(dims), first.ndim)
+    there = call.owner.placed(
+        place, key, lambda: places.reduced(place, x.shape, dims, first.ndim == x.ndim)
+    )
     return there if first is out else [there] * len(out)
 
 
@@ -99,7 +102,6 @@ def sampled(call: Call) -> Any:
 
 ROWS: dict[str, Row] = (
     rows("linear", affine_layer, contracted)
-    | rows("conv conv_transpose", affine_layer, spatial)
     | rows("add sub", added, same)
     | rows("sum mean nanmean", linear, reduced)
     | rows("dropout", dropped, same)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from omenn.core.call import Call
+from omenn.core.rules.convolution import scaled_convolution
 from omenn.core.rules.row import Row, rows, same
 
 
@@ -52,16 +53,26 @@ def batch_norm(call: Call) -> Tensor:
     parts = _affine(call, lambda t: F.batch_norm(t, mean, var, eps=eps))
     if parts is not None:
         return parts
-    scale = torch.rsqrt(call.constant(var) + eps)
-    weight, bias = call.get("weight"), call.get("bias")
-    if weight is not None:
-        scale = scale * call.constant(weight)
-    shift = -call.constant(mean) * scale
-    if bias is not None:
-        shift = shift + call.constant(bias)
+    scale, shift = _scale_and_shift(call, mean, var, eps)
     scale, shift = _column(scale, x.ndim).to(x.dtype), _column(shift, x.ndim)
-    out = call.frozen(x, call.value(), lambda g, s: g * s, scale)
-    return call.attach(out, shift)
+    out = scaled_convolution(call, x, scale, shift)
+    return call.affine(x, call.value(), _scaled, shift, scale) if out is None else out
+
+
+def _scale_and_shift(call: Call, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """γ/√(v + ε) and β − m γ/√(v + ε)."""
+    weight, bias = call.get("weight"), call.get("bias")
+    if len(call.marked) > 1:  # no statistics that depend on the input
+        mean, var = call.constant(mean), call.constant(var)
+    with torch.set_grad_enabled(call.owner.create_graph):
+        scale = torch.rsqrt(var + eps)
+        if weight is not None:
+            scale = scale * weight
+        return scale, -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
+
+
+def _scaled(grad: Tensor, scale: Tensor) -> Tensor:
+    return grad * scale
 
 
 def layer_norm(call: Call) -> Tensor:

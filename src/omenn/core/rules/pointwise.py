@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import cmath
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from omenn.core.call import Call
 from omenn.core.rules.linear import reduced
@@ -29,18 +31,66 @@ def pointwise(call: Call) -> Tensor:
     for other in call.carried[1:]:
         if other is not x:
             call.constant(other)  # a parameter of the function (elu's alpha): refused
-    value = call.value()
-    at_zero, slope = _origin(call, x)
+    call.rank = _RANKS.get(call.operator)
+    at_zero, slope = _known_origin(call, x)
     if not cmath.isfinite(at_zero):
         raise call.refuse("a function that is not finite at zero has no form through the origin")
-    true = call.true(x)
-    result = call.run(lambda t: call.true(t)) if call.owner.create_graph else value
-    coefficient = _secant(true, result, at_zero, slope)
-    call.rank = _RANKS.get(call.operator)
+    closed = None if x.is_complex() else _CLOSED.get(call.operator)
+    if at_zero == 0 and call.inplace and call.writable and not x.is_complex():
+        return _overwritten(call, x, slope, closed)
+    value, true = call.value(), call.true(x)
+    if closed is not None:
+        coefficient = closed(true)
+    else:
+        result = call.run(lambda t: call.true(t)) if call.owner.create_graph else value
+        coefficient = _secant(true, result, at_zero, slope)
     out = call.frozen(x, value, scaled, coefficient)
     if at_zero == 0:
         return out
     return call.attach(out, torch.as_tensor(at_zero, dtype=out.dtype, device=out.device))
+
+
+# φ(x)/x where it has a form of its own, with no division and right at zero.
+_CLOSED: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": torch.sigmoid,
+    "hardswish": F.hardsigmoid,
+}
+
+
+def _overwritten(
+    call: Call, x: Tensor, slope: complex, closed: Callable[[Tensor], Tensor] | None
+) -> Tensor:
+    """The in-place form of a function through the origin: one copy, which becomes φ(x)/x."""
+    before = x.detach()
+    if closed is not None:
+        coefficient = closed(before)
+        call.overwrite()
+        return call.rewritten(x, scaled, coefficient)
+    before = before.clone()
+    call.overwrite()
+    return call.rewritten(x, scaled, _ratio(x.detach(), before, slope, out=before))
+
+
+_ORIGINS: dict[Any, tuple[complex, complex]] = {}
+
+
+def _known_origin(call: Call, x: Tensor) -> tuple[complex, complex]:
+    """``_origin``, remembered for the functions of this table and their options."""
+    if ROWS.get(call.operator) != call.owner.book.get(call.operator):
+        return _origin(call, x)
+    options = (*call.args[1:], *call.kwargs.items())
+    if any(isinstance(t, Tensor) for t in (*call.args[1:], *call.kwargs.values())):
+        return _origin(call, x)
+    key = (call.func, x.dtype, x.device.type, options)
+    try:
+        found = _ORIGINS.get(key)
+    except TypeError:  # an option that cannot be a key
+        return _origin(call, x)
+    if found is None:
+        if len(_ORIGINS) > 500:
+            _ORIGINS.clear()
+        found = _ORIGINS[key] = _origin(call, x)
+    return found
 
 
 def _origin(call: Call, x: Tensor) -> tuple[complex, complex]:
@@ -70,12 +120,21 @@ def _secant(x: Tensor, y: Tensor, at_zero: complex, slope: complex) -> Tensor:
     """(φ(x) − φ(0)) / x, and φ′(0) where x is (nearly) zero."""
     slope = slope if cmath.isfinite(slope) else 0.0  # √x at 0: the value is 0 whatever the slope
     if at_zero == 0 and not (y.requires_grad or y.is_complex()):
-        # 0 / 0 is the only way to a NaN here, and φ(x)/x loses no digits near it.
-        return (y / x).nan_to_num_(nan=slope.real, posinf=math.inf, neginf=-math.inf)
+        return _ratio(y, x, slope)
     # y − φ(0) cancels near zero; below √ε the slope is exact to ε.
     near = x.abs() <= (math.sqrt(torch.finfo(x.dtype).eps) if at_zero else 0.0)
     safe = torch.where(near, torch.ones_like(x), x)
     return torch.where(near, torch.full_like(x, slope), (y - at_zero) / safe)
+
+
+def _ratio(y: Tensor, x: Tensor, slope: complex, out: Tensor | None = None) -> Tensor:
+    """φ(x)/x, and φ′(0) at zero. It loses no digits near zero; 0/0 is the only way to a NaN."""
+    ratio = torch.div(y, x, out=out)
+    # On a CPU a sum, which only reads, tells cheaper than a second pass whether there is any.
+    if ratio.device.type == "cpu" and math.isfinite(ratio.sum().item()):
+        return ratio
+    slope = slope if cmath.isfinite(slope) else 0.0
+    return ratio.nan_to_num_(nan=slope.real, posinf=math.inf, neginf=-math.inf)
 
 
 def power(call: Call) -> Any:

@@ -99,11 +99,16 @@ def spatial(call: Call, out: Any) -> Any:
     x, place = found
     if x.ndim != first.ndim or x.ndim < 3:
         return unlocated(call, out)
+    # The maps of one size over one place share theirs: most convolutions keep both.
+    key = (call.func, x.ndim, first.shape[2 if x.ndim > 3 else 1 :])
+    there = call.owner.placed(place, key, lambda: _on_map(call, x, place, first))
+    return there if first is out else [there] * len(out)
+
+
+def _on_map(call: Call, x: Tensor, place: Place, first: Tensor) -> Place:
     spatial = next((int(c) for c in getattr(call.func, "__name__", "") if c.isdigit()), None)
     if spatial is not None and x.ndim == spatial + 1:  # one sample, without a batch dimension
         cells = places.full(place.cells, x.shape).unsqueeze(0)
         there = places.resampled(place.with_cells(cells), (1, *x.shape), first.shape[1:])
-        there = there.with_cells(there.cells.squeeze(0))
-    else:
-        there = places.resampled(place, x.shape, first.shape[2:])
-    return there if first is out else [there] * len(out)
+        return there.with_cells(there.cells.squeeze(0))
+    return places.resampled(place, x.shape, first.shape[2:])
