@@ -389,10 +389,10 @@ def frozen(
     _choose("products", products, PRODUCTS)
     check_model(model, None)
     for x in inputs:
-        if not (isinstance(x, Tensor) and x.requires_grad):
+        if not (isinstance(x, Tensor) and x.requires_grad) or x.is_inference():
             raise InputError(
-                "omenn.frozen needs the tensors to differentiate by, each with "
-                "requires_grad=True; call x.requires_grad_() first."
+                "omenn.frozen needs the tensors to differentiate by, each with requires_grad=True; "
+                "call x.requires_grad_() first, outside of torch.inference_mode."
             )
     mode = Interceptor(model, products=products, create_graph=create_graph)
     Feed.register(mode, inputs)
