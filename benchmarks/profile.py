@@ -11,6 +11,10 @@ columns. The profiler slows the call down: the last line is the call without it.
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's own lines; read on import
+
 import argparse
 import gc
 import re
