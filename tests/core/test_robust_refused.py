@@ -281,6 +281,11 @@ REFUSED = {
         omenn.UnsupportedOperator,
         "its value leaves PyTorch, where it cannot be followed",
     ),
+    "copied": Refusal(
+        lambda: both(torch.tensor),
+        omenn.UnsupportedOperator,
+        "operator 'tensor' in module '(model)': there is no rule",
+    ),
     "parameter of a function": Refusal(
         lambda: lambda x: HEAD(F.elu(x, alpha=x.mean())),
         omenn.UnsupportedOperator,
