@@ -185,6 +185,23 @@ def test_windows_placed_at_their_centre_fold_to_a_blob_around_the_cell() -> None
     wanted = torch.zeros(2, 8, 8, dtype=torch.float64)
     wanted[:, 2:5, 4:7] = 1 / 9
     torch.testing.assert_close(e.bias, wanted)
+    corner = omenn.explain(model, IMAGE, lambda y: y[:, 0, 0, 0])  # fewer windows fall on it
+    wanted = torch.zeros(2, 8, 8, dtype=torch.float64)
+    wanted[:, :2, :2] = 1 / 4
+    torch.testing.assert_close(corner.bias, wanted)
+
+
+def test_many_windows() -> None:
+    """A large index, in which the channels are laid out before they are split off again."""
+    x = draw(1, 16, 32, 32)
+
+    def model(x: Tensor) -> Tensor:
+        return F.unfold(x, 3, padding=1).view(1, 16, 9, 1024) + 1
+
+    e = omenn.explain(model, x, lambda y: y[:, 7, 5, 3 * 32 + 4])  # right of the middle
+    wanted = torch.zeros(1, 32, 32, dtype=torch.float64)
+    wanted[:, 3, 5] = 1
+    torch.testing.assert_close(e.bias, wanted)
 
 
 # --- mixing of tokens and of channels ---------------------------------------------------------
