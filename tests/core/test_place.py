@@ -228,6 +228,56 @@ def test_recurrent_constants_stay_with_their_step() -> None:
     assert not got[:, 3:].any()
 
 
+RECURRENT: dict[str, Callable[[Tensor], Tensor]] = {
+    "lstm": lambda x: seeded(nn.LSTM(3, 4, batch_first=True))(x)[0],
+    "two layers, both ways": lambda x: seeded(
+        nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True)
+    )(x)[0],
+    "projected": lambda x: seeded(nn.LSTM(3, 4, proj_size=2, batch_first=True))(x)[0],
+    "gru": lambda x: seeded(nn.GRU(3, 4))(x.transpose(0, 1))[0].transpose(0, 1),
+    "rnn": lambda x: seeded(nn.RNN(3, 4, batch_first=True))(x)[0],
+    "packed": lambda x: nn.utils.rnn.pad_packed_sequence(
+        seeded(nn.GRU(3, 4))(nn.utils.rnn.pack_padded_sequence(x.mT.permute(2, 0, 1), [5, 4]))[0]
+    )[0].transpose(0, 1),
+    "cells": lambda x: cells(x),
+}
+
+
+def cells(x: Tensor) -> Tensor:
+    cell, state, outs = seeded(nn.LSTMCell(3, 4)), None, []
+    for t in range(x.shape[1]):
+        state = cell(x[:, t], state)
+        outs.append(state[0])
+    return torch.stack(outs, 1)
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_outputs_of_a_recurrent_layer_lie_at_their_step(name: str) -> None:
+    """A constant that is added to output 3 lies at step 3, whatever came before it."""
+
+    def read(extra: float) -> Tensor:
+        switch = torch.zeros(5, 1).double()
+        switch[3] = extra
+        return omenn.explain(
+            lambda x: RECURRENT[name](x) + switch, draw(2, 5, 3), lambda y: y[:, 3].sum(1)
+        ).bias
+
+    moved = read(1.0) - read(0.0)
+    assert moved[:, 3].abs().min() > 0.5
+    assert moved[:, [0, 1, 2, 4]].abs().max() < 1e-12
+
+
+def test_of_two_maps_of_one_size_the_finer_one_has_the_place() -> None:
+    """As in feature pyramids, whichever comes first."""
+    coarse = lambda x: F.interpolate(F.avg_pool2d(x, (4, 6)), (4, 6))  # noqa: E731
+    for model in (
+        lambda x: shifted(torch.cat([coarse(x), x], 1)),
+        lambda x: shifted(coarse(x) + x),
+        lambda x: shifted(x + coarse(x)),
+    ):
+        expect(bias_of(model, IMAGE, (0, 2, 3)), one_cell((2, 4, 6), (2, 3), 2.0))
+
+
 def test_table_goes_to_its_column() -> None:
     x = draw(3, 4)
     got = bias_of(lambda x: x + torch.arange(4), x, (2,))

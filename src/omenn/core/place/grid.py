@@ -203,6 +203,11 @@ def nowhere(place: Place, before: Sequence[int], after: Sequence[int]) -> Place:
     return unplaced(grid, after, reason)
 
 
+def finest(places: Sequence[Place]) -> Place:
+    """The place with the most cells; of as many, the one from the finer grid, then the first."""
+    return max(places, key=lambda place: (place.cells.numel(), place.grid.slots))
+
+
 def mixed(places: Sequence[Place], shapes: Sequence[Sequence[int]]) -> Place:
     """The even mixture of places of different inputs, broadcast together."""
     ndim = max(len(s) for s in shapes)

@@ -13,6 +13,7 @@ from omenn.core.place.grid import (
     Grid,
     Place,
     compacted,
+    finest,
     full,
     one_grid,
     unplaced,
@@ -151,7 +152,7 @@ def _beside(placed: Sequence[tuple[Place, Sequence[int]]], dim: int) -> Place | 
         return None
     if not any(s[dim] > 1 for _, s in placed):
         return None
-    return max(placed, key=lambda part: part[0].cells.numel())[0]
+    return finest([place for place, _ in placed])
 
 
 def joined(

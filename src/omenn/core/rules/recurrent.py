@@ -93,6 +93,18 @@ def _located(mode: Interceptor, t: Tensor, like: Tensor) -> Tensor:
     return t
 
 
+def _now(mode: Interceptor, states: State, gates: Tensor) -> State:
+    """The states as a step sees them: at its own place, that of ``gates``."""
+    with torch._C.DisableTorchFunction():
+        mark = mode.mark_of(gates)
+        place = None if mark is None else mark.place
+        for t in states:
+            own = mode.mark_of(t)
+            if own is not None and own.kind == CARRIED and place is not None:
+                own.place = place
+    return states
+
+
 def sequence(call: Call) -> Any:
     """``torch.lstm`` and kin: (input, state, weights, …) or packed (data, sizes, state, …)."""
     step = STEPS[call.operator]
@@ -139,7 +151,7 @@ def _layers(
 
             gates = F.linear(x, w_x, b_x)
             begin = tuple(_located(a["mode"], s[k], gates) for s in state)
-            out, end = _scan(gates, begin, one, sizes, direction)
+            out, end = _scan(gates, begin, one, sizes, direction, a["mode"])
             outs.append(out)
             last.append(end)
         x = outs[0] if directions == 1 else torch.cat(outs, -1)
@@ -152,6 +164,7 @@ def _scan(
     step: Callable[[Tensor, State], State],
     sizes: list[int],
     backward: int,
+    mode: Interceptor,
 ) -> tuple[Tensor, State]:
     """One direction; ``sizes`` says how many sequences still run at each step."""
     starts = [0]
@@ -162,8 +175,8 @@ def _scan(
     whole = state
     for t in order:
         n = sizes[t]
-        running = tuple(s[:n] for s in whole)
-        new = step(gates[starts[t] : starts[t] + n], running)
+        now = gates[starts[t] : starts[t] + n]
+        new = step(now, _now(mode, tuple(s[:n] for s in whole), now))
         outs[t] = new[0]
         if n == whole[0].shape[0]:
             whole = new
@@ -179,7 +192,9 @@ def cell(call: Call) -> Any:
     state = tuple(state) if isinstance(state, (tuple, list)) else (state,)
     with call.owner:
         step = STEPS[call.operator.removesuffix("_cell")]
-        new = step(F.linear(x, w_x, b_x), state, w_h, b_h, _gate(call))
+        gates = F.linear(x, w_x, b_x)
+        state = _now(call.owner, tuple(s.view_as(s) for s in state), gates)
+        new = step(gates, state, w_h, b_h, _gate(call))
     return new if call.operator == "lstm_cell" else new[0]
 
 

@@ -39,10 +39,9 @@ def same(call: Call, out: Tensor) -> Place | None:
     if any(m.inputs != first.inputs for _, m in found):
         spread = [m.place for _, m in found if m.place is not None]
         return places.mixed(spread, [t.shape for t, _ in found])
-    best = max(found, key=lambda pair: pair[1].place.cells.numel() if pair[1].place else 0)
-    if call.owner.routes and best[1].place is not None:
-        return places.settled([m.place for _, m in found if m.place is not None], best[1].place)
-    return best[1].place
+    there = [m.place for _, m in found if m.place is not None]
+    best = places.finest(there)
+    return places.settled(there, best) if call.owner.routes else best
 
 
 def source(call: Call) -> tuple[Tensor, Place] | None:
