@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ class Mark:
     held constant) or ``ids`` (explained integer ids). ``rank``: how readily a factor is frozen in
     a product (2 softmax and sigmoid, 1 tanh, 0 unbounded). ``inputs``: keys of the explained
     inputs. ``true``: the same tensor in the ordinary graph, kept for second derivatives.
+    ``layer``: the linear layer that it is the output of.
     """
 
     owner: Interceptor
@@ -36,6 +38,20 @@ class Mark:
     rank: int = 0
     inputs: frozenset[Any] = frozenset()
     true: Tensor | None = None
+    layer: Layer | None = None
+
+
+class Layer(NamedTuple):
+    """A linear layer y = x Wᵀ + b as it was called, for a rule that needs but some columns of y.
+
+    ``input`` may be gone, and ``versions`` (of x, of y) tell whether one was written into since.
+    """
+
+    input: weakref.ref[Tensor]
+    weight: Tensor
+    bias: Tensor | None
+    name: str
+    versions: tuple[int, int]
 
 
 def inputs_of(marked: Sequence[tuple[Tensor, Mark]]) -> frozenset[Any]:
@@ -90,6 +106,7 @@ class Call:
         self.held = False  # the result is a frozen coefficient
         self.rank: int | None = None
         self.places: list[Place | None] | None = None
+        self.layer: Layer | None = None
 
     # --- arguments -------------------------------------------------------------------------
 
@@ -108,6 +125,11 @@ class Call:
 
     def mark(self, value: Tensor) -> Mark | None:
         return next((m for t, m in self.marked if t is value), None)
+
+    def layer_of(self, out: Tensor) -> Layer | None:
+        """The linear layer that made the output; a call may return what it was given."""
+        given = self.mark(out)
+        return self.layer if given is None else given.layer
 
     def place(self, value: Tensor) -> Place | None:
         mark = self.mark(value)

@@ -105,16 +105,3 @@ def finite(term: Tensor) -> Tensor | None:
             return None
         known = math.isfinite(largest)
     return term if known else torch.where(term.isfinite(), term, torch.zeros_like(term))
-
-
-def rows_of(y: Tensor, term: Tensor) -> Tensor | None:
-    """The two-dimensional tensor that a linear layer's output is a view of.
-
-    Writing to a view in place costs autograd three copies of it; writing to its base is free.
-    """
-    base = y._base
-    if base is None or base.ndim != 2 or y.ndim < 3 or base.grad_fn is None:
-        return None
-    same = base.shape[1] == y.shape[-1] and base.numel() == y.numel()
-    row = term.numel() == term.shape[-1] if term.ndim else True
-    return base if same and row and y.is_contiguous() and base.is_contiguous() else None

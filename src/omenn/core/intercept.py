@@ -22,7 +22,7 @@ from omenn.core import place as places
 from omenn.core import unseen
 from omenn.core.autograd import NODES, Constant
 from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark, inputs_of
-from omenn.core.constants import Constants, finite, rows_of
+from omenn.core.constants import Constants, finite
 from omenn.core.graph import reaches
 from omenn.core.place import Grid, Place
 from omenn.core.recompute import checkpointed, kept
@@ -234,7 +234,8 @@ class Interceptor(TorchFunctionMode):
             if carries and t.dtype is not self.coarsest:
                 self.coarsest = _coarser(self.coarsest, t.dtype)
             place = found[k] if k < len(found) else None
-            self.set_mark(t, Mark(self, kind, place, rank, inputs, twin[k] if twin else None))
+            true = twin[k] if twin else None
+            self.set_mark(t, Mark(self, kind, place, rank, inputs, true, call.layer_of(t)))
 
     def _twin(self, call: Call, out: Any) -> list[Any] | None:
         """The same call in the ordinary graph (only kept for second derivatives)."""
@@ -329,18 +330,13 @@ class Interceptor(TorchFunctionMode):
         return self.share(call, place)
 
     def carry(self, call: Call, y: Tensor, term: Tensor, place: Place | None) -> Tensor:
-        u = self.share(call, place)
-        flat = None if call.inplace else rows_of(y, term)
-        if flat is None:
-            return Constant.apply(y, u, term)  # type: ignore[return-value]
-        u = places.full(u, y.shape).expand(*y.shape[:-1], -1).flatten(0, -2)
-        return Constant.apply(flat, u, term).view(y.shape)  # type: ignore[union-attr]
+        return Constant.apply(y, self.share(call, place), term)  # type: ignore[return-value]
 
-    def share(self, call: Call, place: Place | None) -> Tensor:
-        """The ones of a new constant term at a place: what its gradient is, the term adds."""
+    def share(self, call: Call, place: Place | None, name: str | None = None) -> Tensor:
+        """Ones at a place for a new constant term of the module that runs, or of ``name``."""
         # There is a grid here, so there is at least the whole input as a place.
         assert place is not None
-        name = self.module_path()
+        name = self.module_path() if name is None else name
         if any(m.kind == FROZEN and m.inputs for _, m in call.marked):
             self.frozen_constants.add(name)
         return self.constants.add(name, place, self._ones(call, place))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend
 
 from omenn.core.call import Call
+from omenn.core.rules.columns import connected
 from omenn.core.rules.placers import attention_place
 from omenn.core.rules.row import Row, rows, unlocated
 from omenn.core.rules.softmax import Softmax, additive, at_values, weights
@@ -43,7 +44,7 @@ def fused(call: Call) -> Any:
             out = out.unflatten(-3, (shape[-3], -1)).sum(-3)
         return out.sum_to_size(shape)
 
-    return call.frozen(v, value, vjp, call.true(q), call.true(k), mask, lse)
+    return call.frozen(connected(call, v), value, vjp, call.true(q), call.true(k), mask, lse)
 
 
 def native(call: Call, mask: Tensor | None, how: Softmax) -> tuple[Tensor, Tensor | None]:

@@ -10,10 +10,31 @@ from torch import Tensor
 
 from omenn.core import place as places
 from omenn.core.call import Call
+from omenn.core.constants import finite
+from omenn.core.rules.columns import layer_of, plain, product_of
 from omenn.core.rules.layout import linear
 from omenn.core.rules.placers import folded, fourier_place, windows
 from omenn.core.rules.products import bilinear, freeze_factors
 from omenn.core.rules.row import Row, contracted, rows, same, source, spatial, unlocated
+
+
+def linear_layer(call: Call) -> Tensor:
+    """W x + b with a backward of its own, which leaves out what is zero by construction."""
+    x, weight, bias = call.get("input"), call.get("weight"), call.get("bias")
+    if len(call.carried) > 1 or not call.is_carried(x) or not plain(weight) or x.is_complex():
+        return affine_layer(call)
+    value = call.value()
+    if value._is_view():  # of a tensor that nobody else has
+        value = torch.ops.aten._unsafe_view(value, value.shape)
+    weight, term = call.constant(weight), None
+    if bias is not None and call.owner.grid is not None:
+        term = finite(call.constant(bias))
+    if term is None:
+        out = call.frozen(x, value, product_of(x), weight)
+    else:
+        out = call.affine(x, value, product_of(x), term, weight)
+    call.layer = layer_of(call, x, out, weight, term)
+    return out
 
 
 def affine_layer(call: Call) -> Tensor:
@@ -101,7 +122,7 @@ def sampled(call: Call) -> Any:
 
 
 ROWS: dict[str, Row] = (
-    rows("linear", affine_layer, contracted)
+    rows("linear", linear_layer, contracted)
     | rows("add sub", added, same)
     | rows("sum mean nanmean", linear, reduced)
     | rows("dropout", dropped, same)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from omenn.core.autograd import Halve
 from omenn.core.call import Call
+from omenn.core.rules.columns import connected
 from omenn.core.rules.placers import added_place, einsum_place, matmul_place
 from omenn.core.rules.row import Row, contracted, rows, same, unlocated
 
@@ -114,7 +115,12 @@ def _product(call: Call, factors: Sequence[Any], sub: Sub, base: Tensor | None) 
 def multiplied(call: Call) -> Tensor:
     """a ⊙ b, a b (matrix product): one factor linear, two by the product rule."""
     left, right = call.get("input"), call.get("other")
-    out = bilinear(call, [left, right])
+    v = call.carried[0]
+    near = v if len(call.carried) > 1 or call.operator == "mul" else connected(call, v)
+    if near is v:
+        out = bilinear(call, [left, right])
+    else:  # the weights of an attention and its values
+        out = call.run(lambda t: near if t is v else call.constant(t))
     _keep_rank(call, [left, right])
     return out
 
