@@ -102,8 +102,8 @@ def chosen(a: argparse.Namespace, runner: Runner) -> dict[str, list[Entry]]:
             "graphs": z.graph_entries,
             "transformers": z.transformers_entries,
             "timm": lambda: (z.timm_entry(f, n, z.NATIVE) for f, n in z.timm_smallest(counts)),
-            # Last: some are very large.
-            "torchvision": lambda: z.torchvision_entries(z.NATIVE),
+            # Last and small, because some have more than half a billion parameters.
+            "torchvision": lambda: z.torchvision_entries(z.SMALL),
         }
         native = [e for group, make in found.items() if group in groups for e in make()]
     return {"native": _named(native, a.only), "small": _named(small, a.only)}

@@ -148,9 +148,13 @@ def timm_parameters() -> Iterator[tuple[str, int]]:
 def _torchvision(name: str, shape: tuple[int, ...]) -> Built:
     import torchvision
 
-    extra = {"weights_backbone": None} if "segmentation" in _home(name) else {}
-    if name in ("googlenet", "inception_v3"):
+    extra: dict[str, Any] = {}
+    if "segmentation" in _home(name):
+        extra = {"weights_backbone": None}
+    elif name in ("googlenet", "inception_v3"):
         extra = {"init_weights": False}
+    elif name.startswith("vit"):
+        extra = {"image_size": shape[-1]}
     return torchvision.models.get_model(name, weights=None, **extra), torch.randn(shape)
 
 
@@ -176,8 +180,7 @@ def torchvision_entries(largest: int) -> Iterator[Entry]:
                 shapes = shapes or [(1, 3, 8, side, side), (1, 3, 16, 224, 224)]
             else:
                 native = 299 if name == "inception_v3" else 256 if "swin_v2" in name else 224
-                fixed = name.startswith(("vit", "maxvit"))
-                found = [native] if fixed else sides(native, largest)
+                found = [native] if name == "maxvit_t" else sides(native, largest)
                 shapes = [(1, 3, s, s) for s in found]
             builds = tuple(partial(_torchvision, name, shape) for shape in shapes)
             options = {}
