@@ -55,7 +55,7 @@ def prepare() -> None:
     import transformers.models.auto.modeling_auto  # noqa: F401
 
     for kind, *_ in (*_TEXT.values(), *_VISION.values(), ("clip",), ("siglip",)):
-        kind = kind.replace("-", "_").removesuffix("_text").replace("gemma3_text", "gemma3")
+        kind = kind.replace("-", "_").removesuffix("_text")
         importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
 
 
