@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+import omenn
 from benchmarks import zoo_entries
 from benchmarks.zoo_entries import Entry, sides
-from benchmarks.zoo_measure import measure
+from benchmarks.zoo_measure import made, measure
 from benchmarks.zoo_models import perturb
 from benchmarks.zoo_run import Store
 from benchmarks.zoo_table import matrix
@@ -101,6 +102,24 @@ def test_the_first_build_that_runs_is_taken() -> None:
     row = measure(Entry("timm", "family", "second", builds), rounds=1)
     assert row["status"] == "exact"
     assert "reason" not in row
+
+
+def test_the_signal_lives_in_deep_networks() -> None:
+    """Without the statistics of the input nothing of it would reach the output."""
+
+    def deep() -> tuple[nn.Module, torch.Tensor]:
+        block = lambda: (nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4, momentum=0.2), nn.ReLU())  # noqa: E731
+        layers = [layer for _ in range(20) for layer in block()]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 3)), torch.randn(1, 4, 8, 8)
+
+    found = made(Entry("timm", "family", "deep", (deep,)))
+    assert not isinstance(found, str)
+    model, x = found
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not any(m.training for m in model.modules())
+    assert all(m.momentum == 0.2 for m in norms)
+    e = omenn.explain(model, x)
+    assert float(e.contribution.abs().sum() / e.bias.abs().sum()) > 0.01
 
 
 class Cheating(nn.Module):
