@@ -163,6 +163,24 @@ def test_layout_keeps_the_quadrant(name: str) -> None:
     torch.testing.assert_close(share_in_quadrant(e), torch.ones(2, dtype=torch.float64))
 
 
+def test_merged_patches_lie_over_all_four() -> None:
+    mix = seeded(nn.Conv2d(12, 2, 1))
+    for parts in (merged, lambda x: F.pixel_unshuffle(x, 2)):
+        e = omenn.explain(lambda x, f=parts: mix(f(x)), IMAGE, lambda y: y[:, 1, 3, 0])
+        wanted = torch.zeros(2, 8, 8, dtype=torch.float64)
+        wanted[:, 6:, :2] = mix.bias[1].item() / 4
+        torch.testing.assert_close(e.bias, wanted)
+
+
+def test_shifted_channels_keep_their_own_place() -> None:
+    parts = lambda x: torch.cat([x.roll(1, 3), x.roll(-1, 3)], 1) + 1  # noqa: E731
+    for channel, column in ((0, 3), (3, 5)):
+        e = omenn.explain(parts, IMAGE, lambda y, k=channel: y[:, k, 2, 4])
+        wanted = torch.zeros(2, 8, 8, dtype=torch.float64)
+        wanted[:, 2, column] = 1
+        torch.testing.assert_close(e.bias, wanted)
+
+
 def test_overlapping_windows_are_laid_back_around_their_cell() -> None:
     """Each element of a window knows its own cell, so folding gives every cell itself."""
     fold = lambda x: F.fold(F.unfold(x, 3, padding=1), (8, 8), 3, padding=1)  # noqa: E731

@@ -146,13 +146,16 @@ def _samples(grid: Grid, written: Tensor) -> Tensor:
 def _beside(placed: Sequence[tuple[Place, Sequence[int]]], dim: int) -> Place | None:
     """Channels side by side, none of which has a place of its own: the finest place of them all.
 
+    Parts that moved against one another in one grid (the four of patch merging) keep their own.
     A single element along ``dim`` may be a token, whose place is its own.
     """
     if any(full(p.cells, s).shape[dim] > 1 for p, s in placed):
         return None
     if not any(s[dim] > 1 for _, s in placed):
         return None
-    return finest([place for place, _ in placed])
+    best = finest([place for place, _ in placed])
+    others = [p.cells for p, _ in placed if p.grid is best.grid and p.cells is not best.cells]
+    return best if all(torch.equal(cells, best.cells) for cells in others) else None
 
 
 def joined(
