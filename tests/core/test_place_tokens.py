@@ -181,6 +181,20 @@ def test_shifted_channels_keep_their_own_place() -> None:
         torch.testing.assert_close(e.bias, wanted)
 
 
+def test_a_sampled_map_lies_where_it_was_taken_from() -> None:
+    """A spatial transformer that turns the picture by 180 degrees."""
+    turned = torch.tensor([[[-1.0, 0, 0], [0, -1, 0]]]).double().expand(2, 2, 3)
+
+    def model(x: Tensor) -> Tensor:
+        grid = F.affine_grid(turned, [2, 3, 8, 8], align_corners=False)
+        return F.grid_sample(x, grid, align_corners=False) + 1
+
+    e = omenn.explain(model, IMAGE, lambda y: y[:, 0, 1, 2])
+    wanted = torch.zeros(2, 8, 8, dtype=torch.float64)
+    wanted[:, 6, 5] = 1
+    torch.testing.assert_close(e.bias, wanted)
+
+
 def test_overlapping_windows_are_laid_back_around_their_cell() -> None:
     """Each element of a window knows its own cell, so folding gives every cell itself."""
     fold = lambda x: F.fold(F.unfold(x, 3, padding=1), (8, 8), 3, padding=1)  # noqa: E731

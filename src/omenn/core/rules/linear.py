@@ -13,7 +13,7 @@ from omenn.core.call import Call
 from omenn.core.constants import finite
 from omenn.core.rules.columns import layer_of, plain, product_of
 from omenn.core.rules.layout import linear
-from omenn.core.rules.placers import folded, fourier_place, windows
+from omenn.core.rules.placers import folded, fourier_place, sampled_place, windows
 from omenn.core.rules.products import bilinear, freeze_factors
 from omenn.core.rules.row import Row, contracted, rows, same, source, spatial, unlocated
 
@@ -133,7 +133,7 @@ ROWS: dict[str, Row] = (
     | rows("unfold", linear, windows)
     | rows("fold", linear, folded)
     | rows("affine_grid", linear, unlocated)
-    | rows("grid_sample", sampled, spatial)
+    | rows("grid_sample", sampled, sampled_place)
     | rows("fourier", linear, fourier_place)
     | rows("embedding", linear, unlocated)  # a table that depends on the input
 )

@@ -191,6 +191,22 @@ def _transformed(call: Call, x: Tensor, name: str) -> list[int]:
     return [d % x.ndim for d in ([dim] if isinstance(dim, int) else dim)]
 
 
+def sampled_place(call: Call, out: Tensor) -> Any:
+    """Grid sampling: the cell nearest to where each output element was taken from."""
+    x, grid = call.get("input"), call.get("grid")
+    place = call.place(x)
+    if place is None:
+        return unlocated(call, out)
+    cells = places.full(place.cells, x.shape)
+    if cells.shape[1] > 1:
+        place = places.reduced(place, x.shape, [1], True)
+        cells = place.cells
+    wide = cells.expand(x.shape[0], 1, *x.shape[2:]).double()  # float64 holds an index exactly
+    corners = call.args[4] if len(call.args) > 4 else call.kwargs.get("align_corners")
+    taken = F.grid_sample(wide, call.true(grid).detach().double(), "nearest", "border", corners)
+    return place.with_cells(taken.long())
+
+
 def windows(call: Call, out: Tensor) -> Any:
     """Sliding windows: each element keeps its cell; the padding belongs to the rim."""
     from omenn.core.rules.layout import rearranged
@@ -257,5 +273,6 @@ __all__ = [
     "folded",
     "fourier_place",
     "matmul_place",
+    "sampled_place",
     "windows",
 ]
