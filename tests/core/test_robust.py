@@ -338,3 +338,13 @@ def test_first_compilation_inside_of_the_explanation() -> None:
     finally:
         if compiler is not None:
             modules["torch._dynamo"] = compiler
+
+
+def test_checkpointing_of_timm() -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", pretrained=False, img_size=32, num_classes=3).eval()
+    x = draw(1, 3, 32, 32).float()
+    wanted = omenn.explain(model, x, 1).matrix
+    model.set_grad_checkpointing(True)
+    assert torch.equal(omenn.explain(model, x, 1).matrix, wanted)
