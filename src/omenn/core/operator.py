@@ -128,10 +128,9 @@ class Operator:
         self.input = leaf.detach().reshape(-1).to(self._dtype)
         self.value = found.detach().reshape(-1).to(self._dtype)
         with torch.inference_mode(False), torch.enable_grad():
-            end = found.view_as(found)  # without the mark, and with it the pass
             dual = torch.ones_like(found, requires_grad=True)
-            back = _transposed(end, [leaf, *span.mode.constants.ones()], dual)
-        self._graph: tuple[Tensor, Tensor, Tensor, Tensor] | None = (leaf, end, dual, back[0])
+            back = _transposed(found, [leaf, *span.mode.constants.ones()], dual)
+        self._graph: tuple[Tensor, Tensor, Tensor, Tensor] | None = (leaf, found, dual, back[0])
         self.constant = self._constant(back[1:], dual)
         self._prove()
 
@@ -215,7 +214,7 @@ class Operator:
                 f"a vector of real numbers is needed, a torch tensor or a NumPy array, but {kind} "
                 "was given."
             )
-        t = torch.from_numpy(array.astype(self.dtype, order="C"))
+        t = torch.from_numpy(array.astype(self.dtype))
         return self._finite(t.to(self.device)), lambda t: t.cpu().numpy()
 
     @staticmethod
@@ -236,12 +235,11 @@ class Operator:
     def _through(self, out: Tensor, wrt: Tensor, vectors: Tensor) -> Tensor:
         """One backward pass of ``out`` for each of ``vectors`` (K, out) → (K, wrt)."""
         made = [vectors.new_zeros(0, wrt.numel())]
-        with torch.inference_mode(False), torch.no_grad():
-            for part in vectors.split(self.chunk) if len(vectors) else ():
-                grads = part.reshape(len(part), *out.shape).to(out.dtype)
-                batched = len(part) > 1
-                g = _pass([out], wrt, [grads if batched else grads[0]], batched)
-                made.append(g.reshape(len(part), -1).to(self._dtype))
+        for part in vectors.split(self.chunk) if len(vectors) else ():
+            grads = part.reshape(len(part), *out.shape).to(out.dtype)
+            batched = len(part) > 1
+            g = _pass([out], wrt, [grads if batched else grads[0]], batched)
+            made.append(g.reshape(len(part), -1).to(self._dtype))
         return torch.cat(made)
 
     # --- blocks ----------------------------------------------------------------------------

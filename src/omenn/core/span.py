@@ -62,7 +62,7 @@ class Span(FrozenRun):
             def hook(module: nn.Module, inputs: Any, out: Any) -> None:
                 if threading.get_ident() == thread:
                     self.calls[name] += 1
-                    if captured and self.calls[name] == 1:
+                    if captured:
                         self._capture(out)
 
             return hook
