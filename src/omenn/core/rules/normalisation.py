@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from omenn.core.call import Call
 from omenn.core.rules.convolution import scaled_convolution
 from omenn.core.rules.row import Row, rows, same
+from omenn.core.rules.sparsity import batched
 
 
 def _column(vector: Tensor, ndim: int) -> Tensor:
@@ -93,7 +94,7 @@ def layer_norm(call: Call) -> Tensor:
             value, _, rstd = torch.native_layer_norm(x.detach(), shape, gamma, bias, eps)
 
     def vjp(grad: Tensor, rstd: Tensor, weight: Tensor | None) -> Tensor:
-        if not torch.is_grad_enabled() and grad.dtype == dtype and not _batched(grad):
+        if not torch.is_grad_enabled() and grad.dtype == dtype and not batched(grad):
             return _centred_by_kernel(grad, shape, rstd, weight)
         if weight is not None:
             grad = grad * weight
@@ -101,10 +102,6 @@ def layer_norm(call: Call) -> Tensor:
 
     out = call.frozen(x, value, vjp, rstd, gamma)
     return out if bias is None else call.attach(out, call.constant(bias))
-
-
-def _batched(grad: Tensor) -> bool:
-    return torch._C._functorch.is_batchedtensor(grad)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _centred_by_kernel(

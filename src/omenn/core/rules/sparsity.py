@@ -23,5 +23,6 @@ def live(t: Tensor, dim: int) -> Tensor | None:
 
 
 def batched(t: Tensor) -> bool:
-    """Whether torch.func.vmap runs over t (``is_grads_batched``)."""
-    return torch._C._functorch.is_batchedtensor(t)  # pyright: ignore[reportAttributeAccessIssue]
+    """Whether torch.func.vmap or ``is_grads_batched`` (which has its own vmap) runs over t."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    return functorch.is_batchedtensor(t) or functorch.is_legacy_batchedtensor(t)
