@@ -9,8 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import omenn
+from omenn.core.rules import OPERATORS, Row
+from omenn.core.rules.row import same
 from opcases.case import Case, draw
 from opcases.linear import seeded
 from opcases.whole import IMAGE, NETWORKS, Recurrent, ViT, by_rows, close, convnet, made, mlp
@@ -144,6 +147,20 @@ def test_output_that_does_not_move() -> None:
     assert not op.to_dense().any()
     close(op.constant, net[2].bias.detach())
     assert op.svd(2).values.tolist() == [0, 0]
+
+
+def test_gradients_that_are_zero_by_chance(monkeypatch) -> None:
+    """What a rule leaves out because it is zero for one vector is there for another."""
+
+    def rule(call):
+        vjp = lambda g: torch.where(g.detach() != 0, -g, torch.zeros_like(g))  # noqa: E731
+        return call.frozen(call.carried[0], call.value(), vjp)
+
+    x = draw(1, 4)
+    centred = lambda t: F.layer_norm(torch.neg(t), (4,))  # noqa: E731  # W 1 = 0
+    wanted = omenn.operator(centred, x).to_dense()
+    monkeypatch.setitem(OPERATORS, "neg", Row(rule, same))
+    close(omenn.operator(centred, x).columns(slice(None)), wanted)
 
 
 # --- from one module to another ------------------------------------------------------------------

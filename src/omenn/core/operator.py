@@ -2,7 +2,8 @@
 
 NOTE columns from rows. One backward pass of the frozen graph gives g(u) = Wᵀu. It is linear in u,
 because the coefficients are held fixed, and made of differentiable operators. So its own backward
-pass is its transpose: W v = ∂⟨g(u), v⟩/∂u, at any u.
+pass is its transpose: W v = ∂⟨g(u), v⟩/∂u, at any u. It is taken at a random one: a backward pass
+may leave out what is zero in its gradient, and at this u only what is zero for all of them is.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class Operator:
         self.input = leaf.detach().reshape(-1).to(self._dtype)
         self.value = found.detach().reshape(-1).to(self._dtype)
         with torch.inference_mode(False), torch.enable_grad():
-            dual = torch.ones_like(found, requires_grad=True)
+            dual = _generic(found).requires_grad_()
             back = _transposed(found, [leaf, *span.mode.constants.ones()], dual)
         self._graph: tuple[Tensor, Tensor, Tensor, Tensor] | None = (leaf, found, dual, back[0])
         self.constant = self._constant(back[1:], dual)
@@ -326,6 +327,12 @@ class Operator:
             f"Operator({self.shape[0]} outputs × {self.shape[1]} inputs, {self.dtype.name}, "
             f"residual={float(self.residual.abs().max()):.1e}, {state}{closed})"
         )
+
+
+def _generic(like: Tensor) -> Tensor:
+    """Random numbers, the same every time; the global random state is not touched."""
+    source = torch.Generator().manual_seed(0)
+    return torch.randn(like.shape, generator=source, dtype=torch.float64).to(like)
 
 
 def _transposed(end: Tensor, wrt: list[Tensor], dual: Tensor) -> list[Tensor]:
