@@ -14,7 +14,9 @@ import argparse
 import gc
 import io
 import statistics
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +26,6 @@ from torch import Tensor, nn
 
 import omenn
 from benchmarks.report import ROOT, environment, table, write_block
-from benchmarks.speed import load, timed
 from omenn.core.svd import SVD
 from omenn.data import birds
 from omenn.data.birds.drawing import MAP_COLOURS
@@ -117,16 +118,15 @@ def parts_table(v: Views) -> str:
     ) + "."  # fmt: skip
 
 
-def network(name: str) -> tuple[nn.Module, Tensor]:
-    """A bundled network, or one of timm with random weights, and one input."""
-    if not name.startswith("birds-"):
-        return load(name, 1)
-    return bundled.load(name), torch.randn(1, 3, 64, 64)
+def timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def cost_rows(name: str, rounds: int) -> list[list[str]]:
     """Seconds, and ratios to a plain input gradient of the same round, batch 1."""
-    model, x = network(name)
+    model, x = bundled.load(name), torch.randn(1, 3, 64, 64)
     seconds: dict[str, list[float]] = {}
     for k in range(rounds + 1):
         for label, t in one_round(model, x).items():
@@ -280,7 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--write", action="store_true", help="update docs/operator.md")
     parser.add_argument("--picture", type=Path, help="write the picture here, and nothing else")
-    parser.add_argument("--models", nargs="*", default=list(MODELS), help="for the cost")
+    parser.add_argument("--models", nargs="*", default=list(MODELS), help="bundled networks")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     a = parser.parse_args()
