@@ -11,6 +11,7 @@ from torch import Tensor
 from omenn.core.autograd import Affine, Constant
 from omenn.core.call import Call
 from omenn.core.rules.linear import affine_layer
+from omenn.core.rules.patches import patches, side_by_side
 from omenn.core.rules.row import Row, rows, spatial
 
 _BACKWARD = torch.ops.aten.convolution_backward.default
@@ -25,6 +26,8 @@ def convolution(call: Call) -> Tensor:
         return affine_layer(call)
     # Without a detour through the names of the arguments: no other call is as frequent.
     x, weight, bias = args[:3]
+    if call.operator == "conv" and side_by_side(x, weight, args[3:]):
+        return patches(call, x, weight, bias)
     if call.owner.create_graph or weight.is_inference():
         return affine_layer(call)
     if bias is None:
