@@ -73,7 +73,7 @@ class Affine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        grad, n = grads[0].contiguous(), ctx.coefficients  # once: what follows would copy it
+        grad, n = dense(grads[0]), ctx.coefficients
         saved = ctx.saved_tensors
         terms = iter(saved[n:])
         sums = [None if u is None else weighted_sum(grad, next(terms), *u) for u in ctx.ones]
@@ -97,8 +97,7 @@ class Constant(torch.autograd.Function):
         (grad,) = grads
         (term,) = ctx.saved_tensors
         shape, dtype = ctx.ones
-        # Laid out once here: the sum below and the layer behind would each copy it.
-        grad = grad.contiguous()
+        grad = dense(grad)
         return grad, weighted_sum(grad, term, shape, dtype), None
 
 
@@ -133,6 +132,12 @@ class Halve(torch.autograd.Function):
 NODES = tuple(f._backward_cls for f in (Frozen, Rewritten, Affine, Constant, Overwrite, Halve))
 
 
+def dense(grad: Tensor) -> Tensor:
+    """The gradient laid out once, if it has gaps: sum and layer behind would each copy it."""
+    last = grad.ndim == 4 and grad.is_contiguous(memory_format=torch.channels_last)
+    return grad if last else grad.contiguous()
+
+
 def weighted_sum(grad: Tensor, term: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """(grad ⊙ term) summed to ``shape``, in ``dtype``; without a temporary where term is a row."""
     grad, term = _real(grad, term)
@@ -146,6 +151,8 @@ def weighted_sum(grad: Tensor, term: Tensor, shape: torch.Size, dtype: torch.dty
             if dim == -1:
                 return (grad @ row).unsqueeze(-1).sum_to_size(shape)
             at = grad.ndim + dim
+            if at == 1 and grad.ndim == 4 and not grad.is_contiguous():  # channels last
+                return (grad.permute(0, 2, 3, 1) @ row).unsqueeze(1).sum_to_size(shape)
             if grad.is_contiguous():
                 flat = grad.reshape(*grad.shape[: at + 1], -1)
                 total = (row @ flat).reshape(*grad.shape[:at], 1, *grad.shape[at + 1 :])

@@ -75,6 +75,7 @@ class Interceptor(TorchFunctionMode):
         self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples,)
         self.constants = Constants()
         self._placed: dict[Any, tuple[Place, Place]] = {}
+        self._same: dict[Any, Place] = {}
         self.frozen_constants: set[str] = set()
         self.held = ""  # the last operator whose result was frozen
         self.embedded: Callable[[Tensor, Mark], Tensor] | None = None
@@ -354,7 +355,9 @@ class Interceptor(TorchFunctionMode):
         """``make()``, called once for each place and key: so that equal places are the same."""
         known = self._placed.get((id(place), key))
         if known is None:
-            known = self._placed[id(place), key] = (place, make())
+            there = make()
+            at = (id(there.grid), there.cells.data_ptr(), there.cells.shape, there.cells.stride())
+            known = self._placed[id(place), key] = (place, self._same.setdefault(at, there))
         return known[1]
 
     def nowhere(self, t: Tensor) -> Place | None:

@@ -95,17 +95,26 @@ def input_gradient(x: Tensor, options: tuple[Any, ...]) -> Callable[..., Tensor]
     """(grad, weight, scale) ↦ the gradient at x of the convolution of x, scaled by channel."""
     shape, stride, dtype, device = x.shape, x.stride(), x.dtype, x.device
     transposed = options[3]
+    mixes = device.type == "cpu" and options == _MIXES.get(len(shape) - 2)
 
     def vjp(grad: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
         if transposed or weight.numel() > grad.numel():
             grad = grad * scale
         else:
             weight = weight * scale.unsqueeze(-1)
+        if mixes and weight[0, 0].numel() == 1 and grad.is_contiguous():
+            # One product: PyTorch's kernel for a CPU would lay the columns out once more.
+            columns = grad.reshape(*grad.shape[:2], -1)
+            back = torch.bmm(weight.reshape(weight.shape[:2]).t().expand(len(grad), -1, -1), columns)
+            return back.reshape(shape)
         # The kernel asks for the shape and the layout of x, not for its values.
         like = torch.empty_strided(shape, stride, dtype=dtype, device=device)
         return _BACKWARD(grad, like, weight, None, *options, _ONLY_X)[0]
 
     return vjp
 
+
+# The options of a convolution without stride, padding, dilation and groups, by dimensions.
+_MIXES = {n: ((1,) * n, (0,) * n, (1,) * n, False, (0,) * n, 1) for n in (1, 2, 3)}
 
 ROWS: dict[str, Row] = rows("conv conv_transpose", convolution, spatial)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from omenn.core import place as places
 from omenn.core.call import Call, substitute
+from omenn.core.place import Place
 from omenn.core.rules.row import Row, rows, same, source, unlocated
 
 _RESHAPED_IN_PLACE = frozenset("transpose squeeze unsqueeze t".split())
@@ -45,7 +46,14 @@ def rearranged(call: Call, out: Any) -> Any:
         swap = lambda t: cells if t is x else t  # noqa: E731
         return call.run(swap)
 
+    if call.operator in ("permute", "transpose") and not call.kwargs and isinstance(out, Tensor):
+        key = (call.func, x.shape, str(call.args[1:]))
+        return call.owner.placed(place, key, lambda: _one(places.viewed(place, x.shape, view)))
     return places.viewed(place, x.shape, view)
+
+
+def _one(found: Any) -> Place:
+    return found
 
 
 def regrouped(call: Call, out: Tensor) -> Any:
