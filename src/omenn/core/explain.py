@@ -229,11 +229,14 @@ class FrozenRun:
         wide = torch.float64 if f.dtype == torch.float64 else torch.float32
         contribution, matrix, bias = [], [], []
         # Rows: located, and one for each reason why not.
-        split = {k: v.reshape(1 + len(REASONS), samples) for k, v in g.sources.items()}
-        sources = {k: v.sum(0) for k, v in split.items()}
-        located, unlocated = _located({k: v.detach() for k, v in split.items()})
+        none = torch.zeros(0, (1 + len(REASONS)) * samples, dtype=wide, device=f.device)
+        rows = torch.stack(list(g.sources.values())) if g.sources else none
+        split = rows.reshape(len(rows), 1 + len(REASONS), samples)
+        located, unlocated = _located(list(g.sources), split.detach())
+        summed = split.sum(1)
+        sources = dict(zip(g.sources, summed.unbind(), strict=True))
         apart = self.bias == "separate"
-        constant = sum(sources.values(), torch.zeros(samples, dtype=wide, device=f.device))
+        constant = summed.sum(0)
         for k, (x, w) in enumerate(zip(feed.values, g.inputs, strict=True)):
             c = w.to(wide) * x.to(wide)
             b = (
@@ -272,9 +275,9 @@ class FrozenRun:
         return f.detach() if mark is None or mark.true is None else mark.true
 
 
-def _located(split: dict[str, Tensor]) -> tuple[float, dict[str, dict[str, float]]]:
+def _located(names: list[str], split: Tensor) -> tuple[float, dict[str, dict[str, float]]]:
     """Shares of Σ|constants|: with a place; and module → reason → without one, largest first."""
-    sums = {name: rows.abs().sum(1).tolist() for name, rows in split.items()}
+    sums = dict(zip(names, split.abs().sum(2).tolist(), strict=True))
     total = sum(map(sum, sums.values()))
     if not total:
         return 1.0, {}

@@ -71,6 +71,8 @@ def violations(output: Tensor, roots: Sequence[Tensor]) -> list[str]:
     A native node must be known as linear, a product may have one factor on a path to the leaves
     (or two halved ones), and a Python node must be one of the engine's own.
     """
+    if not _doubtful(output.grad_fn):
+        return []
     order = _topological(output.grad_fn)
     wanted = {id(r) for r in roots}
     live: set[Any] = set()
@@ -85,6 +87,28 @@ def violations(output: Tensor, roots: Sequence[Tensor]) -> list[str]:
             if problem:
                 found.append(problem)
     return list(dict.fromkeys(found))
+
+
+def _doubtful(root: Any) -> bool:
+    """Whether any node could break linearity, if all that is upstream depended on the input."""
+    seen, todo = set(), [root]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        edges = [n for n, _ in node.next_functions]
+        todo += edges
+        if isinstance(node, NODES):
+            continue
+        name = short(node)
+        if name in _LINEAR:
+            continue
+        if name not in _PRODUCTS or name == "Pow" or sum(n is not None for n in edges) > 1:
+            return True
+        if name == "Div" and edges[0] is None:
+            return True
+    return False
 
 
 def _problem(node: Any, live: set[Any]) -> str | None:

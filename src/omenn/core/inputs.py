@@ -34,8 +34,9 @@ def check_model(model: Any, at: str | None) -> None:
         if at is not None:
             raise ModelError("at= needs a torch.nn.Module; a function has no modules.")
         return
-    _check_kinds(model, at)
-    training = [name or "(model)" for name, m in model.named_modules() if m.training]
+    modules = list(model.named_modules())
+    _check_kinds(model, modules, at)
+    training = [name or "(model)" for name, m in modules if m.training]
     if training:
         raise ModelError(
             f"the model is in training mode ({len(training)} modules, first '{training[0]}'), "
@@ -43,7 +44,7 @@ def check_model(model: Any, at: str | None) -> None:
         )
     if at is not None and not isinstance(at, str):
         raise ModelError(f"at= is the dotted name of a module, but {at!r} was given.")
-    if at is not None and at not in (names := dict(model.named_modules())):
+    if at is not None and at not in (names := dict(modules)):
         close = difflib.get_close_matches(at, names, 3)
         hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
         raise ModelError(
@@ -72,23 +73,34 @@ _HIDDEN_HOMES = {
 }
 
 
-def _check_kinds(model: nn.Module, at: str | None) -> None:
+def _check_kinds(
+    model: nn.Module, modules: Sequence[tuple[str, nn.Module]], at: str | None
+) -> None:
     """Refuses modules whose operators cannot be seen, whose weights are not there, or exported."""
     if _exported(model):
         raise ModelError(
             "the model was exported (torch.export, make_fx): it calls kernels in place of "
             f"operators. {_PLAIN}"
         )
-    for name, m in model.named_modules():
-        why = _hidden(m)
-        # Upstream of at= it does no harm; behind it the graph shows it.
-        if why is not None and at is None:
-            raise ModelError(f"module '{name or '(model)'}' {why}")
-    for name, t in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(t, (UninitializedBuffer, UninitializedParameter)):
-            raise ModelError(f"'{name}' is not initialised. Call the model once on an input first.")
-        if t.is_meta:
-            raise ModelError(f"'{name}' is on the meta device: it has no values. Load the weights.")
+    known: set[type] = set()
+    for prefix, m in modules:
+        if type(m) not in known:
+            why = _hidden(m)
+            # Upstream of at= it does no harm; behind it the graph shows it.
+            if why is not None and at is None:
+                raise ModelError(f"module '{prefix or '(model)'}' {why}")
+            if "DataParallel" not in _kinds(m):  # of which each one counts
+                known.add(type(m))
+        for key, t in (*m._parameters.items(), *m._buffers.items()):
+            name = f"{prefix}.{key}" if prefix else key
+            if isinstance(t, (UninitializedBuffer, UninitializedParameter)):
+                raise ModelError(
+                    f"'{name}' is not initialised. Call the model once on an input first."
+                )
+            if t is not None and t.is_meta:
+                raise ModelError(
+                    f"'{name}' is on the meta device: it has no values. Load the weights."
+                )
 
 
 def _hidden(m: nn.Module) -> str | None:

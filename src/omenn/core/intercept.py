@@ -60,9 +60,13 @@ class Interceptor(TorchFunctionMode):
         self.own: set[int] = set()
         self.memory: set[int] = set()  # addresses of the model's parameters and buffers
         if model is not None:
-            self.own = {id(t) for t in (*model.parameters(), *model.buffers())}
-            self.memory = {memory_of(t) for t in (*model.parameters(), *model.buffers())} - {0}
-            self.names = {id(m): name for name, m in model.named_modules()}
+            for name, m in model.named_modules():
+                self.names[id(m)] = name
+                for t in (*m._parameters.values(), *m._buffers.values()):
+                    if t is not None:
+                        self.own.add(id(t))
+                        self.memory.add(memory_of(t))
+            self.memory.discard(0)
         self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
         # Explanations inside of which this one runs: what depends on their input is refused.
         self.outer = [m for m in _modes() if isinstance(m, Interceptor)]

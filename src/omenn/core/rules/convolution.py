@@ -105,7 +105,9 @@ def input_gradient(x: Tensor, options: tuple[Any, ...]) -> Callable[..., Tensor]
         if mixes and weight[0, 0].numel() == 1 and grad.is_contiguous():
             # One product: PyTorch's kernel for a CPU would lay the columns out once more.
             columns = grad.reshape(*grad.shape[:2], -1)
-            back = torch.bmm(weight.reshape(weight.shape[:2]).t().expand(len(grad), -1, -1), columns)
+            back = torch.bmm(
+                weight.reshape(weight.shape[:2]).t().expand(len(grad), -1, -1), columns
+            )
             return back.reshape(shape)
         # The kernel asks for the shape and the layout of x, not for its values.
         like = torch.empty_strided(shape, stride, dtype=dtype, device=device)

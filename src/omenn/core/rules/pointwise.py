@@ -36,6 +36,8 @@ def pointwise(call: Call) -> Tensor:
     if not cmath.isfinite(at_zero):
         raise call.refuse("a function that is not finite at zero has no form through the origin")
     closed = None if x.is_complex() else _CLOSED.get(call.operator)
+    if call.operator in _GATES and _small(call, x):
+        return _gate(call, x, at_zero, slope)
     if at_zero == 0 and call.inplace and call.writable and not x.is_complex():
         return _overwritten(call, x, slope, closed)
     value, true = call.value(), call.true(x)
@@ -69,6 +71,28 @@ def _overwritten(
     before = before.clone()
     call.overwrite()
     return call.rewritten(x, scaled, _ratio(x.detach(), before, slope, out=before))
+
+
+_GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "hardsigmoid": F.hardsigmoid,
+}
+
+
+def _small(call: Call, x: Tensor) -> bool:
+    plain = not (call.inplace or call.owner.create_graph or x.is_complex())
+    return plain and x.numel() <= 65536
+
+
+def _gate(call: Call, x: Tensor, at_zero: complex, slope: complex) -> Tensor:
+    """A small gate, of which most are factors: its coefficient is made when it is asked for."""
+    gate = _GATES[call.operator]
+
+    def vjp(grad: Tensor, x: Tensor) -> Tensor:
+        return grad * _secant(x, gate(x), at_zero, slope)
+
+    value = call.value()
+    return call.affine(x, value, vjp, value.new_full((), at_zero.real), x.detach().clone())
 
 
 _ORIGINS: dict[Any, tuple[complex, complex]] = {}
