@@ -178,7 +178,8 @@ def test_certificate_of_an_exact_model_says_what_it_checked() -> None:
     assert [line.split()[0] for line in text[:5]] == [
         "exact", "structure", "fidelity", "sum", "bias",
     ]  # fmt: skip
-    assert "largest constants by module" in text[5]
+    assert text[5].strip().startswith("without a place: pooled")
+    assert "largest constants by module" in text[6]
     assert repr(found).startswith("Certificate(exact, residual=")
     largest = [float(v.abs().mean()) for v in found.sources.values()]
     assert largest == sorted(largest, reverse=True)
