@@ -39,8 +39,9 @@ def operator(
 ) -> Operator:
     """The frozen network at x as one linear operator: f(x) = W(x) x + b(x), for all outputs.
 
-    W is not stored. The graph of one frozen forward pass is kept, through which a vector goes
-    back (Wᵀu) or forward (W v) at about the price of a gradient.
+    W is not stored. The graphs of one frozen forward pass and of its backward pass are kept; a
+    vector goes back through the one (Wᵀu) or forward through the other (W v), each at about the
+    price of a gradient.
 
     Everything is flat: W has one row for each number of the output and one column for each
     number of the explained input, in the order of ``reshape(-1)``. A batch is one object, too: W
@@ -113,7 +114,7 @@ class Operator:
     ``rmatvec`` an operator can be handed to ``scipy.sparse.linalg`` as it is: ``svds(op, k=3)``,
     ``lsqr(op, b)``, ``aslinearoperator(op)``.
 
-    The graph stays in memory until ``close()``, the end of a ``with`` block, or the last
+    The graphs stay in memory until ``close()``, the end of a ``with`` block, or the last
     reference.
     """
 
