@@ -132,8 +132,16 @@ class Halve(torch.autograd.Function):
 NODES = tuple(f._backward_cls for f in (Frozen, Rewritten, Affine, Constant, Overwrite, Halve))
 
 
+def batched(t: Tensor) -> bool:
+    """Whether torch.func.vmap or ``is_grads_batched`` (which has its own vmap) runs over t."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    return functorch.is_batchedtensor(t) or functorch.is_legacy_batchedtensor(t)
+
+
 def dense(grad: Tensor) -> Tensor:
     """The gradient laid out once, if it has gaps: sum and layer behind would each copy it."""
+    if batched(grad):  # has no layout of its own
+        return grad.contiguous()
     last = grad.ndim == 4 and grad.is_contiguous(memory_format=torch.channels_last)
     return grad if last else grad.contiguous()
 

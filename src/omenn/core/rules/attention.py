@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend
 
+from omenn.core.autograd import batched
 from omenn.core.call import Call
 from omenn.core.rules.columns import connected
 from omenn.core.rules.placers import attention_place
 from omenn.core.rules.row import Row, rows, unlocated
 from omenn.core.rules.softmax import Softmax, additive, at_values, weights
-from omenn.core.rules.sparsity import batched
 
 
 def fused(call: Call) -> Any:

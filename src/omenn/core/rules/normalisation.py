@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from omenn.core.autograd import batched
 from omenn.core.call import Call
 from omenn.core.rules.convolution import scaled_convolution
 from omenn.core.rules.row import Row, rows, same
-from omenn.core.rules.sparsity import batched
 
 
 def _column(vector: Tensor, ndim: int) -> Tensor:

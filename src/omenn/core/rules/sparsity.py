@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from omenn.core.autograd import batched
 
 
 def live(t: Tensor, dim: int) -> Tensor | None:
@@ -20,9 +21,3 @@ def live(t: Tensor, dim: int) -> Tensor | None:
     others = [d for d in range(t.ndim) if d != dim % t.ndim]
     index = t.detach().ne(0).any(others).nonzero().squeeze(1)
     return index if 4 * index.numel() <= n else None
-
-
-def batched(t: Tensor) -> bool:
-    """Whether torch.func.vmap or ``is_grads_batched`` (which has its own vmap) runs over t."""
-    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    return functorch.is_batchedtensor(t) or functorch.is_legacy_batchedtensor(t)
