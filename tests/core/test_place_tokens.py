@@ -301,6 +301,16 @@ def test_hidden_units_of_token_mixing_have_no_place() -> None:
     assert e.reasons.keys() == {"pooled"}
 
 
+def test_gated_token_mixing_comes_back_to_its_tokens() -> None:
+    up, down = seeded(nn.Linear(6, 10, bias=False)), seeded(nn.Linear(5, 6))
+
+    def model(x: Tensor) -> Tensor:
+        a, b = up(x.mT).chunk(2, -1)
+        return down(a * F.silu(b)).mT
+
+    only_token(model, 1)
+
+
 def test_a_square_layer_over_a_table_does_not_keep_the_columns() -> None:
     net = seeded(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)))
     assert omenn.explain(net, draw(2, 4), 1).located == 0.0
