@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omenn.core.explanation import TOLERANCES, Explanation
+from omenn.core.explanation import TOLERANCES, Explanation, located_shares
 from omenn.core.graph import violations
 from omenn.core.inputs import Feed, check_model
 from omenn.core.intercept import Interceptor
@@ -232,7 +232,7 @@ class FrozenRun:
         none = torch.zeros(0, (1 + len(REASONS)) * samples, dtype=wide, device=f.device)
         rows = torch.stack(list(g.sources.values())) if g.sources else none
         split = rows.reshape(len(rows), 1 + len(REASONS), samples)
-        located, unlocated = _located(list(g.sources), split.detach())
+        located, unlocated = located_shares(list(g.sources), split.detach())
         summed = split.sum(1)
         sources = dict(zip(g.sources, summed.unbind(), strict=True))
         apart = self.bias == "separate"
@@ -273,21 +273,6 @@ class FrozenRun:
         """f without history; or as the ordinary network gives it, where derivatives are wanted."""
         mark = self.mode.mark_of(f) if self.options["create_graph"] else None
         return f.detach() if mark is None or mark.true is None else mark.true
-
-
-def _located(names: list[str], split: Tensor) -> tuple[float, dict[str, dict[str, float]]]:
-    """Shares of Σ|constants|: with a place; and module → reason → without one, largest first."""
-    sums = dict(zip(names, split.abs().sum(2).tolist(), strict=True))
-    total = sum(map(sum, sums.values()))
-    if not total:
-        return 1.0, {}
-    order = sorted(sums, key=lambda name: -sum(sums[name][1:]))
-    shares = {
-        name: {why: part / total for why, part in zip(REASONS, sums[name][1:], strict=True) if part}
-        for name in order
-    }
-    located = sum(rows[0] for rows in sums.values()) / total
-    return located, {name: reasons for name, reasons in shares.items() if reasons}
 
 
 def _sums(

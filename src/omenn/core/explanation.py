@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.core.place import REASONS
+
 # A tensor, or tensors in the structure of the inputs (the explained ones).
 Structure = Any
 
@@ -22,6 +24,21 @@ TOLERANCES = {
     torch.float16: 2e-3,
     torch.bfloat16: 1e-2,
 }
+
+
+def located_shares(names: list[str], split: Tensor) -> tuple[float, dict[str, dict[str, float]]]:
+    """Shares of Σ|constants|: with a place; and module → reason → without one, largest first."""
+    sums = dict(zip(names, split.abs().sum(2).tolist(), strict=True))
+    total = sum(map(sum, sums.values()))
+    if not total:
+        return 1.0, {}
+    order = sorted(sums, key=lambda name: -sum(sums[name][1:]))
+    shares = {
+        name: {why: part / total for why, part in zip(REASONS, sums[name][1:], strict=True) if part}
+        for name in order
+    }
+    located = sum(rows[0] for rows in sums.values()) / total
+    return located, {name: reasons for name, reasons in shares.items() if reasons}
 
 
 def leaves(value: Structure) -> list[Tensor]:
