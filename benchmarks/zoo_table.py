@@ -21,6 +21,7 @@ TITLES = {
     "graphs": "torch_geometric",
 }
 SHORTEST = 0.02  # seconds of a gradient below which a ratio tells of the cost of a call alone
+LEAST = 50.0  # megabytes of a gradient, likewise
 LOCATED = 0.95  # below it the reason is stated
 REASONS = {
     "token": "class token",
@@ -60,7 +61,7 @@ def _summary(groups: dict[str, list[Row]]) -> str:
         good = sum(_worst(r) == "exact" for r in variants.values())
         inside = sum(any(_inside(r) for r in rs) for rs in variants.values())
         ratios = [t for r in rows if r["size"] == "native" and (t := _time(r)) is not None]
-        memory = [r["memory_ratio"] for r in rows if "memory_ratio" in r and r["size"] == "native"]
+        memory = [m for r in rows if r["size"] == "native" and (m := _memory(r)) is not None]
         lines.append(
             [TITLES[group], f"**{exact} of {len(families)}**", f"{good} of {len(variants)}",
              str(inside or "–"), _spread(ratios), _spread(memory)]
@@ -149,7 +150,7 @@ def _family(name: str, rows: list[Row]) -> list[str]:
     located = [s for r in native if (s := _shared(r, "located")) is not None]
     bias = [s for r in native if (s := _shared(r, "bias_share")) is not None]
     ratios = [t for r in native if (t := _time(r)) is not None]
-    memory = [r["memory_ratio"] for r in native if "memory_ratio" in r]
+    memory = [m for r in native if (m := _memory(r)) is not None]
     return [
         name,
         str(len(_variants(rows))),
@@ -170,6 +171,13 @@ def _time(row: Row) -> float | None:
     if "ratio" not in row or statistics.median(row["seconds"]["gradient"]) < SHORTEST:
         return None
     return row["ratio"]
+
+
+def _memory(row: Row) -> float | None:
+    """The memory ratio, where the gradient needs enough for one."""
+    if "memory_ratio" not in row or row["memory"]["gradient"] < LEAST:
+        return None
+    return row["memory_ratio"]
 
 
 def _largest(values: Sequence[float]) -> str:
