@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.report import environment, table
 from benchmarks.zoo_entries import GROUPS
+from benchmarks.zoo_run import engine
 
 Row = dict[str, Any]
 
@@ -90,8 +91,8 @@ def _note(rows: Sequence[Row]) -> str:
     versions = "; ".join(
         sorted({", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in rows})
     )
-    engines = Counter(r["engine"] for r in rows)
-    mixed = "" if len(engines) == 1 else f" Rows were made by {len(engines)} states of the engine."
+    older = sum(r["engine"] != engine() for r in rows)
+    mixed = f" {older} rows are of an earlier state of the engine." if older else ""
     return (
         f"Written by `python -m benchmarks.zoo --write`: {len(rows)} rows; {versions}; "
         f"{environment()}.{mixed} Ratios (median over families, quartiles) are those of one image "
