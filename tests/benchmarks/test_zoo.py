@@ -41,7 +41,7 @@ def measured(entry):
 
 names = ["killed", "slow", "large", "raises", "good"]
 entries = [Entry("timm", "family", name, ()) for name in names]
-runner = Runner(measured, Path(sys.argv[1]), jobs=3, seconds=2.0, gigabytes=1)
+runner = Runner(measured, Path(sys.argv[1]), jobs=3, seconds=6.0, gigabytes=1)
 print(json.dumps({entry.name: row for entry, row in runner(entries)}))
 """
 
