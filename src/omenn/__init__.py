@@ -17,10 +17,11 @@ from omenn.errors import (
 
 if TYPE_CHECKING:
     from omenn.core.certificate import Certificate, certify
-    from omenn.core.explain import Rows, explain, frozen, rows
+    from omenn.core.explain import explain, frozen
     from omenn.core.explanation import Explanation
     from omenn.core.operator import Operator, operator
     from omenn.core.registry import methods, rule
+    from omenn.core.rows import Rows, rows
     from omenn.core.target import Contrast
 
 __version__ = "0.1.0"
@@ -31,13 +32,13 @@ _HOMES = {
     "Contrast": "target",
     "Explanation": "explanation",
     "Operator": "operator",
-    "Rows": "explain",
+    "Rows": "rows",
     "certify": "certificate",
     "explain": "explain",
     "frozen": "explain",
     "methods": "registry",
     "operator": "operator",
-    "rows": "explain",
+    "rows": "rows",
     "rule": "registry",
 }
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import omenn
+from omenn.core.explain import FrozenRun
+from omenn.core.explanation import Explanation
 from opcases.case import draw
 from opcases.linear import seeded
 
@@ -17,7 +21,7 @@ def network() -> nn.Module:
     )
 
 
-X = draw(2, 2, 4, 4)
+X, W = draw(2, 2, 4, 4), draw(3, 2, seed=9)
 
 
 def test_each_row_is_an_explanation() -> None:
@@ -45,6 +49,64 @@ def test_difference_of_rows_is_the_contrast() -> None:
     r = omenn.rows(network(), X, [2, 0, omenn.Contrast(2, 0)])
     torch.testing.assert_close(r.weight[:, 0] - r.weight[:, 1], r.weight[:, 2])
     torch.testing.assert_close(r.bias[:, 0] - r.bias[:, 1], r.bias[:, 2])
+
+
+@pytest.mark.parametrize("bias", ["spatial", "separate"])
+@pytest.mark.parametrize("chunk", [2, 3, 100])
+def test_rows_together_are_the_rows_one_by_one(chunk: int, bias: str) -> None:
+    layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True, activation="gelu")
+    net = seeded(nn.Sequential(nn.Linear(6, 6), layer, nn.Flatten(), nn.Linear(30, 4)))
+    targets = [3, omenn.Contrast(0, 1), 2, 0, 1]
+    x = draw(2, 5, 6)
+    one, more = (omenn.rows(net, x, targets, bias=bias, chunk=c) for c in (1, chunk))
+    for name in ("output", "weight", "bias", "residual"):
+        got, wanted = getattr(more, name), getattr(one, name)
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    assert more.exact
+
+
+def test_rows_together_of_several_inputs() -> None:
+    net = lambda a, b: a @ W + b.sum(1, keepdim=True)  # noqa: E731
+    inputs = {"a": draw(2, 3), "b": draw(2, 4)}
+    one, more = (omenn.rows(net, inputs, [0, 1, 1], chunk=c) for c in (1, 2))
+    for name in ("a", "b"):
+        torch.testing.assert_close(more.weight[name], one.weight[name])
+
+
+def test_rows_of_the_whole_batch() -> None:
+    net = network()
+    targets = [lambda y: y.sum(), lambda y: y[0, 1] - y[1, 2], lambda y: y[1, 3]]
+    for chunk in (1, 2):
+        r = omenn.rows(net, X, targets, chunk=chunk)
+        assert r.exact
+        assert r.output.shape == (1, 3)
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 2.0, True, "all"])
+def test_chunk_is_checked(chunk) -> None:
+    with pytest.raises(omenn.InputError, match="number of rows in one backward pass, an integer"):
+        omenn.rows(network(), X, [0], chunk=chunk)
+
+
+def test_rows_of_two_kinds_are_refused() -> None:
+    with pytest.raises(omenn.TargetError, match="Give rows of one kind"):
+        omenn.rows(network(), X, [1, lambda y: y.sum()])
+
+
+def test_no_more_is_kept_than_the_rows(monkeypatch) -> None:
+    """Of each explanation nothing stays but its row."""
+    alive: list[weakref.ref] = []
+    wrap = FrozenRun.wrap
+
+    def counted(self, *args) -> Explanation:
+        assert sum(ref() is not None for ref in alive) <= 1
+        e = wrap(self, *args)
+        alive.append(weakref.ref(e))
+        return e
+
+    monkeypatch.setattr(FrozenRun, "wrap", counted)
+    omenn.rows(network(), X, range(4))
+    assert len(alive) == 4
 
 
 def test_sparse_bias_of_every_placement_keeps_its_sum() -> None:

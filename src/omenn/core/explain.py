@@ -97,7 +97,9 @@ def _choose(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 @dataclass
-class _Gradients:
+class Gradients:
+    """What one explained number has at inputs, at their ones and, by module, at constants."""
+
     inputs: list[Tensor]
     ones: list[Tensor]
     sources: dict[str, Tensor]
@@ -200,30 +202,61 @@ class FrozenRun:
                 "It was reached by code that the interceptor cannot see; use its plain form.",
             )
 
-    def pull_back(self, f: Tensor, retain: bool = False, create_graph: bool = False) -> _Gradients:
+    def pull_back(self, f: Tensor, retain: bool = False, create_graph: bool = False) -> Gradients:
         """∂Σf/∂(inputs, ones, sources) of the frozen network."""
-        ones = [u for u in self.feed.ones if u.requires_grad]
-        wrt = [*self.feed.leaves, *ones, *self.mode.constants.ones()]
+        return self._sorted(self._gradients(f, torch.ones_like(f), retain, create_graph))
+
+    def pull_back_together(self, rows: Sequence[Tensor], retain: bool) -> list[Gradients]:
+        """The gradients of several explained numbers in one pass, which holds them all."""
+        if len(rows) == 1:
+            return [self.pull_back(rows[0], retain)]
+        with torch.enable_grad():
+            f = torch.stack(list(rows))
+        each = torch.eye(len(f), dtype=f.dtype, device=f.device).unsqueeze(-1).expand(-1, *f.shape)
+        grads = self._gradients(f, each, retain, batched=True)
+        return [
+            self._sorted([None if g is None else g[k] for g in grads]) for k in range(len(rows))
+        ]
+
+    def _leaves(self) -> list[Tensor]:
+        """Explained inputs, then their ones, as far as these are wanted."""
+        return [*self.feed.leaves, *(u for u in self.feed.ones if u.requires_grad)]
+
+    def _gradients(
+        self,
+        f: Tensor,
+        grad: Tensor,
+        retain: bool,
+        create_graph: bool = False,
+        batched: bool = False,
+    ) -> Sequence[Tensor | None]:
+        wrt = [*self._leaves(), *self.mode.constants.ones()]
+        keep = retain or create_graph
         try:
-            grads = torch.autograd.grad(
-                f, wrt, torch.ones_like(f), retain or create_graph, create_graph, allow_unused=True
+            return torch.autograd.grad(
+                f, wrt, grad, keep, create_graph, allow_unused=True, is_grads_batched=batched
             )
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            remedy = "Pull rows back one by one with chunk=1; turn" if batched else "Turn"
             raise ModelError(
-                f"the model runs, but cannot be pulled back: {reason(error)}. Turn gradient "
+                f"the model runs, but cannot be pulled back: {reason(error)}. {remedy} gradient "
                 "checkpointing off; write in place only into what no other operator needs."
             ) from error
-        n, m = len(self.feed.leaves), len(ones)
+
+    def _sorted(self, grads: Sequence[Tensor | None]) -> Gradients:
+        """Gradients at the leaves, zero where none arrived; those at the constants summed."""
+        leaves, n = self._leaves(), len(self.feed.leaves)
         filled = [
             torch.zeros_like(w) if g is None else g
-            for g, w in zip(grads[: n + m], wrt[: n + m], strict=True)
+            for g, w in zip(grads[: len(leaves)], leaves, strict=True)
         ]
-        sources = self.mode.constants.by_module(list(grads[n + m :]), self.feed.samples)
-        return _Gradients(filled[:n], filled[n:], sources)
+        terms = list(grads[len(leaves) :])
+        sources = self.mode.constants.by_module(terms, self.feed.samples)
+        return Gradients(filled[:n], filled[n:], sources)
 
-    def wrap(self, f: Tensor, index: Tensor, g: _Gradients) -> Explanation:
+    def wrap(self, f: Tensor, index: Tensor, g: Gradients) -> Explanation:
         """The explanation from one set of gradients."""
         feed, samples = self.feed, self.feed.samples
         wide = torch.float64 if f.dtype == torch.float64 else torch.float32
@@ -283,75 +316,6 @@ def _sums(
     total = torch.stack([m.sum(1) for m in flat]).sum(0)
     magnitude = torch.stack([m.abs().sum(1) for m in flat]).sum(0)
     return f.detach().double() - total, magnitude
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of W(x) and b(x): for target k, ``output[:, k] = Σ weight[:, k] ⊙ X + Σ bias[:, k]``.
-
-    ``weight`` (B, K, *input), ``bias`` (B, K, *locations), ``output`` and ``residual`` (B, K);
-    with several inputs weight and bias have their structure.
-    """
-
-    targets: tuple[Any, ...]
-    output: Tensor
-    weight: Any
-    bias: Any
-    residual: Tensor
-    exact: bool
-
-
-@alone()
-def rows(
-    model: nn.Module | Callable[..., Any],
-    inputs: Any,
-    targets: Sequence[Target],
-    *,
-    at: str | None = None,
-    bias: str = "spatial",
-    output: Callable[[Any], Tensor] | str | int | None = None,
-    products: str = "half",
-    channel_dim: int | None = None,
-) -> Rows:
-    """Rows of W(x) and b(x) for many outputs: one forward pass, one backward pass a row.
-
-    Arguments as in :func:`explain`; ``targets`` is a sequence of them. Rows can be subtracted
-    from one another exactly, because the map is linear.
-
-    Example:
-        >>> import torch, omenn
-        >>> net = torch.nn.Linear(4, 3).eval()
-        >>> r = omenn.rows(net, torch.randn(1, 4), [0, 1, 2])
-        >>> assert torch.allclose(r.weight[0], net.weight, atol=1e-6) and r.exact
-    """
-    if not len(targets):
-        raise TargetError("no targets were given: pass at least one class index.")
-    options = {"products": products, "create_graph": False}
-    _choose("bias", bias, BIASES)
-    _choose("products", products, PRODUCTS)
-    run = FrozenRun(model, inputs, at, bias, channel_dim, options)
-    found = []
-    for k, target in enumerate(targets):
-        f, index = run.target(target, output)
-        gradients = run.pull_back(f, retain=k + 1 < len(targets))
-        found.append(run.wrap(f, index, gradients))
-    return Rows(
-        tuple(targets),
-        torch.stack([e.output for e in found], 1),
-        _stacked([e.weight for e in found]),
-        _stacked([e.bias for e in found]),
-        torch.stack([e.residual for e in found], 1),
-        all(e.exact for e in found),
-    )
-
-
-def _stacked(values: list[Any]) -> Any:
-    first = values[0]
-    if isinstance(first, Tensor):
-        return torch.stack(values, 1)
-    if isinstance(first, dict):
-        return {k: _stacked([v[k] for v in values]) for k in first}
-    return tuple(_stacked([v[k] for v in values]) for k in range(len(first)))
 
 
 @contextmanager

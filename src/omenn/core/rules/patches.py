@@ -35,8 +35,8 @@ def patches(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     kernel = weight.shape[2:]
 
     def vjp(grad: Tensor, weight: Tensor) -> Tensor:
-        rows = grad.movedim(1, -1).flatten(0, -2)
-        found = row_product(rows, weight.flatten(1).to(grad.dtype))
+        rows = grad.movedim(1, -1).reshape(-1, grad.shape[1])
+        found = row_product(rows, weight.reshape(weight.shape[0], -1).to(grad.dtype))
         found = found.reshape(shape[0], *grad.shape[2:], shape[1], *kernel)
         d = len(kernel)
         # (B, h, w, C, k, l) -> (B, C, h, k, w, l) -> (B, C, h k, w l)

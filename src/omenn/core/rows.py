@@ -1,0 +1,105 @@
+"""``rows``: rows of W(x) and b(x) for many outputs, from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from omenn.core.explain import BIASES, PRODUCTS, FrozenRun, _choose
+from omenn.core.surroundings import alone
+from omenn.core.target import Target
+from omenn.errors import InputError, TargetError
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of W(x) and b(x): for target k, ``output[:, k] = Σ weight[:, k] ⊙ X + Σ bias[:, k]``.
+
+    ``weight`` (B, K, *input), ``bias`` (B, K, *locations), ``output`` and ``residual`` (B, K);
+    with several inputs weight and bias have their structure.
+    """
+
+    targets: tuple[Any, ...]
+    output: Tensor
+    weight: Any
+    bias: Any
+    residual: Tensor
+    exact: bool
+
+
+@alone()
+def rows(
+    model: nn.Module | Callable[..., Any],
+    inputs: Any,
+    targets: Sequence[Target],
+    *,
+    at: str | None = None,
+    bias: str = "spatial",
+    output: Callable[[Any], Tensor] | str | int | None = None,
+    products: str = "half",
+    channel_dim: int | None = None,
+    chunk: int = 1,
+) -> Rows:
+    """Rows of W(x) and b(x) for many outputs: one forward pass, backward passes on its graph.
+
+    Arguments as in :func:`explain`; ``targets`` is a sequence of them. Rows can be subtracted
+    from one another exactly, because the map is linear. Beside the result, memory is that of one
+    explanation with ``chunk`` gradients.
+
+    Args:
+        chunk: rows in one backward pass. One is best on a processor, whose kernels are as busy
+            with one row as with many; where they are not (a small model on an accelerator), more
+            rows at once are faster and take more memory.
+
+    Raises:
+        InputError, TargetError, ModelError, UnsupportedOperator: as :func:`explain`.
+
+    Example:
+        >>> import torch, omenn
+        >>> net = torch.nn.Linear(4, 3).eval()
+        >>> r = omenn.rows(net, torch.randn(1, 4), [0, 1, 2])
+        >>> assert torch.allclose(r.weight[0], net.weight, atol=1e-6) and r.exact
+    """
+    if not len(targets):
+        raise TargetError("no targets were given: pass at least one class index.")
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise InputError(
+            f"chunk={chunk!r}: give the number of rows in one backward pass, an integer from 1."
+        )
+    _choose("bias", bias, BIASES)
+    _choose("products", products, PRODUCTS)
+    options = {"products": products, "create_graph": False}
+    run = FrozenRun(model, inputs, at, bias, channel_dim, options)
+    count, exact = len(targets), True
+    found: Any = None
+    for first in range(0, count, chunk):
+        part = targets[first : first + chunk]
+        graph = run.mode
+        picked = [run.target(target, output) for target in part]
+        if run.mode is not graph:  # a target of the whole batch asked for another forward pass
+            picked = [run.target(target, output) for target in part]
+        pulled = run.pull_back_together([f for f, _ in picked], first + chunk < count)
+        for k in range(len(part)):
+            e = run.wrap(*picked[k], pulled[k])
+            found = _filled(found, (e.output, e.weight, e.bias, e.residual), first + k, count)
+            exact = exact and e.exact
+    return Rows(tuple(targets), *found, exact=exact)
+
+
+def _filled(into: Any, value: Any, k: int, count: int) -> Any:
+    """``into`` with ``value`` as its row k of dimension 1, in every tensor of the structure."""
+    if isinstance(value, Tensor):
+        if into is None:
+            into = value.new_empty(value.shape[0], count, *value.shape[1:])
+        if into[:, k].shape != value.shape:
+            raise TargetError(
+                "some targets explain each sample, others the whole batch. Give rows of one kind."
+            )
+        into[:, k] = value.detach()
+        return into
+    if isinstance(value, dict):
+        return {n: _filled(into and into[n], v, k, count) for n, v in value.items()}
+    return tuple(_filled(into and into[n], v, k, count) for n, v in enumerate(value))
