@@ -24,7 +24,7 @@ from omenn.core.autograd import NODES, Constant
 from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark, inputs_of
 from omenn.core.constants import Constants, finite
 from omenn.core.graph import reaches
-from omenn.core.place import Grid, Place
+from omenn.core.place import Grid, Place, Shared
 from omenn.core.recompute import checkpointed, kept
 from omenn.core.rules import OPERATORS, Row
 from omenn.core.spelling import UNTOUCHED, spell
@@ -78,8 +78,7 @@ class Interceptor(TorchFunctionMode):
         self.paused = False  # while the engine itself works between two of the model's calls
         self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples,)
         self.constants = Constants()
-        self._placed: dict[Any, tuple[Place, Place]] = {}
-        self._same: dict[Any, Place] = {}
+        self.shared = Shared()
         self.frozen_constants: set[str] = set()
         self.held = ""  # the last operator whose result was frozen
         self.embedded: Callable[[Tensor, Mark], Tensor] | None = None
@@ -354,15 +353,6 @@ class Interceptor(TorchFunctionMode):
         means = [self.means[k] for k in inputs]
         even = torch.stack([m for m in means if m.shape == place.grid.mean.shape]).mean(0)
         return even[place.grid.sample[place.cells]]
-
-    def placed(self, place: Place, key: Any, make: Callable[[], Place]) -> Place:
-        """``make()``, called once for each place and key: so that equal places are the same."""
-        known = self._placed.get((id(place), key))
-        if known is None:
-            there = make()
-            at = (id(there.grid), there.cells.data_ptr(), there.cells.shape, there.cells.stride())
-            known = self._placed[id(place), key] = (place, self._same.setdefault(at, there))
-        return known[1]
 
     def nowhere(self, t: Tensor) -> Place | None:
         return None if self.grid is None else places.unplaced(self.grid, t.shape)

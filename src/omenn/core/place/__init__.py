@@ -33,11 +33,13 @@ from omenn.core.place.layout import (
 )
 from omenn.core.place.resampling import folded, merged, padded, reduced, resampled
 from omenn.core.place.routing import routed, settled
+from omenn.core.place.shared import Shared
 
 __all__ = [
     "REASONS",
     "Grid",
     "Place",
+    "Shared",
     "compacted",
     "finest",
     "folded",

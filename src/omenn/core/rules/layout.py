@@ -48,7 +48,7 @@ def rearranged(call: Call, out: Any) -> Any:
 
     if call.operator in ("permute", "transpose") and not call.kwargs and isinstance(out, Tensor):
         key = (call.func, x.shape, str(call.args[1:]))
-        return call.owner.placed(place, key, lambda: _one(places.viewed(place, x.shape, view)))
+        return call.owner.shared.get(place, key, lambda: _one(places.viewed(place, x.shape, view)))
     there = places.viewed(place, x.shape, view)
     if place.origin is not None and call.operator in ("chunk", "split") and isinstance(there, list):
         for part in there:  # the halves of a gated layer are both mixtures of the same positions

@@ -96,7 +96,7 @@ def reduced(call: Call, out: Any) -> Any:
     else:
         return unlocated(call, out)
     key = (x.ndim, tuple(dims), first.ndim)
-    there = call.owner.placed(
+    there = call.owner.shared.get(
         place, key, lambda: places.reduced(place, x.shape, dims, first.ndim == x.ndim)
     )
     return there if first is out else [there] * len(out)

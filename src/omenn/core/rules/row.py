@@ -100,7 +100,7 @@ def spatial(call: Call, out: Any) -> Any:
         return unlocated(call, out)
     # The maps of one size over one place share theirs: most convolutions keep both.
     key = (call.func, x.ndim, first.shape[2 if x.ndim > 3 else 1 :])
-    there = call.owner.placed(place, key, lambda: _on_map(call, x, place, first))
+    there = call.owner.shared.get(place, key, lambda: _on_map(call, x, place, first))
     return there if first is out else [there] * len(out)
 
 
