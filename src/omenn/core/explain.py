@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from omenn.core.explanation import TOLERANCES, Explanation, located_shares
 from omenn.core.graph import violations
-from omenn.core.inputs import Feed, check_model
+from omenn.core.inputs import Feed
 from omenn.core.intercept import Interceptor
+from omenn.core.models import check_model
 from omenn.core.place import REASONS
 from omenn.core.surroundings import alone, not_nested
 from omenn.core.target import Target, pick_output, select

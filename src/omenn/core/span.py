@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from omenn.core.explain import FrozenRun
-from omenn.core.inputs import check_model
+from omenn.core.models import check_model
 from omenn.core.target import pick_output
 from omenn.errors import InputError, ModelError, TargetError, did_you_mean
 
