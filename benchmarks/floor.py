@@ -30,8 +30,10 @@ from benchmarks.timed_models import PUBLISHED, SUBJECTS
 
 COMMAND = "benchmarks.floor"
 _aten = torch.ops.aten
-# torch counts the attention kernels of GPUs alone.
-_CPU_ATTENTION = {
+# torch counts the attention kernels of GPUs alone, and no product that is added in place.
+_UNCOUNTED = {
+    _aten.addmm_: flop_registry[_aten.addmm],
+    _aten.baddbmm_: flop_registry[_aten.baddbmm],
     _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
         q.shape, k.shape, v.shape
     ),
@@ -54,10 +56,9 @@ class Multiplications(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         packet = func.overloadpacket
-        if packet in _CPU_ATTENTION:
-            self.count += _CPU_ATTENTION[packet](*args, **kwargs) // 2
-        elif packet in flop_registry:
-            self.count += flop_registry[packet](*args, **kwargs, out_val=out) // 2
+        formula = _UNCOUNTED.get(packet) or flop_registry.get(packet)
+        if formula is not None:
+            self.count += formula(*args, **kwargs, out_val=out) // 2
         return out
 
 

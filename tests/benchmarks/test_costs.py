@@ -64,6 +64,12 @@ class TestFloor:
         assert found.gradient == 2 * found.forward + 3 * n * n * d
         assert found.spared == 2 * n * d * d + 3 * n * n * d
 
+    def test_products_that_are_added_in_place_count(self) -> None:
+        with floor.Multiplications() as counted:
+            torch.zeros(2, 3, 5).baddbmm_(torch.ones(2, 3, 4), torch.ones(2, 4, 5))
+            torch.zeros(3, 5).addmm_(torch.ones(3, 4), torch.ones(4, 5))
+        assert counted.count == 2 * 60 + 60
+
     def test_a_network_without_attention_has_no_room(self) -> None:
         found = floor.count(nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval(), torch.randn(1, 4))
         assert (found.forward, found.gradient, found.ratio) == (16, 32, 1.0)
