@@ -81,8 +81,8 @@ def test_unknown_module() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value", "choices"),
-    [("bias", "pixel", "spatial, attention, uniform, separate"), ("products", "both", "half, left, right"),
-     ("method", "lime", "omenn")],
+    [("bias", "pixel", "spatial, attention, uniform, separate"),
+     ("products", "both", "half, left, right"), ("method", "lime", "omenn")],
 )  # fmt: skip
 def test_unknown_option(option: str, value: str, choices: str) -> None:
     text = message(omenn.InputError, mlp(), **{option: value})
