@@ -43,17 +43,22 @@ def cover(rows: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], fr
     """
     calls = {id(row): (row, spellings(row)) for row in rows}
     left = frozenset[str]().union(*(s for _, s in calls.values()))
-    chosen: list[tuple[Mapping[str, Any], frozenset[str]]] = []
+    chosen: list[Mapping[str, Any]] = []
     while left:
         row, found = max(calls.values(), key=lambda rs: len(rs[1] & left) / cost(rs[0]))
-        chosen.append((row, found & left))
+        chosen.append(row)
         left -= found
-    # What later ones cover as well is not needed.
-    for item in list(chosen):
-        others = frozenset[str]().union(*(spellings(r) for r, _ in chosen if r is not item[0]))
-        if spellings(item[0]) <= others and len(chosen) > 1:
-            chosen.remove(item)
-    return chosen
+    for row in list(chosen):  # what later ones cover as well is not needed
+        if spellings(row) <= frozenset[str]().union(
+            *(spellings(r) for r in chosen if r is not row)
+        ):
+            chosen.remove(row)
+    before = frozenset[str]()
+    adds: list[frozenset[str]] = []
+    for row in chosen:
+        adds.append(spellings(row) - before)
+        before |= adds[-1]
+    return list(zip(chosen, adds, strict=True))
 
 
 def record(rows: list[dict[str, Any]]) -> dict[str, Any]:

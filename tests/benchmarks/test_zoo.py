@@ -13,6 +13,7 @@ from torch import nn
 
 import omenn
 from benchmarks import zoo_entries
+from benchmarks.zoo_cover import cover
 from benchmarks.zoo_entries import Entry, sides
 from benchmarks.zoo_measure import made, measure
 from benchmarks.zoo_models import perturb
@@ -212,3 +213,18 @@ def test_every_entry_has_a_name_of_its_own(group: str) -> None:
     }[group]()
     names = [e.key for e in made]
     assert len(names) == len(set(names)) >= 5
+
+
+def test_few_models_cover_all_calls() -> None:
+    def row(name: str, *calls: str, parameters: float = 0) -> dict[str, object]:
+        return {"name": name, "parameters": parameters, "float64": {"spellings": calls}}
+
+    rows = [
+        row("large", "add", "mul", "exp", "max", parameters=1e8),
+        row("first", "add", "mul", "sub"),  # taken first, and not needed in the end
+        row("second", "add", "mul", "exp"),
+        row("third", "sub", "max"),
+    ]
+    chosen = cover(rows)
+    assert {r["name"] for r, _ in chosen} == {"second", "third"}
+    assert set().union(*(adds for _, adds in chosen)) == {"add", "mul", "sub", "exp", "max"}
