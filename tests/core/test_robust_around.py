@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import omenn
 from opcases.networks import IMAGE, convnet
+from opcases.whole import NETWORKS
 from opcases.wrapped import BODY, HEAD, X, network, plain
 
 
@@ -285,3 +286,24 @@ def test_frozen_needs_a_tensor_that_autograd_follows() -> None:
         with pytest.raises(omenn.InputError) as caught, omenn.frozen(x):
             pass
         assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_the_pass_back_is_not_cast(name: str) -> None:
+    """Autocast around the call is for the forward pass, in PyTorch's own nodes and in omenn's."""
+    build, x = NETWORKS[name]
+    net = build().float()
+    given = x.float() if x.is_floating_point() else x
+    target = lambda out: out.reshape(len(given), -1)[:, 1].float()  # noqa: E731
+    plain = omenn.explain(net, given, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        e = omenn.explain(net, given, target)
+        both = omenn.rows(net, given, [target, target], chunk=2)
+        op = omenn.operator(net, given)
+        row = op.rows(1)[0]
+    assert e.exact
+    assert both.exact
+    assert op.exact
+    scale = float(plain.weight.abs().max())
+    for weight in (e.weight, both.weight[:, 1], row.reshape(plain.weight.shape)):
+        torch.testing.assert_close(weight, plain.weight, atol=0.1 * scale, rtol=0.1)

@@ -138,6 +138,14 @@ def batched(t: Tensor) -> bool:
     return functorch.is_batchedtensor(t) or functorch.is_legacy_batchedtensor(t)
 
 
+def own_precision(t: Tensor) -> torch.autocast:
+    """A context for the pass back, which has the precision of each value, whatever is around it.
+
+    PyTorch's own nodes ask for the same: autocast is for the forward pass.
+    """
+    return torch.autocast(t.device.type, enabled=False)
+
+
 def dense(grad: Tensor) -> Tensor:
     """The gradient laid out once, if it has gaps: sum and layer behind would each copy it."""
     if batched(grad):  # has no layout of its own

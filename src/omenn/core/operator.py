@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.core.autograd import own_precision
 from omenn.core.explain import PRODUCTS, _choose
 from omenn.core.explanation import TOLERANCES
 from omenn.core.span import Span, check_name
@@ -339,7 +340,8 @@ def _generic(like: Tensor) -> Tensor:
 def _transposed(end: Tensor, wrt: list[Tensor], dual: Tensor) -> list[Tensor]:
     """g(u) = Wᵀu for each of ``wrt`` as a function of u (see NOTE columns from rows)."""
     try:
-        grads = torch.autograd.grad(end, wrt, dual, create_graph=True, allow_unused=True)
+        with own_precision(end):
+            grads = torch.autograd.grad(end, wrt, dual, create_graph=True, allow_unused=True)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -363,9 +365,10 @@ def _transposed(end: Tensor, wrt: list[Tensor], dual: Tensor) -> list[Tensor]:
 def _pass(outs: list[Tensor], wrt: Tensor, grads: list[Tensor], batched: bool = False) -> Tensor:
     """∂⟨outs, grads⟩/∂wrt on a graph that is kept; with ``batched`` for each row of grads."""
     try:
-        (g,) = torch.autograd.grad(
-            outs, wrt, grads, True, allow_unused=True, is_grads_batched=batched
-        )
+        with own_precision(wrt):
+            (g,) = torch.autograd.grad(
+                outs, wrt, grads, True, allow_unused=True, is_grads_batched=batched
+            )
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
