@@ -254,7 +254,11 @@ def _cost(entry: Entry, model: nn.Module, inputs: Any, rounds: int) -> dict[str,
             seconds[name].append(time.process_time() - start)
     ratios = [b / a for a, b in zip(seconds["gradient"], seconds["explain"], strict=True)]
     memory = {name: _peak(call) for name, call in calls.items()}
-    cost: dict[str, Any] = {"seconds": seconds, "ratio": statistics.median(ratios)}
+    cost: dict[str, Any] = {
+        "clock": "processor",
+        "seconds": seconds,
+        "ratio": statistics.median(ratios),
+    }
     if all(memory.values()):
         cost |= {"memory": memory, "memory_ratio": memory["explain"] / memory["gradient"]}
     return cost

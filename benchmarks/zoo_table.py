@@ -93,6 +93,8 @@ def _note(rows: Sequence[Row]) -> str:
     )
     older = sum(r["engine"] != engine() for r in rows)
     mixed = f" {older} rows are of an earlier state of the engine." if older else ""
+    wall = sum("ratio" in r and r.get("clock") != "processor" for r in rows)
+    mixed += f" {wall} rows were timed by the clock on the wall of a busy machine." if wall else ""
     return (
         f"Written by `python -m benchmarks.zoo --write`: {len(rows)} rows; {versions}; "
         f"{environment()}.{mixed} Ratios (median over families, quartiles) are those of one image "
