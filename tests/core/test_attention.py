@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
@@ -94,6 +94,37 @@ def test_heads_that_share_a_key(causal: bool) -> None:
     q, k, v = draw(2, 6, 5, 4), draw(2, 2, 5, 4, seed=1), draw(2, 2, 5, 4, seed=2)
     got, wanted = gradients(q, k, v, draw(2, 6, 5, 4, seed=3), enable_gqa=True, is_causal=causal)
     torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_heads_that_share_a_key_in_rows_that_travel_together() -> None:
+    def model(x: Tensor) -> Tensor:
+        q, k = x.unflatten(-1, (4, -1)).mT, x[..., :4].unflatten(-1, (2, -1)).mT
+        return sdpa(q.mT.transpose(1, 2), k.mT.transpose(1, 2), 2 * k.mT.transpose(1, 2),
+                    enable_gqa=True).transpose(1, 2).flatten(2).mean(1)  # fmt: skip
+
+    x = draw(2, 5, 8)
+    one, all_ = (omenn.rows(model, x, range(4), chunk=n) for n in (1, 4))
+    torch.testing.assert_close(all_.weight, one.weight, rtol=1e-12, atol=1e-12)
+    assert one.exact
+    assert bool(one.weight.any())
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("extra", ["add_bias_kv", "add_zero_attn"])
+def test_the_causal_hint_of_the_attention_module(extra: str, need_weights: bool) -> None:
+    """With it PyTorch does not read the mask, and so hides keys that are added at the end."""
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(8, 2, batch_first=True, **{extra: True}).double().eval()
+    mask = torch.ones(6, 6, dtype=torch.bool).triu(1)
+
+    def model(x: Tensor) -> Tensor:
+        out, _ = layer(x, x, x, attn_mask=mask, is_causal=True, need_weights=need_weights)
+        return out.mean(1)
+
+    x = draw(2, 6, 8)
+    e = omenn.explain(model, x, 1)
+    assert e.exact
+    torch.testing.assert_close(e.output, model(x)[:, 1].detach(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

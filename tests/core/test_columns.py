@@ -196,6 +196,23 @@ def test_other_uses_of_the_projection(call, short_way: bool, monkeypatch) -> Non
     equal(short, plain)
 
 
+@pytest.mark.parametrize("written", ["weight", "bias"])
+def test_a_layer_that_is_overwritten_afterwards(written: str) -> None:
+    """Its coefficients are gone: refused, as for any other layer."""
+    model = seeded(Fused("unbind"))
+
+    def call(x: Tensor) -> Tensor:
+        kept = {"weight": model.qkv.weight.clone(), "bias": model.qkv.bias.clone()}
+        x = 2 * x
+        q, k, v = model.parts(F.linear(x, **kept))
+        kept[written].zero_()
+        out = F.scaled_dot_product_attention(q, k, v)
+        return model.proj(out.transpose(-2, -3).flatten(-2)).mean(1)
+
+    with pytest.raises(omenn.ModelError, match="cannot be pulled back"):
+        omenn.explain(call, X, 1)
+
+
 def test_at_the_projection(monkeypatch) -> None:
     """Explained at qkv its output is the input: nothing may pass by."""
     short, plain, taken = both(seeded(Fused("unbind")), X, monkeypatch, at="qkv")

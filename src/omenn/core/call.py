@@ -44,14 +44,14 @@ class Mark:
 class Layer(NamedTuple):
     """A linear layer y = x Wᵀ + b as it was called, for a rule that needs but some columns of y.
 
-    ``input`` may be gone, and ``versions`` (of x, of y) tell whether one was written into since.
+    ``input`` may be gone, and ``versions`` (of x, y, W, b) tell whether one was written into since.
     """
 
     input: weakref.ref[Tensor]
     weight: Tensor
     bias: Tensor | None
     name: str
-    versions: tuple[int, int]
+    versions: tuple[int, ...]
 
 
 def inputs_of(marked: Sequence[tuple[Tensor, Mark]]) -> frozenset[Any]:

@@ -41,7 +41,9 @@ def fused(call: Call) -> Any:
         else:
             out = at_values(grad, query, key, mask, lse, how)
         if how.grouped:
-            out = out.unflatten(-3, (shape[-3], -1)).sum(-3)
+            # Not unflatten, which rows that travel together (chunk=) have no rule for.
+            groups = (shape[-3], out.shape[-3] // shape[-3])
+            out = out.reshape(*out.shape[:-3], *groups, *out.shape[-2:]).sum(-3)
         return out.sum_to_size(shape)
 
     return call.frozen(connected(call, v), value, vjp, call.true(q), call.true(k), mask, lse)
@@ -87,7 +89,10 @@ def _multi_head(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     q, k, v = (t if batched else t.unsqueeze(1) for t in (a["query"], a["key"], a["value"]))
     q, k, v = _projected(a, q, k, v)
     heads = a["num_heads"]
-    mask = _merged_mask(a, q, k, batched)
+    seen = a.get("need_weights", True) or a.get("key_padding_mask") is not None
+    # As PyTorch does: elsewhere the mask is but a hint, and is_causal alone is what counts.
+    causal = bool(a.get("is_causal")) and not seen
+    mask = None if causal else _merged_mask(a, q, k, batched)
     if a.get("bias_k") is not None:
         k = torch.cat([k, a["bias_k"].repeat(1, k.shape[1], 1)])
         v = torch.cat([v, a["bias_v"].repeat(1, v.shape[1], 1)])
@@ -104,7 +109,7 @@ def _multi_head(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         weights = weights.mean(1) if a.get("average_attn_weights", True) else weights
         weights = weights if batched else weights.squeeze(0)
     else:
-        out = F.scaled_dot_product_attention(q, k, v, mask)
+        out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
     out = out.permute(2, 0, 1, 3).flatten(2)
     out = F.linear(out, a["out_proj_weight"], a["out_proj_bias"])
     return (out if batched else out.squeeze(1)), weights

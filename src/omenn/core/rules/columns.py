@@ -58,8 +58,11 @@ def layer_of(call: Call, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | No
     # take the plain path.
     if owner.grid is None or owner.create_graph or not y.is_contiguous():
         return None
-    versions = (x._version, y._version)
-    return Layer(weakref.ref(x), weight, bias, owner.module_path(), versions)
+    return Layer(weakref.ref(x), weight, bias, owner.module_path(), _versions(x, y, weight, bias))
+
+
+def _versions(*tensors: Tensor | None) -> tuple[int, ...]:
+    return tuple(0 if t is None else t._version for t in tensors)
 
 
 def connected(call: Call, v: Tensor) -> Tensor:
@@ -69,7 +72,7 @@ def connected(call: Call, v: Tensor) -> Tensor:
     if y is None or mark is None or mark.place is None or mark.layer is None:
         return v
     layer, x = mark.layer, mark.layer.input()
-    written = x is None or layer.versions != (x._version, y._version)
+    written = x is None or layer.versions != _versions(x, y, layer.weight, layer.bias)
     one = all(m.inputs == mark.inputs for _, m in call.marked if m.kind == CARRIED)
     found = None if written or not one or not _only_views(v, y) else columns(v, y)
     if x is None or found is None or mark.place.cells.shape[y.ndim - 1 :] not in ((), (1,)):
