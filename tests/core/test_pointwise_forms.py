@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import omenn
+from omenn.core.autograd import last_pass, times
 from omenn.core.rules import pointwise
 from opcases.case import draw
 
@@ -66,3 +67,46 @@ def test_a_small_gate_outlives_what_it_was_made_from() -> None:
 
     e = omenn.explain(model, VALUES, lambda y: y)
     assert e.exact
+
+
+@torch.no_grad()
+def test_coefficients_are_overwritten_in_the_last_pass_alone() -> None:
+    grad = draw(2, 3)
+    own = grad + 1
+    expected, before = grad * own, own.clone()
+    assert torch.equal(times(grad, own), expected)
+    assert torch.equal(own, before)
+    with last_pass():
+        for other in (own.float(), own.t().contiguous().t(), own[:1].expand(2, -1)):  # not alike
+            kept = other.clone()
+            assert torch.equal(times(grad, other), grad * other)
+            assert torch.equal(other, kept)
+        assert times(grad, own) is own
+    assert torch.equal(own, expected)
+    assert times(grad, own) is not own
+
+
+@pytest.mark.parametrize("function", [F.silu, F.gelu, torch.tanh])
+def test_value_that_is_kept_and_used_twice_is_not_overwritten(function) -> None:
+    x, kept = draw(1, 4), []
+
+    def model(t: Tensor) -> Tensor:
+        y = function(t * 1)
+        kept.append(y)
+        return (y * 2 + y.flip(1)).sum(1, keepdim=True)
+
+    first, many = omenn.explain(model, x), omenn.rows(model, x, [0])
+    assert first.exact
+    torch.testing.assert_close(first.weight, many.weight.reshape(first.weight.shape))
+    for y in kept:
+        torch.testing.assert_close(y.detach(), function(x))
+    torch.testing.assert_close(first.weight, 3 * function(x) / x)
+
+
+def test_graph_of_frozen_may_be_pulled_back_again() -> None:
+    x = draw(1, 4).requires_grad_()
+    with omenn.frozen(x):
+        y = F.gelu(x * 1).sum()
+    first = torch.autograd.grad(y, x, retain_graph=True)[0].clone()
+    omenn.explain(lambda t: F.gelu(t * 1).sum(1), x.detach(), lambda y: y)
+    assert torch.equal(torch.autograd.grad(y, x)[0], first)

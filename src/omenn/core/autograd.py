@@ -6,7 +6,9 @@ coefficients, so an explanation can itself be differentiated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -152,6 +154,36 @@ def dense(grad: Tensor) -> Tensor:
         return grad.contiguous()
     last = grad.ndim == 4 and grad.is_contiguous(memory_format=torch.channels_last)
     return grad if last else grad.contiguous()
+
+
+class _Pass(threading.local):
+    last = False
+
+
+_PASS = _Pass()
+
+
+@contextmanager
+def last_pass(last: bool = True) -> Iterator[None]:
+    """Around the last backward pass of a graph: its nodes may overwrite what they own."""
+    before, _PASS.last = _PASS.last, last
+    try:
+        yield
+    finally:
+        _PASS.last = before
+
+
+def times(grad: Tensor, own: Tensor) -> Tensor:
+    """grad ⊙ own; in the last pass in the memory of ``own``, which belongs to one node alone.
+
+    New memory costs more than the product: its pages are cleared before they are written.
+    """
+    alike = grad.dtype == own.dtype and grad.shape == own.shape
+    if not (_PASS.last and alike and grad.stride() == own.stride()):
+        return grad * own
+    if torch.is_grad_enabled() or batched(grad) or own.is_complex():
+        return grad * own
+    return torch.mul(grad, own, out=own)
 
 
 def weighted_sum(grad: Tensor, term: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omenn.core.autograd import own_precision
+from omenn.core.autograd import last_pass, own_precision
 from omenn.core.explanation import TOLERANCES, Explanation, located_shares
 from omenn.core.graph import violations
 from omenn.core.inputs import Feed
@@ -235,7 +235,7 @@ class FrozenRun:
         wrt = [*self._leaves(), *self.mode.constants.ones()]
         keep = retain or create_graph
         try:
-            with own_precision(f):
+            with own_precision(f), last_pass(not (keep or batched)):
                 return torch.autograd.grad(
                     f, wrt, grad, keep, create_graph, allow_unused=True, is_grads_batched=batched
                 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from omenn.core.autograd import times
 from omenn.core.call import Call
 from omenn.core.rules.linear import reduced
 from omenn.core.rules.row import Row, rows, same, unlocated
@@ -46,7 +47,7 @@ def pointwise(call: Call) -> Tensor:
     else:
         result = call.run(lambda t: call.true(t)) if call.owner.create_graph else value
         coefficient = _secant(true, result, at_zero, slope)
-    out = call.frozen(x, value, scaled, coefficient)
+    out = call.frozen(x, value, scaled if coefficient.is_complex() else times, coefficient)
     if at_zero == 0:
         return out
     return call.attach(out, torch.as_tensor(at_zero, dtype=out.dtype, device=out.device))
@@ -67,10 +68,10 @@ def _overwritten(
     if closed is not None:
         coefficient = closed(before)
         call.overwrite()
-        return call.rewritten(x, scaled, coefficient)
+        return call.rewritten(x, times, coefficient)
     before = before.clone()
     call.overwrite()
-    return call.rewritten(x, scaled, _ratio(x.detach(), before, slope, out=before))
+    return call.rewritten(x, times, _ratio(x.detach(), before, slope, out=before))
 
 
 _GATES: dict[str, Callable[[Tensor], Tensor]] = {
