@@ -271,3 +271,34 @@ def test_constant_weighed_by_the_input_is_named() -> None:
     e = omenn.explain(net, ROWS, 1)
     assert e.exact
     assert len(e.frozen_constants) == 1
+
+
+@pytest.mark.parametrize("bias", ["spatial", "uniform", "separate"])
+def test_constants_of_no_tokens(bias: str) -> None:
+    """A branch that is empty for this input adds nothing, and is no error."""
+    layer = nn.Linear(4, 4).double()
+
+    def model(x: Tensor) -> Tensor:
+        return torch.cat([layer(x[:, :0]), torch.sigmoid(x[:, :0]), x], 1).sum(1)
+
+    x = draw(2, 3, 4)
+    e = omenn.explain(model, x, 1, bias=bias)
+    assert e.exact
+    torch.testing.assert_close(e.weight, torch.eye(4).double()[1].expand(2, 3, 4))
+    torch.testing.assert_close(e.bias_share, torch.zeros(2).double())
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_linear_layer_with_a_single_row(biased: bool) -> None:
+    """``F.linear`` takes a vector as its weight, and the output has a dimension less."""
+    weight, bias = draw(4, seed=1), draw(2, seed=2)
+
+    def model(x: Tensor) -> Tensor:
+        rows = [F.linear(x, weight, bias[k] if biased else None) for k in range(2)]
+        return torch.stack([r.sum(1) for r in rows], 1)
+
+    x = draw(3, 2, 4)
+    e = omenn.explain(model, x, 1)
+    assert e.exact
+    torch.testing.assert_close(e.weight, weight.expand(3, 2, 4))
+    torch.testing.assert_close(e.bias_share, (2 * biased * bias[1]).expand(3))

@@ -48,7 +48,7 @@ class Constants:
         width = (1 + len(REASONS)) * samples
         groups: dict[int, list[int]] = {}
         for k, (term, cells) in enumerate(zip(self.terms, maps, strict=True)):
-            if cells is not None:
+            if cells is not None and cells.numel():  # a term of no tokens adds nothing
                 groups.setdefault(id(term.place), []).append(k)
         sums: dict[int, Tensor] = {}
         for members in groups.values():

@@ -23,6 +23,8 @@ def linear_layer(call: Call) -> Tensor:
     x, weight, bias = call.get("input"), call.get("weight"), call.get("bias")
     if len(call.carried) > 1 or not call.is_carried(x) or not plain(weight) or x.is_complex():
         return affine_layer(call)
+    if weight.ndim != 2:  # a single row, without a dimension of its own in the output
+        return affine_layer(call)
     value = call.value()
     if value._is_view():  # of a tensor that nobody else has
         value = torch.ops.aten._unsafe_view(value, value.shape)
