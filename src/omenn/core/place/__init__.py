@@ -33,7 +33,7 @@ from omenn.core.place.layout import (
 )
 from omenn.core.place.resampling import folded, merged, padded, reduced, resampled
 from omenn.core.place.routing import routed, settled
-from omenn.core.place.shared import Shared
+from omenn.core.place.shared import Shared, fixed
 
 __all__ = [
     "REASONS",
@@ -42,6 +42,7 @@ __all__ = [
     "Shared",
     "compacted",
     "finest",
+    "fixed",
     "folded",
     "full",
     "input_place",

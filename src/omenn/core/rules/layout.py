@@ -10,7 +10,7 @@ from torch import Tensor
 from omenn.core import place as places
 from omenn.core.call import Call, substitute
 from omenn.core.place import Place
-from omenn.core.rules.row import Row, rows, same, source, unlocated
+from omenn.core.rules.row import Row, placed_by, rows, same, source, unlocated
 
 _RESHAPED_IN_PLACE = frozenset("transpose squeeze unsqueeze t".split())
 
@@ -46,18 +46,15 @@ def rearranged(call: Call, out: Any) -> Any:
         swap = lambda t: cells if t is x else t  # noqa: E731
         return call.run(swap)
 
-    if call.operator in ("permute", "transpose") and not call.kwargs and isinstance(out, Tensor):
-        key = (call.func, x.shape, str(call.args[1:]))
-        return call.owner.shared.get(place, key, lambda: _one(places.viewed(place, x.shape, view)))
-    there = places.viewed(place, x.shape, view)
-    if place.origin is not None and call.operator in ("chunk", "split") and isinstance(there, list):
-        for part in there:  # the halves of a gated layer are both mixtures of the same positions
-            part.origin = place.origin
-    return there
+    def make() -> Any:
+        there = places.viewed(place, x.shape, view)
+        halves = place.origin is not None and call.operator in ("chunk", "split")
+        if halves and isinstance(there, list):
+            for part in there:  # those of a gated layer are both mixtures of the same positions
+                part.origin = place.origin
+        return there
 
-
-def _one(found: Any) -> Place:
-    return found
+    return placed_by(call, x, place, make)
 
 
 def regrouped(call: Call, out: Tensor) -> Any:
@@ -66,7 +63,10 @@ def regrouped(call: Call, out: Tensor) -> Any:
     if found is None:
         return None
     x, place = found
-    return place if x.shape == out.shape else places.reshaped(place, x.shape, out.shape)
+    if x.shape == out.shape:
+        return place
+    key = ("regrouped", x.shape, out.shape)
+    return call.owner.shared.get(place, key, lambda: places.reshaped(place, x.shape, out.shape))
 
 
 def shifted(call: Call, out: Tensor) -> Any:
@@ -75,10 +75,14 @@ def shifted(call: Call, out: Tensor) -> Any:
     if found is None:
         return None
     x, place = found
-    cells = places.full(place.cells, x.shape)
-    if call.operator == "roll" and not call.get("dim"):  # rolls the flattened tensor
-        cells = cells.expand(x.shape)
-    return place.with_cells(call.run(lambda t: cells if t is x else t))
+
+    def make() -> Place:
+        cells = places.full(place.cells, x.shape)
+        if call.operator == "roll" and not call.get("dim"):  # rolls the flattened tensor
+            cells = cells.expand(x.shape)
+        return place.with_cells(call.run(lambda t: cells if t is x else t))
+
+    return placed_by(call, x, place, make)
 
 
 def concatenated(call: Call) -> Any:
@@ -108,7 +112,9 @@ def joined(call: Call, out: Tensor) -> Any:
             for (p, before), after in zip(parts, shapes, strict=True)
         ]
         dim = {"hstack": min(1, out.ndim - 1), "vstack": 0}.get(name, 2)
-    return places.joined(parts, dim, call.operator == "stack")
+    key = ("joined", call.operator == "stack", dim, *(size for _, size in parts))
+    make = lambda: places.joined(parts, dim, call.operator == "stack")  # noqa: E731
+    return call.owner.shared.found([p for p, _ in parts], key, make)
 
 
 def assembled(call: Call) -> Any:
@@ -130,7 +136,9 @@ def padded(call: Call, out: Tensor) -> Any:
     if found is None:
         return None
     x, place = found
-    return places.padded(place, x.shape, list(call.get("pad")))
+    return placed_by(
+        call, x, place, lambda: places.padded(place, x.shape, list(call.get("pad")))
+    )
 
 
 def indexed_write(call: Call) -> Any:

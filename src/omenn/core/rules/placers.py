@@ -37,6 +37,15 @@ def product_place(call: Call, left: Tensor, right: Tensor, weights: Weights | No
     With ``weights`` a row without a location may be placed along them (``bias="attention"``).
     """
     rows, columns = call.place(left), call.place(right)
+    if call.owner.routes:
+        return _product_place(call, left, right, weights)
+    key = ("product", left.shape, right.shape, call.mark(left) is None)
+    make = lambda: _product_place(call, left, right, None)  # noqa: E731
+    return call.owner.shared.found((rows, columns), key, make)
+
+
+def _product_place(call: Call, left: Tensor, right: Tensor, weights: Weights | None) -> Any:
+    rows, columns = call.place(left), call.place(right)
     across = columns is not None and varies(columns, right, -1)
     if rows is not None:
         if columns is not None and across and left.shape[-2] > 1 and not varies(rows, left, -2):

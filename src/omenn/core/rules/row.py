@@ -53,6 +53,20 @@ def source(call: Call) -> tuple[Tensor, Place] | None:
     return None
 
 
+def placed_by(call: Call, x: Tensor, place: Place, make: Callable[[], Any]) -> Any:
+    """``make()``, once for a place, a shape of x and the arguments of the call besides x.
+
+    Every time, where one of these is a tensor or else more than its ``repr`` tells.
+    """
+    args, kwargs = call.args, call.kwargs
+    if not args or args[0] is not x or not places.fixed(args[1:]):
+        return make()
+    if kwargs and not places.fixed(list(kwargs.values())):
+        return make()
+    key = (call.func, x.shape, repr(args[1:]), repr(kwargs) if kwargs else "")
+    return call.owner.shared.found((place,), key, make)
+
+
 def unlocated(call: Call, out: Any) -> Any:
     """No known place: the whole input, sample by sample."""
     found = source(call)
@@ -72,6 +86,11 @@ def contracted(call: Call, out: Tensor) -> Place | None:
     x, place = found
     if x.ndim == 0 or place.cells.ndim == 0:
         return place
+    key = ("contracted", x.shape, out.shape)
+    return call.owner.shared.get(place, key, lambda: _contracted(call, x, place, out))
+
+
+def _contracted(call: Call, x: Tensor, place: Place, out: Tensor) -> Any:
     if out.ndim != x.ndim:
         return unlocated(call, out)
     if (back := place.back_to(out.shape)) is not None:
