@@ -202,6 +202,9 @@ def weighted_sum(grad: Tensor, term: Tensor, shape: torch.Size, dtype: torch.dty
             if at == 1 and grad.ndim == 4 and not grad.is_contiguous():  # channels last
                 return (grad.permute(0, 2, 3, 1) @ row).unsqueeze(1).sum_to_size(shape)
             if grad.is_contiguous():
+                if at == 1 and grad.shape[0] == 1:
+                    total = (row @ grad.reshape(grad.shape[1], -1)).reshape(1, 1, *grad.shape[2:])
+                    return total if total.shape == shape else total.sum_to_size(shape)
                 flat = grad.reshape(*grad.shape[: at + 1], -1)
                 total = (row @ flat).reshape(*grad.shape[:at], 1, *grad.shape[at + 1 :])
                 return total.sum_to_size(shape)

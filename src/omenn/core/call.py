@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omenn.core.autograd import Affine, Frozen, Overwrite, Rewritten
 from omenn.core.place import Place
-from omenn.core.spelling import Spelling, bind
+from omenn.core.spelling import Spelling, bind, names_of
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Call:
         self.inplace = (
             spelling.inplace
             or bool(kwargs.get("inplace"))
-            or (len(args) > 1 and bool(self.bound.get("inplace")))
+            or (len(args) > 1 and "inplace" in names_of(func) and bool(self.get("inplace")))
         )
         self.first: Any = args[0] if args else next(iter(kwargs.values()), None)
         self.spare: Tensor | None = None  # the ordinary twin of a constant that is written into

@@ -9,7 +9,6 @@ see (TorchScript, a custom ``autograd.Function``) and is refused.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +21,10 @@ from omenn.core import place as places
 from omenn.core import unseen
 from omenn.core.autograd import NODES, Constant
 from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark, inputs_of
+from omenn.core.caller import running_module
 from omenn.core.constants import Constants, finite
 from omenn.core.graph import reaches
+from omenn.core.models import modules_of
 from omenn.core.place import Grid, Place, Shared
 from omenn.core.recompute import checkpointed, kept
 from omenn.core.rules import OPERATORS, Row
@@ -60,7 +61,7 @@ class Interceptor(TorchFunctionMode):
         self.own: set[int] = set()
         self.memory: set[int] = set()  # addresses of the model's parameters and buffers
         if model is not None:
-            for name, m in model.named_modules():
+            for name, m in modules_of(model):
                 self.names[id(m)] = name
                 for t in (*m._parameters.values(), *m._buffers.values()):
                     if t is not None:
@@ -262,8 +263,11 @@ class Interceptor(TorchFunctionMode):
 
     def _places(self, call: Call, row: Row, out: Any) -> list[Place | None]:
         if call.places is None:
-            with torch.enable_grad():
+            if torch.is_grad_enabled():
                 found = row.placer(call, out)
+            else:
+                with torch.enable_grad():
+                    found = row.placer(call, out)
             call.places = list(found) if isinstance(found, (list, tuple)) else [found]
         return call.places
 
@@ -372,14 +376,7 @@ class Interceptor(TorchFunctionMode):
 
     def module_path(self) -> str:
         """Dotted name of the innermost module whose method is running, from the call stack."""
-        frame = sys._getframe(1)
-        while frame is not None:
-            if frame.f_code.co_varnames[:1] == ("self",):
-                owner = frame.f_locals.get("self")
-                if isinstance(owner, nn.Module):
-                    return self.names.get(id(owner), type(owner).__name__)
-            frame = frame.f_back
-        return ""
+        return running_module(self.names)
 
 
 # Operators that mix channels: a bounded input does not make their output bounded.

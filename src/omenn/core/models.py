@@ -26,7 +26,7 @@ def check_model(model: Any, at: str | None) -> None:
         if at is not None:
             raise ModelError("at= needs a torch.nn.Module; a function has no modules.")
         return
-    modules = list(model.named_modules())
+    modules = modules_of(model)
     _check_kinds(model, modules, at)
     training = [name or "(model)" for name, m in modules if m.training]
     if training:
@@ -42,6 +42,28 @@ def check_model(model: Any, at: str | None) -> None:
         raise ModelError(
             f"at={at!r} is not a module of the model.{hint} See model.named_modules()."
         )
+
+
+def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """``list(model.named_modules())``: the same without a generator for each level of nesting."""
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[int] = set()
+    todo = [("", model)]
+    while todo:
+        prefix, module = todo.pop()
+        if id(module) in seen:
+            continue
+        if type(module).named_modules is not nn.Module.named_modules:  # it counts its own way
+            return list(model.named_modules())
+        seen.add(id(module))
+        found.append((prefix, module))
+        below = [
+            (f"{prefix}.{k}" if prefix else k, m)
+            for k, m in module._modules.items()
+            if m is not None
+        ]
+        todo += reversed(below)
+    return found
 
 
 _FLOAT = "Explain the floating-point model that it was made from."

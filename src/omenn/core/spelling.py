@@ -229,7 +229,12 @@ def bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str,
     >>> bound = bind(torch.nn.functional.linear, (), {"input": 1, "weight": 2, "bias": None})
     >>> assert bound == {"input": 1, "weight": 2, "bias": None}
     """
-    names = tables()[1].get(func, ("input",))
-    bound = dict(zip(names, args, strict=False))
-    bound |= {_SYNONYMS.get(key, key): value for key, value in kwargs.items()}
+    bound = dict(zip(names_of(func), args, strict=False))
+    if kwargs:
+        bound |= {_SYNONYMS.get(key, key): value for key, value in kwargs.items()}
     return bound
+
+
+def names_of(func: Any) -> tuple[str, ...]:
+    """The names of a function's arguments in order, as far as the signature table has them."""
+    return tables()[1].get(func, ("input",))

@@ -136,9 +136,7 @@ def padded(call: Call, out: Tensor) -> Any:
     if found is None:
         return None
     x, place = found
-    return placed_by(
-        call, x, place, lambda: places.padded(place, x.shape, list(call.get("pad")))
-    )
+    return placed_by(call, x, place, lambda: places.padded(place, x.shape, list(call.get("pad"))))
 
 
 def indexed_write(call: Call) -> Any:
