@@ -36,12 +36,20 @@ class TestInterruption:
             "    time.sleep(60)\n"
         )
         Path("slow.py").write_text(text, encoding="utf-8")
-        process = subprocess_of("explain", picture, "-m", "slow.py:slow", "-o", "x.html")
+        # A job in the background is deaf to Ctrl-C, and so is what it starts, unless it is told.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            process = subprocess_of("explain", picture, "-m", "slow.py:slow", "-o", "x.html")
+        finally:
+            signal.signal(signal.SIGINT, before)
         deadline = time.monotonic() + 60
         while not Path("begun").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
         assert process.returncode == 2
         assert (out, err) == ("", "omenn: interrupted; nothing is left half-written\n")
         assert written() == {"begun", "slow.py"}
