@@ -42,7 +42,7 @@ OUTSIDE = "Python, autograd, dispatch"
 
 # The first pattern that is found in the name of an operator decides.
 KINDS: dict[str, str] = {
-    "attention": r"attention|softmax|baddbmm|\bbmm",
+    "attention and batched products": r"attention|softmax|baddbmm|\bbmm",
     "convolution": r"conv",
     "matrix products": r"addmm|\bmm\b|matmul|linear|\bmv|addmv|\bdot\b|einsum",
     "normalisation": r"norm(?!al)|rsqrt|\bvar|\bmean",
