@@ -87,8 +87,11 @@ class TestProfile:
         [
             ("aten::mkldnn_convolution", "convolution"),
             ("aten::addmm", "matrix products"),
-            ("aten::bmm", "attention"),
-            ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
+            ("aten::bmm", "attention and batched products"),
+            (
+                "aten::_scaled_dot_product_flash_attention_for_cpu",
+                "attention and batched products",
+            ),
             ("aten::native_layer_norm", "normalisation"),
             ("aten::copy_", "moving and filling"),
             ("aten::t", "moving and filling"),
