@@ -17,29 +17,31 @@ from omenn.errors import (
 
 if TYPE_CHECKING:
     from omenn.core.certificate import Certificate, certify
-    from omenn.core.explain import explain, frozen
+    from omenn.core.explain import frozen
     from omenn.core.explanation import Explanation
     from omenn.core.operator import Operator, operator
-    from omenn.core.registry import methods, rule
+    from omenn.core.registry import rule
     from omenn.core.rows import Rows, rows
     from omenn.core.target import Contrast
+    from omenn.methods import explain, method, methods
 
 __version__ = "0.1.0"
 
 # Loaded on first use, so that ``omenn --help`` need not wait for torch.
 _HOMES = {
-    "Certificate": "certificate",
-    "Contrast": "target",
-    "Explanation": "explanation",
-    "Operator": "operator",
-    "Rows": "rows",
-    "certify": "certificate",
-    "explain": "explain",
-    "frozen": "explain",
-    "methods": "registry",
-    "operator": "operator",
-    "rows": "rows",
-    "rule": "registry",
+    "Certificate": "core.certificate",
+    "Contrast": "core.target",
+    "Explanation": "core.explanation",
+    "Operator": "core.operator",
+    "Rows": "core.rows",
+    "certify": "core.certificate",
+    "explain": "methods",
+    "frozen": "core.explain",
+    "method": "methods",
+    "methods": "methods",
+    "operator": "core.operator",
+    "rows": "core.rows",
+    "rule": "core.registry",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "certify",
     "explain",
     "frozen",
+    "method",
     "methods",
     "operator",
     "rows",
@@ -73,7 +76,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'omenn' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f"omenn.core.{home}"), name)
+    module = import_module(f"omenn.{home}")
+    value = module if name == home else getattr(module, name)
     globals()[name] = value
     return value
 

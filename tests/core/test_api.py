@@ -18,8 +18,8 @@ SOURCE = Path(omenn.__file__).parent
 NAMES = {
     "Certificate", "Contrast", "Explanation", "InputError", "MissingExtra", "ModelError",
     "OmennError", "Operator", "OutputError", "Rows", "TargetError", "UnsupportedOperator",
-    "WeightsError", "__version__", "certify", "explain", "frozen", "methods", "operator", "rows",
-    "rule",
+    "WeightsError", "__version__", "certify", "explain", "frozen", "method", "methods", "operator",
+    "rows", "rule",
 }  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_public_names_are_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["explain", "certify", "frozen", "operator", "rows", "rule", "methods"]
+    "name", ["explain", "certify", "frozen", "operator", "rows", "rule", "method"]
 )
 def test_public_functions_are_typed_and_have_an_example(name: str) -> None:
     function = getattr(omenn, name)
@@ -62,7 +62,17 @@ def test_options_of_explain_are_named_only() -> None:
     positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert positional == ["model", "inputs", "target"]
     named = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
-    assert {"method", "at", "bias", "output", "products", "channel_dim", "create_graph"} <= named
+    assert named == {"method"}
+    options = set(omenn.methods()["omenn"].options)
+    assert {"at", "bias", "output", "products", "channel_dim", "create_graph"} <= options
+
+
+def test_methods_is_a_mapping_whatever_was_imported_first() -> None:
+    for first in ("import omenn", "from omenn.methods import method", "import omenn.methods.gamma"):
+        code = f"{first}; import omenn; print(*omenn.methods()); print(omenn.methods.__name__)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout.split()[-1] == "omenn.methods", done.stderr
+        assert {"omenn", "abslrp", "cp-lrp"} <= set(done.stdout.split())
 
 
 def test_fields_of_an_explanation() -> None:

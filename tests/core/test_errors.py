@@ -82,7 +82,7 @@ def test_unknown_module() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "choices"),
     [("bias", "pixel", "spatial, attention, uniform, separate"),
-     ("products", "both", "half, left, right"), ("method", "lime", "omenn")],
+     ("products", "both", "half, left, right")],
 )  # fmt: skip
 def test_unknown_option(option: str, value: str, choices: str) -> None:
     text = message(omenn.InputError, mlp(), **{option: value})
@@ -220,13 +220,29 @@ def test_target_out_of_range(target: Any, bad: int) -> None:
     assert text == f"target {bad} is out of range: the model has 5 outputs, 0 to 4."
 
 
-@pytest.mark.parametrize("target", [1.5, True, "cat", [0, 1, 2], omenn.Contrast(0, "dog")])
+@pytest.mark.parametrize("target", [1.5, True, "cat", [0, 1, 2], omenn.Contrast(0, 1.5)])
 def test_target_that_is_not_an_integer(target: Any) -> None:
     text = message(omenn.TargetError, mlp(), ROWS, target)
-    shown = "dog" if isinstance(target, omenn.Contrast) else target
+    shown = 1.5 if isinstance(target, omenn.Contrast) else target
     assert text == (
         "the target must be a class index (int), a tensor of 3 of them, a Contrast or a callable, "
         f"but {shown!r} was given."
+    )
+
+
+def test_contrast_against_a_word() -> None:
+    text = message(omenn.TargetError, mlp(), ROWS, omenn.Contrast(0, "dog"))
+    assert text == "Contrast(a, 'dog') is not known. Give a class, 'rest' or 'runner-up'."
+
+
+def test_unknown_method() -> None:
+    text = message(omenn.InputError, mlp(), method="lime")
+    known = ", ".join(omenn.methods())
+    assert text == f"method='lime' is not known. Choose one of: {known}."
+    text = message(omenn.InputError, mlp(), method="gamma", gama=1.0)
+    assert text == (
+        "method 'gamma' has no option 'gama'. Its options are: "
+        "gamma, epsilon, at, output, channel_dim."
     )
 
 

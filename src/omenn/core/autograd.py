@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -131,7 +132,29 @@ class Halve(torch.autograd.Function):
         return grads[0] * 0.5
 
 
-NODES = tuple(f._backward_cls for f in (Frozen, Rewritten, Affine, Constant, Overwrite, Halve))
+class Joint(torch.autograd.Function):
+    """A value of several tensors whose backward is ``vjp(grad, *tensors)``, one gradient for each.
+
+    For the rules of other books than the frozen one. ``note`` stays on the node, for the operator
+    that comes next.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, value: list[Tensor], vjp: Callable[..., Sequence[Tensor]], note: Any, *xs: Tensor
+    ) -> Tensor:
+        ctx.vjp, ctx.note = vjp, note
+        ctx.save_for_backward(*xs)
+        return value.pop()
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        return None, None, None, *ctx.vjp(grads[0], *[x.detach() for x in ctx.saved_tensors])
+
+
+NODES = tuple(
+    f._backward_cls for f in (Frozen, Rewritten, Affine, Constant, Overwrite, Halve, Joint)
+)
 
 
 def batched(t: Tensor) -> bool:

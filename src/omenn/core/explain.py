@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from omenn.core.autograd import last_pass, own_precision
 from omenn.core.explanation import TOLERANCES, Explanation, located_shares
 from omenn.core.graph import violations
-from omenn.core.inputs import Feed
+from omenn.core.inputs import NOT_COLLECTED, Feed
 from omenn.core.intercept import Interceptor
 from omenn.core.models import check_model
 from omenn.core.place import REASONS
@@ -38,7 +38,6 @@ def explain(
     inputs: Any,
     target: Target = None,
     *,
-    method: str = "omenn",
     at: str | None = None,
     bias: str = "spatial",
     output: Callable[[Any], Tensor] | str | int | None = None,
@@ -83,9 +82,8 @@ def explain(
 
     Source: arXiv 2412.02399.
     """
-    _choose("method", method, ("omenn",))
-    _choose("bias", bias, BIASES)
-    _choose("products", products, PRODUCTS)
+    choose("bias", bias, BIASES)
+    choose("products", products, PRODUCTS)
     options = {"products": products, "create_graph": create_graph}
     run = FrozenRun(model, inputs, at, bias, channel_dim, options)
     f, index = run.target(target, output)
@@ -93,7 +91,8 @@ def explain(
     return run.wrap(f, index, gradients)
 
 
-def _choose(name: str, value: str, allowed: Sequence[str]) -> None:
+def choose(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Raises InputError for a value of an option that is none of the allowed ones."""
     if value not in allowed:
         raise InputError(f"{name}={value!r} is not known. Choose one of: {', '.join(allowed)}.")
 
@@ -108,7 +107,11 @@ class Gradients:
 
 
 class FrozenRun:
-    """One forward pass of the frozen model, from which outputs are pulled back."""
+    """One forward pass of the frozen model, from which outputs are pulled back.
+
+    With ``bias`` in ``NOT_COLLECTED`` constants are not carried along, as the other books want it.
+    ``options`` go to the interceptor, which may be another than the engine's own.
+    """
 
     def __init__(
         self,
@@ -118,15 +121,17 @@ class FrozenRun:
         bias: str,
         channel_dim: int | None,
         options: dict[str, Any],
+        interceptor: type[Interceptor] = Interceptor,
     ) -> None:
         check_model(model, at)
+        self.interceptor = interceptor
         self.model, self.raw, self.at, self.bias = model, inputs, at, bias
         self.channel_dim, self.options = channel_dim, options
         self._forward(batched=True)
 
     def _forward(self, batched: bool) -> None:
         module = self.model if isinstance(self.model, nn.Module) else None
-        self.mode = Interceptor(module, **self.options)
+        self.mode = self.interceptor(module, **self.options)
         self.feed = Feed(self.mode, self.raw, self.bias, self.channel_dim, batched)
         try:
             with torch.inference_mode(False), torch.enable_grad():
@@ -275,12 +280,15 @@ class FrozenRun:
         constant = summed.sum(0)
         for k, (x, w) in enumerate(zip(feed.values, g.inputs, strict=True)):
             c = w.to(wide) * x.to(wide)
-            b = (
-                constant / len(feed.values) if apart else feed.batch_first(g.ones[k], k)
-            )  # U is one: C_b = ∂f/∂U ⊙ U
+            total = feed.located_sum(c, k)
+            if self.bias in NOT_COLLECTED:
+                b = torch.zeros_like(total)
+            elif apart:
+                b = constant / len(feed.values)
+            else:
+                b = feed.batch_first(g.ones[k], k)  # U is one: C_b = ∂f/∂U ⊙ U
             contribution.append(c)
             bias.append(b)
-            total = feed.located_sum(c, k)
             matrix.append(total if apart else total + b)
         residual, magnitude = _sums(f, matrix, bias if apart else [], samples)
         # A model that computes in float32 inside float64 is exact to float32.
@@ -301,13 +309,13 @@ class FrozenRun:
             tolerance=TOLERANCES.get(dtype, 1e-5),
             at=self.at,
             bias_placement=self.bias,
-            products=self.options["products"],
+            products=self.options.get("products", "half"),
             frozen_constants=tuple(sorted(self.mode.frozen_constants)),
         )
 
     def _ordinary(self, f: Tensor) -> Tensor:
         """f without history; or as the ordinary network gives it, where derivatives are wanted."""
-        mark = self.mode.mark_of(f) if self.options["create_graph"] else None
+        mark = self.mode.mark_of(f) if self.options.get("create_graph") else None
         return f.detach() if mark is None or mark.true is None else mark.true
 
 
@@ -341,7 +349,7 @@ def frozen(
         >>> (w,) = torch.autograd.grad(y, x)
         >>> assert torch.allclose((w * x).sum(), y, atol=1e-6)
     """
-    _choose("products", products, PRODUCTS)
+    choose("products", products, PRODUCTS)
     check_model(model, None)
     for x in inputs:
         if not (isinstance(x, Tensor) and x.requires_grad) or x.is_inference():

@@ -15,6 +15,10 @@ from omenn.core.place import REASONS
 # A tensor, or tensors in the structure of the inputs (the explained ones).
 Structure = Any
 
+# What it means, by the promise of the method, that the sum misses the output.
+PROMISES = ("exact", "approximate", "none")
+_INEXACT = {"exact": "NOT EXACT", "approximate": "approximate", "none": "no sum promised"}
+
 # Relative to 1 + Σ|C|: how far the sum may miss the output and still count as exact.
 TOLERANCES = {
     torch.float64: 1e-9,
@@ -67,6 +71,7 @@ class Explanation:
     ``matrix``                C: contribution summed over channels, plus bias
     ``residual`` (B,)         f − ΣC, summed in double precision
     ``exact``                 every residual is within ``tolerance`` · (1 + Σ|C|)
+    ``promise``               of the method, for ΣC = f: ``exact``, ``approximate`` or ``none``
     ``sources``               module → its constants' share of the output (B,)
     ``located``               share of Σ|constants| that has a place on the input, 0 to 1
     ``unlocated``             module → reason → share of Σ|constants| without a place
@@ -89,6 +94,7 @@ class Explanation:
     unlocated: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tolerance: float = 1e-5
     method: str = "omenn"
+    promise: str = "exact"
     at: str | None = None
     bias_placement: str = "spatial"
     products: str = "half"
@@ -152,8 +158,9 @@ class Explanation:
     def __repr__(self) -> str:
         worst = float(self.residual.detach().abs().max())
         show = lambda t: str(t.tolist()) if t.numel() > 1 else f"{t.reshape(-1)[0].item():.5g}"  # noqa: E731
-        state = "exact" if self.exact else "NOT EXACT"
+        state = "exact" if self.exact else _INEXACT[self.promise]
+        method = "" if self.method == "omenn" else f"method={self.method}, "
         return (
-            f"Explanation(target={show(self.target)}, output={show(self.output.detach())}, "
+            f"Explanation({method}target={show(self.target)}, output={show(self.output.detach())}, "
             f"residual={worst:.1e}, {state})"
         )

@@ -18,6 +18,10 @@ from omenn.errors import InputError
 
 Key = int | str | None
 
+# What ``bias`` may be for other books than the frozen one: constants are not carried along; with
+# ``"places"`` it is still known which sample each element of a tensor belongs to.
+NOT_COLLECTED = ("none", "places")
+
 
 def default_channel(ndim: int) -> int | None:
     """Channel dimension from the end: images and videos −3, −4; sequences −1; tables none."""
@@ -94,10 +98,11 @@ class Feed:
         mark = Mark(self.mode, CARRIED, place, 0, frozenset([index]), twin)
         self.mode.set_mark(inside, mark)
         self.mode.roots.append(leaf)
-        self.mode.homes.append((tuple(leaf.shape), place))
+        if place is not None:
+            self.mode.homes.append((tuple(leaf.shape), place))
         return inside
 
-    def _place(self, leaf: Tensor) -> tuple[Place, Tensor, int | None]:
+    def _place(self, leaf: Tensor) -> tuple[Place | None, Tensor, int | None]:
         # A batch of images that is explained as one object is still a batch of images.
         ndim = leaf.ndim + (not self.batched and leaf.ndim < 3)
         channel = default_channel(ndim) if self.channel_dim is None else self.channel_dim
@@ -114,12 +119,21 @@ class Feed:
             del shape[channel]
         wide = torch.float64 if leaf.dtype == torch.float64 else torch.float32
         ones = torch.ones(shape, dtype=wide, device=leaf.device)
-        ones.requires_grad_(self.bias != "separate")
+        ones.requires_grad_(self.bias not in ("separate", *NOT_COLLECTED))
         place = input_place(
-            ones, self.samples, batch, channel, self.bias in ("uniform", "separate"), self.batched
+            ones,
+            self.samples,
+            batch,
+            channel,
+            self.bias not in ("spatial", "attention"),
+            self.batched,
         )
-        self.mode.means[len(self.keys)] = place.grid.mean
         self.batch.append(batch)
+        if self.bias == "none":
+            return None, ones, channel
+        if self.bias == "places":
+            return place, ones, channel
+        self.mode.means[len(self.keys)] = place.grid.mean
         self.mode.grid = self.mode.grid or place.grid
         return place, ones, channel
 

@@ -43,6 +43,8 @@ class Interceptor(TorchFunctionMode):
 
     ``products``: which factor of a product of two equally bounded tensors carries: ``"half"`` of
     each, ``"left"`` or ``"right"``. ``create_graph``: keep the coefficients differentiable.
+    ``book``: the table of rules, the frozen one if not given. ``ranked``: whether the bounded
+    factor of a product is frozen, or all factors count as equal.
     """
 
     def __init__(
@@ -52,11 +54,14 @@ class Interceptor(TorchFunctionMode):
         products: str = "half",
         create_graph: bool = False,
         book: dict[str, Row] | None = None,
+        ranked: bool = True,
     ) -> None:
         super().__init__()
         self.products = products
         self.create_graph = create_graph
         self.book = OPERATORS if book is None else book
+        self.ranked = ranked
+        self.notes: dict[str, Any] = {}  # what the rules of a book keep between two calls
         self.names: dict[int, str] = {}
         self.own: set[int] = set()
         self.memory: set[int] = set()  # addresses of the model's parameters and buffers

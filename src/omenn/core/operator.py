@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from omenn.core.autograd import own_precision
-from omenn.core.explain import PRODUCTS, _choose
+from omenn.core.explain import PRODUCTS, choose
 from omenn.core.explanation import TOLERANCES
 from omenn.core.span import Span, check_name
 from omenn.core.surroundings import alone
@@ -82,7 +82,7 @@ def operator(
         raise InputError(
             f"at={at!r} and from_={from_!r} are two spellings of one argument. Give one of them."
         )
-    _choose("products", products, PRODUCTS)
+    choose("products", products, PRODUCTS)
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise InputError(f"chunk must be a positive integer, but {chunk!r} was given.")
     start, name = (at, "at") if from_ is None else (from_, "from_")

@@ -1,4 +1,4 @@
-"""Rules added by users, and the list of methods."""
+"""Rules added by users."""
 
 from __future__ import annotations
 
@@ -93,13 +93,3 @@ def declared_linear(call: Call) -> Tensor:
         out = out + Frozen.apply(x, [torch.zeros_like(value)], vjp)
     out = out + value
     return call.attach(call.written(call.first, out), call.at_zero())
-
-
-def methods() -> dict[str, str]:
-    """Names of the methods, and what each promises of its sum.
-
-    Example:
-        >>> import omenn
-        >>> assert "exact" in omenn.methods()["omenn"]
-    """
-    return {"omenn": "exact: Σ C = f(x), bias included (arXiv 2412.02399)"}

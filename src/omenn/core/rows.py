@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from omenn.core.explain import BIASES, PRODUCTS, FrozenRun, _choose
+from omenn.core.explain import BIASES, PRODUCTS, FrozenRun, choose
 from omenn.core.surroundings import alone
 from omenn.core.target import Target
 from omenn.errors import InputError, TargetError
@@ -69,8 +69,8 @@ def rows(
         raise InputError(
             f"chunk={chunk!r}: give the number of rows in one backward pass, an integer from 1."
         )
-    _choose("bias", bias, BIASES)
-    _choose("products", products, PRODUCTS)
+    choose("bias", bias, BIASES)
+    choose("products", products, PRODUCTS)
     options = {"products": products, "create_graph": False}
     run = FrozenRun(model, inputs, at, bias, channel_dim, options)
     count, exact = len(targets), True

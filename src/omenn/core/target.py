@@ -5,10 +5,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from omenn.errors import OmennError, TargetError
 
@@ -17,9 +18,10 @@ from omenn.errors import OmennError, TargetError
 class Contrast:
     """The target f_a − f_b: what speaks for class ``a`` rather than ``b``.
 
-    ``a``, ``b``: class indices, an int or a tensor (B,). Its explanation is the difference of the
-    two explanations, because the frozen map is linear in the output. An index out of range is a
-    TargetError when the model's output is known.
+    ``a``, ``b``: class indices, an int or a tensor (B,). ``b`` may also be ``"rest"``, the mean of
+    all other logits, or ``"runner-up"``, the largest of them. Its explanation is the difference of
+    the two explanations, because the frozen map is linear in the output. An index out of range is
+    a TargetError when the model's output is known.
 
     Example:
         >>> import torch, omenn
@@ -29,8 +31,28 @@ class Contrast:
     """
 
     a: int | Tensor
-    b: int | Tensor
+    b: int | Tensor | Literal["rest", "runner-up"]
 
+    def against(self, logits: Tensor) -> Tensor:
+        """(B, K) weights of the logits (B, K) in what is subtracted: rows that sum to one."""
+        a, classes = _indices(self.a, logits), logits.shape[1]
+        chosen = functional.one_hot(a, classes).to(logits.dtype)
+        if isinstance(self.b, str):
+            if self.b not in _AGAINST:
+                raise TargetError(
+                    f"Contrast(a, {self.b!r}) is not known. Give a class, "
+                    f"{' or '.join(map(repr, _AGAINST))}."
+                )
+            if classes < 2:
+                raise TargetError("the model has one output, so there is nothing to contrast with.")
+            if self.b == "rest":
+                return (1 - chosen) / (classes - 1)
+            others = logits.detach().masked_fill(chosen.bool(), -torch.inf)
+            return functional.one_hot(others.argmax(1), classes).to(logits.dtype)
+        return functional.one_hot(_indices(self.b, logits), classes).to(logits.dtype)
+
+
+_AGAINST = ("rest", "runner-up")
 
 Target = int | Tensor | Contrast | Callable[[Any], Tensor] | None
 
@@ -90,8 +112,10 @@ def select(logits: Tensor, target: Target, batch: int) -> tuple[Tensor, Tensor]:
             "that picks one number per sample, for example target=lambda out: out[:, -1, 42]."
         )
     if isinstance(target, Contrast):
-        a, b = (_indices(t, logits) for t in (target.a, target.b))
-        return _at(logits, a) - _at(logits, b), a
+        a = _indices(target.a, logits)
+        if not isinstance(target.b, str):
+            return _at(logits, a) - _at(logits, _indices(target.b, logits)), a
+        return _at(logits, a) - (logits * target.against(logits)).sum(1), a
     index = logits.detach().argmax(1) if target is None else _indices(target, logits)
     return _at(logits, index), index
 

@@ -57,7 +57,7 @@ def _carrying(call: Call, carried: list[Tensor]) -> list[Tensor]:
     if len(carried) > 2:
         raise call.refuse("a product of more than two tensors that depend on the input")
     ranks = [m.rank for f in carried for m in [call.mark(f)] if m is not None]
-    if ranks[0] != ranks[1]:
+    if ranks[0] != ranks[1] and call.owner.ranked:
         return [carried[ranks.index(min(ranks))]]
     if carried[0] is carried[1]:
         return carried

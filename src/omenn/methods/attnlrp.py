@@ -1,0 +1,169 @@
+"""AttnLRP: relevance also flows through the attention weights, to query and key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omenn.core.autograd import Halve, Joint
+from omenn.core.call import Call
+from omenn.core.explanation import Explanation
+from omenn.core.target import Target
+from omenn.methods.layers import by_layer, epsilon_rule
+from omenn.methods.propagation import Book, propagate, ruled, stabilised
+from omenn.methods.registry import method
+
+# Smooth functions of one element with f(0) ≠ 0: all of R passes, none goes to the constant.
+_SHIFTED = "sigmoid softplus logsigmoid hardsigmoid cos exp erfc cosh exp2"
+
+
+def differentiated(call: Call) -> Any:
+    """The operator with its true derivative: R_i = x_i Σ_j ∂y_j/∂x_i g_j, a Taylor rule.
+
+    For softmax it is R_i = x_i (R_i − s_i Σ_j R_j) with the R_j of its output.
+    """
+    xs = list({id(t): t for t in call.carried}.values())
+
+    def vjp(grad: Tensor, *inner: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() for t in inner]
+            known = {id(x): leaf for x, leaf in zip(xs, leaves, strict=True)}
+            y = call.func(*_swapped(call.args, known), **_swapped(call.kwargs, known))
+        return torch.autograd.grad(y, leaves, grad, allow_unused=True)
+
+    return joint(call, vjp, xs)
+
+
+def joint(call: Call, vjp: Callable[..., Any], xs: list[Tensor]) -> Tensor:
+    """The native value, and ``vjp(grad, *xs)`` on the way back."""
+    if call.inplace:
+        xs = [x.clone() for x in xs]
+    value = call.value()
+    value = value.clone() if value._is_view() else value
+    out = Joint.apply([value], vjp, None, *xs)
+    return call.written(call.first, out)  # type: ignore[arg-type]
+
+
+def _swapped(values: Any, known: dict[int, Tensor]) -> Any:
+    if isinstance(values, Tensor):
+        return known.get(id(values), values.detach())
+    if isinstance(values, (list, tuple)):
+        return type(values)(_swapped(v, known) for v in values)
+    if isinstance(values, dict):
+        return {k: _swapped(v, known) for k, v in values.items()}
+    return values
+
+
+def attention(call: Call) -> Any:
+    """Fused attention in its parts: half of R to the values, a quarter each to query and key.
+
+    Only factors that depend on the input take part: between one of them and a constant there is
+    nothing to share.
+    """
+    if call.get("dropout_p"):
+        raise call.refuse("attention dropout is active", "Call model.eval() before explaining.")
+    names = ("query", "key", "value")
+    given = [call.get(name) for name in names]
+    carries = [call.is_carried(t) for t in given]
+    xs = [t for t, own in zip(given, carries, strict=True) if own]
+    mask = call.get("attn_mask")
+    if isinstance(mask, Tensor) and call.is_carried(mask):
+        mask = call.true(mask)
+
+    def vjp(grad: Tensor, *inner: Tensor) -> tuple[Tensor | None, ...]:
+        found = iter(inner)
+        with torch.enable_grad():
+            leaves = [
+                next(found).detach().requires_grad_() if own else t.detach()
+                for t, own in zip(given, carries, strict=True)
+            ]
+            q, k, v = leaves
+            y = _attended(call, q, k, v, mask)
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        return torch.autograd.grad(y, wanted, grad, allow_unused=True)
+
+    return joint(call, vjp, xs)
+
+
+def _attended(call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
+    scale = call.get("scale")
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    if call.get("enable_gqa"):
+        k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
+    q, k = shared(q, k)
+    logits = q @ k.transpose(-2, -1) * scale
+    if call.get("is_causal"):
+        seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        logits = logits.masked_fill(~seen, -torch.inf)
+    if isinstance(mask, Tensor):
+        mask = mask.detach()
+        boolean = mask.dtype == torch.bool
+        logits = logits.masked_fill(~mask, -torch.inf) if boolean else logits + mask
+    weights = torch.softmax(logits, -1).nan_to_num()  # a row that sees nothing
+    weights, v = shared(weights, v)
+    return weights @ v
+
+
+def shared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two factors, each with half of the relevance if both depend on the input."""
+    if a.requires_grad and b.requires_grad:
+        return Halve.apply(a), Halve.apply(b)  # type: ignore[return-value]
+    return a, b
+
+
+def identity_rule(epsilon: float) -> Callable[[Call], Any]:
+    """R passes an element-wise function unchanged: g ⟦f(x)/x⟧."""
+
+    def identity(call: Call) -> Any:
+        value, x = call.value(), call.carried[0]
+        ratio = value / stabilised(call.true(x), epsilon)
+        return call.frozen(x, value, lambda grad, ratio: grad * ratio, ratio)
+
+    return identity
+
+
+def attnlrp_book(epsilon: float) -> Book:
+    rows = by_layer(epsilon_rule(epsilon), fold=False)
+    rows |= ruled("softmax", differentiated)
+    rows |= ruled("scaled_dot_product_attention", attention)
+    rows |= ruled(_SHIFTED, identity_rule(max(epsilon, 1e-9)))
+    return Book(rows, ranked=False)
+
+
+@method(
+    "attnlrp",
+    promise="none",
+    summary="products share in halves, softmax by its Taylor rule, identity for pointwise",
+    source="arXiv 2402.05602",
+)
+def attnlrp(
+    model: Any,
+    inputs: Any,
+    target: Target = None,
+    *,
+    epsilon: float = 1e-6,
+    at: str | None = None,
+    output: Any = None,
+    channel_dim: int | None = None,
+) -> Explanation:
+    """Attention-aware layer-wise relevance propagation.
+
+    ε-rule for layers; for a product of two tensors that depend on the input half of R each
+    (A V, q kᵀ, gate ⊙ up); softmax s(x): R_i = x_i (R_i − s_i Σ_j R_j); element-wise functions
+    pass R on; in a normalisation 1/σ is a constant.
+
+    Example:
+        >>> import torch, omenn
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+        >>> x, first = torch.randn(1, 5, 8), lambda out: out[:, 0, 0]
+        >>> e = omenn.explain(layer, x, first, method="attnlrp")
+        >>> assert e.matrix.shape == (1, 5)
+
+    Source: Achtibat et al. 2024, arXiv 2402.05602, section 3.
+    """
+    book = attnlrp_book(epsilon)
+    return propagate(model, inputs, target, book, at=at, output=output, channel_dim=channel_dim)

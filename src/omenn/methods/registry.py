@@ -1,0 +1,112 @@
+"""The methods by name: what each is, what it promises of its sum, what it can be told."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from omenn.core.explanation import PROMISES, Explanation
+from omenn.errors import InputError
+
+# Arguments that every method has, and so none of its options.
+_SHARED = ("model", "inputs", "target")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of attribution.
+
+    ``promise``: of the sum of its map, ``"exact"`` (Σ C = f, checked on every call),
+    ``"approximate"`` (up to sampling, a stabiliser, or for some models only) or ``"none"``.
+    ``extra``: the extra of omenn that it needs, if any.
+    """
+
+    name: str
+    function: Callable[..., Explanation]
+    promise: str
+    summary: str
+    source: str
+    extra: str | None = None
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Option → default, as the function declares them."""
+        declared = inspect.signature(self.function).parameters.values()
+        return MappingProxyType(
+            {
+                p.name: p.default
+                for p in declared
+                if p.name not in _SHARED and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+            }
+        )
+
+    def __str__(self) -> str:
+        words = {"exact": "exact sum", "approximate": "approximate sum", "none": "no sum promised"}
+        return f"{self.summary} ({words[self.promise]}; {self.source})"
+
+    def __call__(self, model: Any, inputs: Any, target: Any = None, **options: Any) -> Explanation:
+        unknown = [name for name in options if name not in self.options]
+        if unknown:
+            known = ", ".join(self.options) or "none"
+            raise InputError(
+                f"method {self.name!r} has no option {unknown[0]!r}. Its options are: {known}."
+            )
+        return self.function(model, inputs, target, **options)
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str, *, promise: str, summary: str, source: str, extra: str | None = None
+) -> Callable[[Callable[..., Explanation]], Callable[..., Explanation]]:
+    """A decorator that registers ``function(model, inputs, target, **options)`` as a method.
+
+    Its keyword arguments become the options of the method. A name that is taken is replaced.
+
+    Raises:
+        InputError: the promise is none of ``"exact"``, ``"approximate"``, ``"none"``.
+
+    Example:
+        >>> import torch, omenn
+        >>> from omenn.methods import method
+        >>> @method("mine", promise="exact", summary="as omenn", source="this line")
+        ... def mine(model, inputs, target=None):
+        ...     return omenn.explain(model, inputs, target)
+        >>> net = torch.nn.Linear(3, 2).eval()
+        >>> assert omenn.explain(net, torch.ones(1, 3), method="mine").exact
+    """
+    if promise not in PROMISES:
+        raise InputError(f"promise={promise!r} is not known. Choose one of: {', '.join(PROMISES)}.")
+
+    def register(function: Callable[..., Explanation]) -> Callable[..., Explanation]:
+        _METHODS[name] = Method(name, function, promise, summary, source, extra)
+        return function
+
+    return register
+
+
+def methods() -> Mapping[str, Method]:
+    """All methods by name, with what each promises of its sum, its options and its source.
+
+    Example:
+        >>> import omenn
+        >>> assert omenn.methods()["omenn"].promise == "exact"
+        >>> assert "bias" in omenn.methods()["omenn"].options
+    """
+    return MappingProxyType(dict(_METHODS))
+
+
+def find(name: str) -> Method:
+    """The method of a name.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = _METHODS.get(name)
+    if found is None:
+        raise InputError(f"method={name!r} is not known. Choose one of: {', '.join(_METHODS)}.")
+    return found

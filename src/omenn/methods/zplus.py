@@ -1,0 +1,48 @@
+"""LRP-z⁺: only what speaks for a unit has a share in its relevance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omenn.core.explanation import Explanation
+from omenn.core.target import Target
+from omenn.methods.layers import alpha_beta_rule, by_layer
+from omenn.methods.propagation import Book, propagate
+from omenn.methods.registry import method
+
+
+@method(
+    "zplus",
+    promise="approximate",
+    summary="LRP-z⁺ for every layer, batch norm folded",
+    source="Montavon et al. 2017, arXiv 1512.02479",
+)
+def zplus(
+    model: Any,
+    inputs: Any,
+    target: Target = None,
+    *,
+    epsilon: float = 1e-6,
+    at: str | None = None,
+    output: Any = None,
+    channel_dim: int | None = None,
+) -> Explanation:
+    """Layer-wise relevance propagation with the z⁺-rule everywhere.
+
+    R_i = Σ_j (x_i⁺ w_ij⁺ + x_i⁻ w_ij⁻) / z_j⁺ R_j, z_j⁺ being the sum of such terms and b_j⁺. For
+    inputs of any sign it is the αβ-rule with α = 1, β = 0.
+
+    A batch norm behind a layer is folded into it; all else is as in the frozen book: max pooling
+    gives to the winner, sums and averages in proportion, element-wise functions pass R on.
+
+    Example:
+        >>> import torch, omenn
+        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4, bias=False), torch.nn.ReLU(),
+        ...                           torch.nn.Linear(4, 2, bias=False)).eval()
+        >>> e = omenn.explain(net, torch.rand(1, 3), method="zplus")
+        >>> assert e.matrix.shape == (1, 3)
+
+    Source: Montavon et al. 2017, arXiv 1512.02479.
+    """
+    book = Book(by_layer(alpha_beta_rule(1.0, 0.0, epsilon)))
+    return propagate(model, inputs, target, book, at=at, output=output, channel_dim=channel_dim)
