@@ -75,6 +75,7 @@ class Explanation:
     ``sources``               module → its constants' share of the output (B,)
     ``located``               share of Σ|constants| that has a place on the input, 0 to 1
     ``unlocated``             module → reason → share of Σ|constants| without a place
+    ``processing``            what was done to ``matrix`` afterwards (outliers, smoothing), in order
     ========================  =====================================================================
 
     Source: arXiv 2412.02399, section 3 (C = C_w ⊙ X + C_b).
@@ -99,6 +100,7 @@ class Explanation:
     bias_placement: str = "spatial"
     products: str = "half"
     frozen_constants: tuple[str, ...] = ()
+    processing: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
