@@ -135,6 +135,9 @@ def test_at_windows_of_a_sample() -> None:
     net = seeded(Windows())
     e = omenn.explain(net, IMAGE, 1, at="inner")
     assert e.weight.shape == (6, 12, 3)
+    assert e.matrix.shape[0] == 2
+    sums_up(e)
+    e = omenn.explain(net, IMAGE, 1, at="inner", resample="none")
     assert e.matrix.shape == (6, 12)
     sums_up(e)
 

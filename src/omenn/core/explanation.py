@@ -96,7 +96,9 @@ class Explanation:
     tolerance: float = 1e-5
     method: str = "omenn"
     promise: str = "exact"
-    at: str | None = None
+    at: str | tuple[str, ...] | None = None
+    mix: tuple[float, ...] = ()
+    resample: str = "none"
     bias_placement: str = "spatial"
     products: str = "half"
     frozen_constants: tuple[str, ...] = ()
@@ -137,6 +139,24 @@ class Explanation:
         from omenn.show import heatmap  # pictures need numpy and matplotlib
 
         return heatmap(self, index, **options)
+
+    def processed(self, *steps: Any, **options: Any) -> Explanation:
+        """The same with outliers removed and noise smoothed, for example by ``"clean"``.
+
+        The sum stays, unless a form is asked for that does not keep it; ``residual`` and
+        ``processing`` tell. ``weight``, ``contribution`` and ``bias`` stay the raw ones. Steps and
+        options: see :func:`omenn.show.postprocess`.
+
+        >>> import omenn
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten()).eval()
+        >>> e = omenn.explain(net, torch.randn(1, 1, 16, 16), target=0)
+        >>> assert e.processed("clean").exact and not e.processing
+        >>> e.processed("mad", "gaussian-lossy:2").processing
+        ('mad:2.5', 'gaussian-lossy:2')
+        """
+        from omenn.show import postprocess
+
+        return postprocess(self, *steps, **options)
 
     def plot(self, index: int = 0, **options: Any) -> Any:
         """A matplotlib figure: input, C, C_w ⊙ X and C_b on one colour scale, with the sum."""

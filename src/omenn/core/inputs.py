@@ -19,8 +19,9 @@ from omenn.errors import InputError
 Key = int | str | None
 
 # What ``bias`` may be for other books than the frozen one: constants are not carried along; with
-# ``"places"`` it is still known which sample each element of a tensor belongs to.
-NOT_COLLECTED = ("none", "places")
+# ``"places"`` it is still known which sample each element of a tensor belongs to, and with
+# ``"mapped"`` where on the input it lies.
+NOT_COLLECTED = ("none", "places", "mapped")
 
 
 def default_channel(ndim: int) -> int | None:
@@ -32,10 +33,17 @@ class Feed:
     """The explained inputs of one run: leaves, their ones images, and the call's arguments."""
 
     def __init__(
-        self, mode: Interceptor, inputs: Any, bias: str, channel_dim: int | None, batched: bool
+        self,
+        mode: Interceptor,
+        inputs: Any,
+        bias: str,
+        channel_dim: int | None,
+        batched: bool,
+        known: Sequence[int | None] = (),
     ) -> None:
         self.mode, self.bias, self.batched = mode, bias, batched
         self.channel_dim = channel_dim
+        self.known = known  # channel dimensions of the first leaves, where they are known
         self.kind, self.items = _items(inputs)
         self.keys: list[Key] = []
         self.leaves: list[Tensor] = []
@@ -106,6 +114,8 @@ class Feed:
         # A batch of images that is explained as one object is still a batch of images.
         ndim = leaf.ndim + (not self.batched and leaf.ndim < 3)
         channel = default_channel(ndim) if self.channel_dim is None else self.channel_dim
+        if len(self.channels) < len(self.known):
+            channel = self.known[len(self.channels)]
         if channel is not None and not isinstance(channel, int):
             raise InputError(f"channel_dim must be an integer, but {channel!r} was given.")
         if channel is not None and not -leaf.ndim <= channel < 0:
@@ -119,19 +129,19 @@ class Feed:
             del shape[channel]
         wide = torch.float64 if leaf.dtype == torch.float64 else torch.float32
         ones = torch.ones(shape, dtype=wide, device=leaf.device)
-        ones.requires_grad_(self.bias not in ("separate", *NOT_COLLECTED))
+        ones.requires_grad_(self.bias not in ("separate", "none", "places"))
         place = input_place(
             ones,
             self.samples,
             batch,
             channel,
-            self.bias not in ("spatial", "attention"),
+            self.bias not in ("spatial", "attention", "mapped"),
             self.batched,
         )
         self.batch.append(batch)
         if self.bias == "none":
             return None, ones, channel
-        if self.bias == "places":
+        if self.bias in NOT_COLLECTED:
             return place, ones, channel
         self.mode.means[len(self.keys)] = place.grid.mean
         self.mode.grid = self.mode.grid or place.grid

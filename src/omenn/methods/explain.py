@@ -8,17 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from omenn.core import explain as engine
-from omenn.core.explanation import Explanation
+from omenn.core.explanation import PROMISES, Explanation
 from omenn.core.target import Target
 from omenn.methods import registry
-
-registry.method(
-    "omenn",
-    promise="exact",
-    summary="C = C_w ⊙ X + C_b of the frozen network, constants brought to their places",
-    source="arXiv 2412.02399",
-)(engine.explain)
 
 
 def explain(
@@ -41,8 +33,8 @@ def explain(
         method: a name of :func:`omenn.methods`. ``"omenn"`` is the exact one: C = C_w ⊙ X + C_b,
             Σ C = f_c(x); what the others promise is in the result, as ``promise``.
         options: of the method, ``omenn.methods()[method].options``; for ``"omenn"`` they are those
-            of :func:`omenn.core.explain.explain` (``at``, ``bias``, ``output``, ``products``,
-            ``channel_dim``, ``create_graph``).
+            of :func:`omenn.methods.depths.omenn` (``at``, ``mix``, ``resample``, ``bias``,
+            ``output``, ``products``, ``channel_dim``, ``create_graph``).
 
     Raises:
         InputError, TargetError, ModelError: what was given cannot be explained.
@@ -61,4 +53,8 @@ def explain(
     """
     found = registry.find(method)
     e = found(model, inputs, target, **options)
-    return e if method == "omenn" else replace(e, method=method, promise=found.promise)
+    if method == "omenn":
+        return e
+    # An option may take a part of the promise back, as a lossy form of the map does.
+    promise = max(e.promise, found.promise, key=PROMISES.index)
+    return replace(e, method=method, promise=promise)

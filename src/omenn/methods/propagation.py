@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.core.explain import FrozenRun
+from omenn.core.depth import RESAMPLINGS
+from omenn.core.explain import FrozenRun, choose
 from omenn.core.explanation import Explanation
 from omenn.core.rules import OPERATORS, Row
 from omenn.core.surroundings import alone
@@ -57,6 +58,7 @@ def book_run(
     book: Book,
     *,
     at: str | None = None,
+    resample: str = "bilinear",
     channel_dim: int | None = None,
     places: bool = False,
 ) -> FrozenRun:
@@ -65,7 +67,9 @@ def book_run(
     ``places``: follow where each tensor lies, for rules that must know which sample is which.
     """
     options = {"book": book.table(), "ranked": book.ranked}
-    return FrozenRun(model, inputs, at, "places" if places else "none", channel_dim, options)
+    choose("resample", resample, RESAMPLINGS)
+    bias = "places" if places else "none"
+    return FrozenRun(model, inputs, at, bias, channel_dim, options, resample=resample)
 
 
 @alone()
@@ -76,6 +80,7 @@ def propagate(
     book: Book,
     *,
     at: str | None = None,
+    resample: str = "bilinear",
     output: Any = None,
     channel_dim: int | None = None,
 ) -> Explanation:
@@ -91,7 +96,7 @@ def propagate(
         >>> e = propagate(net, torch.randn(2, 3), 0, Book())
         >>> assert torch.allclose(e.matrix.sum(1), e.output, atol=1e-5)
     """
-    run = book_run(model, inputs, book, at=at, channel_dim=channel_dim)
+    run = book_run(model, inputs, book, at=at, resample=resample, channel_dim=channel_dim)
     f, index = run.target(target, output)
     return run.wrap(f, index, run.pull_back(f))
 

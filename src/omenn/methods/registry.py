@@ -97,7 +97,8 @@ def methods() -> Mapping[str, Method]:
         >>> assert omenn.methods()["omenn"].promise == "exact"
         >>> assert "bias" in omenn.methods()["omenn"].options
     """
-    return MappingProxyType(dict(_METHODS))
+    names = sorted(_METHODS, key=lambda name: name != "omenn")  # it comes first
+    return MappingProxyType({name: _METHODS[name] for name in names})
 
 
 def find(name: str) -> Method:

@@ -1,0 +1,273 @@
+"""From the output of a module back to the input: its map at the resolution of the input.
+
+The module's output lies on the input as every tensor does that depends on it: each of its elements
+has a :class:`~omenn.core.place.Place`, a mean of input locations, the rows of a linear map that
+sum to one. The transposed map spreads what an element has over these locations. Its columns sum to
+one, so the sum over the input is the sum over the module's output, whatever layout lies between
+(windows, channels last, tokens in any order). What has no place is spread evenly.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omenn.core.inputs import Feed
+from omenn.core.intercept import Interceptor
+from omenn.core.place import Place, full, resampled
+from omenn.errors import UnsupportedOperator
+
+RESAMPLINGS = ("bilinear", "nearest", "none")
+
+
+@dataclass(frozen=True)
+class Located:
+    """One tensor that the module returned: its shape, and where its elements lie."""
+
+    shape: tuple[int, ...]
+    place: Place | None
+
+    @property
+    def channel(self) -> int | None:
+        """The dimension along which the place does not change, from the end; None if there is none.
+
+        Where several do not, the last.
+        """
+        if self.place is None:
+            return None
+        cells = full(self.place.cells, self.shape)
+        dims = [d for d in range(1, cells.ndim) if cells.shape[d] == 1 < self.shape[d]]
+        return dims[-1] - cells.ndim if dims else None
+
+    @property
+    def on_input(self) -> bool:
+        """Whether any element has a place on the input."""
+        return self.place is not None and bool(self.place.located().any())
+
+
+class Depth:
+    """The output of module ``at`` as it lies on the one explained input of the model."""
+
+    def __init__(self, feed: Feed, found: Sequence[Located], resample: str) -> None:
+        self.found, self.resample = found, resample
+        self.ones, self.batch = feed.ones[0], feed.batch[0]
+
+    def channels(self) -> list[int | None]:
+        return [one.channel for one in self.found]
+
+    def describes(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these are the tensors that the module returned."""
+        return [tuple(t.shape) for t in tensors] == [one.shape for one in self.found]
+
+    def brought(self, maps: Sequence[Tensor], batch: Sequence[int]) -> Tensor:
+        """The maps of all tensors, summed at the locations of the input, (B, *locations).
+
+        ``batch``: the dimension of each tensor that came first in its map, that of the samples.
+        """
+        parts = zip(maps, self.found, batch, strict=True)
+        return torch.stack([self._brought(*part) for part in parts]).sum(0)
+
+    def _brought(self, matrix: Tensor, one: Located, batch: int) -> Tensor:
+        place = one.place
+        if place is None:
+            size = self.ones.movedim(self.batch, 0).shape
+            even = matrix.reshape(size[0], -1).sum(1) / (self.ones.numel() // size[0])
+            return even.reshape(-1, *[1] * (len(size) - 1)).expand(size).clone()
+        cells = full(place.cells, one.shape)
+        if one.channel is not None:
+            cells = cells.select(one.channel, 0)
+        cells = cells.movedim(batch, 0)
+        with torch.enable_grad():
+            spread = (place.grid.u[cells] * matrix).sum()
+        twice = matrix.requires_grad
+        (there,) = torch.autograd.grad(spread, self.ones, retain_graph=True, create_graph=twice)
+        there = there.movedim(self.batch, 0)
+        if self.resample == "bilinear" and there.ndim > 2 and one.on_input:
+            for dim, width in enumerate(self._footprint(place), start=1):
+                there = boxed(there, dim, width)
+        return there
+
+    def _footprint(self, place: Place) -> list[int]:
+        """How many locations of the input a cell covers, along each of its dimensions."""
+        cells = place.cells[place.located()]
+        middle = cells.flatten()[cells.numel() // 2]
+        with torch.enable_grad():
+            (seen,) = torch.autograd.grad(place.grid.u[middle], self.ones, retain_graph=True)
+        hit = seen.movedim(self.batch, 0).nonzero()
+        extent = hit.amax(0) - hit.amin(0) + 1
+        return extent[1:].tolist()
+
+
+def boxed(maps: Tensor, dim: int, width: int) -> Tensor:
+    """The moving mean over ``width`` locations, reflected at the border: columns sum to one.
+
+    On a map that is constant over blocks of this width it is linear interpolation between the
+    middles of the blocks. An even width has half a weight at either end.
+    """
+    size = maps.shape[dim]
+    if width < 2 or width > size:
+        return maps
+    reach = width // 2
+    weights = torch.ones(2 * reach + 1, dtype=maps.dtype, device=maps.device)
+    if width % 2 == 0:
+        weights[0] = weights[-1] = 0.5
+    weights = weights / weights.sum()
+    source = torch.arange(size, device=maps.device)
+    to = source[:, None] + torch.arange(-reach, reach + 1, device=maps.device)
+    to = torch.where(to < 0, -1 - to, to)
+    to = torch.where(to >= size, 2 * size - 1 - to, to)
+    kernel = torch.zeros(size, size, dtype=maps.dtype, device=maps.device)
+    kernel = kernel.index_put((to, source[:, None].expand_as(to)), weights.expand(to.shape), True)
+    return (maps.movedim(dim, -1) @ kernel.T).movedim(-1, dim)
+
+
+def depth_of(
+    model: nn.Module,
+    inputs: Any,
+    at: str,
+    channel_dim: int | None,
+    resample: str,
+) -> Depth | None:
+    """Where the output of module ``at`` lies; None if it has no place on one explained input.
+
+    One forward pass under the interceptor, which follows places alone. If an operator in front of
+    the module has no rule, the cells of a feature map are taken to lie as in the input.
+    """
+    mode = Interceptor(model)
+    feed = Feed(mode, inputs, "mapped", channel_dim, True)
+    found: list[Located] = []
+    handle = model.get_submodule(at).register_forward_hook(_listener(mode, feed, found))
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            feed.run(model, None)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except UnsupportedOperator:
+        pass  # behind the module it will be met again; in front of it, it does not matter
+    except Exception:
+        return None  # said, if it matters, by the explanation itself
+    finally:
+        handle.remove()
+    if not found:
+        found = _as_feature_map(model, feed, at)
+    if len(feed.leaves) != 1 or not any(one.on_input for one in found):
+        return None
+    return Depth(feed, found, resample)
+
+
+def _listener(mode: Interceptor, feed: Feed, found: list[Located]) -> Any:
+    """A hook, for this thread alone, that notes where what the module returns lies."""
+    thread = threading.get_ident()
+
+    def note(module: nn.Module, inputs: Any, out: Any) -> None:
+        if threading.get_ident() != thread:
+            return
+        mode.paused = True
+        try:
+            for t in _tensors(out):
+                mark = mode.mark_of(t)
+                found.append(Located(tuple(t.shape), None if mark is None else mark.place))
+        finally:
+            mode.paused = False
+
+    return note
+
+
+def _tensors(out: Any) -> list[Tensor]:
+    """The floating-point tensors of a module's output, in the order in which they are explained."""
+    if isinstance(out, Tensor):
+        return [out] if out.is_floating_point() else []
+    if isinstance(out, dict):
+        out = list(out.values())
+    return [t for o in out for t in _tensors(o)] if isinstance(out, (tuple, list)) else []
+
+
+def _as_feature_map(model: nn.Module, feed: Feed, at: str) -> list[Located]:
+    """The module's feature maps (B, C, *size), each cell lying as in an input (B, C, *size)."""
+    shapes: list[tuple[int, ...]] = []
+    thread = threading.get_ident()
+
+    def note(module: nn.Module, inputs: Any, out: Any) -> None:
+        if threading.get_ident() == thread:
+            shapes.extend(tuple(t.shape) for t in _tensors(out))
+
+    handle = model.get_submodule(at).register_forward_hook(note)
+    args, kwargs = feed.arguments()
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception:
+        return []  # the explanation itself says what is wrong
+    finally:
+        handle.remove()
+    if len(feed.leaves) != 1:
+        return []
+    leaf = feed.leaves[0]
+    place = next((p for shape, p in feed.mode.homes if shape == tuple(leaf.shape)), None)
+    if place is None or leaf.ndim < 3 or any(len(s) != leaf.ndim for s in shapes):
+        return []
+    with torch.enable_grad():
+        return [Located(s, resampled(place, tuple(leaf.shape), s[2:])) for s in shapes]
+
+
+def levels_of(model: Any, inputs: Any, channel_dim: int | None = None) -> dict[str, int]:
+    """The last module of each resolution, with its cells per sample, from fine to coarse.
+
+    Every module is noted by how many places on the input its output has. Of those with as many
+    the least nested count, and of these the last that is called: stages and not the layers inside
+    of them. What is as fine as the input or has no place is left out, and what is called twice.
+    """
+    if not isinstance(model, nn.Module):
+        return {}
+    mode = Interceptor(model)
+    feed = Feed(mode, inputs, "mapped", channel_dim, True)
+    calls: list[tuple[str, list[Located]]] = []
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            if name:
+                own: list[Located] = []
+                note = _listener(mode, feed, own)
+                handles.append(module.register_forward_hook(_noting(note, name, own, calls)))
+        with torch.inference_mode(False), torch.enable_grad():
+            feed.run(model, None)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(feed.leaves) != 1:
+        return {}
+    levels = _coarser(calls, feed.ones[0].numel())
+    return {name: cells // feed.samples for name, cells in levels.items()}
+
+
+def _noting(note: Any, name: str, own: list[Located], calls: list[Any]) -> Any:
+    def noted(module: nn.Module, inputs: Any, out: Any) -> None:
+        own.clear()
+        note(module, inputs, out)
+        if own:
+            calls.append((name, list(own)))
+
+    return noted
+
+
+def _coarser(calls: Sequence[tuple[str, list[Located]]], finest: int) -> dict[str, int]:
+    """The levels with all their cells, given the calls of modules in their order."""
+    counts: dict[str, int] = {}
+    for name, _ in calls:
+        counts[name] = counts.get(name, 0) + 1
+    best: dict[int, tuple[int, str]] = {}
+    for name, found in calls:
+        if len(found) != 1 or counts[name] > 1 or not found[0].on_input:
+            continue
+        place = found[0].place
+        assert place is not None
+        cells = place.cells[place.located()].unique().numel()
+        depth = name.count(".")
+        if cells < finest and (cells not in best or depth <= best[cells][0]):
+            best[cells] = (depth, name)
+    return {name: cells for cells, (_, name) in sorted(best.items(), reverse=True)}

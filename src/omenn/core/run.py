@@ -1,0 +1,287 @@
+"""One forward pass of the frozen model, and explanations from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omenn.core.autograd import last_pass, own_precision
+from omenn.core.depth import Depth, depth_of
+from omenn.core.explanation import TOLERANCES, Explanation, located_shares
+from omenn.core.graph import violations
+from omenn.core.inputs import NOT_COLLECTED, Feed
+from omenn.core.intercept import Interceptor
+from omenn.core.models import check_model
+from omenn.core.place import REASONS
+from omenn.core.target import Target, pick_output, select
+from omenn.errors import (
+    InputError,
+    ModelError,
+    OmennError,
+    TargetError,
+    UnsupportedOperator,
+    reason,
+)
+
+
+def choose(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Raises InputError for a value of an option that is none of the allowed ones."""
+    if value not in allowed:
+        raise InputError(f"{name}={value!r} is not known. Choose one of: {', '.join(allowed)}.")
+
+
+@dataclass
+class Gradients:
+    """What one explained number has at inputs, at their ones and, by module, at constants."""
+
+    inputs: list[Tensor]
+    ones: list[Tensor]
+    sources: dict[str, Tensor]
+
+
+class FrozenRun:
+    """One forward pass of the frozen model, from which outputs are pulled back.
+
+    With ``bias`` in ``NOT_COLLECTED`` constants are not carried along, as the other books want it.
+    ``options`` go to the interceptor, which may be another than the engine's own. ``resample``
+    says how a map at a module's output is brought to the input.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        inputs: Any,
+        at: str | None,
+        bias: str,
+        channel_dim: int | None,
+        options: dict[str, Any],
+        interceptor: type[Interceptor] = Interceptor,
+        resample: str = "none",
+    ) -> None:
+        check_model(model, at)
+        self.interceptor, self.resample = interceptor, resample
+        self.model, self.raw, self.at, self.bias = model, inputs, at, bias
+        self.channel_dim, self.options = channel_dim, options
+        self._forward(batched=True)
+
+    def _forward(self, batched: bool) -> None:
+        module = self.model if isinstance(self.model, nn.Module) else None
+        self.mode = self.interceptor(module, **self.options)
+        depth = self._depth() if batched else None
+        known, channel_dim = ((), self.channel_dim) if depth is None else (depth.channels(), None)
+        self.feed = Feed(self.mode, self.raw, self.bias, channel_dim, batched, known)
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                self.out = self.feed.run(self.model, self.at)
+        except (OmennError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise self._blame(error) from error
+        same = depth is not None and depth.describes(self.feed.leaves)
+        self.depth = depth if same else None
+
+    def _depth(self) -> Depth | None:
+        """Where the output of the module lies, if its map is to be brought to the input."""
+        if self.at is None or self.resample == "none":
+            return None
+        return depth_of(self.model, self.raw, self.at, self.channel_dim, self.resample)
+
+    def _blame(self, error: Exception) -> OmennError:
+        """Whose exception it was: the ordinary model's on this input, or that of freezing it."""
+        args, kwargs = self.feed.arguments()
+        try:
+            with torch.no_grad():
+                self.model(*args, **kwargs)
+        except Exception as own:
+            return InputError(f"the model cannot take {self.feed.described()}: {reason(own)}.")
+        return ModelError(
+            f"the model runs, but not in its frozen form: {reason(error)}. Explain at a later "
+            "module with at=, or report it with the model."
+        )
+
+    def target(self, target: Target, output: Any = None) -> tuple[Tensor, Tensor]:
+        """(f, class index): the explained numbers (B,), checked to be finite and affine."""
+        f, index = self._select(target, output)
+        if f.ndim == 0 and self.feed.batched:
+            # One number for the whole batch: the samples are one object.
+            self._forward(batched=False)
+            f, index = self._select(target, output)
+        if self.feed.mismatch is not None:
+            raise InputError(
+                f"a tensor of the shape {self.feed.mismatch} has no dimension for the batch of "
+                f"{self.feed.samples} samples. Give all inputs the same first dimension, or a "
+                "target that returns one number for the whole batch."
+            )
+        self._check(f)
+        if f.ndim == 0:
+            with torch.enable_grad(), self.mode:
+                f = f.reshape(-1)
+        if f.shape[0] != self.feed.samples:
+            raise TargetError(
+                f"the target gives {f.shape[0]} numbers for {self.feed.samples} samples. Return "
+                "one number per sample, or a single one to explain the batch as one object."
+            )
+        return f, index
+
+    def _select(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False), torch.enable_grad(), self.mode:
+            return select(pick_output(self.out, output), target, self.feed.samples)
+
+    def _check(self, f: Tensor) -> None:
+        if not bool(torch.isfinite(f.detach()).all()):
+            raise InputError(
+                "the model's output is not finite (NaN or infinite), so there is nothing to "
+                "explain. Check the weights and the range of the input."
+            )
+        mark = self.mode.mark_of(f)
+        if mark is None or not f.is_floating_point():
+            where = f"the output of '{self.at}'" if self.at else "the input"
+            raise TargetError(f"the explained output does not depend on {where}.")
+        if mark.kind != "carried":
+            raise UnsupportedOperator(
+                self.mode.held or "softmax",
+                "",
+                "the output is a frozen coefficient (a softmax, a logarithm, 1/x), which has no "
+                "linear part",
+                "Explain the logits before it: output=... or a model without the last operator.",
+            )
+        bad = violations(f, self.feed.leaves)
+        if bad:
+            raise UnsupportedOperator(
+                bad[0].strip("'"),
+                "",
+                "the autograd graph has a node that is not linear at fixed coefficients",
+                "It was reached by code that the interceptor cannot see; use its plain form.",
+            )
+
+    def pull_back(self, f: Tensor, retain: bool = False, create_graph: bool = False) -> Gradients:
+        """∂Σf/∂(inputs, ones, sources) of the frozen network."""
+        return self._sorted(self._gradients(f, torch.ones_like(f), retain, create_graph))
+
+    def pull_back_together(self, rows: Sequence[Tensor], retain: bool) -> list[Gradients]:
+        """The gradients of several explained numbers in one pass, which holds them all."""
+        if len(rows) == 1:
+            return [self.pull_back(rows[0], retain)]
+        with torch.enable_grad():
+            f = torch.stack(list(rows))
+        each = torch.eye(len(f), dtype=f.dtype, device=f.device).unsqueeze(-1).expand(-1, *f.shape)
+        grads = self._gradients(f, each, retain, batched=True)
+        return [
+            self._sorted([None if g is None else g[k] for g in grads]) for k in range(len(rows))
+        ]
+
+    def _leaves(self) -> list[Tensor]:
+        """Explained inputs, then their ones, as far as these are wanted."""
+        return [*self.feed.leaves, *(u for u in self.feed.ones if u.requires_grad)]
+
+    def _gradients(
+        self,
+        f: Tensor,
+        grad: Tensor,
+        retain: bool,
+        create_graph: bool = False,
+        batched: bool = False,
+    ) -> Sequence[Tensor | None]:
+        wrt = [*self._leaves(), *self.mode.constants.ones()]
+        keep = retain or create_graph
+        try:
+            with own_precision(f), last_pass(not (keep or batched)):
+                return torch.autograd.grad(
+                    f, wrt, grad, keep, create_graph, allow_unused=True, is_grads_batched=batched
+                )
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            remedy = "Pull rows back one by one with chunk=1; turn" if batched else "Turn"
+            raise ModelError(
+                f"the model runs, but cannot be pulled back: {reason(error)}. {remedy} gradient "
+                "checkpointing off; write in place only into what no other operator needs."
+            ) from error
+
+    def _sorted(self, grads: Sequence[Tensor | None]) -> Gradients:
+        """Gradients at the leaves, zero where none arrived; those at the constants summed."""
+        leaves, n = self._leaves(), len(self.feed.leaves)
+        filled = [
+            torch.zeros_like(w) if g is None else g
+            for g, w in zip(grads[: len(leaves)], leaves, strict=True)
+        ]
+        terms = list(grads[len(leaves) :])
+        sources = self.mode.constants.by_module(terms, self.feed.samples)
+        return Gradients(filled[:n], filled[n:], sources)
+
+    def wrap(self, f: Tensor, index: Tensor, g: Gradients) -> Explanation:
+        """The explanation from one set of gradients."""
+        feed, samples = self.feed, self.feed.samples
+        wide = torch.float64 if f.dtype == torch.float64 else torch.float32
+        contribution, matrix, bias = [], [], []
+        split = _by_reason(g.sources, samples, f, wide)
+        located, unlocated = located_shares(list(g.sources), split.detach())
+        summed = split.sum(1)
+        sources = dict(zip(g.sources, summed.unbind(), strict=True))
+        apart = self.bias == "separate"
+        constant = summed.sum(0)
+        for k, (x, w) in enumerate(zip(feed.values, g.inputs, strict=True)):
+            c = w.to(wide) * x.to(wide)
+            total = feed.located_sum(c, k)
+            if self.bias in NOT_COLLECTED:
+                b = torch.zeros_like(total)
+            elif apart:
+                b = constant / len(feed.values)
+            else:
+                b = feed.batch_first(g.ones[k], k)  # U is one: C_b = ∂f/∂U ⊙ U
+            contribution.append(c)
+            bias.append(b)
+            matrix.append(total if apart else total + b)
+        if self.depth is not None:
+            matrix = [self.depth.brought(matrix, feed.batch)]
+            bias = bias if apart else [self.depth.brought(bias, feed.batch)]
+        residual, magnitude = _sums(f, matrix, bias if apart else [], samples)
+        # A model that computes in float32 inside float64 is exact to float32.
+        dtype = self.mode.coarsest or feed.values[0].dtype
+        return Explanation(
+            output=self._ordinary(f),
+            target=index,
+            inputs=feed.shaped(feed.values),
+            weight=feed.shaped(g.inputs),
+            contribution=feed.shaped(contribution),
+            bias=constant if apart else feed.shaped(bias),
+            matrix=feed.shaped(matrix),
+            residual=residual,
+            magnitude=magnitude,
+            sources=sources,
+            located=located,
+            unlocated=unlocated,
+            tolerance=TOLERANCES.get(dtype, 1e-5),
+            at=self.at,
+            resample="none" if self.depth is None else self.resample,
+            bias_placement=self.bias,
+            products=self.options.get("products", "half"),
+            frozen_constants=tuple(sorted(self.mode.frozen_constants)),
+        )
+
+    def _ordinary(self, f: Tensor) -> Tensor:
+        """f without history; or as the ordinary network gives it, where derivatives are wanted."""
+        mark = self.mode.mark_of(f) if self.options.get("create_graph") else None
+        return f.detach() if mark is None or mark.true is None else mark.true
+
+
+def _by_reason(sources: dict[str, Tensor], samples: int, f: Tensor, dtype: torch.dtype) -> Tensor:
+    """What the constants of each module add: (modules, located or the reason why not, samples)."""
+    width = 1 + len(REASONS)
+    none = torch.zeros(0, width * samples, dtype=dtype, device=f.device)
+    rows = torch.stack(list(sources.values())) if sources else none
+    return rows.reshape(len(rows), width, samples)
+
+
+def _sums(
+    f: Tensor, matrix: list[Tensor], apart: list[Tensor], samples: int
+) -> tuple[Tensor, Tensor]:
+    """(f − ΣC, Σ|C|) per sample, in double precision."""
+    flat = [m.detach().double().reshape(samples, -1) for m in [*matrix, *apart]]
+    total = torch.stack([m.sum(1) for m in flat]).sum(0)
+    magnitude = torch.stack([m.abs().sum(1) for m in flat]).sum(0)
+    return f.detach().double() - total, magnitude

@@ -1,0 +1,197 @@
+"""The exact method at one depth, at several of them mixed, or at one that a rule chooses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omenn.core import explain as engine
+from omenn.core.depth import levels_of
+from omenn.core.explanation import Explanation
+from omenn.core.target import Target
+from omenn.errors import InputError
+from omenn.methods.registry import method
+
+INPUT = "input"  # the name of the input itself among depths
+FINE = 16  # cells along a dimension of the input that a level of ``at="auto"`` has at least
+
+
+@method(
+    "omenn",
+    promise="exact",
+    summary="C = C_w ⊙ X + C_b of the frozen network, constants brought to their places",
+    source="arXiv 2412.02399",
+)
+def omenn(
+    model: nn.Module | Callable[..., Any],
+    inputs: Any,
+    target: Target = None,
+    *,
+    at: str | Sequence[str] | None = None,
+    mix: Sequence[float] | None = None,
+    resample: str = "bilinear",
+    bias: str = "spatial",
+    output: Callable[[Any], Tensor] | str | int | None = None,
+    products: str = "half",
+    channel_dim: int | None = None,
+    create_graph: bool = False,
+) -> Explanation:
+    """The exact decomposition at the input, at a module's output, or a mixture over depths.
+
+    Each depth has a map that sums to f_c(x); so has any convex mixture Σ_k m_k C⁽ᵏ⁾ of them.
+
+    Args:
+        at: a module's name; several of them, ``"input"`` being the input itself; or ``"auto"``,
+            see :func:`auto`. Of several, ``weight``, ``contribution`` and ``inputs`` are dicts,
+            depth → tensor, and ``matrix``, ``bias``, ``sources`` the mixture.
+        mix: the weights of several depths, not negative, of sum one; evenly if not given.
+        resample, bias, output, products, channel_dim, create_graph: see
+            :func:`omenn.core.explain.explain`.
+
+    Raises:
+        InputError: weights that are no convex mixture; a depth that has no place on the input.
+
+    Example:
+        >>> import torch, omenn
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.ReLU(),
+        ...     torch.nn.Conv2d(4, 4, 3, 2, 1), torch.nn.ReLU(), torch.nn.Flatten(),
+        ...     torch.nn.Linear(16, 2)).eval()
+        >>> e = omenn.explain(net, torch.rand(1, 3, 8, 8), at=["input", "1"], mix=[0.25, 0.75])
+        >>> assert e.exact and e.matrix.shape == (1, 8, 8) and e.weight["1"].shape == (1, 4, 4, 4)
+
+    Source: arXiv 2412.02399, section 3; a mixture is exact because each of its parts is.
+    """
+    options = {
+        "resample": resample,
+        "bias": bias,
+        "output": output,
+        "products": products,
+        "channel_dim": channel_dim,
+        "create_graph": create_graph,
+    }
+    if at == "auto" and not _is_module(model, "auto"):
+        at = auto(model, inputs, channel_dim=channel_dim)
+    if not isinstance(at, (list, tuple)):
+        if mix is not None:
+            raise InputError("mix= weighs several depths; give at= a list of as many names.")
+        return engine.explain(model, inputs, target, at=_module(model, at), **options)
+    weights = _weights(at, mix)
+    parts = [engine.explain(model, inputs, target, at=_module(model, n), **options) for n in at]
+    return _mixed(at, weights, parts)
+
+
+def auto(model: Any, inputs: Any, *, channel_dim: int | None = None) -> list[str]:
+    """The depths that ``at="auto"`` mixes evenly: the input, and every level that is fine enough.
+
+    A level is the last module of a resolution (:func:`omenn.core.depth.levels_of`): a stage of a
+    convolutional network, the blocks of a transformer. It is fine enough with at least 16 cells
+    along each dimension of the input, 256 for an image. So a transformer with 14 × 14 patches is
+    explained at its input, a network of stages also at the first of them. The rule was chosen on
+    training scenes, see docs/depth.md.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.ReLU(),
+        ...     torch.nn.Conv2d(4, 4, 3, 2, 1), torch.nn.Flatten(), torch.nn.Linear(256, 2)).eval()
+        >>> auto(net, torch.rand(1, 3, 32, 32))  # 16 × 16 cells behind "1", 8 × 8 behind "2"
+        ['input', '1']
+    """
+    levels = levels_of(model, inputs, channel_dim)
+    given = inputs if isinstance(inputs, Tensor) else None
+    axes = 2 if given is None else max(1, given.ndim - 2)
+    return [INPUT, *(name for name, cells in levels.items() if cells >= FINE**axes)]
+
+
+def _is_module(model: Any, name: str) -> bool:
+    return isinstance(model, nn.Module) and name in dict(model.named_modules())
+
+
+def _module(model: Any, name: Any) -> Any:
+    """The module of a depth, None for the input; what is no name is refused by the engine."""
+    return None if name == INPUT and not _is_module(model, INPUT) else name
+
+
+def _weights(names: Sequence[str], mix: Sequence[float] | None) -> list[float]:
+    """The weights of a convex mixture."""
+    if not names:
+        raise InputError("at=[] names no depth; give at least one module, or 'input'.")
+    if len(set(names)) < len(names):
+        raise InputError(f"at={names!r} names a depth twice; give each once, with its weight.")
+    if mix is None:
+        return [1 / len(names)] * len(names)
+    try:
+        weights = [float(w) for w in mix]
+    except (TypeError, ValueError):
+        raise InputError(f"mix={mix!r} is no list of numbers.") from None
+    if len(weights) != len(names):
+        raise InputError(
+            f"mix= has {len(weights)} weights for {len(names)} depths; give one for each."
+        )
+    if not all(math.isfinite(w) and w >= 0 for w in weights) or abs(sum(weights) - 1) > 1e-6:
+        raise InputError(
+            f"mix={weights} is no convex mixture: give weights that are not negative and sum to "
+            f"one; these sum to {sum(weights):g}."
+        )
+    return weights
+
+
+def _mixed(names: Sequence[str], weights: Sequence[float], parts: list[Explanation]) -> Explanation:
+    first, keys = parts[0], list(names)
+    shape = None
+    for key, part in zip(keys, parts, strict=True):
+        here = tuple(part.matrix.shape) if isinstance(part.matrix, Tensor) else None
+        shape = here if shape is None else shape
+        if here is None or here != shape or (part.at is not None and part.resample == "none"):
+            raise InputError(
+                f"the map at '{key}' cannot be mixed with the others: it is not brought to one "
+                "explained input. Name modules whose output has places on the input, and a "
+                "resample= other than 'none'."
+            )
+    matrix = _sum(weights, [p.matrix for p in parts])
+    bias = _sum(weights, [p.bias for p in parts])
+    apart = first.bias_placement == "separate"
+    flat = matrix.detach().double().reshape(len(first.output), -1)
+    total, magnitude = flat.sum(1), flat.abs().sum(1)
+    if apart:
+        total, magnitude = total + bias.detach().double(), magnitude + bias.detach().double().abs()
+    shares: dict[str, dict[str, float]] = {}
+    for w, part in zip(weights, parts, strict=True):
+        for module, reasons in part.unlocated.items():
+            for why, share in reasons.items():
+                found = shares.setdefault(module, {})
+                found[why] = found.get(why, 0.0) + w * share
+    return replace(
+        first,
+        inputs=dict(zip(keys, [p.inputs for p in parts], strict=True)),
+        weight=dict(zip(keys, [p.weight for p in parts], strict=True)),
+        contribution=dict(zip(keys, [p.contribution for p in parts], strict=True)),
+        bias=bias,
+        matrix=matrix,
+        residual=first.output.detach().double() - total,
+        magnitude=magnitude,
+        sources=_sources(weights, parts),
+        located=sum(w * p.located for w, p in zip(weights, parts, strict=True)),
+        unlocated=shares,
+        tolerance=max(p.tolerance for p in parts),
+        at=tuple(keys),
+        mix=tuple(weights),
+        resample=next((p.resample for p in parts if p.at is not None), "none"),
+        frozen_constants=tuple(sorted({name for p in parts for name in p.frozen_constants})),
+    )
+
+
+def _sum(weights: Iterable[float], values: Iterable[Tensor]) -> Tensor:
+    return torch.stack([w * v for w, v in zip(weights, values, strict=True)]).sum(0)
+
+
+def _sources(weights: Sequence[float], parts: Sequence[Explanation]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for w, part in zip(weights, parts, strict=True):
+        for module, share in part.sources.items():
+            found[module] = found[module] + w * share if module in found else w * share
+    return found
