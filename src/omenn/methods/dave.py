@@ -1,0 +1,328 @@
+"""DAVE: the frozen gradient averaged over noise and local spatial transformations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from omenn.core.depth import RESAMPLINGS
+from omenn.core.explanation import Explanation
+from omenn.core.inputs import Feed
+from omenn.core.run import FrozenRun, Gradients, choose
+from omenn.core.surroundings import alone
+from omenn.core.target import Target
+from omenn.errors import InputError
+from omenn.methods.plain import Move, Moved, remapped, settled
+from omenn.methods.registry import method
+
+POSTPROCESSING = ("none", "published")
+# What images are moved by, if it is not said: degrees, share of the size, share of the scale.
+ROTATION, TRANSLATION, SCALING = 20.0, 0.1, 0.1
+
+
+@method(
+    "dave",
+    promise="none",
+    summary="frozen gradient ⊙ x, averaged over noise and transformations, without outliers",
+    source="arXiv 2602.06613",
+)
+@alone()
+def dave(
+    model: Any,
+    inputs: Any,
+    target: Target = None,
+    *,
+    steps: int = 50,
+    noise: float = 0.3,
+    rotation: float | None = None,
+    translation: float | None = None,
+    scaling: float | None = None,
+    flip: bool | None = None,
+    outliers: float | None = 2.5,
+    postprocess: str = "none",
+    seed: int = 0,
+    at: str | None = None,
+    resample: str = "bilinear",
+    output: Any = None,
+    channel_dim: int | None = None,
+) -> Explanation:
+    """The effective transformation W(x) of the frozen network, low-passed and made equivariant.
+
+    C = x ⊙ mean_i W(x_i) with x_i = (1 − t_i) τ_i x + √(1 − (1 − t_i)²) n_i, where t_i rises
+    evenly from 0 to ``noise``, n_i is standard normal and τ_i a random affine map of the image.
+    W(x_i) is a row at x: the gradient goes back through τ_i as well (its transpose). Constants are
+    not collected and the x_i are not x, so the sum of C is not promised to be f(x). Every sample of
+    a batch sees the same n_i and τ_i, whatever its neighbours are.
+
+    Args:
+        steps: number of x_i.
+        noise: the largest t, 0 to 1, for inputs of unit variance. Its effect is large and it is
+            tuned for each model; of the paper: DeiT-III-B 0.9, DeiT-B 0.7, ViT-B 0.3, ViT-S 0.1.
+        rotation, translation, scaling, flip: of τ, at most: degrees either way (20), share of
+            height and width (0.1), share by which it grows or shrinks (0.1), mirrored in half of
+            the steps (True). None: these values for images (B, C, H, W), and none for other inputs.
+        outliers: of the values of all steps at one element those further from their median than
+            this multiple of 1.4826 · MAD are left out of the mean; None leaves none out.
+        postprocess: ``"none"``, or ``"published"``, which keeps no sign and no sum: channels
+            summed, negative values cut, half of the map and half of its Gaussian (11 wide, σ 7), a
+            bilateral filter (5 wide, σ 0.5 in space, 0.05 in value), divided by the largest.
+        seed: of noise and transformations. The global random state is not touched.
+        resample: with ``at=``, see :func:`omenn.core.explain.explain`.
+
+    Raises:
+        InputError: an option out of its range; a transformation of what is no image.
+
+    Example:
+        >>> import torch, omenn
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.GELU(),
+        ...                           torch.nn.Flatten(), torch.nn.Linear(144, 2)).eval()
+        >>> x = torch.randn(1, 3, 8, 8)
+        >>> e = omenn.explain(net, x, 1, method="dave", steps=8)
+        >>> assert torch.equal(e.matrix, omenn.explain(net, x, 1, method="dave", steps=8).matrix)
+
+    Source: Wróbel et al. 2026, arXiv 2602.06613, equations 3 and 6 to 9.
+    """
+    moves = Moves(noise, rotation, translation, scaling, flip)
+    _check(steps, outliers, seed)
+    choose("postprocess", postprocess, POSTPROCESSING)
+    choose("resample", resample, RESAMPLINGS)
+    run = FrozenRun(model, inputs, at, "none", channel_dim, {}, resample=resample)
+    f, index = run.target(target, output)
+    _check_images(run.feed, moves, postprocess)
+    fixed = settled(run, target, index, output)
+    found: list[list[Tensor]] = [[] for _ in run.feed.leaves]
+    for step in moves.steps(run.feed, steps, seed):
+        moved = FrozenRun(model, inputs, at, "none", channel_dim, {"move": step}, Moved)
+        there, _ = moved.target(fixed, output)
+        for own, gradient in zip(found, moved.pull_back(there).inputs, strict=True):
+            own.append(gradient)
+    weights = [_mean(g, x, outliers) for g, x in zip(found, run.feed.values, strict=True)]
+    e = run.wrap(f, index, Gradients(weights, [], {}))
+    return e if postprocess == "none" else _processed(e)
+
+
+def _check(steps: Any, outliers: Any, seed: Any) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps={steps!r} is no number of steps. Give a whole number from 1.")
+    if outliers is not None and not (_number(outliers) and outliers > 0):
+        raise InputError(
+            f"outliers={outliers!r} is no multiple of a deviation. Give a number above 0, or None."
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"seed={seed!r} is no seed. Give a whole number.")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+# --- moving the input ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Moves:
+    """How far inputs are moved; None: as far as is usual for an image, and nothing else."""
+
+    noise: float
+    rotation: float | None
+    translation: float | None
+    scaling: float | None
+    flip: bool | None
+
+    def __post_init__(self) -> None:
+        for name, value, most in (
+            ("noise", self.noise, 1.0),
+            ("rotation", self.rotation, 180.0),
+            ("translation", self.translation, 1.0),
+            ("scaling", self.scaling, 0.99),
+        ):
+            if value is None and name != "noise":
+                continue
+            if not _number(value) or not 0 <= float(value or 0) <= most:
+                raise InputError(f"{name}={value!r} is out of range: give 0 to {most:g}.")
+        if self.flip not in (None, True, False):
+            raise InputError(f"flip={self.flip!r} is not known. Choose True, False or None.")
+
+    def asked(self) -> list[str]:
+        """The transformations that were asked for by name."""
+        names = ("rotation", "translation", "scaling", "flip")
+        return [name for name in names if getattr(self, name)]
+
+    def steps(self, feed: Feed, steps: int, seed: int) -> Sequence[Move]:
+        """One move of the inputs for each step."""
+        generator = torch.Generator().manual_seed(seed)
+        strength = torch.linspace(0, self.noise, steps, dtype=torch.float64).tolist()
+        return [
+            Step(
+                feed,
+                t,
+                self._drawn(torch.rand(5, generator=generator, dtype=torch.float64)),
+                int(torch.randint(2**62, (), generator=generator)),
+            )
+            for t in strength
+        ]
+
+    def _drawn(self, u: Tensor) -> Affine | None:
+        """The affine map that five numbers between 0 and 1 stand for."""
+        angle, right, down, size, mirror = u.tolist()
+        rotation = ROTATION if self.rotation is None else self.rotation
+        shift = TRANSLATION if self.translation is None else self.translation
+        scaling = SCALING if self.scaling is None else self.scaling
+        found = Affine(
+            angle=math.radians(rotation) * (2 * angle - 1),
+            right=2 * shift * (2 * right - 1),
+            down=2 * shift * (2 * down - 1),
+            size=1 + scaling * (2 * size - 1),
+            mirror=self.flip is not False and mirror < 0.5,
+        )
+        return None if found == Affine() else found
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Where a pixel is taken from: turned, resized and mirrored about the middle, then shifted.
+
+    ``right``, ``down``: in halves of width and height.
+    """
+
+    angle: float = 0.0
+    right: float = 0.0
+    down: float = 0.0
+    size: float = 1.0
+    mirror: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The images x (B, C, H, W) moved; zero where nothing is taken from."""
+        height, width = x.shape[-2:]
+        sin, cos = math.sin(self.angle) / self.size, math.cos(self.angle) / self.size
+        sign = -1 if self.mirror else 1
+        rows = [
+            [sign * cos, -sin * height / width, self.right],
+            [sign * sin * width / height, cos, self.down],
+        ]
+        theta = torch.tensor(rows, dtype=x.dtype, device=x.device).expand(len(x), 2, 3)
+        grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+class Step:
+    """x ↦ (1 − t) τ x + √(1 − (1 − t)²) n, with the same τ and n for every sample."""
+
+    def __init__(self, feed: Feed, t: float, affine: Affine | None, seed: int) -> None:
+        self.feed, self.t, self.affine, self.seed = feed, t, affine, seed
+
+    def __call__(self, k: int, x: Tensor) -> Tensor:
+        if self.affine is not None and is_image(self.feed, k):
+            x = self.affine(x)
+        if not self.t:
+            return x
+        return (1 - self.t) * x + math.sqrt(1 - (1 - self.t) ** 2) * self._noise(k, x)
+
+    def _noise(self, k: int, x: Tensor) -> Tensor:
+        shape, dim = list(x.shape), self.feed.batch[k]
+        count = (
+            self.feed.samples if self.feed.batched and shape[dim] % self.feed.samples == 0 else 1
+        )
+        shape[dim] //= count
+        generator = torch.Generator().manual_seed(self.seed + k)
+        # In double precision on the processor: the same numbers for every type and device.
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+        times = [count if d == dim else 1 for d in range(x.ndim)]
+        return drawn.to(x.device, x.dtype).repeat(times)
+
+
+def is_image(feed: Feed, k: int) -> bool:
+    """Whether the k-th explained input is a batch of images (B, C, H, W)."""
+    return feed.batched and feed.leaves[k].ndim == 4 and feed.channels[k] == -3
+
+
+def _check_images(feed: Feed, moves: Moves, postprocess: str) -> None:
+    odd = [k for k in range(len(feed.leaves)) if not is_image(feed, k)]
+    if not odd:
+        return
+    shape = tuple(feed.leaves[odd[0]].shape)
+    if moves.asked():
+        raise InputError(
+            f"{moves.asked()[0]}= moves images (B, C, H, W), but an input of the shape {shape} is "
+            "explained. Leave it at None, which moves images alone, or switch it off."
+        )
+    if postprocess != "none":
+        raise InputError(
+            f"postprocess={postprocess!r} is for images (B, C, H, W), but an input of the shape "
+            f"{shape} is explained. Choose postprocess='none'."
+        )
+
+
+# --- aggregation and post-processing ------------------------------------------------------------
+
+
+def _mean(gradients: Sequence[Tensor], x: Tensor, outliers: float | None) -> Tensor:
+    """The mean of the gradients, without those whose product with x is far from the median."""
+    flat = torch.stack(list(gradients)).reshape(len(gradients), -1)
+    parts = zip(flat.split(1 << 18, 1), x.to(flat.dtype).flatten().split(1 << 18), strict=True)
+    return torch.cat([_robust(g, g * own, outliers) for g, own in parts]).reshape(x.shape)
+
+
+def _robust(gradients: Tensor, values: Tensor, outliers: float | None) -> Tensor:
+    if outliers is None or len(values) == 1:
+        return gradients.mean(0)
+    distance = (values - _median(values)).abs()
+    kept = distance <= outliers * (1.4826 * _median(distance) + 1e-8)
+    return (gradients * kept).sum(0) / kept.sum(0)
+
+
+def _median(values: Tensor) -> Tensor:
+    """The middle value over the first dimension, the mean of two where there are two."""
+    ordered, n = values.sort(0).values, len(values)
+    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+
+
+def _processed(e: Explanation) -> Explanation:
+    """The published form of the map: rectified, smoothed, its largest value one."""
+    maps = e.matrix if isinstance(e.matrix, Tensor) else None
+    if maps is None or maps.ndim != 3 or min(maps.shape[1:]) < 6:
+        raise InputError(
+            "postprocess='published' needs one map of at least 6 × 6 locations. Choose "
+            "postprocess='none'."
+        )
+    m = maps.clamp_min(0)
+    m = bilateral(0.5 * m + 0.5 * gaussian(m, 11, 7.0), 5, 0.5, 0.05)
+    top = m.amax((1, 2), keepdim=True)
+    m = m / torch.where(top > 0, top, torch.ones_like(top))
+    words = "published form of DAVE: positive part, Gaussian, bilateral, largest 1; lossy"
+    return remapped(e, m, e.bias, [m], words)
+
+
+def _windows(maps: Tensor, width: int) -> Tensor:
+    """(B, width², H, W): what lies around each location, reflected at the border."""
+    reach = width // 2
+    around = F.pad(maps.unsqueeze(1), [reach] * 4, mode="reflect")
+    return F.unfold(around, width).unflatten(2, maps.shape[1:])
+
+
+def _bell(width: int, sigma: float, like: Tensor) -> Tensor:
+    """A Gaussian window, (width², 1, 1)."""
+    at = torch.arange(width, dtype=like.dtype, device=like.device) - width // 2
+    line = torch.exp(-0.5 * (at / sigma) ** 2)
+    return torch.outer(line, line).reshape(-1, 1, 1)
+
+
+def gaussian(maps: Tensor, width: int, sigma: float) -> Tensor:
+    """Maps (B, H, W) smoothed with a Gaussian of odd width."""
+    bell = _bell(width, sigma, maps)
+    return (_windows(maps, width) * (bell / bell.sum())).sum(1)
+
+
+def bilateral(maps: Tensor, width: int, space: float, value: float) -> Tensor:
+    """Maps (B, H, W) smoothed among neighbours that are near, and near in value."""
+    around = _windows(maps, width)
+    weights = _bell(width, space, maps) * torch.exp(
+        -0.5 * ((around - maps.unsqueeze(1)) / value) ** 2
+    )
+    return (around * weights).sum(1) / weights.sum(1)

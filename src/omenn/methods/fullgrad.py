@@ -1,0 +1,236 @@
+"""FullGrad: the gradient completed by what every bias adds, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from omenn.core.autograd import Constant
+from omenn.core.call import Call, Mark
+from omenn.core.explanation import Explanation
+from omenn.core.inputs import Feed
+from omenn.core.intercept import Interceptor
+from omenn.core.place import Place, full
+from omenn.core.run import FrozenRun, Gradients, choose
+from omenn.core.surroundings import alone
+from omenn.core.target import Target
+from omenn.methods.plain import Plain, PlainRun, remapped
+from omenn.methods.registry import method
+
+PSI = ("none", "published")
+
+
+@method(
+    "fullgrad",
+    promise="approximate",
+    summary="x ⊙ ∇f and b ⊙ ∇_b f of every layer, brought to the input",
+    source="arXiv 1905.00780",
+)
+@alone()
+def fullgrad(
+    model: Any,
+    inputs: Any,
+    target: Target = None,
+    *,
+    psi: str = "none",
+    at: str | None = None,
+    resample: str = "bilinear",
+    output: Any = None,
+    channel_dim: int | None = None,
+) -> Explanation:
+    """Full gradients: f(x) = ∇f·x + Σ_l ⟨∇_{b_l} f, b_l⟩ with the ordinary gradient.
+
+    The identity holds where the network is piecewise linear (ReLU, pooling, batch norm in
+    evaluation with the bias β − γm/σ, clipping); elsewhere the residual says what is missing.
+
+    Args:
+        psi: ``"none"``: the terms with their signs. A layer's map is at the layer's resolution;
+            each of its cells is spread evenly over the locations of the input that it covers, which
+            keeps the sum, and what has no place over all of them. ``"published"``:
+            ψ(x ⊙ ∇f) + Σ_l Σ_c ψ(b_l ⊙ ∇_{b_l} f), ψ being the absolute value, rescaled to [0, 1]
+            over all elements of a layer and sample, and bilinear upsampling. It has no sign and no
+            sum, and leaves out what has no place (class token, layers behind global pooling).
+        resample: with ``at=``, see :func:`omenn.core.explain.explain`.
+
+    Example:
+        >>> import torch, omenn
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(),
+        ...                           torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
+        >>> e = omenn.explain(net, torch.rand(1, 3, 4, 4), 0, method="fullgrad")
+        >>> assert e.exact and e.matrix.shape == (1, 4, 4)
+
+    Source: Srinivas and Fleuret 2019, arXiv 1905.00780.
+    """
+    choose("psi", psi, PSI)
+    options: dict[str, Any] = {"at": at, "channel_dim": channel_dim, "resample": resample}
+    options["bias"] = "spatial"
+    if psi == "none":
+        run = PlainRun(model, inputs, **options)
+        f, index = run.target(target, output)
+        return run.wrap(f, index, run.pull_back(f))
+    run = PlainLayersRun(model, inputs, **options, interceptor=PlainLayers)
+    return published(run, target, output)
+
+
+class Layers(Interceptor):
+    """An interceptor whose constants have ones for every element of what they are added to.
+
+    ``maps``: (index of the term, its ones); the gradient there is b_l ⊙ ∇_{b_l} f of the layer.
+    """
+
+    def __init__(self, model: nn.Module | None = None, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.maps: list[tuple[int, Tensor]] = []
+
+    def set_mark(self, t: Tensor, mark: Mark) -> None:
+        mark.layer = None  # every layer with all of its columns
+        super().set_mark(t, mark)
+
+    def ones_for(self, call: Call, y: Tensor) -> Tensor:
+        return self._each(super().ones_for(call, y), y)
+
+    def carry(self, call: Call, y: Tensor, term: Tensor, place: Place | None) -> Tensor:
+        ones = self._each(self.share(call, place), y)
+        return Constant.apply(y, ones, term)  # type: ignore[return-value]
+
+    def _each(self, ones: Tensor, y: Tensor) -> Tensor:
+        each = ones.expand(y.shape)
+        self.maps.append((len(self.constants.terms) - 1, each))
+        return each
+
+
+class PlainLayers(Layers, Plain):
+    """The same for the ordinary model."""
+
+
+class LayersRun(FrozenRun):
+    """A run from which the maps of all layers are pulled back, behind the ones of the inputs."""
+
+    mode: Layers
+
+    def _leaves(self) -> list[Tensor]:
+        return [*super()._leaves(), *(ones for _, ones in self.mode.maps)]
+
+    def layers(self, g: Gradients) -> list[tuple[str, Place, Tensor]]:
+        """(module, place, b ⊙ ∇_b f) of every constant term, shaped like what it is added to."""
+        terms = self.mode.constants.terms
+        found = zip(self.mode.maps, g.ones[len(self.feed.ones) :], strict=True)
+        return [(terms[k].name, terms[k].place, values) for (k, _), values in found]
+
+
+class PlainLayersRun(LayersRun, PlainRun):
+    """The same for the ordinary model."""
+
+
+def published(run: LayersRun, target: Target, output: Any) -> Explanation:
+    """Σ_l Σ_c ψ of the input and of every layer, as the papers show it."""
+    f, index = run.target(target, output)
+    g = run.pull_back(f, retain=True)  # the ones of the input are gone back to once more
+    e, feed = run.wrap(f, index, g), run.feed
+    inputs = [
+        (place, w * x)
+        for (_, place), w, x in zip(run.mode.homes, g.inputs, feed.values, strict=True)
+    ]
+    layers = [(place, values) for _, place, values in run.layers(g)]
+    canvas = Canvas(feed, [(p, v.shape) for p, v in (*inputs, *layers)])
+    zero = [torch.zeros_like(u.movedim(feed.batch[k], 0)) for k, u in enumerate(feed.ones)]
+    bias = _summed([zero, *(canvas.brought(*_rescaled(p, v)) for p, v in layers)])
+    matrix = _summed([bias, *(canvas.brought(*_rescaled(p, v)) for p, v in inputs)])
+    shown = (feed.shaped(matrix), feed.shaped(bias))
+    if run.depth is not None:
+        matrix = [run.depth.brought(matrix, feed.batch)]
+        shown = (matrix[0], run.depth.brought(bias, feed.batch))
+    return remapped(e, *shown, matrix, "ψ: absolute, rescaled, upsampled; lossy")
+
+
+def _summed(maps: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    return [torch.stack(list(parts)).sum(0) for parts in zip(*maps, strict=True)]
+
+
+def _rescaled(place: Place, values: Tensor) -> tuple[Place, Tensor]:
+    """|values| from 0 to 1 over what each sample has, summed over channels to the place's cells."""
+    size, cells = values.detach().abs(), full(place.cells, values.shape)
+    sample = place.grid.sample[cells].expand(size.shape)
+    here = place.located().reshape(cells.shape).expand(size.shape)
+    least = size.new_full((place.grid.samples,), torch.inf)
+    least = least.scatter_reduce(0, sample[here], size[here], "amin")
+    most = torch.zeros_like(least).scatter_reduce(0, sample[here], size[here], "amax")
+    span = most - least
+    span = torch.where(span > 0, span, torch.ones_like(span))
+    unit = torch.where(here, (size - least[sample]) / span[sample], torch.zeros_like(size))
+    return place.with_cells(cells), unit.sum_to_size(cells.shape)
+
+
+class Canvas:
+    """The locations of the inputs, onto which maps are upsampled: values, and not sums, are kept.
+
+    A feature map (B, C, *size) of one image, and tokens that lie in its cells, are interpolated
+    linearly. Of anything else each location takes the mean of the cells that cover it.
+    """
+
+    def __init__(self, feed: Feed, found: Sequence[tuple[Place, Sequence[int]]]) -> None:
+        self.feed = feed
+        self.lattices: dict[int, torch.Size] = {}  # grid → (B, *size) of its first cells
+        if len(feed.leaves) > 1 or not feed.batched or feed.batch[0] or feed.ones[0].ndim > 4:
+            return
+        for place, shape in found:
+            size = self._lattice(full(place.cells, shape), shape)
+            if size is not None and id(place.grid) not in self.lattices:
+                first = place.with_cells(full(place.cells, shape).reshape(size))
+                if self._upright(first):
+                    self.lattices[id(place.grid)] = size
+
+    def _lattice(self, cells: Tensor, shape: Sequence[int]) -> torch.Size | None:
+        """(B, *size) if the cells are those of a grid in order, and one dimension is channels."""
+        dims = self.feed.ones[0].ndim
+        channel = next((d for d in (1, dims) if cells.ndim > dims and cells.shape[d] == 1), None)
+        if cells.ndim != dims + 1 or channel is None or cells.shape[0] != self.feed.samples:
+            return None
+        order = torch.arange(cells.numel(), device=cells.device)
+        return cells.squeeze(channel).shape if torch.equal(cells.flatten(), order) else None
+
+    def _upright(self, place: Place) -> bool:
+        """Whether the axes of the cells are those of the input, in the same order."""
+        size = place.cells.shape
+        for dim in range(1, len(size)):
+            ramp = torch.arange(size[dim], device=place.cells.device, dtype=self.feed.ones[0].dtype)
+            ramp = ramp.reshape(-1, *[1] * (len(size) - 1 - dim)).expand(size)
+            (there,) = self._covering(place, ramp)
+            rest = [d for d in range(1, len(size)) if d != dim]
+            flat = there if not rest else there.amax(rest) - there.amin(rest)
+            if rest and bool((flat > 1e-3).any()):
+                return False
+        return True
+
+    def brought(self, place: Place, values: Tensor) -> list[Tensor]:
+        """Values at the cells of a place, (B, *locations) of every input."""
+        size, here = self.lattices.get(id(place.grid)), place.located()
+        if size is None or not bool(here.any()) or int(place.cells[here].max()) >= size.numel():
+            return self._covering(place, values)
+        at, dtype = place.cells[here], values.dtype
+        total = values.new_zeros(size.numel()).index_add(0, at, values[here])
+        count = values.new_zeros(size.numel()).index_add(0, at, torch.ones_like(values[here]))
+        lattice = (total / count.clamp_min(1)).reshape(size).unsqueeze(1)
+        mode = ("linear", "bilinear", "trilinear")[lattice.ndim - 3]
+        locations = self.feed.ones[0].shape[1:]
+        return [F.interpolate(lattice, locations, mode=mode).squeeze(1).to(dtype)]
+
+    def _covering(self, place: Place, values: Tensor) -> list[Tensor]:
+        """The mean of the cells that cover a location, each with its share of it."""
+        here = place.located().to(values.dtype)
+        total, weight = (self._back(place, part) for part in (values * here, here))
+        return [
+            self.feed.batch_first(torch.where(w > 0, t / torch.where(w > 0, w, 1), 0), k)
+            for k, (t, w) in enumerate(zip(total, weight, strict=True))
+        ]
+
+    def _back(self, place: Place, values: Tensor) -> list[Tensor]:
+        ones = self.feed.ones
+        with torch.enable_grad():
+            total = (place.ones() * values.reshape(place.cells.shape)).sum()
+        found = torch.autograd.grad(total, ones, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(u) if t is None else t for t, u in zip(found, ones, strict=True)]
