@@ -1,0 +1,332 @@
+"""Attention weights as a model made them, caught by the interceptor, and the way back to pixels.
+
+NOTE one form. Fused attention and ``nn.MultiheadAttention`` are run in their parts, so that each
+attention arrives as a softmax over the last dimension whose result, whatever it went through in
+between (dropout, masks, a change of shape), stands on the left of a matrix product with values.
+All else is the ordinary network, with its true derivatives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omenn.core.autograd import own_precision
+from omenn.core.call import Call
+from omenn.core.explanation import Explanation
+from omenn.core.run import choose
+from omenn.core.surroundings import alone
+from omenn.core.target import Target, pick_output, select
+from omenn.errors import InputError, ModelError, TargetError, UnsupportedOperator, reason
+from omenn.methods.maps import brought, explained, over_channels
+from omenn.methods.plain import Plain, PlainRun
+from omenn.methods.tokens import Product, einsum_product, matmul_product, same_places
+
+RESAMPLINGS = ("nearest", "bilinear")
+
+# What attention weights may go through on their way to the values.
+_PASSING = (
+    "dropout to contiguous clone view reshape flatten unflatten squeeze unsqueeze expand detach "
+    "masked_fill where clamp mul div"
+)
+_PRODUCTS = "matmul bmm einsum"
+
+
+@dataclass
+class Seen:
+    """What the rules note in one pass: softmaxes, what became of them, and their products."""
+
+    origins: dict[int, tuple[Tensor, int]] = field(default_factory=dict)  # tensor → its softmax
+    softmaxes: list[tuple[str, torch.Size]] = field(default_factory=list)  # module, shape
+    used: set[int] = field(default_factory=set)
+    products: list[Product] = field(default_factory=list)
+
+    def origin(self, t: Any) -> int | None:
+        """The number of the softmax that made these weights; None for any other tensor."""
+        found = self.origins.get(id(t))
+        return None if found is None else found[1]
+
+    def note(self, t: Any, number: int) -> None:
+        self.origins[id(t)] = (t, number)  # kept alive, so that the id stays its own
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One attention: ``weights`` A (B, heads, L, S), rows by query; ``gradient`` ∂f/∂A likewise."""
+
+    module: str
+    weights: Tensor
+    gradient: Tensor
+
+
+Rule = Callable[[Call], Any]
+
+
+def starting(rule: Rule) -> Rule:
+    """A softmax; over the last of three dimensions or more it may be an attention."""
+
+    def softmax(call: Call) -> Any:
+        out, seen, dim = rule(call), _seen(call), call.get("dim", -1)
+        if isinstance(dim, int) and out.ndim > 2 and dim % out.ndim == out.ndim - 1:
+            seen.note(out, len(seen.softmaxes))
+            seen.softmaxes.append((call.owner.module_path(), out.shape))
+        return out
+
+    return softmax
+
+
+def passing(rule: Rule) -> Rule:
+    """``rule``, behind which attention weights are still known as such."""
+
+    def passed(call: Call) -> Any:
+        seen = _seen(call)
+        found = [(t.shape, seen.origin(t)) for t in call.carried]
+        out = rule(call)
+        for shape, number in found:
+            if number is not None and isinstance(out, Tensor) and out.shape[-2:] == shape[-2:]:
+                seen.note(out, number)
+        return out
+
+    return passed
+
+
+def ending(rule: Rule) -> Rule:
+    """A matrix product; with attention weights on its left they are noted."""
+
+    def product(call: Call) -> Any:
+        seen = _seen(call)
+        if call.operator == "einsum":
+            found = einsum_product(call, lambda t: seen.origin(t) is not None)
+        else:
+            left, right = call.get("input"), call.get("other")
+            left, right = (right, left) if call.reverse else (left, right)
+            found = None if seen.origin(left) is None else matmul_product(call, left, right)
+        if found is not None:
+            seen.products.append(found)
+            seen.used.add(seen.origins[id(found.weights)][1])
+        return rule(call)
+
+    return product
+
+
+def fused(call: Call) -> Any:
+    """``scaled_dot_product_attention`` in its parts, each seen by the interceptor."""
+    if call.get("dropout_p"):
+        raise call.refuse("attention dropout is active", "Call model.eval() before explaining.")
+    q, k, v = (call.get(name) for name in ("query", "key", "value"))
+    scale, mask = call.get("scale"), call.get("attn_mask")
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    with call.owner:
+        if call.get("enable_gqa"):
+            k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
+        logits = (q * scale) @ k.transpose(-2, -1)
+        if call.get("is_causal"):
+            seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
+            logits = logits.masked_fill(~seen, -math.inf)
+        if isinstance(mask, Tensor):
+            boolean = mask.dtype == torch.bool
+            logits = logits.masked_fill(~mask, -math.inf) if boolean else logits + mask
+        blind = (logits.detach() == -math.inf).all(-1, keepdim=True)
+        if not bool(blind.any()):
+            return torch.softmax(logits, -1) @ v
+        # A query that sees nothing has no weights; softmax alone would make NaN of it.
+        weights = torch.softmax(logits.masked_fill(blind, 0), -1)
+        return weights.masked_fill(blind, 0) @ v
+
+
+class Watching(Plain):
+    """Runs a model in its ordinary form, and notes its attentions."""
+
+    def __init__(self, model: nn.Module | None = None, **options: Any) -> None:
+        super().__init__(model, **options)
+        book = dict(self.book)
+        stages = {starting: ("softmax",), passing: _PASSING.split(), ending: _PRODUCTS.split()}
+        for stage, names in stages.items():
+            for name in names:
+                book[name] = book[name]._replace(rule=stage(book[name].rule))
+        row = book["scaled_dot_product_attention"]
+        book["scaled_dot_product_attention"] = row._replace(rule=fused, composite=True)
+        self.book = book
+
+
+def _seen(call: Call) -> Seen:
+    return call.owner.notes.setdefault("attention", Seen())
+
+
+class AttentionRun:
+    """One pass of the ordinary model, of which every self-attention over one sequence is known.
+
+    ``f`` (B,) is the explained number and ``index`` (B,) its class.
+
+    Raises:
+        UnsupportedOperator: attention that is no map between the tokens of the input.
+        ModelError: the model has no attention.
+    """
+
+    def __init__(
+        self, model: Any, inputs: Any, target: Target, output: Any, channel_dim: int | None
+    ) -> None:
+        self.run = PlainRun(
+            model, inputs, channel_dim=channel_dim, bias="mapped", interceptor=Watching
+        )
+        self.feed = self.run.feed
+        seen = self.run.mode.notes.get("attention", Seen())
+        self.products: list[Product] = seen.products
+        _check(seen, self.feed.ones)
+        with torch.inference_mode(False), torch.enable_grad(), self.run.mode:
+            f, self.index = select(pick_output(self.run.out, output), target, self.feed.samples)
+            self.f = f.reshape(-1) if self.feed.samples == 1 else f
+        if self.f.shape != (self.feed.samples,):
+            raise TargetError(
+                f"the target gives {self.f.numel()} numbers for {self.feed.samples} samples, each "
+                "of which has attention maps of its own. Return one number per sample."
+            )
+        if not bool(torch.isfinite(self.f.detach()).all()):
+            raise InputError(
+                "the model's output is not finite (NaN or infinite), so there is nothing to "
+                "explain. Check the weights and the range of the input."
+            )
+        if not self.f.requires_grad:
+            raise TargetError("the explained output does not depend on the input.")
+
+    @property
+    def tokens(self) -> int:
+        return self.products[0].keys.cells.shape[1]
+
+    def weights(self) -> list[Tensor]:
+        """A of each layer in the order of the calls, (B, heads, tokens, tokens)."""
+        return [self._split(p.weights.detach()) for p in self.products]
+
+    def gradients(self, first: int = 0) -> list[Tensor]:
+        """∂f/∂A of each layer from the ``first`` on; zero where f does not depend on it."""
+        wrt = [p.weights for p in self.products[first:]]
+        try:
+            with own_precision(self.f):
+                found = torch.autograd.grad(
+                    self.f, wrt, torch.ones_like(self.f), True, allow_unused=True
+                )
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ModelError(
+                f"the model runs, but its gradient cannot be taken: {reason(error)}. Turn gradient "
+                "checkpointing off; write in place only into what no other operator needs."
+            ) from error
+        filled = [torch.zeros_like(t) if g is None else g for g, t in zip(found, wrt, strict=True)]
+        return [self._split(g) for g in filled]
+
+    def _split(self, t: Tensor) -> Tensor:
+        return t.reshape(self.feed.samples, -1, *t.shape[-2:])
+
+    def start(self, query: int | str) -> Tensor:
+        """Weights of the tokens whose rows are read, (B, tokens), each row with the sum one.
+
+        ``"auto"``: those that f reads, evenly. In the last layer f depends on the weights of no
+        other query: of the class token alone, of the last token, or of all.
+        """
+        n = self.tokens
+        if isinstance(query, str) and query.removeprefix("-").isdecimal():  # as it was typed
+            query = int(query)
+        if isinstance(query, int) and not isinstance(query, bool):
+            if not -n <= query < n:
+                raise InputError(f"query={query} is out of range: there are {n} tokens.")
+            rows = torch.zeros(self.feed.samples, n, device=self.f.device)
+            rows[:, query] = 1
+        elif query == "mean":
+            rows = self.located().float()
+        elif query == "auto":
+            (last,) = self.gradients(len(self.products) - 1)
+            rows = (last != 0).any(-1).any(1).float()
+            rows = torch.where(rows.any(1, keepdim=True), rows, torch.ones_like(rows))
+        else:
+            raise InputError(
+                f"query={query!r} is not known. Give the number of a token (0 the first, -1 the "
+                "last), 'mean' or 'auto'."
+            )
+        rows = rows.to(self.products[0].weights.dtype)
+        return rows / rows.sum(1, keepdim=True)
+
+    def located(self) -> Tensor:
+        """Which tokens have a place on the input (B, tokens); a class token has none."""
+        return self.products[0].keys.located()
+
+    def explanation(self, relevance: Tensor, resample: str) -> Explanation:
+        """The relevance of tokens (B, tokens) at the places of the input from which they come.
+
+        What tokens without a place have is left out, and else the sum stays.
+        """
+        maps = brought(self.feed, self.products[0].keys, relevance, resample == "bilinear")
+        contributions = [over_channels(self.feed, m, k) for k, m in enumerate(maps)]
+        return explained(self.feed, self.f.detach(), self.index, contributions)
+
+
+def _check(seen: Seen, ones: Sequence[Tensor]) -> None:
+    """Refuses a model without attention, or with one that did not end in a product as known."""
+    for number, (module, shape) in enumerate(seen.softmaxes):
+        if number not in seen.used and shape[-1] == shape[-2]:
+            raise UnsupportedOperator(
+                "softmax",
+                module,
+                f"its weights {tuple(shape)} look like an attention, but are not multiplied with "
+                "values as weights @ values",
+                "Attention maps need every attention of the model; use another method.",
+            )
+    if not seen.products:
+        raise ModelError(
+            "the model has no softmax attention, so there are no attention maps of it. Use another "
+            "method; omenn.methods() lists them."
+        )
+    first = seen.products[0]
+    for p in seen.products:
+        if not same_places(p.queries, p.keys, ones):
+            raise p.refused("its queries are other tokens than its keys (cross-attention)")
+        if p.weights.shape[-1] != first.weights.shape[-1]:
+            raise p.refused(
+                f"the number of tokens changes, {first.weights.shape[-1]} in module "
+                f"'{first.module}' and {p.weights.shape[-1]} here"
+            )
+        if not same_places(p.keys, first.keys, ones):
+            raise p.refused(f"its tokens are not those of module '{first.module}'")
+
+
+@alone()
+def attention_maps(
+    model: Any,
+    inputs: Any,
+    target: Target = None,
+    *,
+    output: Any = None,
+    channel_dim: int | None = None,
+) -> list[Layer]:
+    """The attention weights of every layer, in the order of the calls, with their gradients.
+
+    A (B, heads, L, S): row l holds the weights with which query l sums up the values, so rows have
+    the sum one. ∂f/∂A is the derivative of the ordinary network. All spellings of attention are
+    seen: ``F.scaled_dot_product_attention``, ``nn.MultiheadAttention``, softmax and product.
+
+    Raises:
+        UnsupportedOperator: attention in windows, across sequences, across channels, or over a
+            number of tokens that changes; the module is named.
+        ModelError: the model has no attention.
+
+    Example:
+        >>> import torch
+        >>> from omenn.methods.attention_maps import attention_maps
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+        >>> x, first = torch.randn(1, 5, 8), lambda out: out[:, 0, 0]
+        >>> (one,) = attention_maps(layer, x, first)
+        >>> assert one.module == "self_attn" and one.weights.shape == (1, 2, 5, 5)
+        >>> assert torch.allclose(one.weights.sum(-1), torch.ones(1, 2, 5))
+    """
+    run = AttentionRun(model, inputs, target, output, channel_dim)
+    made = zip(run.products, run.weights(), run.gradients(), strict=True)
+    return [Layer(p.module, weights, gradient) for p, weights, gradient in made]
+
+
+def check_resample(resample: str) -> None:
+    choose("resample", resample, RESAMPLINGS)

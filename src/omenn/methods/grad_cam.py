@@ -1,0 +1,245 @@
+"""Grad-CAM, computed by captum (extra ``peers``), for feature maps and for tokens.
+
+NOTE a probe. captum takes channels to be the second dimension of a layer, and all others to be
+positions. So it is shown a module of ours through which the layer's output passes, with its
+channels there and class tokens left out. Where channels are, and which tokens have a place on the
+input, the interceptor knows.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from omenn.core.explanation import Explanation
+from omenn.core.inputs import Feed
+from omenn.core.place import Place, full
+from omenn.core.surroundings import active, alone
+from omenn.core.target import Target, pick_output, select
+from omenn.errors import InputError, ModelError, did_you_mean
+from omenn.methods.maps import brought, over_channels
+from omenn.methods.peers import Task
+from omenn.methods.plain import PlainRun
+from omenn.methods.registry import method
+
+# They are part of a step, not its result: no choice for a layer unless it is named.
+_STEPS = (nn.Linear, nn.Identity, nn.Dropout)
+_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a module returned: one dimension is ``channel``, the others are positions."""
+
+    name: str
+    module: nn.Module
+    tensor: Tensor
+    place: Place
+    channel: int
+
+    def kept(self) -> Tensor:
+        """Indices of the positions that are places on the input, among all of them in order."""
+        located = full(self.place.located(), self.tensor.shape).select(self.channel, 0)
+        return located.flatten(1).all(0).nonzero().squeeze(1)
+
+    def flat(self, t: Tensor) -> Tensor:
+        """(B, channels, positions) of a tensor of this shape."""
+        return t.movedim(self.channel, 1).flatten(2)
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        return tuple(n for d, n in enumerate(self.tensor.shape) if d not in (0, self.channel))
+
+
+def output_of(name: str, module: nn.Module, out: Tensor, place: Place | None) -> Output | None:
+    """None if it is not at several places of the input, with channels along one dimension."""
+    if place is None or out.ndim < 3:
+        return None
+    cells = full(place.cells, out.shape)
+    dims = [d for d in range(1, cells.ndim) if cells.shape[d] == 1 < out.shape[d]]
+    found = Output(name, module, out, place, dims[0]) if len(dims) == 1 else None
+    return found if found is not None and len(found.kept()) > 1 else None
+
+
+@contextmanager
+def _noting(model: nn.Module, found: list[tuple[str, Output | None]]) -> Iterator[None]:
+    """Notes what every module returns, by its name, in this thread until the block ends."""
+    thread = threading.get_ident()
+    names = {m: name for name, m in model.named_modules() if name}
+
+    def note(module: nn.Module, inputs: Any, out: Any) -> None:
+        modes = active()
+        if threading.get_ident() != thread or not modes or not isinstance(out, Tensor):
+            return
+        mode = modes[-1]
+        mode.paused = True
+        try:
+            mark = mode.mark_of(out)
+            place = None if mark is None else mark.place
+            found.append((names[module], output_of(names[module], module, out, place)))
+        finally:
+            mode.paused = False
+
+    handles = [m.register_forward_hook(note) for m in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def layer_of(
+    model: nn.Module, inputs: Any, target: Target, output: Any, channel_dim: Any, layer: str | None
+) -> tuple[Output, Feed]:
+    """The output of the named layer, or of the last one that f depends on at several places.
+
+    Raises:
+        ModelError: there is none, or it is called more than once, or has no place on the input.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    if layer is not None and layer not in names:
+        raise ModelError(f"layer={layer!r} is not a module: {did_you_mean(str(layer), names)}")
+    found: list[tuple[str, Output | None]] = []
+    with _noting(model, found):
+        run = PlainRun(model, inputs, channel_dim=channel_dim, bias="mapped")
+    calls = [name for name, _ in found]
+    usable = [one for name, one in found if one is not None and calls.count(name) == 1]
+    if layer is None:
+        usable = [one for one in usable if not isinstance(one.module, _STEPS)]
+        usable = _seen(usable, run, target, output)
+        if not usable:
+            raise ModelError(
+                "no layer was found whose output lies on the input and moves the explained number. "
+                "Name one with layer=, or use another method."
+            )
+        return usable[-1], run.feed
+    named = [one for one in usable if one.name == layer]
+    if not named:
+        times = calls.count(layer)
+        why = f"is called {times} times" if times != 1 else "has no channels at places of the input"
+        raise ModelError(f"layer={layer!r} {why}, so Grad-CAM has no map of it. Name another one.")
+    return named[0], run.feed
+
+
+def _seen(outputs: list[Output], run: PlainRun, target: Target, output: Any) -> list[Output]:
+    """Those with a derivative at places on the input; a class token alone is none."""
+    with torch.enable_grad(), run.mode:
+        f = select(pick_output(run.out, output), target, run.feed.samples)[0].sum()
+    wrt = [one.tensor for one in outputs]
+    grads = torch.autograd.grad(f, wrt, retain_graph=True, allow_unused=True) if wrt else []
+    return [
+        one
+        for one, g in zip(outputs, grads, strict=True)
+        if g is not None and bool((one.flat(g)[:, :, one.kept()] != 0).any())
+    ]
+
+
+@contextmanager
+def _through(probe: nn.Module, there: Output) -> Iterator[None]:
+    """The output of the layer passes the probe as (B, channels, positions with a place)."""
+    thread, channel, kept = threading.get_ident(), there.channel, there.kept()
+
+    def pass_on(module: nn.Module, inputs: Any, out: Tensor) -> Tensor | None:
+        if threading.get_ident() != thread:
+            return None
+        moved = out.movedim(channel, 1)
+        if len(kept) == moved[0, 0].numel():
+            return probe(moved).clone().movedim(1, channel)
+        flat = moved.flatten(2)
+        flat = flat.index_copy(2, kept, probe(flat[:, :, kept]))
+        return flat.reshape(moved.shape).movedim(1, channel)
+
+    handle = there.module.register_forward_hook(pass_on)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@method(
+    "grad-cam",
+    promise="none",
+    summary="activations of a late layer weighted by their mean gradient",
+    source="arXiv 1610.02391",
+    extra="peers",
+)
+@alone()
+def grad_cam(
+    model: Any,
+    inputs: Any,
+    target: Target = None,
+    *,
+    layer: str | None = None,
+    relu: bool = True,
+    output: Any = None,
+    channel_dim: int | None = None,
+) -> Explanation:
+    """Σ_k α_k A_k with α_k the mean of ∂f/∂A_k over positions, at the resolution of the input.
+
+    A_k is a channel of the layer's output: a feature map in either layout, or the tokens that have
+    a place on the input, without a class token. Feature maps are resized bilinearly.
+
+    Args:
+        layer: dotted name of a module. Default: the last one whose output lies on the input at
+            several places that f depends on (linear layers, identities and dropout aside), which
+            is the last stage of a convolutional network, and in a vision transformer with a class
+            token the norm in front of the last attention.
+        relu: only what speaks for the target, as published; ``False`` keeps the sign.
+
+    Raises:
+        ModelError: no such layer, or none that fits.
+        MissingExtra: captum is not installed.
+
+    Example:
+        >>> import torch, omenn
+        >>> layers = torch.nn.Conv2d(1, 4, 3, 2), torch.nn.ReLU(), torch.nn.Flatten()
+        >>> net = torch.nn.Sequential(*layers, torch.nn.Linear(36, 2)).eval()
+        >>> e = omenn.explain(net, torch.rand(1, 1, 8, 8), 1, method="grad-cam", relu=False)
+        >>> assert e.matrix.shape == (1, 8, 8)
+
+    Source: Selvaraju et al. 2017, arXiv 1610.02391; captum's LayerGradCam.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            "method 'grad-cam' needs the layers of a torch.nn.Module, but the model is a function."
+        )
+    task = Task("grad-cam", model, inputs, target, output, channel_dim)
+    if len(task.xs) > 1:
+        raise InputError(
+            f"method 'grad-cam' explains one input, but {len(task.xs)} floating-point ones are "
+            "given. Fix the others in a module around the model."
+        )
+    there, feed = layer_of(model, inputs, target, output, channel_dim, layer)
+    probe = nn.Identity()
+
+    def attribute(captum: Any, f: Task, xs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
+        with _through(probe, there):
+            return captum.LayerGradCam(f, probe).attribute(
+                xs, additional_forward_args=extras, relu_attributions=relu
+            )
+
+    (found,) = task.attributions(attribute)
+    there_map = _at_input(found.squeeze(1), there, feed)
+    return task.explanation([over_channels(task.feed, there_map, 0)])
+
+
+def _at_input(found: Tensor, there: Output, feed: Feed) -> Tensor:
+    """A map at the positions of a layer, (B, *positions), at those of the input."""
+    size = feed.ones[0].shape[1:]
+    shape, kept = there.tensor.shape, there.kept()
+    if len(there.positions) == len(size) and len(kept) == math.prod(there.positions):
+        mode = _MODES.get(len(size), "nearest")
+        return F.interpolate(found.unsqueeze(1), tuple(size), mode=mode).squeeze(1)
+    whole = found.new_zeros(shape[0], math.prod(there.positions)).index_copy(1, kept, found)
+    cells = full(there.place.cells, shape).select(there.channel, 0)
+    cells = cells.expand(shape[0], *there.positions).flatten(1)
+    (there_map,) = brought(feed, there.place.with_cells(cells), whole, True)
+    return there_map * (size.numel() / len(kept))  # as high as on the tokens
