@@ -25,7 +25,17 @@ class TestStart:
 
     @pytest.mark.parametrize(
         "command",
-        [[], ["demo"], ["explain"], ["certify"], ["train"], ["train", "birds"], ["data", "birds"]],
+        [
+            [],
+            ["demo"],
+            ["explain"],
+            ["compare"],
+            ["methods"],
+            ["certify"],
+            ["train"],
+            ["train", "birds"],
+            ["data", "birds"],
+        ],
     )
     def test_every_command_explains_itself(self, run: Run, command: list[str]) -> None:
         code, out, err = run(*command, "--help")

@@ -97,6 +97,22 @@ def test_nothing_of_a_figure_is_cut_off(case: MakeCase) -> None:
         assert box.y1 <= height, text.get_text()
 
 
+@pytest.mark.parametrize("method", ["abslrp", "epsilon", "libragrad"])
+def test_of_another_method_nothing_is_cut_off_either(
+    network: nn.Module, case: MakeCase, method: str
+) -> None:
+    result = omenn.explain(network, torch.randn(1, 3, 16, 16), 1, method=method)
+    drawn = figure(case(explanation=result, contrast=None, name="n" * 200, model="m" * 200))
+    text = words(drawn)
+    assert f"by {method}" in text or "…" in text
+    assert "ΣC" not in text
+    drawn.draw_without_rendering()
+    width = drawn.get_size_inches()[0] * drawn.dpi
+    assert all(
+        0 <= t.get_window_extent().x0 <= t.get_window_extent().x1 <= width for t in drawn.texts
+    )
+
+
 def test_plot_and_heatmap_of_an_explanation(explanation: Explanation) -> None:
     assert isinstance(explanation.plot(1, smooth=1.0), Figure)
     picture = explanation.heatmap(1, smooth=1.0)

@@ -69,6 +69,38 @@ def test_constants_that_are_kept_apart_have_no_map(network: nn.Module, case: Mak
     assert shown[2].title == "C_w ⊙ X over input"
 
 
+class TestOtherMethods:
+    """Nothing of another method is called C, and no part is shown that it does not have."""
+
+    def test_without_constants_there_is_the_map_alone(
+        self, network: nn.Module, case: MakeCase
+    ) -> None:
+        result = omenn.explain(network, torch.randn(1, 3, 16, 16), 1, method="abslrp")
+        shown = panels(case(explanation=result, contrast=None))
+        assert [panel.key for panel in shown] == ["input", "c", "overlay"]
+        assert [panel.title for panel in shown] == ["Input", "R", "R over input"]
+        assert "in a unit of abslrp: no parts of the logit" in shown[1].sentence
+        assert shown[1].total == pytest.approx(float(result.total), abs=1e-6)
+
+    def test_with_constants_there_are_its_parts(self, network: nn.Module, case: MakeCase) -> None:
+        result = omenn.explain(network, torch.randn(1, 3, 16, 16), 1, method="libragrad")
+        shown = panels(case(explanation=result, contrast=None))
+        titles = [panel.title for panel in shown]
+        assert titles == ["Input", "R", "R of the input", "R of constants", "R over input"]
+        assert shown[2].total + shown[3].total == pytest.approx(shown[1].total, abs=1e-5)
+
+    def test_a_changed_map_stands_beside_the_one_before(self, case: MakeCase) -> None:
+        given = case(contrast=None)
+        changed = given.explanation.processed("gaussian:2")
+        shown = panels(case(explanation=changed, before=given.explanation, contrast=None))
+        assert [panel.key for panel in shown] == ["input", "c", "before", "overlay"]
+        assert shown[1].sentence.endswith("After: gaussian:2.")
+        assert shown[1].exact.scale == shown[2].exact.scale
+        assert shown[1].total == pytest.approx(shown[2].total, abs=1e-5)
+        alone = panels(case(explanation=changed, contrast=None))
+        assert [panel.key for panel in alone] == ["input", "c", "overlay"]
+
+
 class TestGrid:
     def test_two_axes_are_a_picture(self) -> None:
         assert grid(torch.ones(3, 5)).shape == (3, 5)

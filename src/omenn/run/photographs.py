@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +26,18 @@ class Request:
 
     Attributes:
         target: the answer to explain, as a number or a name; None: the largest logit.
-        contrast: an answer to subtract: the explained number is then a difference of two logits.
-        at: name of a module whose output is explained instead of the input.
-        bias: where the constants are put, see ``omenn.explain``.
+        contrast: an answer to subtract: the explained number is then a difference of two logits;
+            "rest" is the mean of all others, "runner-up" the largest of them.
+        method: its name, see ``omenn methods``.
+        options: of the method, by their names.
+        post: steps by which the map is changed afterwards, see ``Explanation.processed``.
     """
 
     target: str | None = None
     contrast: str | None = None
-    at: str | None = None
-    bias: str = "spatial"
+    method: str = "omenn"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    post: tuple[str, ...] = ()
 
 
 def read_input(file: Path, source: Source, device: str) -> torch.Tensor:
@@ -59,12 +62,20 @@ def explain_file(
 
 
 def certify_file(file: Path, source: Source, request: Request, device: str = "cpu") -> Certificate:
-    """The certificate of the model for one picture and what ``request`` asks about it."""
+    """The certificate of the model for one picture and what ``request`` asks about it.
+
+    Of several depths, that of the input: it is about the whole network.
+    """
     import omenn
 
     tensor = read_input(file, source, device)
-    asked, _ = _asked(request, source, first_row(source, tensor))
-    return omenn.certify(source.model, tensor, asked, at=request.at, bias=request.bias)
+    asked, _ = asked_of(request, source, first_row(source, tensor))
+    known = ("bias", "output", "products", "channel_dim")
+    options = {name: value for name, value in request.options.items() if name in known}
+    at = request.options.get("at")
+    if isinstance(at, str) and at in dict(source.model.named_modules()):
+        options["at"] = at
+    return omenn.certify(source.model, tensor, asked, **options)
 
 
 def explain_tensor(
@@ -79,35 +90,54 @@ def explain_tensor(
     """Explain one preprocessed picture (1, channels, H, W), see ``explain_file``."""
     import omenn
 
-    options: dict[str, Any] = {"bias": request.bias}
-    if request.at is not None:
-        options["at"] = request.at
+    options: dict[str, Any] = dict(request.options)
+    if request.method != "omenn":
+        options["method"] = request.method
     logits = first_row(source, tensor)
-    asked, words = _asked(request, source, logits)
+    asked, words = asked_of(request, source, logits)
     started = time.perf_counter()
     explanation = omenn.explain(source.model, tensor, asked, **options)
     seconds = time.perf_counter() - started
     second, second_words = None, ""
+    rival = rival and explanation.promise != "none"  # of maps that know no other class
     if rival and isinstance(asked, int) and len(logits) > 1:
-        against = _best_other(logits, asked)
+        against = best_other(logits, asked)
         second_words = short_name(source, against)
         second = omenn.explain(source.model, tensor, omenn.Contrast(asked, against), **options)
-    return Case(
+    case = Case(
         name=name,
         model=source.spec,
         target=words,
         explanation=explanation,
-        image=_display(source, tensor),
+        image=display(source, tensor),
         contrast=second,
         rival=second_words,
         truth=truth,
         seconds=seconds,
         weights=source.weights,
-        warning=_sentence(source.weights) if source.trained is not True else "",
+        warning=warning_of(source),
+    )
+    return _changed(case, request.post)
+
+
+def _changed(case: Case, steps: Sequence[str]) -> Case:
+    """The case after post-processing, which keeps what there was before."""
+    if not steps:
+        return case
+    return replace(
+        case,
+        explanation=case.explanation.processed(*steps),
+        before=case.explanation,
+        contrast=None if case.contrast is None else case.contrast.processed(*steps),
     )
 
 
-def _asked(request: Request, source: Source, logits: torch.Tensor) -> tuple[int | Contrast, str]:
+def warning_of(source: Source) -> str:
+    """What must be said first of a model whose weights are not known to be trained."""
+    return _sentence(source.weights) if source.trained is not True else ""
+
+
+def asked_of(request: Request, source: Source, logits: torch.Tensor) -> tuple[int | Contrast, str]:
     """The target as the engine takes it, and in words."""
     import omenn
 
@@ -117,6 +147,10 @@ def _asked(request: Request, source: Source, logits: torch.Tensor) -> tuple[int 
     words = short_name(source, target)
     if request.contrast is None:
         return target, words
+    if request.contrast == "rest":
+        return omenn.Contrast(target, "rest"), f"{words} − all others"
+    if request.contrast == "runner-up":
+        return omenn.Contrast(target, "runner-up"), f"{words} − the runner-up"
     against = index_of(request.contrast, source)
     return omenn.Contrast(target, against), f"{words} − {short_name(source, against)}"
 
@@ -193,13 +227,13 @@ def first_row(source: Source, tensor: torch.Tensor) -> torch.Tensor:
     return logits.reshape(-1)
 
 
-def _best_other(logits: torch.Tensor, target: int) -> int:
+def best_other(logits: torch.Tensor, target: int) -> int:
     others = logits.float().clone()
     others[target] = -float("inf")
     return int(others.argmax())
 
 
-def _display(source: Source, tensor: torch.Tensor) -> np.ndarray:
+def display(source: Source, tensor: torch.Tensor) -> np.ndarray:
     return source.preprocessing.display(tensor[0])
 
 

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from omenn.errors import InputError
 from omenn.run.photographs import Request, certify_file, explain_file
-from omenn.show.panels import Case, number
+from omenn.show.panels import Case
 from omenn.show.store import ENDINGS
+from omenn.show.wording import (
+    Verdict,
+    collects,
+    introduced,
+    is_omenn,
+    number,
+    symbol,
+    verdict,
+)
 from omenn.show.writing import check_writable, write_files
 
 if TYPE_CHECKING:
@@ -74,20 +83,33 @@ def explain_and_write(
     tick(f"writing {out}")
     if not drawn:
         return cases, write(out, cases, None)
-    certificate = certify_file(files[0], source, request, device)
+    certificate = None
+    if request.method == "omenn":
+        certificate = certify_file(files[0], source, request, device)
     return cases, write(out, cases, report(cases, source, smooth, certificate))
 
 
-def exact(cases: Sequence[Case]) -> bool:
-    """Whether every matrix of these cases sums to its number, that of the runner-up too."""
-    return all(c.explanation.exact and (c.contrast is None or c.contrast.exact) for c in cases)
+def kept(cases: Sequence[Case]) -> bool:
+    """Whether every sum that is promised to be exact is, before it was changed afterwards."""
+    results = [
+        result for case in cases for result in (case.before or case.explanation, case.contrast)
+    ]
+    return all(r.exact for r in results if r and r.promise == "exact" and not r.processing)
 
 
 def remarks(cases: Sequence[Case], written: Sequence[Path]) -> list[str]:
     """What is said below the table."""
     said = [cases[0].warning] if cases[0].warning else []
-    if not exact(cases):
+    if not kept(cases):
         said.append("NOT EXACT: a matrix misses its logit by more than rounding can.")
+    changed = [case for case in cases if case.explanation.processing]
+    if changed:
+        steps = ", ".join(changed[0].explanation.processing)
+        lost = any(verdict(case.explanation).kind == "warn" for case in changed)
+        said.append(
+            f"changed afterwards: {steps}."
+            + (" The sum is no longer the logit; the residual says by how much." if lost else "")
+        )
     if not written:
         return [*said, "To see it, add -o with the name of a .png or .html file."]
     return [*said, *(f"wrote {file}" for file in written)]
@@ -99,11 +121,15 @@ def draws(out: Path) -> bool:
 
 
 def report(
-    cases: Sequence[Case], source: Source, smooth: float | None, certificate: Certificate
+    cases: Sequence[Case],
+    source: Source,
+    smooth: float | None,
+    certificate: Certificate | None,
 ) -> Report:
-    """The page around explained pictures, with the certificate for the first of them.
+    """The page around explained pictures, with the certificate for the first of them if any.
 
-    ``smooth`` is the width of the Gaussian in entries of the matrix; None: a fortieth of its side.
+    ``smooth`` is the width of the Gaussian in entries of the matrix; None: a fortieth of its side,
+    or none where the matrix was changed already.
     """
     import omenn
     from omenn.show.page import Report
@@ -111,21 +137,34 @@ def report(
 
     first = cases[0].explanation
     if smooth is None:
-        smooth = round(min(matrix_of(first, 0).shape) / 40, 1)
-        smooth = smooth if smooth >= 0.5 else 0.0
-    preprocessing = source.preprocessing
-    height, width = preprocessing.size
+        smooth = 0.0 if first.processing else usual_smoothing(matrix_of(first, 0).shape)
+    constants = f" · constants: {first.bias_placement}" if is_omenn(first) else ""
+    found = [] if certificate is None else [certificate]
+    about = f"{source.spec} on {cases[0].name}"
+    if first.processing:
+        about += ", before the map was changed"
     return Report(
         title=f"What {source.spec} saw",
-        introduction="For every picture one matrix: its entries add up to the number that decided.",
+        introduction=f"For every picture one matrix{introduced(first)}.",
         cases=cases,
-        certificates=[(f"{source.spec} on {cases[0].name}", certificate.exact, str(certificate))],
+        certificates=[(about, one.exact, str(one)) for one in found],
         sigma=smooth,
-        footer=(
-            f"omenn {omenn.__version__} · {source.spec} · {source.weights} · pictures as "
-            f"{width} × {height} pixels ({preprocessing.source}) · constants: "
-            f"{first.bias_placement}"
-        ),
+        footer=f"omenn {omenn.__version__} · {described(source)}{constants}",
+    )
+
+
+def usual_smoothing(shape: tuple[int, ...]) -> float:
+    """The width of the Gaussian for a matrix of this shape: a fortieth of its side, or none."""
+    width = round(min(shape) / 40, 1)
+    return width if width >= 0.5 else 0.0
+
+
+def described(source: Source) -> str:
+    """Model, weights and size of the pictures, for the foot of a page."""
+    height, width = source.preprocessing.size
+    return (
+        f"{source.spec} · {source.weights} · pictures as {width} × {height} pixels "
+        f"({source.preprocessing.source})"
     )
 
 
@@ -161,19 +200,23 @@ def record(case: Case) -> dict[str, Any]:
     """The numbers of one case for ``--json``."""
     result, index = case.explanation, case.index
     sources = {name: float(share[index]) for name, share in result.sources.items()}
+    constants = collects(result)
     return {
         "input": case.name,
         "model": case.model,
         "weights": case.weights,
         "warning": case.warning,
+        "method": result.method,
+        "promise": result.promise,
+        "processing": list(result.processing),
         "target": int(result.target[index]),
         "answer": case.target,
         "output": float(result.output[index]),
         "sum": float(result.total[index]),
         "residual": float(result.residual[index]),
         "exact": bool(result.exact),
-        "bias": float(result.bias_share[index]),
-        "located": float(result.located),
+        "bias": float(result.bias_share[index]) if constants else None,
+        "located": float(result.located) if constants else None,
         "sources": sources,
         "seconds": case.seconds,
     }
@@ -184,27 +227,39 @@ def table(cases: Sequence[Case]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
+    plain = all(is_omenn(case.explanation) for case in cases)
+    constants = any(collects(case.explanation) for case in cases)
+    letter = symbol(cases[0].explanation)
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("input", "model", "answer"):
+    for heading in ("input", "model", *([] if plain else ["method"]), "answer"):
         shown.add_column(heading, overflow="fold")
-    for heading in ("logit", "ΣC", "residual", "ΣC_b", "located", "time"):
+    about = [f"Σ{letter}_b", "located"] if constants else []
+    for heading in ("logit", f"Σ{letter}", "residual", *about, "time"):
         shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("exact")
+    shown.add_column("exact" if plain else "sum")
     for case in cases:
         result, index = case.explanation, case.index
+        bias = number(float(result.bias_share[index]))
         shown.add_row(
             escape(case.name),
             escape(case.model),
+            *([] if plain else [escape(result.method)]),
             escape(case.target),
             number(float(result.output[index])),
             number(float(result.total[index])),
             number(float(result.residual[index]), digits=2),
-            number(float(result.bias_share[index])),
-            f"{100 * float(result.located):.0f} %",
+            *([bias, f"{100 * float(result.located):.0f} %"] if constants else []),
             "" if case.seconds is None else f"{case.seconds:.2f} s",
-            "[green]yes[/]" if result.exact else "[red]no[/]",
+            marked(verdict(result), plain),
         )
     return shown
+
+
+def marked(said: Verdict, short: bool = False) -> str:
+    """A verdict in the colours of the terminal; ``short``: yes or no, below the heading exact."""
+    colour = {"yes": "green", "no": "red", "warn": "yellow"}.get(said.kind)
+    words = {"yes": "yes", "no": "no"}.get(said.kind, said.words) if short else said.words
+    return words if colour is None else f"[{colour}]{words}[/]"
 
 
 def _stems(cases: Sequence[Case]) -> list[str]:

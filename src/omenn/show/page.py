@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-import base64
-import importlib.resources
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-import numpy as np
-
-from omenn.show.maps import colours, png
-from omenn.show.panels import Case, Panel, View, number, panels
+from omenn.show.document import (
+    DIALOG,
+    badge,
+    bar,
+    document,
+    image,
+    picture,
+    symbols,
+    views,
+    warnings_of,
+)
+from omenn.show.panels import Case, Panel, panels
+from omenn.show.wording import (
+    Verdict,
+    collects,
+    in_logits,
+    is_omenn,
+    method_of,
+    number,
+    sum_line,
+    symbol,
+    through,
+    verdict,
+)
 
 MODULES_SHOWN = 12
+_CHECKED = {True: Verdict("exact", "yes"), False: Verdict("not exact", "no")}
 
 
 @dataclass(frozen=True)
@@ -40,36 +58,19 @@ def page(report: Report) -> str:
     body = [
         _header(report, list(groups)),
         '<main id="main">',
-        _views(report.sigma),
+        views(report.sigma, all(is_omenn(case.explanation) for case in report.cases)),
         *(
             _section(f"case-{index}", name, cases, report.sigma)
             for index, (name, cases) in enumerate(groups.items(), 1)
         ),
         _numbers(report.cases),
         _certificates(report.certificates),
-        _limits(),
+        _limits(report),
         "</main>",
         f"<footer><p>{escape(report.footer)}</p></footer>",
-        '<dialog aria-label="Enlarged picture"><form method="dialog"><button>Close</button></form>'
-        '<img alt=""><p></p></dialog>',
+        DIALOG,
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(report.title)}</title>\n"
-        f"<style>\n:root {{ --scale: {_gradient()}; }}\n{_resource('page.css')}</style>\n"
-        f"</head>\n<body>\n{chr(10).join(body)}\n<script>\n{_resource('page.js')}</script>\n"
-        "</body>\n</html>\n"
-    )
-
-
-def _resource(name: str) -> str:
-    return importlib.resources.files("omenn.show").joinpath(name).read_text(encoding="utf-8")
-
-
-def _gradient() -> str:
-    stops = colours()[np.linspace(0, len(colours()) - 1, 17).astype(int)]
-    return f"linear-gradient(90deg, {', '.join(f'#{bytes(stop).hex()}' for stop in stops)})"
+    return document(report.title, body)
 
 
 def _header(report: Report, names: list[str]) -> str:
@@ -77,28 +78,16 @@ def _header(report: Report, names: list[str]) -> str:
         f'<li><a href="#case-{index}">{escape(name)}</a></li>'
         for index, name in enumerate(names, 1)
     )
-    warnings = "".join(
-        f'<div class="warning" role="note"><p>{escape(text)}</p></div>'
-        for text in dict.fromkeys(case.warning for case in report.cases if case.warning)
-    )
     return f"""<a class="skip" href="#main">Skip to the results</a>
 <header>
 <h1>{escape(report.title)}</h1>
 <p class="lead">{escape(report.introduction)}</p>
-{warnings}
+{warnings_of([case.warning for case in report.cases])}
 <div class="guide">
 <h2>How to read this page</h2>
 <ul>
 <li>A network gives every possible answer a number, its <em>logit</em>; the largest wins.</li>
-<li>For one input, the whole network acts like one weighted sum plus constants:
-<span class="formula">logit = ΣC</span> with
-<span class="formula">C = C<sub>w</sub> ⊙ X + C<sub>b</sub></span>.</li>
-<li>Each map shows how much every place adds to that number.
-<strong style="color:var(--red)">Red</strong> adds, <strong style="color:var(--blue)">blue</strong>
-takes away, white is exactly zero; the few entries beyond the ends of the bar have its last
-colour. The parts of one logit share one bar.</li>
-<li>The entries of C add up to the logit. What is left over, the <em>residual</em>, is rounding,
-and is printed.</li>
+{_guide(report.cases[0])}
 </ul>
 <div class="bar" style="max-width:22rem" aria-hidden="true"><i></i>
 <span><b>takes away</b><b>zero</b><b>adds</b></span></div>
@@ -109,13 +98,46 @@ and is printed.</li>
 </header>"""
 
 
-def _views(sigma: float) -> str:
-    if not sigma:
-        return ""
-    return f"""<fieldset class="views"><legend>Maps</legend>
-<label><input type="radio" name="view" id="view-exact" checked> exact, entry by entry</label>
-<label><input type="radio" name="view" id="view-smoothed"> smoothed (Gaussian, σ = {sigma:g}
-entries, same sum)</label></fieldset>"""
+def _guide(case: Case) -> str:
+    """What the maps of this page are, and what their sum is."""
+    result = case.explanation
+    colours = (
+        '<strong style="color:var(--red)">Red</strong> adds, <strong style="color:var(--blue)">'
+        "blue</strong>\ntakes away, white is exactly zero; the few entries beyond the ends of the "
+        "bar have its last\ncolour."
+    )
+    if is_omenn(result):
+        lines = [
+            "For one input, the whole network acts like one weighted sum plus constants:\n"
+            '<span class="formula">logit = ΣC</span> with\n'
+            '<span class="formula">C = C<sub>w</sub> ⊙ X + C<sub>b</sub></span>.',
+            f"Each map shows how much every place adds to that number.\n{colours} The parts of one "
+            "logit share one bar.",
+            "The entries of C add up to the logit. What is left over, the <em>residual</em>, is "
+            "rounding,\nand is printed.",
+        ]
+    else:
+        method = method_of(result)
+        about = f": {symbols(method.summary)} ({escape(method.source)})" if method else ""
+        sums = {
+            "exact": "The entries of R add up to the logit; the <em>residual</em> that is printed "
+            "is what is left over.",
+            "approximate": "The entries of R are parts of the logit, but their sum may miss it; by "
+            "how much, the\n<em>residual</em>, is printed.",
+            "none": "The method promises nothing of the sum of R: its entries are no parts of the "
+            "logit, and\nnumbers of two maps cannot be compared.",
+        }
+        lines = [
+            f"R is the map of the method <em>{escape(result.method)}</em>{about}.",
+            f"R shows what speaks for the answer, place by place. {colours}",
+            sums[result.promise],
+        ]
+    if result.processing:
+        steps = escape(", ".join(result.processing))
+        lines.append(
+            f"Every map was changed afterwards: {steps}. Sum and residual are those after."
+        )
+    return "\n".join(f"<li>{line}</li>" for line in lines)
 
 
 def _section(anchor: str, name: str, cases: list[Case], sigma: float) -> str:
@@ -135,23 +157,20 @@ def _answer(case: Case, sigma: float, *, first: bool) -> str:
         _figure(panel, case, first or panel.key == "contrast")
         for panel in panels(case, sigma=sigma)
     )
-    equals = "=" if case.explanation.exact else "≠"
     right = "" if case.truth is None else " (right)" if case.truth == case.target else " (wrong)"
     return f"""<article class="answer">
-<h3>{escape(case.model)}: {escape(case.target)}{right}</h3>
-<p class="quiet">logit {number(_logit(case))} {equals} ΣC {number(_sum(case))}, residual
-{number(_residual(case), digits=2)} {_badge(case.explanation.exact)} {warning}</p>
+<h3>{escape(case.model)}: {escape(case.target)}{right}{_by(case)}</h3>
+<p class="quiet">{sum_line(case.explanation, case.index)}
+{badge(verdict(case.explanation))} {warning}</p>
 <div class="panels">
 {figures}
 </div>
-{_modules(case)}
+{_modules(case) if collects(case.explanation) else ""}
 </article>"""
 
 
-def _badge(exact: bool) -> str:
-    return (
-        f'<span class="badge {"yes" if exact else "no"}">{"exact" if exact else "not exact"}</span>'
-    )
+def _by(case: Case) -> str:
+    return "" if is_omenn(case.explanation) else f", by {escape(case.explanation.method)}"
 
 
 def _figure(panel: Panel, case: Case, explained: bool) -> str:
@@ -161,42 +180,16 @@ def _figure(panel: Panel, case: Case, explained: bool) -> str:
         views.append(("smoothed", panel.smoothed))
     alone = len(views) == 1  # then it stays visible in either view
     images = "".join(
-        _image(view, what + (" (smoothed)" if name == "smoothed" else ""), "" if alone else name)
+        image(view, what + (" (smoothed)" if name == "smoothed" else ""), "" if alone else name)
         for name, view in views
     )
-    bars = "".join(_bar(view.scale, "" if alone else name) for name, view in views)
+    bars = "".join(bar(view.scale, "" if alone else name) for name, view in views)
     total = "" if panel.total is None else f'<p class="total">sum {number(panel.total)}</p>'
     total += f"<p>{escape(panel.note)}</p>" if panel.note else ""
-    sentence = f"<p>{_symbols(panel.sentence)}</p>" if explained else ""
+    sentence = f"<p>{symbols(panel.sentence)}</p>" if explained else ""
     return (
-        f"<figure>\n<h4>{_symbols(panel.title)}</h4>"
-        f'<button class="picture" type="button" aria-label="Enlarge: {escape(what)}">'
-        f"{images}</button>\n<figcaption>{bars}{total}{sentence}</figcaption>\n</figure>"
-    )
-
-
-def _symbols(text: str) -> str:
-    """Escaped text in which the symbols C_w and C_b have their subscripts."""
-    return re.sub(r"C_([wb])\b", r"C<sub>\1</sub>", escape(text))
-
-
-def _image(view: View, alt: str, name: str) -> str:
-    content = base64.b64encode(png(view.pixels)).decode("ascii")
-    height, width = view.pixels.shape[:2]
-    kind = "map" if view.scale is not None else ""
-    return (
-        f'<img class="{f"{name} {kind}".strip()}" width="{width}" height="{height}" '
-        f'alt="{escape(alt)}" src="data:image/png;base64,{content}">'
-    )
-
-
-def _bar(scale: float | None, name: str) -> str:
-    if scale is None:
-        return ""
-    end = number(scale, digits=2)
-    return (
-        f'<div class="{f"bar {name}".strip()}"><i aria-hidden="true"></i>'
-        f"<span><b>−{end}</b><b>0</b><b>{end}</b></span></div>"
+        f"<figure>\n<h4>{symbols(panel.title)}</h4>"
+        f"{picture(images, what)}\n<figcaption>{bars}{total}{sentence}</figcaption>\n</figure>"
     )
 
 
@@ -206,8 +199,7 @@ def _modules(case: Case) -> str:
         name: float(share[case.index].detach()) for name, share in case.explanation.sources.items()
     }
     ranked = sorted(values.items(), key=lambda item: -abs(item[1]))
-    through = f"the output of {case.explanation.at}" if case.explanation.at else "the pixels"
-    rows = [(through, _sum(case) - _bias_sum(case)), *ranked[:MODULES_SHOWN]]
+    rows = [(through(case.explanation)[0], _sum(case) - _bias_sum(case)), *ranked[:MODULES_SHOWN]]
     rest = ranked[MODULES_SHOWN:]
     if rest:
         rows.append((f"{len(rest)} other modules", sum(value for _, value in rest)))
@@ -229,38 +221,49 @@ def _modules(case: Case) -> str:
 <div class="scroll"><table class="bars"><thead><tr><th class="text" scope="col">came in at</th>
 <th scope="col">adds</th><td></td></tr></thead><tbody>
 {chr(10).join(lines)}
-</tbody><tfoot><tr><th class="text" scope="row">sum = ΣC</th><td>{number(_sum(case))}</td>
-<td></td></tr></tfoot></table></div></details>"""
+</tbody><tfoot><tr><th class="text" scope="row">sum = Σ{symbol(case.explanation)}</th>
+<td>{number(_sum(case))}</td><td></td></tr></tfoot></table></div></details>"""
 
 
 def _numbers(cases: Sequence[Case]) -> str:
+    letter = symbol(cases[0].explanation)
+    constants = any(collects(case.explanation) for case in cases)
     lines = []
     for case in cases:
         seconds = "" if case.seconds is None else f"{case.seconds:.2f} s"
+        bias = (
+            f"<td>{number(_bias_sum(case))}</td><td>{_share(case)}</td>"
+            if collects(case.explanation)
+            else "<td>–</td><td>–</td>"
+        )
         lines.append(
             f'<tr><th scope="row">{escape(case.name)}</th>'
             f'<td class="text">{escape(case.model)}</td>'
-            f'<td class="text">{escape(case.target)}</td><td>{number(_logit(case))}</td>'
+            f'<td class="text">{escape(case.target)}{_by(case)}</td><td>{number(_logit(case))}</td>'
             f"<td>{number(_sum(case))}</td><td>{number(_residual(case), digits=2)}</td>"
-            f"<td>{number(_bias_sum(case))}</td><td>{_share(case)}</td><td>{seconds}</td></tr>"
+            f"{bias if constants else ''}<td>{seconds}</td></tr>"
         )
+    heads = f"""<th scope="col">logit</th><th scope="col">Σ{letter}</th>
+<th scope="col">residual</th>"""
+    if constants:
+        heads += f"""<th scope="col">Σ{letter}<sub>b</sub></th><th scope="col">bias share</th>"""
+    note = f"""<p class="quiet measure">Bias share: Σ{letter}<sub>b</sub> / logit, how much of the
+answer comes from constants rather than through the input; above 100 % where the input takes
+away.</p>"""
     return f"""<section class="end" id="numbers"><h2>All numbers</h2>
 <div class="scroll"><table><thead><tr><th class="text" scope="col">input</th>
 <th class="text" scope="col">network</th><th class="text" scope="col">answer explained</th>
-<th scope="col">logit</th><th scope="col">ΣC</th><th scope="col">residual</th>
-<th scope="col">ΣC<sub>b</sub></th><th scope="col">bias share</th><th scope="col">time</th>
-</tr></thead><tbody>
+{heads}<th scope="col">time</th></tr></thead><tbody>
 {chr(10).join(lines)}
 </tbody></table></div>
-<p class="quiet measure">Bias share: ΣC<sub>b</sub> / logit, how much of the answer comes from
-constants rather than through the input; above 100 % where the input takes away.</p></section>"""
+{note if constants else ""}</section>"""
 
 
 def _certificates(certificates: Sequence[tuple[str, bool, str]]) -> str:
     if not certificates:
         return ""
     cards = "\n".join(
-        f"<div><h3>{escape(name)} {_badge(exact)}</h3>{_evidence(words)}</div>"
+        f"<div><h3>{escape(name)} {badge(_CHECKED[exact])}</h3>{_evidence(words)}</div>"
         for name, exact, words in certificates
     )
     return f"""<section class="end" id="certificate"><h2>Certificate</h2>
@@ -281,18 +284,29 @@ def _evidence(words: str) -> str:
     return f"<dl>{''.join(lines)}</dl>"
 
 
-def _limits() -> str:
-    return """<section class="end" id="limits"><h2>What this does not say</h2>
-<ul>
-<li><strong>Exact is not the same as faithful.</strong> The entries add up to the logit, but
-removing a red region need not lower the logit by what it shows: the coefficients change with the
-input.</li>
+def _limits(report: Report) -> str:
+    cases = report.cases
+    if any(is_omenn(case.explanation) for case in cases):
+        lines = """<li><strong>Exact is not the same as faithful.</strong> The entries add up to the
+logit, but removing a red region need not lower the logit by what it shows: the coefficients change
+with the input.</li>
 <li><strong>Other exact maps exist.</strong> A product of two quantities that both depend on the
 input can be shared out in more than one way, and each way keeps the sum.</li>
 <li><strong>Where the constants are put is a choice.</strong> C<sub>b</sub> brings every bias to
-the places where it acted; another placement gives another picture with the same sum.</li>
+the places where it acted; another placement gives another picture with the same sum.</li>"""
+    elif all(in_logits(case.explanation) for case in cases):
+        lines = """<li><strong>A sum is not faithfulness.</strong> Entries that add up to the logit,
+or nearly, need not say by how much it falls when a region is removed.</li>"""
+    else:
+        lines = """<li><strong>Colours are not logits.</strong> A red region need not raise the
+logit by any known amount; compare places within one map only.</li>"""
+    if report.sigma:
+        lines += """
 <li><strong>Smoothing keeps the sum, not the places.</strong> A smoothed entry speaks for its
-neighbourhood.</li>
+neighbourhood.</li>"""
+    return f"""<section class="end" id="limits"><h2>What this does not say</h2>
+<ul>
+{lines}
 </ul></section>"""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from omenn.errors import InputError
 from omenn.show.maps import as_matrix, overlay, scale_of, signed_rgb, smooth
+from omenn.show.wording import collects, in_logits, is_omenn, number, symbol, through
 
 if TYPE_CHECKING:
     from omenn import Explanation
@@ -28,12 +29,12 @@ class Panel:
     """One picture of a result.
 
     Attributes:
-        key: short name, used in file names: input, c, weight, bias, overlay, contrast.
+        key: short name, used in file names: input, c, weight, bias, before, overlay, contrast.
         title: heading, with the symbol of the equation.
         sentence: what it shows, for a newcomer.
         exact: the picture, entry by entry.
         smoothed: the same after ``maps.smooth``; None where nothing is smoothed.
-        total: sum of all entries, in logits; None for a photograph.
+        total: sum of all entries, in logits where the method promises that; None for a photograph.
         note: what of the number is not in the picture; empty where all of it is.
     """
 
@@ -56,6 +57,7 @@ class Case:
         target: the answer explained, in words.
         explanation, index: the result and which sample of its batch is meant.
         image: what the network saw, (H, W, 3), uint8; None for an input that is no picture.
+        before: the result as the method gave it, where ``explanation`` was changed afterwards.
         contrast, rival: explanation of target minus runner-up, and the runner-up in words.
         truth: the right answer where it is known.
         seconds: how long the explanation took.
@@ -69,6 +71,7 @@ class Case:
     explanation: Explanation
     index: int = 0
     image: np.ndarray | None = None
+    before: Explanation | None = None
     contrast: Explanation | None = None
     rival: str = ""
     truth: str | None = None
@@ -103,32 +106,43 @@ def panels(case: Case, *, sigma: float = 0.0) -> list[Panel]:
     """
     result, index = case.explanation, case.index
     whole = matrix_of(result, index)
-    entries = {"c": result.matrix[index].detach().double()}
-    if result.bias_placement == "separate":
-        entries = {"weight": entries["c"]}
-    else:
-        entries["bias"] = result.bias[index].detach().double()
-        entries["weight"] = entries["c"] - entries["bias"]
+    words = _words(case)
     shown: list[Panel] = []
     if case.image is not None:
         height, width = case.image.shape[:2]
         sentence = f"What the network received, {width} × {height} pixels."
         shown.append(Panel("input", "Input", sentence, View(case.image)))
-    words = _words(case)
     apart = _apart(result, index)
+    entries = _entries(case)
     shown += _signed({key: entries[key] for key in words if key in entries}, words, sigma, apart)
     if case.image is not None:
-        shown.append(_overlay(case.image, whole, sigma, words["weight" if apart else "c"][0]))
+        drawn = words["weight"][0] if "c" not in entries else symbol(result)
+        shown.append(_overlay(case.image, whole, sigma, drawn))
     if case.contrast is not None:
         title = f"Why not {case.rival}?"
         sentence = (
-            f"C for the difference of two logits: red speaks for {case.target}, "
+            f"{symbol(result)} for the difference of two logits: red speaks for {case.target}, "
             f"blue for {case.rival}, the runner-up."
         )
         difference = case.contrast.matrix[index].detach().double()
         words = {"contrast": (title, sentence)}
         shown += _signed({"contrast": difference}, words, sigma, _apart(case.contrast, index))
     return shown
+
+
+def _entries(case: Case) -> dict[str, Any]:
+    """The maps of one number by key: the whole and its parts, or the whole before and after."""
+    result, index = case.explanation, case.index
+    whole = result.matrix[index].detach().double()
+    if result.processing:  # what was done was done to the whole, so there are no parts of it
+        before = case.before
+        return {"c": whole} | ({"before": before.matrix[index].detach().double()} if before else {})
+    if result.bias_placement == "separate":
+        return {"weight": whole}
+    if not collects(result):
+        return {"c": whole}
+    bias = result.bias[index].detach().double()
+    return {"c": whole, "weight": whole - bias, "bias": bias}
 
 
 def matrix_of(explanation: Explanation, index: int) -> np.ndarray:
@@ -193,49 +207,43 @@ def _stretched(inputs: Any, index: int) -> np.ndarray | None:
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
-def number(value: float, digits: int = 4) -> str:
-    """A number as it is printed on the page: few digits, a true minus sign, no e-05.
-
-    >>> number(-12.3456), number(1.2e-7), number(0.0)
-    ('−12.35', '1.2·10⁻⁷', '0')
-    """
-    text = f"{value:.{digits}g}"
-    mantissa, _, exponent = text.partition("e")
-    if 0 < abs(value) < 1e-3 and not exponent:
-        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
-        mantissa = mantissa.rstrip("0").rstrip(".")
-    if exponent:
-        raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-        mantissa = f"{mantissa}·10{raised}"
-    return mantissa.replace("-", "−")
-
-
 def _words(case: Case) -> dict[str, tuple[str, str]]:
+    """Title and sentence of every map, in the order in which they are shown."""
     result = case.explanation
-    through, each = "the pixels", "each pixel"
-    if result.at is not None:
-        through, each = f"the output of {result.at}", "each of its values"
+    letter = symbol(result)
+    where, each = through(result)
     constants = {
         "spatial": "brought to where they acted",
         "attention": "brought to where they acted; those of the class token to where it looked",
         "uniform": "spread evenly, as was asked for",
     }
-    return {
-        "c": (
-            "C",
-            f"The whole: what each place adds to the logit of {case.target} (red) "
-            "or takes from it (blue).",
-        ),
-        "weight": (
+    whole = (
+        f"The whole: what each place adds to the logit of {case.target} (red) "
+        "or takes from it (blue)."
+    )
+    if not in_logits(result):
+        whole = (
+            f"What speaks for {case.target} (red) or against (blue), in a unit of {result.method}: "
+            "no parts of the logit."
+        )
+    words = {"c": (letter, whole)}
+    if result.processing:
+        words["c"] = (f"{letter}, changed", f"{whole} After: {', '.join(result.processing)}.")
+        words["before"] = (f"{letter} before", "The same as the method gave it.")
+    elif is_omenn(result):
+        words["weight"] = (
             "C_w ⊙ X",
-            f"Through {through}: {each} times the weight the network gave it for this input.",
-        ),
-        "bias": (
+            f"Through {where}: {each} times the weight the network gave it for this input.",
+        )
+        words["bias"] = (
             "C_b",
             "Through the constants: biases and normalisation shifts, "
             f"{constants.get(result.bias_placement, '')}.",
-        ),
-    }
+        )
+    else:
+        words["weight"] = ("R of the input", f"The part that comes through {where}.")
+        words["bias"] = ("R of constants", "The part that comes from biases and shifts.")
+    return words
 
 
 def _apart(explanation: Explanation, index: int) -> str:

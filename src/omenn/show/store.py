@@ -90,9 +90,10 @@ def to_safetensors(explanation: Explanation) -> bytes:
 
 def to_json(explanation: Explanation, **more: Any) -> bytes:
     """The numbers, and the matrices as nested lists; ``more`` is written in front."""
-    names = ("method", "at", "bias_placement", "products", "located", "tolerance", "exact")
+    names = ("method", "promise", "at", "bias_placement", "products", "located", "tolerance")
     content = dict(more)
-    content |= {name: getattr(explanation, name) for name in names}
+    for name in (*names, "exact", "processing"):
+        content.setdefault(name, getattr(explanation, name))
     for name in ("output", "target", "total", "residual", "magnitude", "bias_share"):
         content.setdefault(name, getattr(explanation, name).detach().tolist())
     content.setdefault(
@@ -138,11 +139,12 @@ def _picture(explanation: Explanation, ending: str, options: dict[str, Any]) -> 
     from omenn.show.figure import figure_png
     from omenn.show.page import Report, page
     from omenn.show.panels import case_of
+    from omenn.show.wording import introduced
 
     smooth = float(options.pop("smooth", 0.0))
     if ending == ".png":
         return figure_png(case_of(explanation, **options), sigma=smooth)
     cases = [case_of(explanation, index, **options) for index in range(len(explanation.output))]
-    introduction = "For every answer one matrix: its entries add up to the number that decided."
+    introduction = f"For every answer one matrix{introduced(explanation)}."
     report = Report("What the network did with this input", introduction, cases, sigma=smooth)
     return page(report).encode()
