@@ -236,9 +236,11 @@ def test_contrast_against_a_word() -> None:
 
 
 def test_unknown_method() -> None:
-    text = message(omenn.InputError, mlp(), method="lime")
-    known = ", ".join(omenn.methods())
-    assert text == f"method='lime' is not known. Choose one of: {known}."
+    text = message(omenn.InputError, mlp(), method="omenm")
+    assert text == "method='omenm' is not known: did you mean 'omenn'?"
+    text = message(omenn.InputError, mlp(), method="###")
+    known = ", ".join([*omenn.methods()][:8])
+    assert text == f"method='###' is not known: known are {known}, …."
     text = message(omenn.InputError, mlp(), method="gamma", gama=1.0)
     assert text == (
         "method 'gamma' has no option 'gama'. Its options are: "

@@ -35,7 +35,6 @@ def explained(
         residual=f.double() - total,
         magnitude=torch.stack([m.abs().sum(1) for m in flat]).sum(0),
         tolerance=TOLERANCES.get(feed.values[0].dtype, 1e-5),
-        promise="none",
         at=at,
         bias_placement="none",
     )

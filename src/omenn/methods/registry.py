@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from omenn.core.explanation import PROMISES, Explanation
-from omenn.errors import InputError
+from omenn.errors import InputError, did_you_mean
 
 # Arguments that every method has, and so none of its options.
 _SHARED = ("model", "inputs", "target")
@@ -109,5 +109,5 @@ def find(name: str) -> Method:
     """
     found = _METHODS.get(name)
     if found is None:
-        raise InputError(f"method={name!r} is not known. Choose one of: {', '.join(_METHODS)}.")
+        raise InputError(f"method={name!r} is not known: {did_you_mean(str(name), methods())}")
     return found
