@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from omenn.show.maps import scale_of, signed_rgb, smooth
+from omenn.show.outliers import clamp, mad
+from omenn.show.postprocess import postprocess
+from omenn.show.smoothing import bilateral, gaussian
 from omenn.show.store import load, save
 
 if TYPE_CHECKING:
@@ -13,7 +16,20 @@ if TYPE_CHECKING:
 
     from omenn import Explanation
 
-__all__ = ["heatmap", "load", "plot", "save", "scale_of", "signed_rgb", "smooth"]
+__all__ = [
+    "bilateral",
+    "clamp",
+    "gaussian",
+    "heatmap",
+    "load",
+    "mad",
+    "plot",
+    "postprocess",
+    "save",
+    "scale_of",
+    "signed_rgb",
+    "smooth",
+]
 
 
 def heatmap(

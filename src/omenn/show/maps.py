@@ -110,7 +110,7 @@ def smooth(matrix: Any, sigma: float) -> np.ndarray:
 
     ``K_H C K_Wᵀ`` where every column of K sums to one: what would leave the picture is reflected
     back in at the border. So a smoothed exact matrix still sums to the logit, but an entry then
-    speaks for its neighbourhood.
+    speaks for its neighbourhood. See ``omenn.show.gaussian`` for tensors, batches and tokens.
 
     >>> import numpy as np
     >>> spike = np.zeros((5, 7)); spike[0, 0] = 3.0
@@ -122,26 +122,11 @@ def smooth(matrix: Any, sigma: float) -> np.ndarray:
         raise InputError(f"the width of the smoothing must be 0 or more, got {sigma}.")
     if sigma == 0:
         return values
-    height, width = values.shape
-    return _gaussian(height, sigma) @ values @ _gaussian(width, sigma).T
+    import torch
 
+    from omenn.show.smoothing import spread  # the one Gaussian, on tensors
 
-def _gaussian(length: int, sigma: float) -> np.ndarray:
-    """(length, length); column j tells where entry j goes. Reflection: d c b a | a b c d | d c."""
-    # beyond eight lengths the folded Gaussian is even, whatever its tail
-    reach = max(1, math.ceil(min(4 * sigma, 8 * length)))
-    offsets = np.arange(-reach, reach + 1)
-    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
-    weights /= weights.sum()
-    sources = np.repeat(np.arange(length), offsets.size)
-    folded = (sources + np.tile(offsets, length)) % (2 * length)
-    kernel = np.zeros((length, length))
-    np.add.at(
-        kernel,
-        (np.minimum(folded, 2 * length - 1 - folded), sources),
-        np.tile(weights, length),
-    )
-    return kernel
+    return spread(torch.from_numpy(values.copy()), sigma).numpy()
 
 
 def overlay(image: np.ndarray, matrix: Any, scale: float | None = None) -> np.ndarray:
