@@ -182,6 +182,7 @@ class Explanation:
         show = lambda t: str(t.tolist()) if t.numel() > 1 else f"{t.reshape(-1)[0].item():.5g}"  # noqa: E731
         state = "exact" if self.exact else _INEXACT[self.promise]
         method = "" if self.method == "omenn" else f"method={self.method}, "
+        state = ", ".join([state, *(f"after {step}" for step in self.processing)])
         return (
             f"Explanation({method}target={show(self.target)}, output={show(self.output.detach())}, "
             f"residual={worst:.1e}, {state})"
