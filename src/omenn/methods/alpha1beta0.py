@@ -24,6 +24,7 @@ def alpha1beta0(
     *,
     epsilon: float = 1e-6,
     at: str | None = None,
+    resample: str = "bilinear",
     output: Any = None,
     channel_dim: int | None = None,
 ) -> Explanation:
@@ -44,4 +45,13 @@ def alpha1beta0(
     Source: Bach et al. 2015, doi 10.1371/journal.pone.0130140.
     """
     book = Book(by_layer(alpha_beta_rule(1.0, 0.0, epsilon)))
-    return propagate(model, inputs, target, book, at=at, output=output, channel_dim=channel_dim)
+    return propagate(
+        model,
+        inputs,
+        target,
+        book,
+        at=at,
+        resample=resample,
+        output=output,
+        channel_dim=channel_dim,
+    )

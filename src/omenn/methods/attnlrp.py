@@ -18,7 +18,7 @@ from omenn.methods.propagation import Book, propagate, ruled, stabilised
 from omenn.methods.registry import method
 
 # Smooth functions of one element with f(0) ≠ 0: all of R passes, none goes to the constant.
-_SHIFTED = "sigmoid softplus logsigmoid hardsigmoid cos exp erfc cosh exp2"
+_SHIFTED = "sigmoid softplus logsigmoid hardsigmoid cos exp erfc cosh exp2 rpow"
 
 
 def differentiated(call: Call) -> Any:
@@ -39,9 +39,11 @@ def differentiated(call: Call) -> Any:
 
 
 def joint(call: Call, vjp: Callable[..., Any], xs: list[Tensor]) -> Tensor:
-    """The native value, and ``vjp(grad, *xs)`` on the way back."""
-    if call.inplace:
-        xs = [x.clone() for x in xs]
+    """The native value, and ``vjp(grad, *xs)`` on the way back, with the xs as they are now.
+
+    A part of a tensor is copied: models write into it what they have computed from it.
+    """
+    xs = [x.clone() if call.inplace or x._is_view() else x for x in xs]
     value = call.value()
     value = value.clone() if value._is_view() else value
     out = Joint.apply([value], vjp, None, *xs)
@@ -66,30 +68,29 @@ def attention(call: Call) -> Any:
     """
     if call.get("dropout_p"):
         raise call.refuse("attention dropout is active", "Call model.eval() before explaining.")
-    names = ("query", "key", "value")
-    given = [call.get(name) for name in names]
+    given = [call.get(name) for name in ("query", "key", "value", "attn_mask")]
     carries = [call.is_carried(t) for t in given]
     xs = [t for t, own in zip(given, carries, strict=True) if own]
-    mask = call.get("attn_mask")
-    if isinstance(mask, Tensor) and call.is_carried(mask):
-        mask = call.true(mask)
 
     def vjp(grad: Tensor, *inner: Tensor) -> tuple[Tensor | None, ...]:
         found = iter(inner)
         with torch.enable_grad():
             leaves = [
-                next(found).detach().requires_grad_() if own else t.detach()
+                next(found).detach().requires_grad_() if own else _constant(t)
                 for t, own in zip(given, carries, strict=True)
             ]
-            q, k, v = leaves
-            y = _attended(call, q, k, v, mask)
-        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+            y = _attended(call, *leaves)
+        wanted = [leaf for leaf, own in zip(leaves, carries, strict=True) if own]
         return torch.autograd.grad(y, wanted, grad, allow_unused=True)
 
     return joint(call, vjp, xs)
 
 
-def _attended(call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
+def _constant(t: Tensor | None) -> Any:
+    return t if t is None else t.detach()
+
+
+def _attended(call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     scale = call.get("scale")
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     if call.get("enable_gqa"):
@@ -99,11 +100,11 @@ def _attended(call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
     if call.get("is_causal"):
         seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
         logits = logits.masked_fill(~seen, -torch.inf)
-    if isinstance(mask, Tensor):
-        mask = mask.detach()
+    if mask is not None:
         boolean = mask.dtype == torch.bool
         logits = logits.masked_fill(~mask, -torch.inf) if boolean else logits + mask
-    weights = torch.softmax(logits, -1).nan_to_num()  # a row that sees nothing
+    blind = torch.isinf(logits).all(-1, keepdim=True)  # a query that sees nothing
+    weights = torch.softmax(logits.masked_fill(blind, 0), -1).masked_fill(blind, 0)
     weights, v = shared(weights, v)
     return weights @ v
 
@@ -147,6 +148,7 @@ def attnlrp(
     *,
     epsilon: float = 1e-6,
     at: str | None = None,
+    resample: str = "bilinear",
     output: Any = None,
     channel_dim: int | None = None,
 ) -> Explanation:
@@ -166,4 +168,13 @@ def attnlrp(
     Source: Achtibat et al. 2024, arXiv 2402.05602, section 3.
     """
     book = attnlrp_book(epsilon)
-    return propagate(model, inputs, target, book, at=at, output=output, channel_dim=channel_dim)
+    return propagate(
+        model,
+        inputs,
+        target,
+        book,
+        at=at,
+        resample=resample,
+        output=output,
+        channel_dim=channel_dim,
+    )

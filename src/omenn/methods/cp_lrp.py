@@ -28,6 +28,7 @@ def cp_lrp(
     *,
     epsilon: float = 1e-6,
     at: str | None = None,
+    resample: str = "bilinear",
     output: Any = None,
     channel_dim: int | None = None,
 ) -> Explanation:
@@ -47,4 +48,13 @@ def cp_lrp(
     Source: Ali et al. 2022, arXiv 2202.07304, section 4.
     """
     book = cp_lrp_book(epsilon)
-    return propagate(model, inputs, target, book, at=at, output=output, channel_dim=channel_dim)
+    return propagate(
+        model,
+        inputs,
+        target,
+        book,
+        at=at,
+        resample=resample,
+        output=output,
+        channel_dim=channel_dim,
+    )

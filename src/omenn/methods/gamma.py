@@ -6,7 +6,6 @@ from typing import Any
 
 from omenn.core.explanation import Explanation
 from omenn.core.target import Target
-from omenn.errors import InputError
 from omenn.methods.layers import by_layer, gamma_rule
 from omenn.methods.propagation import Book, propagate
 from omenn.methods.registry import method
@@ -26,6 +25,7 @@ def gamma(
     gamma: float = 0.25,
     epsilon: float = 1e-6,
     at: str | None = None,
+    resample: str = "bilinear",
     output: Any = None,
     channel_dim: int | None = None,
 ) -> Explanation:
@@ -38,7 +38,7 @@ def gamma(
     gives to the winner, sums and averages in proportion, element-wise functions pass R on.
 
     Raises:
-        InputError: γ is negative.
+        InputError: γ or ε is negative or not finite.
 
     Example:
         >>> import torch, omenn
@@ -49,7 +49,14 @@ def gamma(
 
     Source: Montavon et al. 2019, doi 10.1007/978-3-030-28954-6_10.
     """
-    if gamma < 0:
-        raise InputError(f"gamma={gamma} is negative; the rule needs gamma ≥ 0.")
     book = Book(by_layer(gamma_rule(gamma, epsilon)))
-    return propagate(model, inputs, target, book, at=at, output=output, channel_dim=channel_dim)
+    return propagate(
+        model,
+        inputs,
+        target,
+        book,
+        at=at,
+        resample=resample,
+        output=output,
+        channel_dim=channel_dim,
+    )

@@ -7,16 +7,19 @@ found, and a batch norm behind one is folded into it: W ← sW, b ← sb + t.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import grad as of_grad
 
 from omenn.core.autograd import Joint
 from omenn.core.call import Call
 from omenn.core.rules import OPERATORS, Row
+from omenn.errors import InputError
 from omenn.methods.propagation import stabilised
 
 LAYERS = "linear conv conv_transpose matmul bmm einsum addmm baddbmm addbmm"
@@ -30,7 +33,8 @@ class Layer:
     weight: Tensor
     bias: Tensor | None
     linear: Callable[[Tensor, Tensor], Tensor]
-    per_row: bool  # whether the first dimension of W is the channels of y: it can be scaled
+    transposed: Callable[[Tensor, Tensor], Tensor] | None  # (grad, W) ↦ Wᵀ grad, if it has a form
+    per_row: bool  # whether the rows of W are the channels of y, (N, C, …): it can be scaled
     version: int  # of x: whether it was written into since
 
     def __call__(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -40,6 +44,8 @@ class Layer:
     def back(self, grad: Tensor, weight: Tensor | None = None) -> Tensor:
         """Wᵀ grad."""
         weight = self.weight if weight is None else weight
+        if self.transposed is not None:
+            return self.transposed(grad, weight)
         with torch.enable_grad():
             x = torch.zeros_like(self.x, requires_grad=True)
             y = self.linear(x, weight)
@@ -76,6 +82,8 @@ def layer_of(call: Call) -> Layer | None:
     others = [f for f in factors if f is not x]
     if len(others) != 1 or len(factors) != 2 or not isinstance(others[0], Tensor):
         return None
+    if call.mark(others[0]) is not None:  # frozen: the weights of an attention
+        return None
     weight = call.constant(others[0])
     named = call.operator in ("linear", "conv", "conv_transpose")
     bias = _bias(call, base, weight)
@@ -88,8 +96,29 @@ def layer_of(call: Call) -> Layer | None:
 
         return call.run(sub)
 
-    per_row = call.operator in ("linear", "conv") and weight.ndim > 1
-    return Layer(x, weight, bias, linear, per_row, x._version)
+    # A batch norm has its channels in the second dimension, a linear layer in the last one.
+    rows = {"linear": x.ndim == weight.ndim == 2, "conv": x.ndim == weight.ndim}
+    per_row = x is factors[0] and rows.get(call.operator, False)
+    return Layer(x, weight, bias, linear, _transposed(call, x, weight), per_row, x._version)
+
+
+def _transposed(call: Call, x: Tensor, weight: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Wᵀ grad by a kernel of its own, which needs no pass forward."""
+    if x is not call.get("input"):
+        return None
+    if call.operator == "linear":
+        return (lambda grad, w: grad @ w) if weight.ndim == 2 else None
+    names = ("stride", "padding", "dilation", "groups")
+    options = dict(zip(names, call.args[3:], strict=False))
+    options |= {name: call.kwargs[name] for name in names if name in call.kwargs}
+    if call.operator != "conv" or x.ndim != weight.ndim or options.get("padding") in _WORDS:
+        return None
+    kernel: Any = getattr(of_grad, f"conv{x.ndim - 2}d_input")
+    shape = x.shape
+    return lambda grad, w: kernel(shape, w, grad, **options)
+
+
+_WORDS = ("same", "valid")
 
 
 def _tensors(args: Any) -> list[Tensor]:
@@ -158,13 +187,35 @@ def _folded(call: Call) -> Layer | None:
         return layer.scaled(scale, shift)
 
 
+def strength(name: str, value: Any) -> float:
+    """The value of an option of a rule that is a finite number, at least zero.
+
+    Raises:
+        InputError: it is not.
+
+    Example:
+        >>> assert strength("gamma", 0.25) == 0.25
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value >= 0):
+        raise InputError(f"{name} must be a finite number, at least 0, but {value!r} was given.")
+    return value
+
+
 # --- the rules -------------------------------------------------------------------------------
 # Each is R_i = Σ_j (part of z_ij) / (sum of such parts + b's) · R_j with z_ij = x_i w_ij, divided
 # by x_i, and R_j = z_j g_j.
 
 
+def shares(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """R / (z + ε sign z); nothing where z is zero: there no part has a share, or R is zero, too."""
+    total = stabilised(z, epsilon)
+    return torch.where(z == 0, 0, relevance / torch.where(z == 0, 1, total))
+
+
 def epsilon_rule(epsilon: float) -> Rule:
     """R_i = Σ_j z_ij / (z_j + ε sign z_j) R_j."""
+    strength("epsilon", epsilon)
 
     def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
         if epsilon == 0:
@@ -177,18 +228,19 @@ def epsilon_rule(epsilon: float) -> Rule:
 
 def alpha_beta_rule(alpha: float, beta: float, epsilon: float) -> Rule:
     """R_i = Σ_j (α z_ij⁺ / z_j⁺ − β z_ij⁻ / z_j⁻) R_j, the bias in z_j⁺ and z_j⁻."""
+    strength("epsilon", epsilon)
 
     def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
         up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
         high, low = x.clamp(min=0), x.clamp(max=0)
         relevance = grad * (layer(x) + layer.part(lambda b: b))
         z = layer(high, up) + layer(low, down) + layer.part(lambda b: b.clamp(min=0))
-        s = alpha * relevance / stabilised(z, epsilon)
+        s = alpha * shares(relevance, z, epsilon)
         back = torch.where(x < 0, layer.back(s, down), layer.back(s, up))
         if beta == 0:
             return back
         z = layer(high, down) + layer(low, up) + layer.part(lambda b: b.clamp(max=0))
-        s = beta * relevance / stabilised(z, epsilon)
+        s = beta * shares(relevance, z, epsilon)
         return back - torch.where(x < 0, layer.back(s, up), layer.back(s, down))
 
     return rule
@@ -196,6 +248,8 @@ def alpha_beta_rule(alpha: float, beta: float, epsilon: float) -> Rule:
 
 def gamma_rule(gamma: float, epsilon: float) -> Rule:
     """R_i = Σ_j (z_ij + γ z_ij^±) / (z_j + γ z_j^±) R_j, ± being the sign of z_j with the bias."""
+    strength("gamma", gamma)
+    strength("epsilon", epsilon)
 
     def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
         weight = layer.weight
@@ -209,7 +263,7 @@ def gamma_rule(gamma: float, epsilon: float) -> Rule:
             z = layer(high, first) + layer(low, second)
             z = z + layer.part(lambda b, edge=edge: b + gamma * b.clamp(**edge))
             here = true > 0 if positive else true < 0
-            s = torch.where(here, grad * true / stabilised(z, epsilon), 0)
+            s = torch.where(here, shares(grad * true, z, epsilon), 0)
             back = back + torch.where(x < 0, layer.back(s, second), layer.back(s, first))
         return back
 

@@ -11,8 +11,8 @@ from omenn.core.call import Call
 from omenn.core.explanation import Explanation
 from omenn.core.rules import OPERATORS
 from omenn.core.target import Target
-from omenn.errors import InputError
 from omenn.methods.attnlrp import attnlrp_book, joint
+from omenn.methods.layers import strength
 from omenn.methods.propagation import Book, propagate, ruled
 from omenn.methods.registry import method
 
@@ -21,12 +21,13 @@ def ratio(a: Tensor, b: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
     """What a and b have of R per unit of them and of g: w z / (w_a a + w_b b).
 
     w = 1 + γ where the sign is that of z = a + b, else 1. The denominator has the sign of z and is
-    no smaller; where both are zero nothing is shared out.
+    no smaller. Where a and b cancel R is zero and so are both parts, for any γ > 0; for γ = 0 the
+    denominator is z, and g passes.
     """
     z = a + b
     more_a, more_b = (1 + gamma * (torch.sign(t) == torch.sign(z)).to(z.dtype) for t in (a, b))
     total = more_a * a + more_b * b
-    share = torch.where(total == 0, torch.ones_like(z), z / torch.where(total == 0, 1, total))
+    share = torch.where(total == 0, float(gamma == 0), z / torch.where(total == 0, 1, total))
     return more_a * share, more_b * share
 
 
@@ -50,6 +51,7 @@ def residual_rule(gamma: float) -> Any:
 
 def reslrp_book(gamma: float, epsilon: float) -> Book:
     rows = attnlrp_book(epsilon)
+    strength("gamma", gamma)
     return Book({**rows.rows, **ruled("add", residual_rule(gamma))}, ranked=False)
 
 
@@ -67,6 +69,7 @@ def reslrp(
     gamma: float = 1.0,
     epsilon: float = 1e-6,
     at: str | None = None,
+    resample: str = "bilinear",
     output: Any = None,
     channel_dim: int | None = None,
 ) -> Explanation:
@@ -77,7 +80,7 @@ def reslrp(
     ``attnlrp``.
 
     Raises:
-        InputError: γ is negative.
+        InputError: γ or ε is negative or not finite.
 
     Example:
         >>> import torch, omenn
@@ -85,8 +88,17 @@ def reslrp(
         >>> x, first = torch.randn(1, 5, 8), lambda out: out[:, 0, 0]
         >>> e = omenn.explain(layer, x, first, method="reslrp")
         >>> assert e.matrix.shape == (1, 5)
+
+    Source: ResLRP, preprint of 2026, the ratio rule for residual connections.
     """
-    if gamma < 0:
-        raise InputError(f"gamma={gamma} is negative; the ratio rule needs gamma ≥ 0.")
     book = reslrp_book(gamma, epsilon)
-    return propagate(model, inputs, target, book, at=at, output=output, channel_dim=channel_dim)
+    return propagate(
+        model,
+        inputs,
+        target,
+        book,
+        at=at,
+        resample=resample,
+        output=output,
+        channel_dim=channel_dim,
+    )

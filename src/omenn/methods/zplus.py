@@ -24,6 +24,7 @@ def zplus(
     *,
     epsilon: float = 1e-6,
     at: str | None = None,
+    resample: str = "bilinear",
     output: Any = None,
     channel_dim: int | None = None,
 ) -> Explanation:
@@ -45,4 +46,13 @@ def zplus(
     Source: Montavon et al. 2017, arXiv 1512.02479.
     """
     book = Book(by_layer(alpha_beta_rule(1.0, 0.0, epsilon)))
-    return propagate(model, inputs, target, book, at=at, output=output, channel_dim=channel_dim)
+    return propagate(
+        model,
+        inputs,
+        target,
+        book,
+        at=at,
+        resample=resample,
+        output=output,
+        channel_dim=channel_dim,
+    )
