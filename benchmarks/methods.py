@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import time
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from contextlib import suppress
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +31,16 @@ from benchmarks.modes import MODES
 from benchmarks.report import ROOT, environment, table, write_block
 from benchmarks.timed_models import SUBJECTS
 from omenn.data.progress import progress_bar
+from omenn.errors import OmennError
 from omenn.methods import Method
 
 COMMAND = "benchmarks.methods"
 PUBLISHED = ("resnet50", "vit_base")
-SLOW = 5  # seconds a call: from there on, few rounds
+SLOW, FEW = 5, 2  # seconds a call: from there on, so many rounds
 HEADER = ["method", "steps", "time", "seconds", "peak memory", "sum"]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def loaded(model: str) -> tuple[nn.Module, Tensor]:
     return SUBJECTS[model].load(1, "cpu", torch.float32)
 
@@ -56,19 +59,32 @@ def measure(method: str, model: str, rounds: int, threads: int) -> dict[str, Any
     """
     call = call_of(method, model)
     try:
-        first = timing.seconds(call)
-        e = call() if first < SLOW else None
+        start = time.perf_counter()
+        e = call()
+        first = time.perf_counter() - start
     except Exception as error:
-        return {"failed": str(error).splitlines()[0]}
+        return {"failed": str(error).splitlines()[0].split(".")[0]}
     calls = {"gradient": call_of("gradient", model), method: call}
-    taken = timing.paired(calls, rounds if first < SLOW else min(3, rounds), warm_up=1)
-    found: dict[str, Any] = {"seconds": taken}
-    if e is not None:
-        found["missed"] = float((e.residual.abs() / (1 + e.magnitude)).max())
-    for name in ("gradient", method):
-        arguments = ("--peak", model, name, "--threads", threads)
-        found.setdefault("megabytes", {})[name] = timing.in_process_of_its_own(COMMAND, *arguments)
-    return found
+    slow = first >= SLOW
+    taken = timing.paired(calls, min(FEW, rounds) if slow else rounds, warm_up=0 if slow else 1)
+    return {
+        "seconds": taken,
+        "missed": float((e.residual.abs() / (1 + e.magnitude)).max()),
+        "megabytes": {name: peak(name, model, threads) for name in ("gradient", method)},
+    }
+
+
+@cache
+def peak(method: str, model: str, threads: int) -> float:
+    """Megabytes of a call above the loaded model."""
+    arguments = ("--peak", model, method, "--threads", threads)
+    return timing.in_process_of_its_own(COMMAND, *arguments)
+
+
+def once(method: str) -> None:
+    """Loads and sets up what a method needs, on a network that costs nothing."""
+    with suppress(OmennError):
+        call_of(method, "tiny")()
 
 
 def version() -> str:
@@ -87,14 +103,13 @@ def row(method: Method, found: dict[str, Any]) -> list[str]:
     own = timing.spread(taken[method.name])[1]
     each = zip(taken[method.name], taken["gradient"], strict=True)
     low, mid, high = timing.spread([a / b for a, b in each])
-    missed = found.get("missed")
     return [
         method.name,
         steps,
         f"{mid:.2f} ({low:.2f}–{high:.2f})",
         f"{own:.2f}",
         f"{used[method.name] / used['gradient']:.2f}",
-        "–" if missed is None else f"{missed:.0e}",
+        f"{found['missed']:.0e}",
     ]
 
 
@@ -103,8 +118,8 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     known = list(omenn.methods())
     parser.add_argument("--models", nargs="+", default=list(PUBLISHED), help=", ".join(SUBJECTS))
     parser.add_argument("--methods", nargs="+", default=known, help=", ".join(known))
-    parser.add_argument("--rounds", type=int, default=7, help="of a method that is quick")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5, help="of a method that is quick")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--fresh", action="store_true", help="measure all again")
     parser.add_argument("--write", action="store_true", help="update docs/methods.md")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "methods", help="results")
@@ -141,8 +156,7 @@ def main(words: Sequence[str] | None = None) -> None:
     torch.set_num_threads(a.threads)
     if a.peak:
         model, name = a.peak
-        call = call_of(name, model)
-        print(timing.high_water(call, call))
+        print(timing.high_water(call_of(name, model), lambda: once(name)))
         return
     with timing.resumable(COMMAND):
         rows = measured(a)
@@ -150,9 +164,9 @@ def main(words: Sequence[str] | None = None) -> None:
     text = "\n\n".join(parts)
     note = (
         "Ratios to a plain input gradient, one image 224 × 224, float32, every option as it is "
-        f"when not given; *sum*: |f − ΣC| / (1 + Σ|C|). Medians of {a.rounds} paired rounds (3 "
-        f"for what takes {SLOW} s or more), quartiles in brackets (of 3: least and most). Written "
-        f"by `python -m benchmarks.methods --write`; {environment()}."
+        f"when not given; *sum*: |f − ΣC| / (1 + Σ|C|). Medians of {a.rounds} paired rounds ({FEW} "
+        f"for what takes {SLOW} s or more), quartiles in brackets (of few: least and most). "
+        f"Written by `python -m benchmarks.methods --write`; {environment()}."
     )
     print(f"{text}\n\n{note}")
     if a.write:
