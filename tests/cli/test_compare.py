@@ -167,7 +167,8 @@ class TestFailures:
     def test_a_missing_package(
         self, run: Run, net: str, picture: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(sys.modules, "captum", None)
+        for name in ("captum", "captum.attr"):  # it may be imported already
+            monkeypatch.setitem(sys.modules, name, None)
         rows = compared(run, picture, "-m", net, "--methods", "omenn,deeplift")["methods"]
         assert "Run: pip install 'omenn[peers]'" in rows[1]["error"]
 

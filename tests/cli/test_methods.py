@@ -156,7 +156,7 @@ class TestOptions:
             (
                 ["--method", "gamma", "--set", "gama=1"],
                 r"--set gama=1: method 'gamma' has no option 'gama'\. Did you mean 'gamma'\? "
-                r"Its options are: gamma, epsilon, at, output, channel_dim\.",
+                r"Its options are: gamma, epsilon, at, resample, output, channel_dim\.",
             ),
             (["--method", "gamma", "--set", "gamma=much"], "--set gamma=much: 'much' is not a num"),
             (["--method", "gamma", "--set", "gamma=nan"], "'nan' is not a number"),
@@ -185,7 +185,8 @@ class TestOptions:
     def test_a_method_whose_package_is_missing(
         self, run: Run, net: str, picture: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(sys.modules, "captum", None)
+        for name in ("captum", "captum.attr"):  # it may be imported already
+            monkeypatch.setitem(sys.modules, name, None)
         words = "needs the package 'captum', which is not installed. Run: pip install 'omenn.peers"
         refused(run("explain", picture, "-m", net, "--method", "grad-cam"), words)
 
