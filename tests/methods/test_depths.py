@@ -114,7 +114,21 @@ REFUSED = {
     "no place": (
         {"at": ["input", "5"]},
         "the map at '5' cannot be mixed with the others: it is not brought to one explained input. "
-        "Name modules whose output has places on the input, and a resample= other than 'none'.",
+        "Name modules whose output has places on the input, of a model with one explained input.",
+    ),
+    "where they are": (
+        {"at": ["input", "1"], "resample": "none"},
+        "resample='none' leaves maps where their modules are, but depths are mixed at the input. "
+        "Choose 'bilinear' or 'nearest'.",
+    ),
+    "chosen": (
+        {"at": "auto", "mix": [1.0]},
+        "mix= weighs depths that are named; at='auto' chooses its own.",
+    ),
+    "another method": (
+        {"at": ["0", "1"], "method": "attnlrp"},
+        "at=['0', '1']: only method='omenn' mixes depths. Give method 'attnlrp' the name of one "
+        "module.",
     ),
 }
 
@@ -140,8 +154,9 @@ def test_an_unknown_depth_of_a_mixture() -> None:
 def test_auto_mixes_the_input_with_levels_of_at_least_16_cells(side, chosen) -> None:
     x = torch.randn(2, 3, side, side, dtype=torch.float64)
     e = omenn.explain(convnet(), x, 1, at="auto")
-    assert e.at == chosen
-    assert e.mix == (1 / len(chosen),) * len(chosen)
+    several = len(chosen) > 1
+    assert e.at == (chosen if several else None)
+    assert e.mix == ((1 / len(chosen),) * len(chosen) if several else ())
     assert e.exact
 
 
@@ -149,8 +164,36 @@ def test_auto_of_a_function_and_of_a_table_is_the_input() -> None:
     table = seeded(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)))
     for model in (table, lambda x: table(x)):
         e = omenn.explain(model, torch.randn(2, 4, dtype=torch.float64), 1, at="auto")
-        assert e.at == ("input",)
+        assert e.at is None
         assert e.exact
+
+
+def test_one_input_by_its_name_and_several() -> None:
+    net, x = convnet(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            return self.net(pixels)
+
+    wanted = omenn.explain(net, x, 1, at="auto")
+    found = omenn.explain(Named().eval(), {"pixels": x}, 1, at="auto")
+    assert found.at == ("input", "net.1")
+    torch.testing.assert_close(found.matrix, wanted.matrix)
+    pair = omenn.explain(lambda a, b: net(a + b), (x, x), 1, at="auto")  # no module, so no levels
+    assert pair.exact
+    assert [m.shape for m in pair.matrix] == [(2, 32, 32)] * 2
+
+
+def test_a_batch_that_is_one_object_is_brought_to_the_input_too() -> None:
+    net = convnet()
+    e = omenn.explain(net, image(), lambda y: y[:, 1].sum(), at="1")
+    each = omenn.explain(net, image(), 1, at="1")
+    assert e.matrix.shape == (1, 2, 16, 16)
+    torch.testing.assert_close(e.matrix[0], each.matrix)
 
 
 # --- contrasts -------------------------------------------------------------------------------

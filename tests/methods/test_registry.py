@@ -83,6 +83,21 @@ def test_an_unknown_method_and_an_unknown_option() -> None:
     )
 
 
+def test_a_method_that_returns_something_else() -> None:
+    from omenn.methods import registry
+
+    method("odd", promise="none", summary="none", source="none")(lambda model, inputs, target: 7)
+    try:
+        with pytest.raises(omenn.InputError) as error:
+            omenn.explain(nn.Linear(3, 2).eval(), torch.ones(1, 3), method="odd")
+    finally:
+        del registry._METHODS["odd"]
+    assert str(error.value) == (
+        "method 'odd' returned int, but a method returns an Explanation. omenn.methods.propagate "
+        "makes one."
+    )
+
+
 def test_a_promise_that_does_not_exist() -> None:
     with pytest.raises(omenn.InputError) as error:
         method("odd", promise="perfect", summary="", source="")

@@ -132,6 +132,7 @@ def depth_of(
     at: str,
     channel_dim: int | None,
     resample: str,
+    batched: bool = True,
 ) -> Depth | None:
     """Where the output of module ``at`` lies; None if it has no place on one explained input.
 
@@ -139,7 +140,7 @@ def depth_of(
     the module has no rule, the cells of a feature map are taken to lie as in the input.
     """
     mode = Interceptor(model)
-    feed = Feed(mode, inputs, "mapped", channel_dim, True)
+    feed = Feed(mode, inputs, "mapped", channel_dim, batched)
     found: list[Located] = []
     handle = model.get_submodule(at).register_forward_hook(_listener(mode, feed, found))
     try:

@@ -71,7 +71,7 @@ class FrozenRun:
     def _forward(self, batched: bool) -> None:
         module = self.model if isinstance(self.model, nn.Module) else None
         self.mode = self.interceptor(module, **self.options)
-        depth = self._depth() if batched else None
+        depth = self._depth(batched)
         known, channel_dim = ((), self.channel_dim) if depth is None else (depth.channels(), None)
         self.feed = Feed(self.mode, self.raw, self.bias, channel_dim, batched, known)
         try:
@@ -84,11 +84,12 @@ class FrozenRun:
         same = depth is not None and depth.describes(self.feed.leaves)
         self.depth = depth if same else None
 
-    def _depth(self) -> Depth | None:
+    def _depth(self, batched: bool) -> Depth | None:
         """Where the output of the module lies, if its map is to be brought to the input."""
         if self.at is None or self.resample == "none":
             return None
-        return depth_of(self.model, self.raw, self.at, self.channel_dim, self.resample)
+        how = (self.channel_dim, self.resample, batched)
+        return depth_of(self.model, self.raw, self.at, *how)
 
     def _blame(self, error: Exception) -> OmennError:
         """Whose exception it was: the ordinary model's on this input, or that of freezing it."""

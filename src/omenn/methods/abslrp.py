@@ -11,7 +11,7 @@ from omenn.core.explain import FrozenRun, Gradients, choose
 from omenn.core.explanation import Explanation
 from omenn.core.surroundings import alone
 from omenn.core.target import Contrast, Target, pick_output
-from omenn.errors import TargetError
+from omenn.errors import InputError, TargetError
 from omenn.methods.abslrp_rules import BRANCHES, TINY, abslrp_book
 from omenn.methods.propagation import book_run, stabilised
 from omenn.methods.registry import method
@@ -86,6 +86,8 @@ def abslrp(
 
 
 def _check_contrast(target: Target, contrastive: bool | None) -> None:
+    if contrastive not in (None, True, False):
+        raise InputError(f"contrastive={contrastive!r} is not known. Choose True, False or None.")
     if isinstance(target, Contrast):
         if contrastive is False:
             raise TargetError(

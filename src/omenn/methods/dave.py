@@ -114,8 +114,8 @@ def _check(steps: Any, outliers: Any, seed: Any) -> None:
         raise InputError(
             f"outliers={outliers!r} is no multiple of a deviation. Give a number above 0, or None."
         )
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputError(f"seed={seed!r} is no seed. Give a whole number.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"seed={seed!r} is no seed. Give a whole number from 0 to 2⁶³ − 1.")
 
 
 def _number(value: Any) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from omenn.core import explain as engine
 from omenn.core.depth import levels_of
-from omenn.core.explanation import Explanation
+from omenn.core.explanation import Explanation, leaves
 from omenn.core.target import Target
 from omenn.errors import InputError
 from omenn.methods.registry import method
@@ -74,13 +74,23 @@ def omenn(
         "channel_dim": channel_dim,
         "create_graph": create_graph,
     }
-    if at == "auto" and not _is_module(model, "auto"):
-        at = auto(model, inputs, channel_dim=channel_dim)
+    if at == "auto" and not is_module(model, "auto"):
+        if mix is not None:
+            raise InputError("mix= weighs depths that are named; at='auto' chooses its own.")
+        found = auto(model, inputs, channel_dim=channel_dim)
+        at = found if len(found) > 1 else None
     if not isinstance(at, (list, tuple)):
         if mix is not None:
             raise InputError("mix= weighs several depths; give at= a list of as many names.")
         return engine.explain(model, inputs, target, at=_module(model, at), **options)
     weights = _weights(at, mix)
+    if len(at) == 1:
+        return engine.explain(model, inputs, target, at=_module(model, at[0]), **options)
+    if resample == "none":
+        raise InputError(
+            "resample='none' leaves maps where their modules are, but depths are mixed at the "
+            "input. Choose 'bilinear' or 'nearest'."
+        )
     parts = [engine.explain(model, inputs, target, at=_module(model, n), **options) for n in at]
     return _mixed(at, weights, parts)
 
@@ -102,18 +112,24 @@ def auto(model: Any, inputs: Any, *, channel_dim: int | None = None) -> list[str
         ['input', '1']
     """
     levels = levels_of(model, inputs, channel_dim)
-    given = inputs if isinstance(inputs, Tensor) else None
-    axes = 2 if given is None else max(1, given.ndim - 2)
+    given = [t for t in _values(inputs) if isinstance(t, Tensor)]
+    axes = max(1, given[0].ndim - 2) if given else 1
     return [INPUT, *(name for name, cells in levels.items() if cells >= FINE**axes)]
 
 
-def _is_module(model: Any, name: str) -> bool:
+def _values(inputs: Any) -> list[Any]:
+    if isinstance(inputs, (tuple, list)):
+        return list(inputs)
+    return list(inputs.values()) if isinstance(inputs, dict) else [inputs]
+
+
+def is_module(model: Any, name: str) -> bool:
     return isinstance(model, nn.Module) and name in dict(model.named_modules())
 
 
 def _module(model: Any, name: Any) -> Any:
     """The module of a depth, None for the input; what is no name is refused by the engine."""
-    return None if name == INPUT and not _is_module(model, INPUT) else name
+    return None if name == INPUT and not is_module(model, INPUT) else name
 
 
 def _weights(names: Sequence[str], mix: Sequence[float] | None) -> list[float]:
@@ -142,18 +158,17 @@ def _weights(names: Sequence[str], mix: Sequence[float] | None) -> list[float]:
 
 def _mixed(names: Sequence[str], weights: Sequence[float], parts: list[Explanation]) -> Explanation:
     first, keys = parts[0], list(names)
-    shape = None
-    for key, part in zip(keys, parts, strict=True):
-        here = tuple(part.matrix.shape) if isinstance(part.matrix, Tensor) else None
-        shape = here if shape is None else shape
-        if here is None or here != shape or (part.at is not None and part.resample == "none"):
+    maps = [leaves(p.matrix) for p in parts]
+    for key, part, own in zip(keys, parts, maps, strict=True):
+        apart = part.at is not None and part.resample == "none"
+        if apart or len(own) > 1 or own[0].shape != maps[0][0].shape:
             raise InputError(
                 f"the map at '{key}' cannot be mixed with the others: it is not brought to one "
-                "explained input. Name modules whose output has places on the input, and a "
-                "resample= other than 'none'."
+                "explained input. Name modules whose output has places on the input, of a model "
+                "with one explained input."
             )
-    matrix = _sum(weights, [p.matrix for p in parts])
-    bias = _sum(weights, [p.bias for p in parts])
+    matrix = _sum(weights, [own[0] for own in maps])
+    bias = _sum(weights, [leaves(p.bias)[0] for p in parts])
     apart = first.bias_placement == "separate"
     flat = matrix.detach().double().reshape(len(first.output), -1)
     total, magnitude = flat.sum(1), flat.abs().sum(1)

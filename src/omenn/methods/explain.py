@@ -10,7 +10,9 @@ from torch import nn
 
 from omenn.core.explanation import PROMISES, Explanation
 from omenn.core.target import Target
+from omenn.errors import InputError
 from omenn.methods import registry
+from omenn.methods.depths import is_module
 
 
 def explain(
@@ -52,7 +54,19 @@ def explain(
     Source: arXiv 2412.02399; of another method, ``omenn.methods()[method].source``.
     """
     found = registry.find(method)
+    at = options.get("at")
+    several = isinstance(at, (list, tuple)) or (at == "auto" and not is_module(model, at))
+    if several and method != "omenn" and "at" in found.options:
+        raise InputError(
+            f"at={at!r}: only method='omenn' mixes depths. Give method {method!r} the name of one "
+            "module."
+        )
     e = found(model, inputs, target, **options)
+    if not isinstance(e, Explanation):
+        raise InputError(
+            f"method {method!r} returned {type(e).__name__}, but a method returns an Explanation. "
+            "omenn.methods.propagate makes one."
+        )
     if method == "omenn":
         return e
     # An option may take a part of the promise back, as a lossy form of the map does.

@@ -258,7 +258,7 @@ def baselines(task: Task, baseline: Any) -> tuple[Tensor, ...]:
 
 def whole(name: str, value: Any, least: int = 1) -> int:
     """Raises InputError for an option that is no integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
         raise InputError(f"{name}={value!r} must be a whole number of at least {least}.")
     return value
 
