@@ -319,3 +319,17 @@ def test_rows_that_live() -> None:
     t[9], t[:8] = 0, 1
     assert live(t, 0) is None, "too many live"
     assert live(torch.zeros(7, 2), 0) is None, "too few to look"
+
+
+def test_the_bias_of_the_values_is_not_made_from_the_input() -> None:
+    """It is taken over where frozen weights meet the values, but it is the layer's own."""
+    model = seeded(Fused("unbind"))
+
+    def call(x: Tensor) -> Tensor:
+        q, k, v = model.parts(model.qkv(x))
+        weights = torch.softmax(q @ k.transpose(-2, -1), -1)
+        return model.proj((weights @ v).transpose(-2, -3).flatten(-2)).mean(1)
+
+    e = omenn.explain(call, X, 1)
+    assert e.exact
+    assert e.frozen_constants == ()

@@ -349,9 +349,11 @@ class Interceptor(TorchFunctionMode):
         """Ones at a place for a new constant term of the module that runs, or of ``name``."""
         # There is a grid here, so there is at least the whole input as a place.
         assert place is not None
-        name = self.module_path() if name is None else name
-        if any(m.kind == FROZEN and m.inputs for _, m in call.marked):
-            self.frozen_constants.add(name)
+        if name is None:
+            name = self.module_path()
+            # The constant of another layer is told, if at all, where that layer was called.
+            if any(m.kind == FROZEN and m.inputs for _, m in call.marked):
+                self.frozen_constants.add(name)
         return self.constants.add(name, place, self._ones(call, place))
 
     def _ones(self, call: Call, place: Place) -> Tensor:
