@@ -221,7 +221,11 @@ class TestPost:
         code, out, err = run(*words, "x.html")
         assert (code, err) == (0, "")
         assert "The sum is no longer the logit; the residual says by how much." in out
-        assert "sum changed afterwards" in Path("x.html").read_text(encoding="utf-8")
+        page = Path("x.html").read_text(encoding="utf-8")
+        assert "sum changed afterwards" in page
+        assert "omenn, changed afterwards: its sum is no longer the logit." in page
+        assert "exact sum" not in page
+        assert "is rounding" not in page
         assert run(*words, "x.png")[0] == 0
         found = one(run, picture, "-m", net, "--post", "clamp-lossy:0.1")
         assert found["exact"] is False

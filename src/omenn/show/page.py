@@ -114,7 +114,10 @@ def _guide(case: Case) -> str:
             f"Each map shows how much every place adds to that number.\n{colours} The parts of one "
             "logit share one bar.",
             "The entries of C add up to the logit. What is left over, the <em>residual</em>, is "
-            "rounding,\nand is printed.",
+            "rounding,\nand is printed."
+            if result.exact or not result.processing
+            else "The entries of C add up to the logit as long as it is not changed. What is left "
+            "over, the\n<em>residual</em>, is printed.",
         ]
     else:
         method = method_of(result)

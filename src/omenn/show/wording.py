@@ -71,6 +71,8 @@ def introduced(explanation: Explanation) -> str:
     changed = ", changed afterwards" if explanation.processing else ""
     if is_omenn(explanation) and not changed:
         return ": its entries add up to the number that decided"
+    if changed and explanation.promise == "exact" and not explanation.exact:
+        return f" of the method {explanation.method}{changed}: its sum is no longer the logit"
     return f" of the method {explanation.method}{changed} ({PROMISES[explanation.promise]})"
 
 
