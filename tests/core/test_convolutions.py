@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 import omenn
 from omenn.core.autograd import Affine
-from omenn.core.explain import FrozenRun
 from omenn.core.rules import convolution
+from omenn.core.run import FrozenRun
 from opcases.case import draw
 from opcases.linear import seeded
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import omenn
-from omenn.core.explain import FrozenRun
 from omenn.core.explanation import Explanation
+from omenn.core.run import FrozenRun
 from opcases.case import draw
 from opcases.linear import seeded
 

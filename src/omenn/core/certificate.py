@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omenn.core.explain import FrozenRun
 from omenn.core.explanation import Explanation
+from omenn.core.run import FrozenRun
 from omenn.core.surroundings import alone
 from omenn.core.target import Target, pick_output
 from omenn.errors import UnsupportedOperator

@@ -14,12 +14,10 @@ from omenn.core.explanation import Explanation
 from omenn.core.inputs import Feed
 from omenn.core.intercept import Interceptor
 from omenn.core.models import check_model
-from omenn.core.run import FrozenRun, Gradients, choose
+from omenn.core.run import FrozenRun, choose
 from omenn.core.surroundings import alone, not_nested
 from omenn.core.target import Target
 from omenn.errors import InputError
-
-__all__ = ["BIASES", "PRODUCTS", "FrozenRun", "Gradients", "choose", "explain", "frozen"]
 
 BIASES = ("spatial", "attention", "uniform", "separate")
 PRODUCTS = ("half", "left", "right")

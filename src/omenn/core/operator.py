@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from omenn.core.autograd import own_precision
-from omenn.core.explain import PRODUCTS, choose
+from omenn.core.explain import PRODUCTS
 from omenn.core.explanation import TOLERANCES
+from omenn.core.run import choose
 from omenn.core.span import Span, check_name
 from omenn.core.surroundings import alone
 from omenn.core.svd import SVD, leading_triplets

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from omenn.core.explain import BIASES, PRODUCTS, FrozenRun, choose
+from omenn.core.explain import BIASES, PRODUCTS
+from omenn.core.run import FrozenRun, choose
 from omenn.core.surroundings import alone
 from omenn.core.target import Target
 from omenn.errors import InputError, TargetError

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omenn.core.explain import FrozenRun
 from omenn.core.models import check_model
+from omenn.core.run import FrozenRun
 from omenn.core.target import pick_output
 from omenn.errors import InputError, ModelError, TargetError, did_you_mean
 

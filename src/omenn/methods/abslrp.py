@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.core.explain import FrozenRun, Gradients, choose
 from omenn.core.explanation import Explanation
+from omenn.core.run import FrozenRun, Gradients, choose
 from omenn.core.surroundings import alone
 from omenn.core.target import Contrast, Target, pick_output
 from omenn.errors import InputError, TargetError

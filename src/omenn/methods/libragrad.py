@@ -7,6 +7,7 @@ from typing import Any
 from omenn.core import explain as engine
 from omenn.core.depth import RESAMPLINGS
 from omenn.core.explanation import Explanation
+from omenn.core.run import choose
 from omenn.core.surroundings import alone
 from omenn.core.target import Target
 from omenn.methods.fullgrad import PSI, Layers, LayersRun, published
@@ -54,9 +55,9 @@ def libragrad(
 
     Source: LibraGrad, CVPR 2025, arXiv 2411.16760.
     """
-    engine.choose("psi", psi, PSI)
-    engine.choose("products", products, engine.PRODUCTS)
-    engine.choose("resample", resample, RESAMPLINGS)
+    choose("psi", psi, PSI)
+    choose("products", products, engine.PRODUCTS)
+    choose("resample", resample, RESAMPLINGS)
     options: dict[str, Any] = {"at": at, "channel_dim": channel_dim, "resample": resample}
     if psi == "none":
         return engine.explain(model, inputs, target, output=output, products=products, **options)

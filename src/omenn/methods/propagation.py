@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from omenn.core.depth import RESAMPLINGS
-from omenn.core.explain import FrozenRun, choose
 from omenn.core.explanation import Explanation
 from omenn.core.rules import OPERATORS, Row
+from omenn.core.run import FrozenRun, choose
 from omenn.core.surroundings import alone
 from omenn.core.target import Target
 
