@@ -11,10 +11,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from omenn.cli import data, train
 from omenn.run import terminal
 from omenn.run.arguments import (
     AsJson,
@@ -50,10 +51,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-train = typer.Typer(no_args_is_help=True, help="Train a bundled network again.")
-data = typer.Typer(no_args_is_help=True, help="Write a data set that omenn generates.")
-app.add_typer(train, name="train")
-app.add_typer(data, name="data")
+app.add_typer(train.app, name="train")
+app.add_typer(data.app, name="data")
 
 
 def _version(asked: bool) -> None:
@@ -289,67 +288,6 @@ def certify(
     _end(certificate.exact)
 
 
-@train.command("birds")
-def train_birds(
-    arch: Annotated[
-        Literal["birds-resnet", "birds-vit", "birds-convnet"],
-        typer.Option(help="Which network."),
-    ],
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where weights, card and checkpoints go.")
-    ] = Path("runs/birds"),
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of data and weights.")] = 0,
-    epochs: Annotated[
-        int | None, typer.Option(metavar="N", help="Fewer or more than the recipe says.")
-    ] = None,
-    train_scenes: Annotated[
-        int | None, typer.Option(metavar="N", help="How many scenes to train on.")
-    ] = None,
-    device: Device = "cpu",
-    verbose: Verbose = False,
-) -> None:
-    """Train one of the bundled networks on generated birds.
-
-    Started again with the same arguments, an interrupted training goes on where it stopped.
-
-    [bold]Example:[/]  omenn train birds --arch birds-resnet --out runs/resnet --device cuda
-    """
-    from omenn.models import sources, training
-
-    sources.check_device(device)
-    with terminal.resumable():
-        path = training.train_birds(
-            arch, out, seed=seed, epochs=epochs, train_scenes=train_scenes, device=device
-        )
-    terminal.show(f"wrote {path}")
-
-
-@data.command("birds")
-def data_birds(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
-    train_scenes: Annotated[int, typer.Option(metavar="N", help="Training scenes.")] = 1000,
-    test_scenes: Annotated[
-        int, typer.Option(metavar="N", help="Test scenes, with their interventions.")
-    ] = 100,
-    size: Annotated[int, typer.Option(metavar="N", help="Side in pixels.")] = 256,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the scenes.")] = 0,
-    verbose: Verbose = False,
-) -> None:
-    """Write generated birds with part maps and all interventions, in FunnyBirds' layout.
-
-    Started again with the same arguments, an interrupted run goes on where it stopped.
-
-    [bold]Example:[/]  omenn data birds birds/ --train-scenes 5000 --size 128
-    """
-    from omenn.data import birds
-
-    with terminal.resumable():
-        folder = birds.write(
-            out, train_scenes=train_scenes, test_scenes=test_scenes, size=size, seed=seed
-        )
-    terminal.show(f"wrote {folder}")
-
-
 def _end(exact: bool) -> None:
     if not exact:
         raise typer.Exit(EXIT_NOT_EXACT)
@@ -373,7 +311,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == TYPER_INTERRUPTED:  # newer versions of typer turn Ctrl-C into this number
         return terminal.interrupted()
     return code if isinstance(code, int) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
