@@ -65,8 +65,8 @@ $(VENV)/.base: pyproject.toml constraints.txt
 
 # What tests and checks need besides.
 $(VENV)/.test: $(VENV)/.base
-	@echo "Installing the extras models, graphs, peers, test ..."
-	@$(PIP) --no-build-isolation --editable '.[models,graphs,peers,test]'
+	@echo "Installing the extras models, graphs, peers, training, bench, test ..."
+	@$(PIP) --no-build-isolation --editable '.[models,graphs,peers,training,bench,test]'
 	@touch $@
 
 define find_or_create_venv
