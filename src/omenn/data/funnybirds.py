@@ -25,7 +25,8 @@ MAP_COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
 }
 """Colours of the part maps; the two of a pair are one part."""
 
-_BACKDROP = 204  # background object n is (204, 204, 204 + n)
+BACKDROP = 204
+"""Background object n is (204, 204, 204 + n)."""
 
 
 class FunnyBirds:
@@ -164,8 +165,8 @@ class FunnyBirds:
     def background_masks(self, index: int) -> np.ndarray:
         """Where each background object is seen: (objects, height, width)."""
         pixels = np.asarray(self.part_map(index)).astype(int)
-        grey = (pixels[:, :, 0] == _BACKDROP) & (pixels[:, :, 1] == _BACKDROP)
-        number = np.where(grey, pixels[:, :, 2] - _BACKDROP, -1)
+        grey = (pixels[:, :, 0] == BACKDROP) & (pixels[:, :, 1] == BACKDROP)
+        number = np.where(grey, pixels[:, :, 2] - BACKDROP, -1)
         return number[None] == np.arange(self.background_count(index))[:, None, None]
 
     def with_parts(self, index: int, kept: Collection[str]) -> Image.Image:

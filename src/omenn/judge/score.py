@@ -1,0 +1,89 @@
+"""The score of a protocol: one number an image, what was counted on the way, and an interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from omenn.errors import InputError
+
+
+@dataclass(frozen=True, repr=False)
+class Score:
+    """One protocol's verdict on the maps of N images.
+
+    ``values`` (N,) float64: one number an image, NaN where the protocol leaves an image out.
+    ``counted``: what happened how often (constant maps, images left out and why). ``higher``:
+    whether more is better. ``chance``: what a random map is expected to get, if that is known.
+
+    Example:
+        >>> score = Score("x", torch.tensor([1.0, 3.0, float("nan")]), {"left out": 1})
+        >>> score.mean, score.images
+        (2.0, 2)
+    """
+
+    name: str
+    values: Tensor
+    counted: Mapping[str, int] = field(default_factory=dict)
+    higher: bool = True
+    chance: float | None = None
+
+    @property
+    def valid(self) -> Tensor:
+        """The values of the images that count."""
+        return self.values[~torch.isnan(self.values)]
+
+    @property
+    def images(self) -> int:
+        """How many images count."""
+        return len(self.valid)
+
+    @property
+    def mean(self) -> float:
+        """Mean over the images that count; NaN if there is none."""
+        return float(self.valid.mean()) if self.images else math.nan
+
+    def interval(self, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
+        """95 % interval of the mean: percentiles of bootstrap resamples over the images."""
+        return bootstrap_interval(self.valid, seed=seed, resamples=resamples)
+
+    def __repr__(self) -> str:
+        low, high = self.interval()
+        notes = "".join(f", {count} {what}" for what, count in self.counted.items() if count)
+        value = f"{self.name}={self.mean:.4g} [{low:.4g}, {high:.4g}]"
+        return f"Score({value}, {self.images} images{notes})"
+
+
+def bootstrap_interval(
+    values: Tensor, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """The percentile interval of the mean of N values, from resamples with replacement.
+
+    (NaN, NaN) for no value. The same seed gives the same interval.
+
+    Raises:
+        InputError: values that are not finite, or not (N,).
+
+    Example:
+        >>> low, high = bootstrap_interval(torch.arange(100.0))
+        >>> assert 40 < low < 49.5 < high < 59
+
+    Source: Efron 1979, Annals of Statistics 7(1).
+    """
+    if values.ndim != 1 or not bool(torch.isfinite(values).all()):
+        raise InputError(
+            f"an interval needs finite numbers (N,), got {tuple(values.shape)}. Leave out what is "
+            "not a number."
+        )
+    if not len(values):
+        return math.nan, math.nan
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(values), (resamples, len(values)), generator=generator)
+    means = values.double().cpu()[drawn].mean(1)
+    tail = (1 - level) / 2
+    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
+    return low, high
