@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from commands import Run, refused, written
+from omenn.models.recipes import RECIPES
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, recipe in RECIPES.items():
+        cut = replace(
+            recipe, batch_size=8, train_scenes=16, validation_scenes=4, test_scenes=4, epochs=1
+        )
+        monkeypatch.setitem(RECIPES, name, cut)
 
 
 class TestDataAndTraining:
@@ -22,3 +36,46 @@ class TestDataAndTraining:
         refused(run("train", "birds", "--arch", "birds-vit", "--device", "tpu"), "cannot be used")
         refused(run("train", "birds", "--arch", "birds-vit", "--epochs", 0), "epochs")
         assert not any(name.endswith(".safetensors") for name in written())
+
+    @pytest.mark.parametrize(
+        ("arch", "method"), [("birds-xconvnet", "xgradient"), ("birds-convnet", "omenn")]
+    )
+    def test_birds_with_a_prior(
+        self, arch: str, method: str, run: Run, inside_tmp: Path, tiny: None
+    ) -> None:
+        words = ("--prior", "right-reasons", "--prior-weight", 2, "--prior-fraction", 0.5)
+        code, out, err = run("train", "birds", "--arch", arch, "--out", "x", *words)
+        assert code == 0, err
+        assert out == f"wrote x/{arch}.safetensors\n"
+        card = json.loads(Path(f"x/{arch}.json").read_text())
+        assert card["prior"]["name"] == "right-reasons"
+        assert (card["prior"]["weight"], card["prior"]["fraction"]) == (2, 0.5)
+        assert card["prior"]["method"] == method
+        again = run(*card["command"].split()[1:], "--out", "x")
+        assert again[:2] == (0, out)  # the checkpoint fits: it is the same training
+
+    def test_birds_with_a_learning_rate(self, run: Run, inside_tmp: Path, tiny: None) -> None:
+        words = ("--arch", "birds-xconvnet", "--learning-rate", 0.01, "--out", "x")
+        assert run("train", "birds", *words)[0] == 0
+        assert json.loads(Path("x/birds-xconvnet.json").read_text())["recipe"] == {
+            **vars(RECIPES["birds-xconvnet"]), "learning_rate": 0.01
+        }  # fmt: skip
+
+    def test_mistakes_with_priors(self, run: Run, inside_tmp: Path, tiny: None) -> None:
+        birds = ("train", "birds", "--arch", "birds-xvit")
+        for words in (("--prior-weight", 1), ("--prior-method", "omenn"), ("--prior-fraction", 1)):
+            refused(run(*birds, *words), "belong to a prior, and none was given. Add --prior")
+        refused(run(*birds, "--prior", "sparse"), "'sparse'")
+        refused(run(*birds, "--prior", "sparsity", "--prior-method", "shap"), "'shap'")
+        refused(run(*birds, "--prior", "sparsity", "--prior-weight", -1), "not -1")
+        refused(run(*birds, "--prior", "sparsity", "--prior-fraction", 0), "fraction")
+        refused(run(*birds, "--learning-rate", 0), "learning_rate is 0")
+        assert not any(name.endswith(".safetensors") for name in written())
+
+    def test_a_training_that_diverges(self, run: Run, inside_tmp: Path, tiny: None) -> None:
+        words = ("--arch", "birds-xconvnet", "--prior", "smoothness", "--prior-weight", 1e38)
+        code, out, err = run("train", "birds", *words, "--learning-rate", 1e4)
+        assert (code, out) == (2, "")
+        assert "stopped at step" in err
+        assert "Choose a smaller --prior-weight than 1e+38" in err
+        assert "Traceback" not in err

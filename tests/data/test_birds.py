@@ -9,12 +9,13 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from omenn.data import birds
-from omenn.data.birds.arrays import scene_arrays
+from omenn.data.birds.arrays import bird_mask, scene_arrays
 from omenn.data.birds.drawing import MAP_COLOURS
 from omenn.data.birds.writing import instance_table, record_of, scene_of
 from omenn.errors import InputError, OutputError
@@ -222,6 +223,35 @@ def test_arrays_hold_the_scenes(tmp_path):
         assert arrays.compatible[row].nonzero().flatten().tolist() == list(agree)
         assert float(arrays.compatible[row].sum()) == pytest.approx(1)
         assert arrays.parts[row].tolist() == [scene.parts.get(p, -1) for p in birds.PARTS]
+
+
+def test_masks_cover_the_bird_and_are_kept(tmp_path):
+    arrays = scene_arrays("train", 40, size=48, masks=True, cache=tmp_path)
+    again = scene_arrays("train", 40, size=48, masks=True, cache=tmp_path)
+    bare = scene_arrays("train", 40, size=48, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert arrays.masks is not None
+    assert again.masks is not None
+    assert bare.masks is None
+    assert (arrays.masks.shape, arrays.masks.dtype) == ((40, 1, 48, 48), torch.bool)
+    assert arrays.masks.equal(again.masks)
+    assert arrays.images.equal(bare.images)
+    assert (arrays.masks.float().mean((1, 2, 3)) > 0.1).all()
+    assert (arrays.masks.float().mean((1, 2, 3)) < 0.6).all()
+    for row in range(40):
+        scene, mask = birds.sample_scene(row), arrays.masks[row, 0].numpy()
+        owned = pixels(birds.part_map(scene, 48))
+        bird = [(owned == colour).all(axis=2) for colour in MAP_COLOURS.values()]
+        assert mask[np.any(bird, axis=0)].all()
+        without = pixels(birds.render(scene, 48, without=birds.PARTS))
+        changed = (pixels(birds.render(scene, 48)) != without).any(axis=2)
+        assert not (changed & ~mask).any()  # parts, with their soft edges, lie on the bird
+
+
+def test_masks_leave_the_background_alone():
+    scene = birds.sample_scene(3, "test")
+    bare = replace(scene, backdrop=())
+    assert (bird_mask(scene, 64) == bird_mask(bare, 64)).all()
 
 
 # Files --------------------------------------------------------------------------------------

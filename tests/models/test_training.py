@@ -14,28 +14,12 @@ from omenn.data.birds.arrays import scene_arrays
 from omenn.errors import InputError, ModelError, OutputError, WeightsError
 from omenn.models import training
 from omenn.models.architectures import ARCHITECTURES
-from omenn.models.training import accuracy, augmented, normalised, train_birds
+from omenn.models.augmentation import augmented, drawn_move, normalised
+from omenn.models.checkpoints import load_weights
+from omenn.models.recipes import RECIPES, recipe_of
+from omenn.models.training import accuracy, train_birds
 
-
-@pytest.fixture(autouse=True)
-def tiny_recipes(monkeypatch):
-    """Every recipe cut down to three steps an epoch, in float32."""
-    for name, recipe in training.RECIPES.items():
-        cut = replace(
-            recipe,
-            epochs=2,
-            batch_size=8,
-            train_scenes=24,
-            validation_scenes=10,
-            test_scenes=10,
-            precision="float32",
-        )
-        monkeypatch.setitem(training.RECIPES, name, cut)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("scenes")
+pytestmark = pytest.mark.usefixtures("tiny_recipes")
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -61,8 +45,8 @@ def test_training_writes_weights_and_card(arch, tmp_path, cache, capsys):
 
 
 def test_bfloat16_trains_too(tmp_path, cache, monkeypatch):
-    recipe = replace(training.RECIPES["birds-vit"], precision="bfloat16", epochs=1)
-    monkeypatch.setitem(training.RECIPES, "birds-vit", recipe)
+    recipe = replace(RECIPES["birds-vit"], precision="bfloat16", epochs=1)
+    monkeypatch.setitem(RECIPES, "birds-vit", recipe)
     state = load_file(train_birds("birds-vit", tmp_path, cache=cache))
     assert all(value.dtype == torch.float32 and value.isfinite().all() for value in state.values())
 
@@ -84,25 +68,6 @@ def test_the_callers_random_state_is_left_alone(tmp_path, cache):
     assert torch.rand(3).equal(expected)
 
 
-def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, cache, monkeypatch):
-    whole = load_file(train_birds("birds-resnet", tmp_path / "whole", cache=cache))
-    step, steps = training._Run._step, []
-
-    def interrupted(self, *args):
-        steps.append(args)
-        if len(steps) == 5:  # in the middle of the second epoch
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    monkeypatch.setattr(training._Run, "_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train_birds("birds-resnet", tmp_path / "cut", cache=cache)
-    assert [p.name for p in (tmp_path / "cut").iterdir()] == ["birds-resnet.checkpoint.pt"]
-    resumed = load_file(train_birds("birds-resnet", tmp_path / "cut", cache=cache))
-    assert len(steps) == 5 + 3  # the second epoch alone was done again
-    assert all(whole[name].equal(resumed[name]) for name in whole)
-
-
 def test_checkpoints_that_do_not_fit(tmp_path, cache):
     train_birds("birds-convnet", tmp_path, epochs=1, cache=cache)
     with pytest.raises(WeightsError, match="belongs to another training"):
@@ -120,6 +85,8 @@ def test_requests_without_sense(tmp_path, cache):
         train_birds("birds-vit", tmp_path, epochs=0)
     with pytest.raises(InputError, match="train_scenes 7; at least 1 and 8"):
         train_birds("birds-vit", tmp_path, train_scenes=7)
+    with pytest.raises(InputError, match="learning_rate is -1; it must be above 0 and finite"):
+        train_birds("birds-vit", tmp_path, learning_rate=-1)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="Choose another folder"):
         train_birds("birds-convnet", tmp_path / "file", epochs=1, cache=cache)
@@ -163,6 +130,52 @@ def test_augmentation_moves_and_tints_but_keeps_the_bird():
     assert 0.2 < float(flat.min()) < float(flat.max()) < 0.8
 
 
+def test_a_move_takes_pictures_and_masks_alike():
+    scenes = scene_arrays("train", 30, masks=True)
+    assert scenes.masks is not None
+    move = drawn_move(30, 64, torch.Generator().manual_seed(1))
+    painted = torch.where(scenes.masks, 255, scenes.images // 2)
+    moved, mask = move(painted), move(scenes.masks)
+    assert mask.dtype == torch.bool
+    assert ((moved == 255).all(1, keepdim=True) == mask).all()
+    assert not mask.equal(scenes.masks)
+
+
+def test_a_move_shifts_by_three_pixels_and_mirrors_half():
+    ramp = torch.arange(64.0)
+    image = (ramp[:, None] + 100 * ramp).expand(200, 1, 64, 64)
+    moved = drawn_move(200, 64, torch.Generator().manual_seed(2))(image)
+    middle = moved[:, 0, 32, 31]
+    rows, columns = middle % 100 - 32, middle.div(100, rounding_mode="floor")
+    turned = moved[:, 0, 32, 32] < middle
+    assert 70 < int(turned.sum()) < 130
+    shifts = torch.where(turned, columns - 32, columns - 31)
+    assert set(rows.tolist()) == set(shifts.tolist()) == set(range(-3, 4))
+
+
+def test_a_recipe_can_be_changed():
+    assert recipe_of("birds-vit") == RECIPES["birds-vit"]
+    changed = recipe_of("birds-vit", epochs=7, learning_rate=0.5, train_scenes=None)
+    assert changed == replace(RECIPES["birds-vit"], epochs=7, learning_rate=0.5)
+
+
+def test_the_card_has_the_command_for_what_was_changed(tmp_path, cache):
+    path = train_birds("birds-convnet", tmp_path, epochs=1, learning_rate=0.002, cache=cache)
+    card = json.loads(path.with_suffix(".json").read_text())
+    words = "omenn train birds --arch birds-convnet --seed 0 --epochs 1 --learning-rate 0.002"
+    assert card["command"] == words
+    assert card["recipe"]["learning_rate"] == 0.002
+    assert card["prior"] is None
+
+
+def test_a_checkpoint_is_a_weights_file(tmp_path, cache):
+    path = train_birds("birds-xresnet", tmp_path, cache=cache)
+    network = ARCHITECTURES["birds-xresnet"]()
+    load_weights(network, tmp_path / "birds-xresnet.checkpoint.pt")
+    state = network.state_dict()
+    assert all(value.equal(state[name]) for name, value in load_file(path).items())
+
+
 def test_accuracy_counts_right_answers_and_restores_the_mode():
     scenes = scene_arrays("test", 100, size=16)
 
@@ -181,7 +194,7 @@ def test_accuracy_counts_right_answers_and_restores_the_mode():
 
 
 def test_learning_rate_rises_then_falls_to_zero():
-    recipe = replace(training.RECIPES["birds-vit"], warmup=0.1)
+    recipe = replace(RECIPES["birds-vit"], warmup=0.1)
     rates = [training._rate(step, 100, recipe) for step in range(100)]
     peak = max(range(100), key=rates.__getitem__)
     assert peak in (9, 10)

@@ -255,6 +255,9 @@ def certify(
     target: Target = None,
     at: At = None,
     bias: Bias = "spatial",
+    homogeneous: Annotated[
+        bool, typer.Option("--homogeneous", help="Check F(αx) = α F(x) instead, for X-Gradient.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: AsJson = False,
@@ -264,6 +267,9 @@ def certify(
 
     It is 1 if they are not, 2 if the model cannot be checked.
 
+    With --homogeneous: whether F(αx) = α F(x), by its operators and by numbers.
+    What is not homogeneous is named by module.
+
     Without --input the model runs on its own example_inputs (and example_target) or on random
     numbers.
 
@@ -272,20 +278,27 @@ def certify(
       omenn certify -m timm:vit_base_patch16_224
 
       omenn certify -m net.py:build --input cat.jpg --json
+
+      omenn certify --homogeneous -m net.py:build
     """
     import omenn
     from omenn.models import sources
     from omenn.run import check
 
+    if homogeneous:
+        check.whole_model({"--target": target, "--at": at})
     source = sources.load(model, weights=weights, seed=seed, device=device)
     inputs, words = check.inputs_for(source, file, seed, device)
-    asked = check.target_for(source, target)
-    certificate = omenn.certify(source.model, inputs, asked, at=at, bias=bias)
-    if as_json:
-        terminal.print_json(check.record(certificate, source, words))
+    if homogeneous:
+        found = check.homogeneity(source, inputs)
     else:
-        terminal.show(check.table(certificate, source, words))
-    _end(certificate.exact)
+        asked = check.target_for(source, target)
+        found = omenn.certify(source.model, inputs, asked, at=at, bias=bias)
+    if as_json:
+        terminal.print_json(check.record(found, source, words))
+    else:
+        terminal.show(check.table(found, source, words))
+    _end(bool(found))
 
 
 def _end(exact: bool) -> None:

@@ -5,15 +5,25 @@
 (Xiao et al., arXiv 2106.14881), class token and learned position embedding.
 ``birds-convnet``: convolutions with biases and ReLU, no normalisation.
 
+``birds-xresnet``, ``birds-xvit``, ``birds-xconvnet``: the same without additive terms, so that
+F(αx) = αF(x) for α ≥ 0 (Hesse et al., arXiv 2111.07668). ``omenn.xdnn.convert`` makes them of the
+others: BatchNorm and LayerNorm become ``ScaleNorm``, GELU becomes ReLU, softmax a normalised ReLU,
+class token and position embedding are zero.
+
 All take (B, 3, 64, 64), normalised as ``bundled`` says, and return logits (B, classes).
 ``features`` returns what the last layer ``head`` reads, (B, D).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from omenn.models.bundled import SIZE
 
 
 class Classifier(nn.Module):
@@ -160,9 +170,35 @@ class BirdsViT(Classifier):
         return self.norm(self.blocks(x))[:, 0]
 
 
-ARCHITECTURES: dict[str, type[Classifier]] = {
+def _without_additive_terms(network: Classifier, **options: Any) -> Classifier:
+    from omenn.xdnn import convert
+
+    return cast(Classifier, convert(network, norm="scale", **options))
+
+
+def birds_xresnet() -> Classifier:
+    """``birds-resnet`` without additive terms; its weights are drawn as those are."""
+    return _without_additive_terms(BirdsResNet())
+
+
+def birds_xvit() -> Classifier:
+    """``birds-vit`` without additive terms: tokens have no positions but what the stem sees."""
+    return _without_additive_terms(
+        BirdsViT(), stand_ins="all", inputs=torch.zeros(1, 3, SIZE, SIZE)
+    )
+
+
+def birds_xconvnet() -> Classifier:
+    """``birds-convnet`` without its biases."""
+    return _without_additive_terms(BirdsConvNet())
+
+
+ARCHITECTURES: dict[str, Callable[[], Classifier]] = {
     "birds-resnet": BirdsResNet,
     "birds-vit": BirdsViT,
     "birds-convnet": BirdsConvNet,
+    "birds-xresnet": birds_xresnet,
+    "birds-xvit": birds_xvit,
+    "birds-xconvnet": birds_xconvnet,
 }
-"""Name of a bundled model → its class; all build themselves with 50 classes by default."""
+"""Name of a bundled model → what builds it, with 50 classes and random weights."""

@@ -27,6 +27,8 @@ SIZE = 64
 MEAN = STD = (0.5, 0.5, 0.5)
 """Input = (pixel in [0, 1] - MEAN) / STD, for red, green and blue."""
 
+# A further network of ``ARCHITECTURES``: the two files that ``omenn train birds`` wrote, without
+# options that change its recipe, go to weights/, and its name here.
 _NAMES = ("birds-resnet", "birds-vit", "birds-convnet")
 _FOLDER = Path(__file__).with_name("weights")
 

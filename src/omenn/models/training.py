@@ -10,21 +10,18 @@ are an exponential moving average over the steps.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
-import platform
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -33,60 +30,16 @@ from omenn.data.atomic import replacing
 from omenn.data.birds import INSTANCES, PARTS
 from omenn.data.birds.arrays import SceneArrays, scene_arrays
 from omenn.data.progress import progress_bar
-from omenn.errors import InputError, ModelError, WeightsError, did_you_mean, reason
+from omenn.errors import InputError, ModelError, WeightsError, reason
 from omenn.models.architectures import ARCHITECTURES, Classifier
-from omenn.models.bundled import MEAN, SIZE, STD
+from omenn.models.augmentation import Move, drawn_move, normalised, tinted
+from omenn.models.bird_priors import described, digest, takes_mask
+from omenn.models.bundled import SIZE
+from omenn.models.cards import Trained, write_result
+from omenn.models.recipes import Recipe, recipe_of
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides the outcome beside the seed and the rounding of the machine."""
-
-    epochs: int
-    learning_rate: float
-    weight_decay: float = 0.02
-    batch_size: int = 128
-    warmup: float = 0.05
-    averaging: float = 0.998
-    part_loss: float = 1.0
-    clip: float = 1.0
-    train_scenes: int = 30_000
-    validation_scenes: int = 1_000
-    test_scenes: int = 5_000
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-
-
-RECIPES: dict[str, Recipe] = {
-    "birds-resnet": Recipe(epochs=5, learning_rate=3e-3),
-    "birds-vit": Recipe(epochs=6, learning_rate=1e-3, weight_decay=0.05),
-    "birds-convnet": Recipe(epochs=8, learning_rate=1e-3),
-}
-
-
-def normalised(images: Tensor) -> Tensor:
-    """Pixels 0..255 (B, 3, S, S) as the networks read them: (v / 255 - MEAN) / STD."""
-    return (images.float() / 255 - MEAN[0]) / STD[0]
-
-
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirrored, shifted by up to three pixels, varied a little in brightness, contrast and tint.
-
-    (B, 3, S, S) in [-1, 1] → the same shape. A mirrored bird faces the other way: same class.
-    """
-    batch, _, size, _ = images.shape
-    device = images.device
-
-    def between(low: float, high: float, *shape: int) -> Tensor:
-        return (low + (high - low) * torch.rand(*shape, generator=generator)).to(device)
-
-    shift = torch.randint(-3, 4, (2, batch, 1), generator=generator)
-    rows, columns = (torch.arange(size) + shift).clamp(0, size - 1)
-    mirrored = torch.rand(batch, 1, generator=generator) < 0.5
-    columns = torch.where(mirrored, columns.flip(1), columns).to(device)
-    number = torch.arange(batch, device=device)[:, None, None]
-    moved = images.permute(0, 2, 3, 1)[number, rows.to(device)[:, :, None], columns[:, None, :]]
-    tint = between(-0.1, 0.1, batch, 1, 1, 1) + between(-0.05, 0.05, batch, 1, 1, 3)
-    return (moved * between(0.8, 1.2, batch, 1, 1, 1) + tint).permute(0, 3, 1, 2)
+if TYPE_CHECKING:
+    from omenn.xdnn import AttributionPrior
 
 
 def accuracy(network: nn.Module, scenes: SceneArrays, batch_size: int = 250) -> float:
@@ -102,21 +55,6 @@ def accuracy(network: nn.Module, scenes: SceneArrays, batch_size: int = 250) -> 
             right += int((network(images).argmax(1) == labels).sum())
     network.train(was_training)
     return right / len(scenes)
-
-
-def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval of a share seen in ``count`` independent trials; 95 % for z = 1.96.
-
-    (p + z²/2n ± z·√(p(1-p)/n + z²/4n²)) / (1 + z²/n)  — E. B. Wilson, JASA 22 (1927).
-
-    >>> low, high = wilson(1.0, 5000)
-    >>> round(low, 4), round(high, 4)
-    (0.9992, 1.0)
-    """
-    middle = share + z * z / (2 * count)
-    reach = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    scale = 1 + z * z / count
-    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
 
 
 class _ExplicitAttention(TorchFunctionMode):
@@ -161,11 +99,26 @@ def _rate(step: int, steps: int, recipe: Recipe) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
 
 
+class _Diverged(Exception):
+    """The loss or its gradient is not finite; the weights are those before this step."""
+
+    def __init__(self, step: int, why: str) -> None:
+        self.step, self.why = step, why
+
+
 class _Run:
     """A training in progress: student, averaged network, optimiser, epochs done, history."""
 
-    def __init__(self, arch: str, seed: int, recipe: Recipe, device: torch.device) -> None:
+    def __init__(
+        self,
+        arch: str,
+        seed: int,
+        recipe: Recipe,
+        device: torch.device,
+        prior: AttributionPrior | None = None,
+    ) -> None:
         self.arch, self.seed, self.recipe, self.device = arch, seed, recipe, device
+        self.prior = copy.deepcopy(prior)  # its random numbers run on, the caller's stay
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             student = _Student(ARCHITECTURES[arch]())
@@ -183,15 +136,17 @@ class _Run:
         )
         self.epoch, self.seconds, self.history = 0, 0.0, []
 
-    def _settings(self) -> dict[str, Any]:
-        return {"arch": self.arch, "seed": self.seed, **asdict(self.recipe)}
+        self.settings = {"arch": arch, "seed": seed, **asdict(recipe), "prior": described(prior)}
+        if prior is not None:
+            self.settings["prior state"] = digest(prior.state_dict()["generator"])
 
     def save(self, path: Path) -> None:
         state = {
-            "settings": self._settings(),
+            "settings": self.settings,
+            "model": self.average.state_dict(),  # so that a checkpoint is a weights file, too
             "student": self.student.state_dict(),
-            "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "prior": None if self.prior is None else self.prior.state_dict(),
             "epoch": self.epoch,
             "seconds": self.seconds,
             "history": self.history,
@@ -207,14 +162,16 @@ class _Run:
                 f"the checkpoint {path} cannot be read ({reason(error)}). "
                 "Remove it to start afresh."
             ) from error
-        if state.get("settings") != self._settings():
+        if state.get("settings") != self.settings:
             raise WeightsError(
                 f"the checkpoint {path} belongs to another training. "
                 "Remove it, or choose another folder."
             )
         self.student.load_state_dict(state["student"])
-        self.average.load_state_dict(state["average"])
+        self.average.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if self.prior is not None:
+            self.prior.load_state_dict(state["prior"])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.history = state["history"]
 
@@ -240,20 +197,41 @@ class _Run:
         self, scenes: SceneArrays, rows: Tensor, step: int, steps: int, generator: torch.Generator
     ) -> float:
         recipe, device = self.recipe, self.device
-        images = augmented(normalised(scenes.images[rows].to(device)), generator)
+        move = drawn_move(len(rows), scenes.images.shape[-1], generator)
+        images = tinted(move(normalised(scenes.images[rows].to(device))), generator)
         targets = scenes.compatible[rows].to(device), scenes.parts[rows].to(device)
         half = recipe.precision == "bfloat16"
         explicit = _ExplicitAttention() if half and device.type == "cpu" else nullcontext()
         with torch.autocast(device.type, torch.bfloat16, enabled=half), explicit:
             loss = self.student(images, *targets, recipe.part_loss)
+        if self.prior is not None:
+            loss = loss + self._term(scenes, rows, images, move, step)
         for group in self.optimiser.param_groups:
             group["lr"] = _rate(step, steps, recipe)
         self.optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.student.parameters(), recipe.clip)
+        length = nn.utils.clip_grad_norm_(self.student.parameters(), recipe.clip)
+        value = float(loss.detach())
+        for name, number in (("loss", value), ("length of the gradient", float(length))):
+            if not math.isfinite(number):
+                raise _Diverged(step, f"the {name} is {number:g}")
         self.optimiser.step()
         self._update_average(step)
-        return float(loss.detach())
+        return value
+
+    def _term(
+        self, scenes: SceneArrays, rows: Tensor, images: Tensor, move: Move, step: int
+    ) -> Tensor:
+        """The prior, outside of autocast: as a derivative of the network it needs float32."""
+        assert self.prior is not None
+        context = {}
+        if scenes.masks is not None:
+            context["mask"] = move(scenes.masks[rows].to(self.device))
+        labels = scenes.labels[rows].to(self.device)
+        try:
+            return self.prior(self.student.network, images, labels, **context)
+        except InputError as error:  # attributions or a term that are not finite
+            raise _Diverged(step, f"in the prior, {str(error).rstrip('.')}") from error
 
     def _update_average(self, step: int) -> None:
         keep = min(self.recipe.averaging, (step + 1) / (step + 10))
@@ -277,6 +255,8 @@ def train_birds(
     seed: int = 0,
     epochs: int | None = None,
     train_scenes: int | None = None,
+    learning_rate: float | None = None,
+    prior: AttributionPrior | None = None,
     device: str = "cpu",
     cache: Path | None = None,
     console: Console | None = None,
@@ -285,16 +265,19 @@ def train_birds(
 
     Writes ``<out>/<arch>.safetensors`` and its card ``<out>/<arch>.json``. A checkpoint after
     every epoch lets an interrupted run go on where it stopped when it is started again with the
-    same arguments. The recipe is ``RECIPES[arch]``; ``epochs`` and ``train_scenes`` change it.
-    ``cache`` is the folder of the drawn scenes (``<out>/scenes`` by default). The test scenes are
-    used once, after the last epoch.
+    same arguments: on a CPU to the same weights, bit for bit. The recipe is ``RECIPES[arch]``;
+    ``epochs``, ``train_scenes`` and ``learning_rate`` change it. ``prior`` is added to the loss
+    of every step, computed in float32 for the scenes' classes; one that takes a ``mask`` gets the
+    place of the birds (B, 1, S, S), moved as the pictures are. ``cache`` is the folder of the
+    drawn scenes (``<out>/scenes`` by default). The test scenes are used once, after the last epoch.
 
-    Raises ModelError for an unknown architecture, InputError for a number that is too small,
-    WeightsError for the checkpoint of another training, OutputError where nothing can be written.
+    Raises ModelError for an unknown architecture and for a loss that is no longer finite,
+    InputError for a number that is too small, WeightsError for the checkpoint of another training,
+    OutputError where nothing can be written.
     """
-    recipe = _recipe(arch, epochs, train_scenes)
+    recipe = recipe_of(arch, epochs=epochs, train_scenes=train_scenes, learning_rate=learning_rate)
     out = Path(out)
-    run = _Run(arch, seed, recipe, torch.device(device))
+    run = _Run(arch, seed, recipe, torch.device(device), prior)
     checkpoint = out / f"{arch}.checkpoint.pt"
     if checkpoint.exists():
         run.load(checkpoint)
@@ -302,83 +285,53 @@ def train_birds(
         scenes = partial(
             scene_arrays, seed=seed, size=SIZE, cache=cache or out / "scenes", progress=progress
         )
-        train = scenes("train", recipe.train_scenes)
-        validation = scenes("validation", recipe.validation_scenes)
-        batches = recipe.train_scenes // recipe.batch_size
-        task = progress.add_task(arch, total=recipe.epochs * batches, completed=run.epoch * batches)
-        while run.epoch < recipe.epochs:
-            loss = run.train_epoch(train, progress, task)
-            share = accuracy(run.average, validation)
-            run.history.append({"epoch": run.epoch, "loss": loss, "validation": share})
-            run.save(checkpoint)
-            progress.console.print(
-                f"{arch} epoch {run.epoch}/{recipe.epochs}: loss {loss:.3f}, "
-                f"validation top-1 {share:.1%}, {run.seconds / 60:.1f} min"
-            )
+        _train(run, scenes, checkpoint, progress)
         test = scenes("test", recipe.test_scenes)
-    return _write_result(run, test, out)
+    found = Trained(
+        arch=arch,
+        seed=seed,
+        recipe=recipe,
+        prior=described(prior),
+        validation=run.history[-1]["validation"],
+        test=accuracy(run.average, test),
+        seconds=run.seconds,
+        device=run.device.type,
+    )
+    return write_result(run.average, found, out)
 
 
-def _recipe(arch: str, epochs: int | None, train_scenes: int | None) -> Recipe:
-    if arch not in RECIPES:
-        raise ModelError(f"unknown architecture '{arch}': {did_you_mean(arch, RECIPES)}")
-    recipe = RECIPES[arch]
-    if epochs is not None:
-        recipe = replace(recipe, epochs=epochs)
-    if train_scenes is not None:
-        recipe = replace(recipe, train_scenes=train_scenes)
-    if recipe.epochs < 1 or recipe.train_scenes < recipe.batch_size:
-        raise InputError(
-            f"epochs is {recipe.epochs}, train_scenes {recipe.train_scenes}; "
-            f"at least 1 and {recipe.batch_size} are needed"
+def _train(
+    run: _Run, scenes: Callable[..., SceneArrays], checkpoint: Path, progress: Progress
+) -> None:
+    """The epochs that are left, each followed by validation and a checkpoint."""
+    recipe = run.recipe
+    train = scenes("train", recipe.train_scenes, masks=takes_mask(run.prior))
+    validation = scenes("validation", recipe.validation_scenes)
+    batches = recipe.train_scenes // recipe.batch_size
+    task = progress.add_task(run.arch, total=recipe.epochs * batches, completed=run.epoch * batches)
+    while run.epoch < recipe.epochs:
+        try:
+            loss = run.train_epoch(train, progress, task)
+        except _Diverged as stop:
+            raise _stopped(run, stop, batches, checkpoint) from stop
+        share = accuracy(run.average, validation)
+        run.history.append({"epoch": run.epoch, "loss": loss, "validation": share})
+        run.save(checkpoint)
+        progress.console.print(
+            f"{run.arch} epoch {run.epoch}/{recipe.epochs}: loss {loss:.3f}, "
+            f"validation top-1 {share:.1%}, {run.seconds / 60:.1f} min"
         )
-    return recipe
 
 
-def _write_result(run: _Run, test: SceneArrays, out: Path) -> Path:
-    weights = out / f"{run.arch}.safetensors"
-    state = {name: value.cpu().contiguous() for name, value in run.average.state_dict().items()}
-    with replacing(weights) as beside:
-        beside.write_bytes(save(state))
-    card = _card(run, accuracy(run.average, test), hashlib.sha256(weights.read_bytes()).hexdigest())
-    with replacing(out / f"{run.arch}.json") as beside:
-        beside.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    return weights
-
-
-def _card(run: _Run, share: float, digest: str) -> dict[str, Any]:
-    """What one has to know of the weights: where they come from, how good they are."""
-    recipe, usual = run.recipe, RECIPES[run.arch]
-    command = f"omenn train birds --arch {run.arch} --seed {run.seed}"
-    if recipe.epochs != usual.epochs:
-        command += f" --epochs {recipe.epochs}"
-    if recipe.train_scenes != usual.train_scenes:
-        command += f" --train-scenes {recipe.train_scenes}"
-    return {
-        "name": run.arch,
-        "parameters": sum(p.numel() for p in run.average.parameters()),
-        "input": {"size": SIZE, "mean": MEAN, "std": STD},
-        "data": {
-            "generator": "omenn.data.birds",
-            "seed": run.seed,
-            "train": f"{recipe.train_scenes} scenes, about half of them miss parts",
-            "validation": f"{recipe.validation_scenes} complete scenes, read after every epoch",
-            "test": f"{recipe.test_scenes} complete scenes, read once at the end",
-        },
-        "recipe": asdict(recipe),
-        "command": command,
-        "result": {
-            "validation_top1": run.history[-1]["validation"],
-            "test_top1": share,
-            "test_scenes": recipe.test_scenes,
-            "test_interval_95": [round(bound, 4) for bound in wilson(share, recipe.test_scenes)],
-        },
-        "training": {
-            "minutes": round(run.seconds / 60, 1),
-            "device": run.device.type,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "sha256": digest,
-    }
+def _stopped(run: _Run, stop: _Diverged, batches: int, checkpoint: Path) -> ModelError:
+    """What to say when the loss is NaN or infinite, or its gradient is."""
+    remedy = f"a smaller learning rate than {run.recipe.learning_rate:g}"
+    if run.prior is not None:
+        remedy = f"a smaller --prior-weight than {run.prior.weight:g} or {remedy}"
+    left = f"The weights after epoch {run.epoch} are kept in {checkpoint}."
+    if run.epoch == 0:
+        left = "No epoch was finished, so that no weights were written."
+    return ModelError(
+        f"the training of {run.arch} stopped at step {stop.step % batches + 1} of {batches} in "
+        f"epoch {run.epoch + 1}: {stop.why}. {left} Choose {remedy}, and another folder."
+    )

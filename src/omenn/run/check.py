@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from omenn import Certificate
+    from omenn.xdnn.homogeneity import Homogeneity
 
 
 def inputs_for(source: Source, file: Path | None, seed: int, device: str) -> tuple[Any, str]:
@@ -46,7 +47,24 @@ def target_for(source: Source, text: str | None) -> Any:
     return getattr(source.model, "example_target", None)
 
 
-def table(certificate: Certificate, source: Source, words: str) -> Table:
+def whole_model(given: dict[str, str | None]) -> None:
+    """Raises InputError for options that ask for a part of the model or its output."""
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(
+                f"{option} does not go with --homogeneous, which checks the whole output as a "
+                f"function of the input. Leave out {option} {value}."
+            )
+
+
+def homogeneity(source: Source, inputs: Any) -> Homogeneity:
+    """Whether F(αx) = α F(x), by operators and numbers."""
+    from omenn.xdnn.homogeneity import check
+
+    return check(source.model, inputs)
+
+
+def table(certificate: Certificate | Homogeneity, source: Source, words: str) -> Table:
     """The evidence, one line each."""
     from rich.markup import escape
     from rich.table import Table
@@ -57,12 +75,12 @@ def table(certificate: Certificate, source: Source, words: str) -> Table:
     known = [("model", source.spec), ("weights", source.weights), ("input", words)]
     for heading, text in [*known, *lines(certificate)]:
         shown.add_row(heading, escape(text))
-    verdict = "[bold green]exact[/]" if certificate.exact else "[bold red]NOT EXACT[/]"
-    shown.add_row("verdict", verdict)
+    verdict = str(certificate).splitlines()[0]
+    shown.add_row("verdict", f"[bold {'green' if certificate else 'red'}]{verdict}[/]")
     return shown
 
 
-def lines(certificate: Certificate) -> list[tuple[str, str]]:
+def lines(certificate: Certificate | Homogeneity) -> list[tuple[str, str]]:
     """The certificate in plain words as (heading, text), without the verdict."""
     found: list[tuple[str, str]] = []
     for line in str(certificate).splitlines()[1:]:
@@ -72,7 +90,7 @@ def lines(certificate: Certificate) -> list[tuple[str, str]]:
 
 
 def record(
-    certificate: Certificate, source: Source | None = None, words: str | None = None
+    certificate: Certificate | Homogeneity, source: Source | None = None, words: str | None = None
 ) -> dict[str, Any]:
     """The evidence for ``--json``, behind what is known of the model and the input."""
     known: dict[str, Any] = {}
@@ -80,6 +98,10 @@ def record(
         known |= {"model": source.spec, "weights": source.weights, "trained": source.trained}
     if words is not None:
         known["input"] = words
+    from omenn import Certificate
+
+    if not isinstance(certificate, Certificate):
+        return known | _degrees(certificate)
     return known | {
         "exact": certificate.exact,
         "fidelity": certificate.fidelity,
@@ -89,6 +111,22 @@ def record(
         "bias_share": certificate.bias_share.tolist(),
         "located": certificate.located,
         "sources": {name: share.tolist() for name, share in certificate.sources.items()},
+    }
+
+
+def _degrees(found: Homogeneity) -> dict[str, Any]:
+    return {
+        "homogeneous": found.homogeneous,
+        "proven": found.proven,
+        "measured": found.measured,
+        "degree": found.degree,
+        "operators": len(found.operators),
+        "offenders": [
+            {"module": each.module, "operator": each.operator, "reason": each.reason}
+            for each in found.offenders
+        ],
+        "errors": {f"{alpha:g}": error for alpha, error in found.errors.items()},
+        "tolerance": found.tolerance,
     }
 
 

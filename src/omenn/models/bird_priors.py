@@ -1,0 +1,88 @@
+"""Attribution priors for the training on birds: made from names and numbers, and described."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from omenn.data.birds.arrays import scene_arrays
+from omenn.errors import InputError, did_you_mean
+from omenn.models.augmentation import normalised
+from omenn.models.bundled import SIZE
+
+if TYPE_CHECKING:
+    from omenn.xdnn import AttributionPrior
+
+BIRD_PRIORS = ("sparsity", "smoothness", "right-reasons")
+"""What needs nothing but the scenes. ``right-reasons``: attribution on the bird alone."""
+
+REFERENCES = 128
+
+
+def bird_prior(
+    name: str, weight: float, method: str | None = None, *, fraction: float = 1.0, seed: int = 0
+) -> AttributionPrior:
+    """The prior of ``omenn train birds --prior``. Expected gradients start from training scenes.
+
+    ``method`` is how attributions are computed, ``"omenn"`` where it is None: exact for every
+    architecture. ``seed`` is that of the training.
+
+    Raises InputError for an unknown prior or method, a weight or fraction out of range.
+
+    >>> bird_prior("right-reasons", 2.0)
+    AttributionPrior('right-reasons', 2, 'omenn')
+    """
+    from omenn.xdnn import AttributionPrior
+
+    if name not in BIRD_PRIORS:
+        raise InputError(
+            f"no prior for birds is called '{name}': {did_you_mean(name, BIRD_PRIORS)}"
+        )
+    options: dict[str, Any] = {}
+    if method == "expected-gradients":
+        scenes = scene_arrays("train", REFERENCES, seed=seed, size=SIZE)
+        options["references"] = normalised(scenes.images)
+    return AttributionPrior(
+        name, weight, method or "omenn", fraction=fraction, seed=seed, **options
+    )
+
+
+def described(prior: AttributionPrior | None) -> dict[str, Any] | None:
+    """A prior in words and numbers, as cards and checkpoints record it.
+
+    >>> described(bird_prior("sparsity", 0.5, "integrated-gradients", fraction=0.25))
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'name': 'sparsity', 'weight': 0.5, 'method': 'integrated-gradients', 'fraction': 0.25,
+     'options': {'steps': 16, 'baseline': 0.0, 'chunk': 1024}}
+    """
+    if prior is None:
+        return None
+    return {
+        "name": prior.name,
+        "weight": prior.weight,
+        "method": prior.method,
+        "fraction": prior.fraction,
+        "options": {name: _plain(value) for name, value in prior.options.items()},
+    }
+
+
+def takes_mask(prior: AttributionPrior | None) -> bool:
+    """Whether a prior has an argument ``mask``, and so is to be told where the birds are."""
+    if prior is None:
+        return False
+    function = getattr(prior.prior, "forward", prior.prior)
+    return "mask" in inspect.signature(function).parameters
+
+
+def digest(tensor: Tensor) -> str:
+    """The beginning of a hash of the numbers."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return f"tensor {tuple(value.shape)}, sha256 {digest(value)}"
+    return value if isinstance(value, str | int | float | None) else repr(value)

@@ -1,0 +1,59 @@
+"""How each bundled architecture is trained on generated birds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from omenn.errors import InputError, ModelError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the outcome beside the seed, a prior and the rounding of the machine."""
+
+    epochs: int
+    learning_rate: float
+    weight_decay: float = 0.02
+    batch_size: int = 128
+    warmup: float = 0.05
+    averaging: float = 0.998
+    part_loss: float = 1.0
+    clip: float = 1.0
+    train_scenes: int = 30_000
+    validation_scenes: int = 1_000
+    test_scenes: int = 5_000
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+RECIPES: dict[str, Recipe] = {
+    "birds-resnet": Recipe(epochs=5, learning_rate=3e-3),
+    "birds-vit": Recipe(epochs=6, learning_rate=1e-3, weight_decay=0.05),
+    "birds-convnet": Recipe(epochs=8, learning_rate=1e-3),
+    "birds-xresnet": Recipe(epochs=5, learning_rate=3e-3),
+    "birds-xvit": Recipe(epochs=6, learning_rate=1e-3, weight_decay=0.05),
+    "birds-xconvnet": Recipe(epochs=8, learning_rate=3e-3),
+}
+"""A network without additive terms sees what its regular twin sees, as often."""
+
+
+def recipe_of(arch: str, **changes: Any) -> Recipe:
+    """The recipe of an architecture with some entries changed; None leaves an entry as it is.
+
+    Raises ModelError for an unknown architecture, InputError for a number that is too small.
+
+    >>> recipe_of("birds-vit", epochs=2, learning_rate=None).epochs
+    2
+    """
+    if arch not in RECIPES:
+        raise ModelError(f"unknown architecture '{arch}': {did_you_mean(arch, RECIPES)}")
+    given = {name: value for name, value in changes.items() if value is not None}
+    recipe = replace(RECIPES[arch], **given)
+    if recipe.epochs < 1 or recipe.train_scenes < recipe.batch_size:
+        raise InputError(
+            f"epochs is {recipe.epochs}, train_scenes {recipe.train_scenes}; "
+            f"at least 1 and {recipe.batch_size} are needed"
+        )
+    if not 0 < recipe.learning_rate < float("inf"):
+        raise InputError(f"learning_rate is {recipe.learning_rate}; it must be above 0 and finite")
+    return recipe

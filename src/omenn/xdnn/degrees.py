@@ -1,0 +1,388 @@
+"""How the degree of homogeneity goes through an operator: the table.
+
+A tensor is of degree k if it becomes αᵏ times itself when the input becomes α times itself, for
+every α > 0. The input is of degree 1, a constant of degree 0; zero and ±∞ are of every degree, and
+so are the numbers beyond 10⁹ that stand for −∞ in masks. A row makes the degree of a result from
+those of the arguments, or raises ``Bent``. What has no row is a function of which nothing is known:
+of degree 0 where all that it is made from is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omenn.core.unknown import tensors_in
+from omenn.xdnn.step import ANY, Bent, Of, Step, shown, unwrapped
+
+# --- the rules -----------------------------------------------------------------------------------
+
+Rule = Callable[[Step], Any]  # → the degree of the result, or of each if there are several
+
+
+def same(s: Step) -> float:
+    """What is put together, or compared, has one degree: that of the result."""
+    return s.joined(*s.moved())
+
+
+def kept(s: Step) -> float:
+    """Linear maps and selections of one argument."""
+    return s.degree(s.first)
+
+
+def valued(position: int, *names: str) -> Rule:
+    """A value is written into the first argument, or compared with it."""
+    return lambda s: s.joined(s.first, s.at(position, *names))
+
+
+def apart(s: Step) -> tuple[float, ...]:
+    return tuple(s.degree(t) for t in tensors_in(s.args))
+
+
+def told(rule: Rule) -> Rule:
+    """What is told by a comparison does not change where all that is compared has one degree."""
+
+    def zero(s: Step) -> float:
+        try:
+            rule(s)
+        except Bent as bent:
+            raise Bent(bent.why, 0.0) from None
+        return 0.0
+
+    return zero
+
+
+def overwritten(position: int, *names: str) -> Rule:
+    return lambda s: s.joined(s.at(position, *names))
+
+
+def times(power: float) -> Rule:
+    return lambda s: _scaled(power, s.degree(s.first))
+
+
+def _scaled(power: float, degree: float) -> float:
+    return 0.0 if power == 0 else ANY if degree == ANY else power * degree
+
+
+def product(s: Step) -> float:
+    return ANY if ANY in s.degrees else sum(s.degrees)
+
+
+_BIAS = "its bias is a constant"
+_SHIFT = "its shift is a constant"
+
+
+def affine(*factors: str) -> Rule:
+    """A product of arguments, plus a bias."""
+
+    def rule(s: Step) -> float:
+        made = s.product(*(s.get(name) for name in factors))
+        return s.joined(made, s.get("bias"), constant=_BIAS)
+
+    return rule
+
+
+def grouped(s: Step) -> float:
+    return s.joined(s.product(*s.args[:2]), s.kwargs.get("bias"), constant=_BIAS)
+
+
+def added_product(*factors: str, sign: int = 1) -> Rule:
+    """β c + α a b (``addmm`` and kin), and c + a/b."""
+
+    def rule(s: Step) -> float:
+        a, b = (s.product(s.get(name)).degree for name in factors)
+        made = ANY if ANY in (a, b) else a + sign * b
+        return s.joined(Of(made), None if s.get("beta") == 0 else s.get("input"))
+
+    return rule
+
+
+def added(s: Step) -> float:
+    return s.joined(s.get("input"), s.get("other"))
+
+
+def selected(s: Step) -> float:
+    """``where``: of the branches; of a condition alone it is the indices."""
+    return s.joined(s.get("input"), s.get("other")) if "other" in s.bound else 0.0
+
+
+def ratio(s: Step) -> float:
+    a, b = s.degree(s.get("input")), s.degree(s.get("other"))
+    a, b = (b, a) if s.reverse else (a, b)
+    degree = ANY if ANY in (a, b) else a - b
+    if s.get("rounding_mode") and degree not in (0, ANY):
+        raise Bent(f"it rounds what is of degree {shown(degree)}", degree)
+    return degree
+
+
+def power(s: Step) -> float:
+    exponent, degree = s.get("exponent"), s.degree(s.get("input"))
+    carried = any(exponent is t for t, _ in s.found)
+    if isinstance(exponent, Tensor) and exponent.numel() == 1 and not carried:
+        exponent = unwrapped(exponent.detach()).item()
+    if not isinstance(exponent, (int, float)):
+        raise Bent("its exponent is not one constant number", degree)
+    return _scaled(exponent, degree)
+
+
+def norm(s: Step) -> float:
+    return 0.0 if s.get("p") == 0 else s.degree(s.first)
+
+
+def multiplied(s: Step) -> float:
+    """``prod``: as many factors as there are elements along the dimension."""
+    dim = s.at(1, "dim")
+    n = s.first.numel() if dim is None else s.first.shape[dim] if s.first.ndim else 1
+    return _scaled(n, s.degree(s.first))
+
+
+def interpolated(s: Step) -> float:
+    _fixed(s, s.get("weight"), "its weight")
+    return s.joined(s.get("input"), s.get("end"))
+
+
+def ranked(s: Step) -> float:
+    """Quantiles."""
+    _fixed(s, s.at(1, "q"), "its level")
+    return s.degree(s.first)
+
+
+def sampled(s: Step) -> float:
+    _fixed(s, s.get("grid"), "its grid")
+    return s.degree(s.get("input"))
+
+
+def sloped(s: Step) -> float:
+    _fixed(s, s.get("weight"), "its slope")
+    return s.degree(s.get("input"))
+
+
+def _fixed(s: Step, value: Any, name: str) -> None:
+    if (degree := s.degree(value)) not in (0, ANY):
+        raise Bent(f"{name} is of degree {shown(degree)}", s.degree(s.first))
+
+
+# Where the slope of a clipping changes, if the call does not say: not at zero.
+_EDGES = {"relu6": 6.0, "hardtanh": 1.0, "hardshrink": 0.5, "softshrink": 0.5}
+
+
+def clipped(s: Step) -> float:
+    """Bounds are joined: those at zero and at infinity are of every degree."""
+    edges = [*s.args[1:], *(v for k, v in s.kwargs.items() if k not in ("input", "inplace"))]
+    edges = [e for e in edges if e is not None and not isinstance(e, bool)]
+    return s.joined(s.first, *(edges or [_EDGES.get(s.name)]))
+
+
+def scattered(s: Step) -> float:
+    reduce = next((a for a in (*s.args, *s.kwargs.values()) if isinstance(a, str)), "sum")
+    degree = s.joined(s.first, s.at(3, "src", "value"))
+    if reduce in ("prod", "multiply"):
+        raise Bent("it multiplies as many values as meet", degree)
+    return degree
+
+
+def padded(s: Step) -> float:
+    return s.joined(s.get("input"), s.get("value"))
+
+
+def reinterpreted(s: Step) -> float:
+    """``view`` as a shape; as a type it reads the bits anew."""
+    if any(isinstance(a, torch.dtype) for a in (*s.args, *s.kwargs.values())):
+        raise Bent("it reads the bits of a number as another type", s.degree(s.first))
+    return kept(s)
+
+
+_EPS = {"normalize": 1e-12, "cosine_similarity": 1e-8}
+
+
+def normalised(s: Step) -> float:
+    """Degree 0, but for ε; scale and shift are those of the caller."""
+    if s.operator == "instance_norm" and s.get("use_input_stats") is False:
+        return batch_norm(s)
+    eps, x = s.get("eps"), s.first
+    if eps is None:
+        eps = torch.finfo(x.dtype).eps if s.operator == "rms_norm" else _EPS.get(s.operator, 1e-5)
+    degree = s.joined(s.product(s.get("weight")), s.get("bias"))
+    if eps > torch.finfo(x.dtype).tiny:  # up to that it only keeps 0/0 away
+        raise Bent(f"degree {shown(degree)} but for its ε = {eps:g}: not exactly", degree)
+    return degree
+
+
+def batch_norm(s: Step) -> float:
+    """γ (x − m)/√(v + ε) + β with running statistics: its shift β − γ m/√(v + ε) counts."""
+    x, mean, var = s.get("input"), s.get("running_mean"), s.get("running_var")
+    weight, bias = s.get("weight"), s.get("bias")
+    if s.get("training") or mean is None or var is None:
+        raise Bent("it uses the statistics of the batch, with an ε: not exactly", 0.0)
+    if any(t is not x for t, _ in s.found):  # conditional: scale or shift depends on the input
+        centred = s.joined(x, mean, constant=_SHIFT) + s.product(weight).degree
+        return s.joined(Of(centred), bias, constant=_SHIFT)
+    eps = 1e-5 if s.get("eps") is None else s.get("eps")
+    mean, var = mean.detach(), var.detach()
+    scale = torch.rsqrt(var + eps) * (1 if weight is None else weight.detach())
+    shift = (0 if bias is None else bias.detach()) - mean * scale
+    return s.joined(x, shift, constant=_SHIFT)
+
+
+def attention(s: Step) -> float:
+    """Weights that are of degree 0 times v."""
+    _still(s, bool(s.get("dropout_p")))
+    value = s.degree(s.get("value"))
+    mask = s.get("attn_mask")
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool:
+        mask = None  # no summand
+    logits = s.joined(s.product(s.get("query"), s.get("key")), mask)
+    if logits not in (0, ANY):
+        raise Bent(f"softmax of degree {shown(logits)}", value)
+    return value
+
+
+def dropped(s: Step) -> float:
+    _still(s, bool(s.get("training")) and bool(s.get("p", 0.5)))
+    return s.degree(s.first)
+
+
+def random(s: Step) -> float:
+    _still(s, s.operator != "rrelu" or bool(s.at(3, "training")))
+    return s.degree(s.first)
+
+
+class Random(Bent):
+    """Not even a function."""
+
+
+def _still(s: Step, moving: bool) -> None:
+    if moving:
+        raise Random("it is random", s.degree(s.first))
+
+
+def smooth(s: Step) -> float:
+    raise Bent(_curved(s), s.degree(s.first))
+
+
+def bounded(s: Step) -> float:
+    """Gates and weights: a homogeneous form of them is of degree 0."""
+    raise Bent(_curved(s), 0.0)
+
+
+def _curved(s: Step) -> str:
+    degrees = " and ".join(dict.fromkeys(map(shown, s.degrees)))
+    return f"it does not scale with its argument, which is of degree {degrees}"
+
+
+def strange(s: Step) -> float:
+    raise Bent("nothing is known of it", max(s.degrees, default=0.0))
+
+
+def degree_of(s: Step) -> Any:
+    """The degree of what an operator returns, or of each of the tensors in it.
+
+    Raises Bent: there is none.
+    """
+    try:
+        return TABLE.get(s.operator, strange)(s)
+    except Random:
+        raise
+    except Bent:
+        if all(degree in (0, ANY) for degree in s.degrees):
+            return 0.0  # any function of what does not change
+        raise
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+_KEPT = """
+permute transpose adjoint movedim expand narrow select chunk split unbind getitem diagonal rot90
+broadcast_to t reshape flatten unflatten squeeze unsqueeze atleast_1d atleast_2d atleast_3d
+contiguous clone to positive neg requires_grad_ conj detach roll flip fliplr flipud tril triu cumsum
+real imag view_as_complex view_as_real diag diag_embed trace as_strided unfold fold
+index_select gather take_along_dim take masked_select repeat tile repeat_interleave sum mean nansum
+nanmean avg_pool lp_pool1d lp_pool2d lp_pool3d pixel_shuffle pixel_unshuffle interpolate
+channel_shuffle native_channel_shuffle max_unpool affine_grid fourier relu leaky_relu deg2rad
+rad2deg reversed long int short char byte to_sparse abs std std_mean
+"""
+_SAME = """
+cat stack stacked block_diag diff complex embedding index_add index_copy scatter_add hypot dist
+cdist
+"""
+# The same; the indices that come with them are of degree 0.
+_CHOSEN = """
+max_pool maximum max amax median nanmedian kthvalue topk sort cummax cummin mode msort
+_pack_padded_sequence _pad_packed_sequence
+"""
+_ORDER = "argmax argmin argsort searchsorted bucketize equal"
+_COMPARED = "gt lt ge le eq ne greater less greater_equal less_equal not_equal contains"
+# Of degree 0 whatever they are made from: they tell signs and zeros.
+_SIGNS = """
+sign sgn signbit angle any all logical_not logical_and logical_or logical_xor nonzero argwhere
+count_nonzero isnan isinf isfinite isposinf isneginf bool is_nonzero
+"""
+_PRODUCTS = """
+mul matmul bmm einsum outer inner tensordot kron cross linalg_cross chain_matmul linalg_multi_dot
+vdot linalg_vecdot sparse_mm
+"""
+_SMOOTH = """
+gelu silu elu softplus mish hardswish logsigmoid softsign tanhshrink logsumexp log_softmax
+local_response_norm expm1 log1p sinh asinh
+"""
+_BOUNDED = """
+softmax sigmoid hardsigmoid tanh erf erfc exp exp2 rpow sin cos atan cosh log log2 log10 floor ceil
+round trunc frac
+"""
+
+CHOSEN = frozenset(_CHOSEN.split())
+
+TABLE: dict[str, Rule] = {
+    **dict.fromkeys(_KEPT.split(), kept),
+    **dict.fromkeys((_SAME + _CHOSEN).split(), same),
+    **dict.fromkeys(_ORDER.split(), told(same)),
+    **dict.fromkeys(_COMPARED.split(), told(valued(1, "other"))),
+    **dict.fromkeys(_SIGNS.split(), lambda s: 0.0),
+    **dict.fromkeys(_PRODUCTS.split(), product),
+    **dict.fromkeys(_SMOOTH.split(), smooth),
+    **dict.fromkeys(_BOUNDED.split(), bounded),
+    **dict.fromkeys("layer_norm group_norm instance_norm rms_norm normalize".split(), normalised),
+    **dict.fromkeys("linear conv conv_transpose".split(), affine("input", "weight")),
+    **dict.fromkeys("addmm baddbmm addbmm".split(), added_product("mat1", "mat2")),
+    **dict.fromkeys("add sub".split(), added),
+    **dict.fromkeys("rrelu bernoulli multinomial poisson normal gumbel_softmax".split(), random),
+    "bilinear": affine("input1", "input2", "weight"),
+    "_grouped_mm": grouped,
+    "addcmul": added_product("tensor1", "tensor2"),
+    "addcdiv": added_product("tensor1", "tensor2", sign=-1),
+    "div": ratio,
+    "pow": power,
+    "float_power": power,
+    "square": times(2),
+    "sqrt": times(0.5),
+    "rsqrt": times(-0.5),
+    "reciprocal": times(-1),
+    "var": times(2),
+    "var_mean": lambda s: (_scaled(2, kept(s)), kept(s)),
+    **dict.fromkeys(("quantile", "nanquantile"), ranked),
+    **dict.fromkeys(("broadcast_tensors", "meshgrid"), apart),
+    "prod": multiplied,
+    "norm": norm,
+    "prelu": sloped,
+    "clamp": clipped,
+    "softshrink": clipped,
+    "where": selected,
+    "masked_fill": valued(2, "value"),
+    "index_fill": valued(3, "value"),
+    "setitem": valued(2),
+    "index_put": valued(2, "values", "source"),
+    "scatter": scattered,
+    "copy_": overwritten(1, "src", "other"),
+    "fill": overwritten(1, "value"),
+    "zero": lambda s: ANY,
+    "pad": padded,
+    "view": reinterpreted,
+    "lerp": interpolated,
+    "grid_sample": sampled,
+    "batch_norm": batch_norm,
+    "scaled_dot_product_attention": attention,
+    "dropout": dropped,
+}

@@ -1,0 +1,263 @@
+"""Priors on attributions: each against its formula written out, at its edges, and its errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from omenn.errors import InputError
+from omenn.xdnn.priors import (
+    PRIORS,
+    consistency,
+    expected_sign,
+    find,
+    right_reasons,
+    smoothness,
+    sparsity,
+)
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def slope(prior, a: Tensor, **context) -> Tensor:
+    a = a.clone().requires_grad_()
+    (found,) = torch.autograd.grad(prior(a, **context), a)
+    return found
+
+
+# --- sparsity
+
+
+def gini(g: list[float]) -> float:
+    """The double sum of the definition."""
+    n, mean = len(g), sum(g) / len(g)
+    return sum(abs(a - b) for a in g for b in g) / (2 * n * n * mean)
+
+
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(0, 100))
+def test_sparsity_is_the_double_sum(samples: int, features: int, seed: int) -> None:
+    a = drawn(samples, features, seed=seed)
+    g = [sum(abs(float(a[b, i])) for b in range(samples)) / samples for i in range(features)]
+    assert float(sparsity(a)) == pytest.approx(-gini(g), abs=1e-12)
+
+
+def test_sparsity_of_images_counts_every_entry() -> None:
+    a = drawn(3, 2, 4, 5)
+    assert sparsity(a) == sparsity(a.flatten(1))
+
+
+def test_sparsity_does_not_change_with_the_scale() -> None:
+    a = drawn(4, 6)
+    torch.testing.assert_close(sparsity(a), sparsity(1e-6 * a))
+
+
+def test_sparsity_of_zeros_is_zero_with_a_derivative_of_zero() -> None:
+    a = torch.zeros(2, 5)
+    assert sparsity(a) == 0
+    assert torch.equal(slope(sparsity, a), torch.zeros(2, 5))
+    assert torch.isfinite(slope(sparsity, torch.full((2, 5), 1e-42))).all()
+
+
+def test_sparsity_has_the_derivative_of_the_double_sum() -> None:
+    def written_out(a: Tensor) -> Tensor:
+        g = a.abs().mean(0)
+        return -(g[:, None] - g).abs().sum() / (2 * g.numel() ** 2 * g.mean())
+
+    a = drawn(3, 7)
+    torch.testing.assert_close(slope(sparsity, a), slope(written_out, a))
+
+
+# --- smoothness
+
+
+def test_smoothness_of_images_runs_along_rows_and_columns() -> None:
+    a = drawn(2, 3, 4, 5)
+    down = [abs(float(a[b, c, i + 1, j] - a[b, c, i, j]))
+            for b in range(2) for c in range(3) for i in range(3) for j in range(5)]  # fmt: skip
+    right = [abs(float(a[b, c, i, j + 1] - a[b, c, i, j]))
+             for b in range(2) for c in range(3) for i in range(4) for j in range(4)]  # fmt: skip
+    wanted = sum(down) / len(down) + sum(right) / len(right)
+    assert float(smoothness(a)) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_smoothness_of_sequences_runs_along_the_tokens() -> None:
+    a = drawn(2, 5, 3)
+    torch.testing.assert_close(smoothness(a), (a[:, 1:] - a[:, :-1]).abs().mean())
+    torch.testing.assert_close(smoothness(a, dims=-1), (a[..., 1:] - a[..., :-1]).abs().mean())
+
+
+def test_smoothness_of_a_single_column_is_that_of_its_rows() -> None:
+    a = drawn(2, 1, 4, 1)
+    torch.testing.assert_close(smoothness(a), a.diff(dim=-2).abs().mean())
+    assert smoothness(drawn(2, 1, 1, 1)) == 0
+
+
+@pytest.mark.parametrize("dims", [0, 4, -4, "x", True, (0, 1)])
+def test_smoothness_has_no_such_dimension(dims) -> None:
+    with pytest.raises(InputError, match=r"no dimension .* shaped \(2, 3, 4, 5\), dimension 0 is"):
+        smoothness(drawn(2, 3, 4, 5), dims=dims)
+
+
+# --- right reasons
+
+
+def test_right_reasons_is_the_mean_square_outside() -> None:
+    a, mask = drawn(2, 3, 4, 5), drawn(2, 3, 4, 5, seed=1) > 0
+    outside = [float(v) ** 2 for v, m in zip(a.flatten(), mask.flatten(), strict=True) if not m]
+    assert float(right_reasons(a, mask=mask)) == pytest.approx(sum(outside) / len(outside))
+
+
+def test_right_reasons_share() -> None:
+    a, mask = drawn(2, 6), drawn(2, 6, seed=1) > 0
+    shares = [
+        sum(abs(float(v)) for v, m in zip(a[b], mask[b], strict=True) if not m)
+        / sum(abs(float(v)) for v in a[b])
+        for b in range(2)
+    ]
+    assert float(right_reasons(a, mask=mask, share=True)) == pytest.approx(sum(shares) / 2)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_masks_for_all_channels(share: bool) -> None:
+    a, flat = drawn(3, 2, 4, 5), drawn(3, 4, 5, seed=1) > 0
+    full = flat.unsqueeze(1).expand(3, 2, 4, 5)
+    wanted = right_reasons(a, mask=full, share=share)
+    for mask in (flat, flat.unsqueeze(1), flat.float(), flat.int()):
+        torch.testing.assert_close(right_reasons(a, mask=mask, share=share), wanted)
+    tokens, keep = drawn(3, 4, 2), drawn(3, 4, seed=1) > 0
+    wanted = right_reasons(tokens, mask=keep.unsqueeze(-1).expand(3, 4, 2), share=share)
+    for mask in (keep, keep.unsqueeze(-1)):
+        torch.testing.assert_close(right_reasons(tokens, mask=mask, share=share), wanted)
+    one = flat[:1]
+    torch.testing.assert_close(
+        right_reasons(a, mask=one), right_reasons(a, mask=one.expand(3, 4, 5))
+    )
+
+
+def test_right_reasons_where_all_is_allowed_or_all_is_zero() -> None:
+    a = drawn(2, 4)
+    for share in (False, True):
+        assert right_reasons(a, mask=torch.ones(2, 4), share=share) == 0
+        zeros = torch.zeros(2, 4)
+        assert right_reasons(zeros, mask=torch.zeros(2, 4), share=share) == 0
+        found = slope(right_reasons, zeros, mask=torch.zeros(2, 4), share=share)
+        assert torch.equal(found, zeros)
+
+
+def test_right_reasons_pulls_at_what_lies_outside_alone() -> None:
+    mask = torch.tensor([[1, 0, 1, 0]])
+    found = slope(right_reasons, drawn(1, 4), mask=mask)
+    assert torch.equal(found != 0, mask == 0)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 4, 4), (4, 5), (3, 1, 4, 5), (2, 3, 1, 5)])
+def test_a_mask_of_another_shape(shape: tuple[int, ...]) -> None:
+    text = (
+        rf"the mask has the shape \({', '.join(map(str, shape))}\), but attributions have "
+        r"\(2, 3, 4, 5\); give it as \(2, 3, 4, 5\) or \(2, 1, 4, 5\) or \(2, 4, 5\)\."
+    )
+    with pytest.raises(InputError, match=text):
+        right_reasons(drawn(2, 3, 4, 5), mask=torch.ones(shape))
+
+
+def test_a_mask_that_is_none() -> None:
+    a = drawn(2, 4)
+    with pytest.raises(InputError, match="right_reasons needs mask=, true where attribution is"):
+        right_reasons(a)
+    with pytest.raises(InputError, match="; given were msk, target"):
+        right_reasons(a, msk=a > 0, target=torch.tensor([0, 1]))
+    with pytest.raises(InputError, match="mask must be a tensor, but list was given"):
+        right_reasons(a, mask=[[1, 0]])
+    for wrong in (2.0, -1.0, torch.nan):
+        with pytest.raises(InputError, match="values outside of 0 to 1; it is 1 where"):
+            right_reasons(a, mask=torch.full((2, 4), wrong))
+
+
+# --- consistency and expected sign
+
+
+def test_consistency_is_a_share_of_both() -> None:
+    a, b = drawn(2, 3, 4), drawn(2, 3, 4, seed=1)
+    each = [
+        float(((a[k] - b[k]) ** 2).sum() / ((a[k] ** 2).sum() + (b[k] ** 2).sum()))
+        for k in range(2)
+    ]
+    assert float(consistency(a, other=b)) == pytest.approx(sum(each) / 2)
+    torch.testing.assert_close(consistency(100 * a, other=100 * b), consistency(a, other=b))
+    zeros = torch.zeros(2, 3)
+    assert consistency(zeros, other=zeros) == 0
+    assert torch.equal(slope(consistency, zeros, other=zeros), zeros)
+
+
+def test_consistency_has_a_derivative_by_both() -> None:
+    a, b = drawn(2, 3).requires_grad_(), drawn(2, 3, seed=1).requires_grad_()
+    consistency(a, other=b).backward()
+    assert a.grad is not None
+    assert b.grad is not None
+    assert b.grad.any()
+
+
+def test_consistency_with_something_else() -> None:
+    with pytest.raises(InputError, match=r"other has the shape \(2, 4\), but attributions have"):
+        consistency(drawn(2, 3), other=drawn(2, 4))
+    with pytest.raises(InputError, match="needs other=, attributions of the transformed input"):
+        consistency(drawn(2, 3))
+
+
+def test_expected_sign_punishes_the_wrong_ones() -> None:
+    a = torch.tensor([[1.0, -2.0, 3.0], [-4.0, 5.0, -6.0]])
+    sign = torch.tensor([1, -1, 0])
+    assert float(expected_sign(a, sign=sign)) == pytest.approx((4.0 + 5.0) / 6)
+    assert expected_sign(a, sign=sign.expand(2, 3)) == expected_sign(a, sign=sign[None])
+    wanted = torch.tensor([[0, 0, 0], [-1.0, 1.0, 0]]) / 6
+    torch.testing.assert_close(slope(expected_sign, a, sign=sign), wanted)
+
+
+def test_expected_sign_of_another_kind() -> None:
+    a = drawn(2, 3)
+    with pytest.raises(InputError, match=r"sign has the shape \(2,\), .* of a sample, \(3,\)"):
+        expected_sign(a, sign=torch.ones(2))
+    with pytest.raises(InputError, match="sign has other values than −1, 0 and 1"):
+        expected_sign(a, sign=torch.tensor([1.0, 0.5, 0.0]))
+    with pytest.raises(InputError, match="needs sign=, −1, 0 or 1 for each entry"):
+        expected_sign(a)
+
+
+# --- all of them
+
+CONTEXT = {"mask": torch.ones(2, 3), "other": torch.ones(2, 3), "sign": torch.ones(3)}
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_every_prior(name: str) -> None:
+    """A scalar with a derivative; the context may hold what it does not use."""
+    a = drawn(2, 3).requires_grad_()
+    value = PRIORS[name](a, target=torch.tensor([0, 1]), **CONTEXT)
+    assert value.shape == ()
+    assert value.requires_grad
+    assert value.dtype == torch.float64
+    for wrong, got in [
+        (torch.ones(3), r"\(3,\)"),
+        (torch.ones(2, 3).long(), "int64"),
+        (None, "No"),
+    ]:
+        with pytest.raises(InputError, match=rf"needs attributions \(B, …\) .*{got}"):
+            PRIORS[name](wrong, **CONTEXT)
+
+
+def test_find() -> None:
+    assert find("right-reasons") is right_reasons
+    own = lambda a: a.sum()  # noqa: E731
+    assert find(own) is own
+    with pytest.raises(InputError, match=r"unknown prior 'sparsety': did you mean 'sparsity'\?"):
+        find("sparsety")
+    with pytest.raises(InputError, match="did you mean 'right-reasons'"):
+        find("right_reasons")
+    with pytest.raises(InputError, match="must be a name or a function of attributions, but 3"):
+        find(3)  # pyright: ignore[reportArgumentType]
