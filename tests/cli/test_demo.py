@@ -22,11 +22,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestDemo:
     def test_what_is_there(self, demo: Path) -> None:
-        from omenn.models import bundled
+        from omenn.run.demo import NETWORKS
 
         pictures = {path.name for path in (demo / "pictures").iterdir()}
         for bird in range(1, 5):
-            for network in bundled.names():
+            for network in NETWORKS:
                 for panel in ("input", "c", "weight", "bias", "overlay", "contrast"):
                     assert f"bird-{bird}-{network}-{panel}.png" in pictures
                 assert f"bird-{bird}-{network}.png" in pictures

@@ -9,6 +9,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from omenn import xdnn
 from omenn.data import birds
 from omenn.data.birds.arrays import scene_arrays
 from omenn.errors import ModelError, WeightsError
@@ -16,7 +17,12 @@ from omenn.models import bundled, training
 from omenn.models.architectures import ARCHITECTURES
 from omenn.models.recipes import RECIPES
 
-PROMISED = {"birds-resnet": 0.95, "birds-vit": 0.90, "birds-convnet": 0.90}
+PROMISED = {
+    "birds-resnet": 0.95,
+    "birds-vit": 0.90,
+    "birds-convnet": 0.90,
+    "birds-xconvnet": 0.95,
+}
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +62,14 @@ def test_the_three_families_differ_as_promised():
     assert "BatchNorm2d" in kinds["birds-resnet"]
     assert "LayerNorm" in kinds["birds-vit"]
     assert not any("Norm" in kind for kind in kinds["birds-convnet"])
+    assert kinds["birds-xconvnet"] == kinds["birds-convnet"]
+    names = [name for name, _ in bundled.load("birds-xconvnet").named_parameters()]
+    assert not any(name.endswith("bias") for name in names)
+
+
+def test_the_x_network_is_homogeneous(fresh):
+    found = xdnn.check(bundled.load("birds-xconvnet"), training.normalised(fresh.images[:4]))
+    assert found.homogeneous, str(found)
 
 
 @pytest.mark.parametrize(("name", "promised"), PROMISED.items())

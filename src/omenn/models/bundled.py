@@ -1,4 +1,4 @@
-"""The trained networks that come with omenn: three small classifiers of generated birds.
+"""The trained networks that come with omenn: small classifiers of generated birds.
 
 >>> import torch
 >>> network = load("birds-resnet")
@@ -29,7 +29,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 # A further network of ``ARCHITECTURES``: the two files that ``omenn train birds`` wrote, without
 # options that change its recipe, go to weights/, and its name here.
-_NAMES = ("birds-resnet", "birds-vit", "birds-convnet")
+_NAMES = ("birds-resnet", "birds-vit", "birds-convnet", "birds-xconvnet")
 _FOLDER = Path(__file__).with_name("weights")
 
 

@@ -2,7 +2,8 @@
 
 | SPEC                    | the model                                                            |
 |-------------------------|----------------------------------------------------------------------|
-| ``birds-resnet``        | trained, comes with omenn (also ``birds-vit``, ``birds-convnet``)    |
+| ``birds-resnet``        | trained, comes with omenn (also ``birds-vit``, ``birds-convnet`` and |
+|                         | ``birds-xconvnet``, which has no biases)                             |
 | ``timm:NAME``           | ``timm.create_model(NAME)``                                          |
 | ``torchvision:NAME``    | ``torchvision.models.get_model(NAME)``                               |
 | ``file.py:function``    | whatever module ``function()`` of that file returns; runs that file  |

@@ -18,7 +18,7 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="SPEC",
-        help="birds-resnet, birds-vit, birds-convnet, timm:NAME, torchvision:NAME, "
+        help="birds-resnet, birds-vit, birds-convnet, birds-xconvnet, timm:NAME, torchvision:NAME, "
         "or path/to/file.py:function (runs that file).",
     ),
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omenn.data import birds
-from omenn.models import bundled, sources
+from omenn.models import sources
 from omenn.models.sources import Source
 from omenn.run.photographs import Request, explain_tensor
 from omenn.show.figure import figure_png
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from omenn import Certificate
 
+NETWORKS = ("birds-resnet", "birds-vit", "birds-convnet")
 SCENES = (3, 8, 24, 33)
 """Which scenes of the test split are shown; no network was trained on one of this split."""
 SIGMA = 1.5
@@ -31,7 +32,7 @@ PICTURE_SIDE = 512
 def demo(
     out: Path, *, device: str = "cpu", tick: Callable[[str], None] = lambda step: None
 ) -> tuple[list[Case], dict[str, Certificate], list[Path]]:
-    """Explain the birds with every bundled network and write the page with its pictures.
+    """Explain the birds with three bundled networks and write the page with its pictures.
 
     Returns the cases, a certificate for each network, and the files that there are now. ``tick``
     is told before each of the ``steps()`` steps what it is about.
@@ -46,7 +47,7 @@ def demo(
     check_writable(out / "index.html")
     cases: list[Case] = []
     certificates: dict[str, Certificate] = {}
-    for name in bundled.names():
+    for name in NETWORKS:
         source = sources.load(name, device=device)
         inputs: list[Tensor] = []
         for title, tensor, truth in scenes(source):
@@ -68,7 +69,7 @@ def demo(
 
 def steps() -> int:
     """How often ``demo`` calls ``tick``."""
-    return len(bundled.names()) * (len(SCENES) + 1) + 1
+    return len(NETWORKS) * (len(SCENES) + 1) + 1
 
 
 def scenes(source: Source) -> Iterator[tuple[str, Tensor, str]]:
