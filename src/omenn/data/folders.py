@@ -1,0 +1,226 @@
+"""What the layouts of photographs on disk share: pictures, boxes, class folders, and what to say of
+a folder of another form. The layouts are ``imagenet.py``, ``imagenet_s.py`` and ``voc.py``.
+
+NOTE [boxes]
+A box is [left, right) × [top, bottom) in pixels of the picture on disk, whose first pixel is
+[0, 1). Annotations name the first and the last pixel, counted from 1 (VOC) or edges counted from 0
+(ImageNet). They also name the size of the picture: if the one on disk is a copy of another size,
+its boxes are scaled with it.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from omenn.errors import InputError, reason
+
+ENDINGS = frozenset({".jpeg", ".jpg", ".png"})
+"""What counts as a picture, in small letters."""
+
+SYNSET = re.compile(r"n\d{8}")
+"""The name of a WordNet noun, which ImageNet calls its classes by."""
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where an object is, see NOTE [boxes]; ``name`` is its class as the annotation spells it."""
+
+    name: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+    difficult: bool = False
+
+    @property
+    def area(self) -> float:
+        return (self.right - self.left) * (self.bottom - self.top)
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture as it lies on disk, RGB.
+
+    A note in the file about its orientation is not followed: boxes and masks belong to the pixels
+    as they lie, and the published figures of models are made so.
+
+    Raises:
+        InputError: missing, or not a picture.
+    """
+    return _opened(path).convert("RGB")
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a picture, which is not decoded for it.
+
+    Raises:
+        InputError: missing, or not a picture.
+    """
+    return _opened(path, decode=False).size
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """The numbers of a segmentation PNG as they lie in the file: (H, W), or (H, W, channels).
+
+    Raises:
+        InputError: missing, or not a picture.
+    """
+    return np.asarray(_opened(path))
+
+
+def _opened(path: Path, *, decode: bool = True) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata, of which photographs have plenty
+            with Image.open(path) as image:
+                if decode:
+                    image.load()
+                return image
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: the set is not complete. Restore it.") from None
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is not a picture that can be read. Restore it.") from error
+    except Exception as error:  # decoders of broken files raise almost anything
+        raise InputError(f"{path} cannot be read: {reason(error)}. Restore it.") from error
+
+
+def read_boxes(path: Path, size: tuple[int, int], first: int) -> tuple[Box, ...]:
+    """The boxes of an annotation in VOC's XML, for a picture of ``size`` (width, height).
+
+    ``first``: what the annotation calls the first pixel, see NOTE [boxes]. Parts of objects, which
+    have boxes of their own, are left out. What lies outside of the picture is cut off.
+
+    Raises:
+        InputError: missing, not XML, without a name or numbers, or a box without a pixel.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: the picture has no annotation.") from None
+    except (OSError, ElementTree.ParseError) as error:
+        raise InputError(f"{path} cannot be read as XML: {reason(error)}. Restore it.") from error
+    try:
+        said = [float(root.findtext(f"size/{side}") or 0) for side in ("width", "height")]
+        across, down = (size[k] / said[k] if said[k] > 0 else 1.0 for k in (0, 1))
+        return tuple(_box(entry, first, across, down, size) for entry in root.findall("object"))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is not an annotation: {reason(error)}. Expected are <object> entries with a "
+            "<name> and a <bndbox> of <xmin>, <ymin>, <xmax> and <ymax>."
+        ) from error
+
+
+def _box(
+    entry: ElementTree.Element, first: int, across: float, down: float, size: tuple[int, int]
+) -> Box:
+    name = (entry.findtext("name") or "").strip()
+    if not name:
+        raise ValueError("an <object> has no <name>")
+    given = []
+    for corner in ("xmin", "ymin", "xmax", "ymax"):
+        text = entry.findtext(f"bndbox/{corner}")
+        if text is None:
+            raise ValueError(f"the object '{name}' has no <{corner}>")
+        given.append(float(text))
+    left, top, right, bottom = given
+    left, right = (min(max(x * across, 0), size[0]) for x in (left - first, right))
+    top, bottom = (min(max(y * down, 0), size[1]) for y in (top - first, bottom))
+    if not (left < right and top < bottom):
+        raise ValueError(f"the box {given} of '{name}' has no pixel of the picture in it")
+    return Box(name, left, top, right, bottom, (entry.findtext("difficult") or "0").strip() == "1")
+
+
+def within(boxes: Iterable[Box], size: tuple[int, int]) -> np.ndarray:
+    """(height, width) bool: the pixels whose middle lies in one of the boxes.
+
+    >>> within([Box("cat", 1, 0, 3, 1)], (4, 2)).astype(int).tolist()
+    [[0, 1, 1, 0], [0, 0, 0, 0]]
+    """
+    x, y = (np.arange(side) + 0.5 for side in size)
+    inside = np.zeros((size[1], size[0]), dtype=bool)
+    for box in boxes:
+        rows, columns = (box.top <= y) & (y < box.bottom), (box.left <= x) & (x < box.right)
+        inside |= rows[:, None] & columns[None, :]
+    return inside
+
+
+def fitted(ids: np.ndarray, size: tuple[int, int], path: Path) -> np.ndarray:
+    """A segmentation (H, W) at the size of its picture (width, height), which may be a copy.
+
+    Raises:
+        InputError: the sides have another ratio, so it belongs to another picture.
+    """
+    height, width = ids.shape
+    if (width, height) == size:
+        return ids
+    if abs(width * size[1] - height * size[0]) > max(width, height, *size):
+        raise InputError(
+            f"{path} has {width} x {height} pixels, its picture {size[0]} x {size[1]}: they do not "
+            "belong together. Restore one of them."
+        )
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int)
+        for old, new in ((height, size[1]), (width, size[0]))
+    )
+    return ids[rows[:, None], columns[None, :]]
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures that lie in a folder, by name; hidden ones are left out."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+    )
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The folders with a synset's name in a folder, sorted; none if it is not there."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if SYNSET.fullmatch(path.name))
+
+
+def another_layout(layout: str, root: Path, expected: str) -> InputError:
+    """The error for a folder that is not what it should be: what was expected, and found."""
+    return InputError(f"{root} does not hold {layout}. Expected: {expected}. {found_in(root)}")
+
+
+def found_in(folder: Path) -> str:
+    """The first entries of a folder, in a sentence.
+
+    >>> found_in(Path("/nowhere"))
+    'Found: no such folder.'
+    """
+    if not folder.exists():
+        return "Found: no such folder."
+    if not folder.is_dir():
+        return "Found: a file."
+    entries = sorted(folder.iterdir())
+    if not entries:
+        return "Found: an empty folder."
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in entries[:SHOWN]]
+    rest = f", … ({len(entries)} entries)" if len(entries) > SHOWN else ""
+    return f"Found: {', '.join(names)}{rest}."
+
+
+def checked_index(index: int, rows: Sequence[object], root: Path) -> int:
+    """The index of a picture.
+
+    Raises:
+        InputError: there is no such picture.
+    """
+    if not 0 <= index < len(rows):
+        raise InputError(
+            f"picture {index} was asked for; {root} holds {len(rows)}, counted from 0."
+        )
+    return index

@@ -1,0 +1,175 @@
+"""Pascal VOC 2012 in its official layout: boxes, segmentations and image sets.
+
+Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 88, 2010, and the
+development kit of 2012.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from omenn.data.folders import (
+    Box,
+    another_layout,
+    checked_index,
+    fitted,
+    found_in,
+    read_boxes,
+    read_ids,
+    read_picture,
+    size_of,
+)
+from omenn.errors import InputError, TargetError, did_you_mean
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+"""In the order of their numbers; a segmentation has these from 1."""
+
+VOID = 255
+"""The number of outlines and of what is too small or hard to tell."""
+
+_SETS = {"segmentation": "Segmentation", "detection": "Main"}
+
+
+class VOC:
+    """The pictures of one image set; they are read when asked for.
+
+    ``root`` is ``VOC2012`` or a folder around it (``VOCdevkit``). ``task``: ``"segmentation"`` has
+    the pictures of ``ImageSets/Segmentation/<split>.txt``, which have masks, and ``"detection"``
+    the more of ``ImageSets/Main``, which have boxes alone. A picture may show several classes:
+    :meth:`labels` has them all, :meth:`label` the one whose boxes are largest together.
+
+    Raises InputError, also later, for another layout and anything missing or unreadable.
+    """
+
+    names = CLASSES
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: str = "val",
+        *,
+        task: Literal["segmentation", "detection"] = "segmentation",
+    ) -> None:
+        if task not in _SETS:
+            raise InputError(f"task={task!r} is not known. Choose one of {', '.join(_SETS)}.")
+        given = Path(root)
+        places = [given, given / "VOC2012", given / "VOCdevkit/VOC2012"]
+        self.root = next((place for place in places if (place / "JPEGImages").is_dir()), given)
+        self.split, self.task = split, task
+        sets = self.root / "ImageSets" / _SETS[task]
+        if not (self.root / "JPEGImages").is_dir() or not sets.is_dir():
+            raise another_layout(
+                "Pascal VOC",
+                self.root,
+                f"JPEGImages/, Annotations/, SegmentationClass/ and ImageSets/{_SETS[task]}/, as "
+                "in VOCdevkit/VOC2012/",
+            )
+        try:
+            lines = (sets / f"{split}.txt").read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"there is no readable image set {sets / split}.txt. {found_in(sets)}"
+            ) from error
+        self.ids = [line.split()[0] for line in lines if line.strip()]
+        if not self.ids:
+            raise InputError(f"the image set {sets / split}.txt names no picture. Restore it.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"VOC({str(self.root)!r}, split={self.split!r}, pictures={len(self)})"
+
+    def _path(self, folder: str, index: int, ending: str) -> Path:
+        name = self.ids[checked_index(index, self.ids, self.root)]
+        return self.root / folder / f"{name}.{ending}"
+
+    def path(self, index: int) -> Path:
+        """Where the picture lies."""
+        return self._path("JPEGImages", index, "jpg")
+
+    def image(self, index: int) -> Image.Image:
+        """The picture."""
+        return read_picture(self.path(index))
+
+    def boxes(self, index: int, label: int | None = None) -> tuple[Box, ...]:
+        """The boxes of all objects, or of one class.
+
+        Raises:
+            InputError: no annotation, a broken one, or an unknown class in it.
+        """
+        path = self._path("Annotations", index, "xml")
+        boxes = read_boxes(path, size_of(self.path(index)), first=1)
+        for box in boxes:
+            if box.name not in CLASSES:
+                raise InputError(
+                    f"{path} names an object '{box.name}', which is no class of Pascal VOC: "
+                    f"{did_you_mean(box.name, CLASSES)}"
+                )
+        wanted = None if label is None else CLASSES[_checked(label)]
+        return tuple(box for box in boxes if wanted in (None, box.name))
+
+    def labels(self, index: int) -> tuple[int, ...]:
+        """The classes that are annotated, the one with the largest boxes first."""
+        areas: Counter[str] = Counter()
+        for box in self.boxes(index):
+            areas[box.name] += box.area  # pyright: ignore[reportArgumentType]
+        return tuple(CLASSES.index(name) for name, _ in areas.most_common())
+
+    def label(self, index: int) -> int:
+        """The class whose boxes are largest together.
+
+        Raises:
+            InputError: the annotation names no object.
+        """
+        found = self.labels(index)
+        if not found:
+            path = self._path("Annotations", index, "xml")
+            raise InputError(f"{path} names no object, so the picture has no class. Leave it out.")
+        return found[0]
+
+    def segmentation(self, index: int) -> np.ndarray:
+        """(height, width) int: numbers of classes from 1, 0 for background, 255 for void.
+
+        Raises:
+            InputError: missing, or not the numbers of a palette.
+        """
+        path = self._path("SegmentationClass", index, "png")
+        if not path.exists():
+            raise InputError(
+                f"{path} does not exist: only the pictures of task='segmentation' have masks, this "
+                f"is one of task={self.task!r}."
+            )
+        ids = read_ids(path)
+        known = ids.ndim == 2 and bool(((ids <= len(CLASSES)) | (ids == VOID)).all())
+        if not known:
+            got = f"the form {ids.shape}" if ids.ndim != 2 else f"numbers up to {ids.max()}"
+            raise InputError(
+                f"{path} has {got}; a segmentation of Pascal VOC has a palette, with numbers from "
+                f"0 to {len(CLASSES)} and {VOID}. Restore the official file."
+            )
+        return fitted(ids.astype(int), size_of(self.path(index)), path)
+
+    def mask(self, index: int, label: int | None = None) -> np.ndarray:
+        """(height, width) bool: where a class is seen, by default the picture's."""
+        wanted = self.label(index) if label is None else _checked(label)
+        return self.segmentation(index) == wanted + 1
+
+    def ignored(self, index: int) -> np.ndarray:
+        """(height, width) bool: what is void."""
+        return self.segmentation(index) == VOID
+
+
+def _checked(label: int) -> int:
+    if not 0 <= label < len(CLASSES):
+        raise TargetError(f"class {label} is none of Pascal VOC's. Choose from 0 to 19.")
+    return label
