@@ -1,10 +1,15 @@
 """Networks trained on FunnyBirds' official renders: a benchmark's subjects, not shipped.
 
     python -m benchmarks.official_birds --zip PICTURES.zip --arch resnet --out runs/official
+    python -m benchmarks.official_birds --zip PICTURES.zip --arch vit --out runs/official \
+        --stem runs/official/resnet-96.safetensors
 
 A held-out part of the pictures, complete birds, tells how good a network is; the official test
 pictures (--test) are read once, after the last epoch. A training that was interrupted, or stopped
 by --minutes, goes on with the same command. ``load`` gives the trained network to a benchmark.
+
+The vision transformer begins with the first half of the trained residual network (``--stem``):
+from random weights it learned next to nothing of these pictures in the time that was there.
 
 The networks can be named to ``omenn``: ``benchmarks/official_birds.py:resnet`` with ``--weights``.
 """
@@ -17,6 +22,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,14 +48,23 @@ class ResNet(BirdsResNet):
             nn.ReLU(),
         )
 
+    def first_half(self) -> nn.Sequential:
+        """Down to an eighth of the side: (B, 3, S, S) → (B, 96, S/8, S/8)."""
+        return nn.Sequential(self.stem, self.stages[0], self.stages[1])
+
 
 class ViT(BirdsViT):
-    """The vision transformer with a token for every 8 x 8 pixels."""
+    """Four transformer blocks, a token for every 8 x 8 pixels, behind half of the ``ResNet``."""
 
     def __init__(self, size: int, classes: int = 50) -> None:
-        super().__init__(classes)
+        super().__init__(classes, depth=4)
         tokens, width = (size // 8) ** 2, self.position.shape[2]
+        self.stem = nn.Sequential(ResNet(classes).first_half(), nn.Conv2d(96, width, 1))
         self.position = nn.Parameter(0.02 * torch.randn(1, tokens + 1, width))
+
+    def begin_with(self, whole: ResNet) -> None:
+        """Copy the first half of a trained residual network into the stem."""
+        self.stem[0].load_state_dict(whole.first_half().state_dict())
 
 
 class ConvNet(BirdsConvNet):
@@ -111,22 +126,31 @@ def load(path: Path | str, arch: str) -> tuple[Classifier, Preprocessing]:
                 "Train it with benchmarks.official_birds, or name the file."
             )
         path = found[0]
-    card = path.with_suffix(".json")
-    try:
-        content = json.loads(card.read_text(encoding="utf-8"))
-        size, classes = int(content["input"]["size"]), int(content["classes"])
-        trained = content["arch"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"the card '{card}' cannot be read: {reason(error)}. "
-            "It is written with the weights: copy both, or train again."
-        ) from error
+    card = read_card(path)
+    size, classes, trained = card["input"]["size"], card["classes"], card["arch"]
     if trained != arch:
         raise WeightsError(f"'{path}' holds a {trained}, asked for was a {arch}. Name the other.")
     with torch.random.fork_rng(devices=[]):
         network = build(arch, size, classes)
     load_weights(network, path)
-    return network.eval(), preprocessing(size, card.name)
+    return network.eval(), preprocessing(size, path.with_suffix(".json").name)
+
+
+def read_card(weights: Path) -> dict[str, Any]:
+    """What was written beside these weights. Raises WeightsError where that cannot be used."""
+    card = weights.with_suffix(".json")
+    try:
+        content = json.loads(card.read_text(encoding="utf-8"))
+        parts = content["data"]["digest"], content["data"]["held_out"], content["arch"]
+        numbers = content["input"]["size"], content["classes"]
+        if not all(isinstance(v, str) for v in parts) or any(type(v) is not int for v in numbers):
+            raise ValueError("an entry is of another kind")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"the card '{card}' cannot be read: {reason(error)}. "
+            "It is written with the weights: copy both, or train again."
+        ) from error
+    return content
 
 
 def preprocessing(size: int, source: str) -> Preprocessing:
@@ -153,6 +177,7 @@ def main(words: Sequence[str] | None = None) -> None:
     add("--out", type=Path, default=Path("runs/official"), help="folder of weights and cache")
     add("--minutes", type=float, default=math.inf, help="begin no epoch after so many minutes")
     add("--validation", type=_positive, default=1000, help="pictures held out (default 1000)")
+    add("--stem", type=Path, help="weights of the resnet whose first half the vit begins with")
     add("--test", type=Path, help="FunnyBirds folder to evaluate at the end")
     add("--seed", type=int, default=0)
     a = parser.parse_args(words)
@@ -162,8 +187,10 @@ def main(words: Sequence[str] | None = None) -> None:
     given = {"size": a.size, "epochs": a.epochs}
     recipe = replace(RECIPES[a.arch], **{k: v for k, v in given.items() if v is not None})
     options = {"seed": a.seed, "validation": a.validation, "minutes": a.minutes, "test": a.test}
+    if a.stem and a.arch != "vit":
+        parser.error(f"--stem is for --arch vit, not {a.arch}")
     try:
-        weights = train(a.zip, a.arch, a.out, recipe=recipe, **options)
+        weights = train(a.zip, a.arch, a.out, recipe=recipe, stem=a.stem, **options)
     except OmennError as error:
         raise SystemExit(f"official_birds: {error}") from None
     if weights:

@@ -25,7 +25,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from benchmarks.official_birds import MEAN, SIZE, STD, build, preprocessing
+from benchmarks.official_birds import (
+    MEAN,
+    SIZE,
+    STD,
+    ResNet,
+    ViT,
+    build,
+    load,
+    preprocessing,
+    read_card,
+)
 from benchmarks.official_birds_data import Renders, held_out, read
 from omenn.data.atomic import replacing
 from omenn.data.funnybirds import FunnyBirds
@@ -52,7 +62,7 @@ class Recipe:
 
 RECIPES = {
     "resnet": Recipe(SIZE["resnet"], epochs=30, learning_rate=2e-3, weight_decay=0.02),
-    "vit": Recipe(SIZE["vit"], epochs=16, learning_rate=1e-3, weight_decay=0.05),
+    "vit": Recipe(SIZE["vit"], epochs=12, learning_rate=1e-3, weight_decay=0.05),
     "convnet": Recipe(SIZE["convnet"], epochs=30, learning_rate=1e-3, weight_decay=0.02),
 }
 
@@ -126,13 +136,26 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor, batch: int = 10
 class _Run:
     """A training in progress: student, averaged network, optimiser, history."""
 
-    def __init__(self, arch: str, seed: int, recipe: Recipe, data: Renders, held: int) -> None:
+    def __init__(
+        self,
+        arch: str,
+        seed: int,
+        recipe: Recipe,
+        data: Renders,
+        held: int,
+        stem: Path | None = None,
+    ) -> None:
         self.arch, self.recipe, self.seed = arch, recipe, seed
         self.settings = {"arch": arch, "seed": seed, "data": data.digest, "validation": held}
         self.settings |= asdict(recipe)
+        half = _first_half(stem, data.digest, held) if stem else None
+        if stem:
+            self.settings["stem"] = hashlib.sha256(stem.read_bytes()).hexdigest()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = build(arch, recipe.size, data.compatible.shape[1])
+            if half and isinstance(network, ViT):
+                network.begin_with(half)
             student = _Student(network, data.instances)
         self.student = student.to(memory_format=torch.channels_last)  # pyright: ignore
         self.average = copy.deepcopy(network).requires_grad_(False)
@@ -168,7 +191,8 @@ class _Run:
                 "Remove it to start afresh."
             ) from error
         if settings != self.settings:
-            differing = [k for k, v in self.settings.items() if settings.get(k) != v]
+            names = {**self.settings, **settings}
+            differing = [k for k in names if settings.get(k) != self.settings.get(k)]
             raise WeightsError(
                 f"the checkpoint {path} belongs to another training, which differs in "
                 f"{', '.join(differing)}. Remove it, or choose another --out."
@@ -228,6 +252,24 @@ def _schedule(done: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
 
 
+def _first_half(weights: Path, digest: str, held: int) -> ResNet:
+    """A trained residual network which has not seen the pictures held out here."""
+    data = read_card(weights)["data"]
+    network, _ = load(weights, "resnet")
+    if (data["digest"], data["held_out"]) != (digest, _held_out(held)):
+        raise WeightsError(
+            f"'{weights}' was trained on pictures that are held out here: {data['held_out']} of "
+            f"{data['digest']}, here {_held_out(held)} of {digest}. "
+            "Train it with the same --zip and --validation."
+        )
+    assert isinstance(network, ResNet)
+    return network
+
+
+def _held_out(count: int) -> str:
+    return f"{count} complete birds, as many of each class"
+
+
 def train(
     pictures: Path,
     arch: str,
@@ -237,25 +279,27 @@ def train(
     seed: int = 0,
     validation: int = 1000,
     minutes: float = math.inf,
+    stem: Path | None = None,
     test: Path | None = None,
 ) -> Path | None:
     """Train ``arch`` on the zip ``pictures``; the path of the weights, None if minutes ran out.
 
     Writes ``<out>/<arch>-<size>.safetensors`` and its card ``.json``; a checkpoint after every
-    epoch. ``test`` names a folder in FunnyBirds' layout, read once after the last epoch.
+    epoch. ``stem``: weights of the residual network that a ViT's stem begins with. ``test`` names a
+    folder in FunnyBirds' layout, read once after the last epoch.
 
     Raises InputError for pictures or numbers that cannot be used, WeightsError for the checkpoint
     of another training, OutputError where nothing can be written.
     """
     recipe = recipe or RECIPES[arch]
     testing = FunnyBirds(test) if test else None
-    stem = out / f"{arch}-{recipe.size}"
+    target = out / f"{arch}-{recipe.size}"
     with progress_bar() as progress:
         renders = read(pictures, recipe.size, out / "cache", progress)
     training, held = (renders[rows] for rows in held_out(renders, validation))
-    run = _Run(arch, seed, recipe, renders, validation)
+    run = _Run(arch, seed, recipe, renders, validation, stem)
     del renders
-    checkpoint = stem.with_suffix(".checkpoint.pt")
+    checkpoint = target.with_suffix(".checkpoint.pt")
     if checkpoint.exists():
         run.resume(checkpoint)
     started = time.monotonic()
@@ -268,12 +312,12 @@ def train(
         run.history.append({"loss": round(loss, 4), "validation": share})
         run.save(checkpoint)
         print(
-            f"{stem.name} epoch {len(run.history)}/{recipe.epochs}: loss {loss:.3f}, "
+            f"{target.name} epoch {len(run.history)}/{recipe.epochs}: loss {loss:.3f}, "
             f"validation top-1 {share:.1%}, {run.seconds / 60:.1f} min "
             f"({run.cpu_seconds / 60:.1f} of one core)",
             flush=True,
         )
-    return _write(run, stem, len(training), testing)
+    return _write(run, target, len(training), testing)
 
 
 def _on_folder(run: _Run, data: FunnyBirds) -> dict[str, Any]:
@@ -293,16 +337,16 @@ def _figure(share: float, count: int) -> dict[str, Any]:
     return {"top1": share, "pictures": count, "interval_95": [round(low, 4), round(high, 4)]}
 
 
-def _write(run: _Run, stem: Path, training: int, testing: FunnyBirds | None) -> Path:
-    weights = stem.with_suffix(".safetensors")
+def _write(run: _Run, target: Path, training: int, testing: FunnyBirds | None) -> Path:
+    weights = target.with_suffix(".safetensors")
     content = save({name: value.contiguous() for name, value in run.average.state_dict().items()})
     card = _card(run, training, hashlib.sha256(content).hexdigest())
     if testing is not None:
         card["official_test"] = _on_folder(run, testing)
-        print(f"{stem.name} official test pictures: {card['official_test']}", flush=True)
+        print(f"{target.name} official test pictures: {card['official_test']}", flush=True)
     with replacing(weights) as beside:
         beside.write_bytes(content)
-    with replacing(stem.with_suffix(".json")) as beside:
+    with replacing(target.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     return weights
 
@@ -319,9 +363,10 @@ def _card(run: _Run, training: int, digest: str) -> dict[str, Any]:
             "pictures": "FunnyBirds' official renders, about half of them miss parts",
             "digest": run.settings["data"],
             "training": training,
-            "held_out": f"{held} complete birds, as many of each class",
+            "held_out": _held_out(held),
         },
         "recipe": asdict(run.recipe) | {"seed": run.seed},
+        "stem": _beginning(run),
         "validation": _figure(run.history[-1]["validation"], held),
         "history": run.history,
         "training": {
@@ -333,3 +378,10 @@ def _card(run: _Run, training: int, digest: str) -> dict[str, Any]:
         },
         "sha256": digest,
     }
+
+
+def _beginning(run: _Run) -> str:
+    if "stem" not in run.settings:
+        return "drawn at random"
+    half = "stem and first two stages of the resnet trained on the same pictures"
+    return f"{half}, sha256 {run.settings['stem']}; then trained with all else"

@@ -61,6 +61,10 @@ class Birds:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def first(self, count: int) -> Birds:
+        some = slice(count)
+        return Birds(self.images[some], self.labels[some], self.masks[some], self.cues[some])
+
 
 def drawn(split: birds.Split, count: int, cache: Path | None = None) -> Birds:
     """The first scenes of a split without marks, every bird complete; ``cache``: a folder."""

@@ -29,12 +29,12 @@ PUBLISHED = {
 HEADER = [
     "what is made sparse",
     "ROC-AUC",
-    "less no prior",
-    "less X-Gradient",
+    "over no prior",
+    "over X-Gradient",
     "s",
     "λ",
     "repetitions",
-    "published",
+    "published (survey)",
 ]
 
 
@@ -107,9 +107,12 @@ def block(work: Path, data: Sequence[str]) -> str:
 
 def _note(found: dict[str, dict[str, Any]], settings: dict[str, Any]) -> str:
     machines = {content.get("environment", "") for content in found.values()} - {""}
+    counts = {len(content["repetitions"]) for content in found.values()}
+    fewer = " Of fewer repetitions, the first: compare those rows by the differences."
     weights = ", ".join(f"{weight:g}" for weight in settings["weights"])
     return (
-        "Mean ± standard error; differences are within repetitions. s: CPU seconds of one training "
+        "Mean ± standard error; differences are within repetitions."
+        f"{fewer if len(counts) > 1 else ''} s: CPU seconds of one training "
         "alone with `AttributionPrior`, median of "
         f"{max(len(content['seconds']) for content in found.values())}. λ of {weights}: the best "
         f"validation ROC-AUC in the first {settings['selection']} repetitions, for expected "
@@ -120,7 +123,9 @@ def _note(found: dict[str, dict[str, Any]], settings: dict[str, Any]) -> str:
 
 def write(work: Path) -> None:
     """The block of docs/xdnn.md and the figure."""
-    data = [name for name in TITLES if read(work, name)]
+    data = [name for name in TITLES if "none" in read(work, name)]
+    if not data:
+        raise SystemExit("all is compared with no prior: measure --methods none first")
     figure(work, data, FIGURE)
     image = f"![ROC-AUC and time of sparsity priors](images/{FIGURE.name})"
     command = "Made by `python -m benchmarks.xdnn.sparsity --write`"
@@ -129,7 +134,7 @@ def write(work: Path) -> None:
 
 
 def figure(work: Path, data: Sequence[str], path: Path) -> None:
-    """ROC-AUC against CPU seconds, a panel for each of the data; X-Gradient as a line."""
+    """ROC-AUC over no prior against CPU seconds, a panel for each of the data."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(5.6 * len(data), 4.2), layout="constrained")
@@ -141,23 +146,28 @@ def figure(work: Path, data: Sequence[str], path: Path) -> None:
     drawing.savefig(path, dpi=150)
 
 
+def points(found: dict[str, dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
+    """Method → seconds, and mean and standard error of ROC-AUC over no prior.
+
+    Within repetitions, so that methods with fewer of them can be compared as well.
+    """
+    base = _tests(found["none"])
+    places = {}
+    for name, content in found.items():
+        values = [test - base[number] for number, test in _tests(content).items() if number in base]
+        if content["seconds"] and len(values) >= 2:
+            places[name] = (statistics.median(content["seconds"]), *mean_and_error(values))
+    return places
+
+
 def _panel(panel: Any, found: dict[str, dict[str, Any]]) -> None:
-    points = {
-        name: (statistics.median(content["seconds"]), *mean_and_error(_tests(content).values()))
-        for name, content in found.items()
-        if content["seconds"]
-    }
-    names = [f"eg-{count}" for count in REFERENCES if f"eg-{count}" in points]
-    if names:
-        x, y, error = zip(*(points[name] for name in names), strict=True)
-        panel.errorbar(x, y, error, marker="o", capsize=3, color="tab:blue")
-        panel.plot([], [], "o-", color="tab:blue", label="expected gradients, 1 … references")
-        for name, place, height in zip(names, x, y, strict=True):
-            panel.annotate(
-                name[3:], (place, height), (0, 8), textcoords="offset points", fontsize=7
-            )
-    if "x-gradient" in points:
-        _, mean, error = points["x-gradient"]
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    places = points(found)
+    if names := [f"eg-{count}" for count in REFERENCES if f"eg-{count}" in places]:
+        _references(panel, {name[3:]: places[name] for name in names})
+    if "x-gradient" in places:  # as a line, to compare the others with it
+        _, mean, error = places["x-gradient"]
         panel.axhline(mean, color="tab:red", lw=1, ls="--")
         panel.axhspan(mean - error, mean + error, color="tab:red", alpha=0.12, lw=0)
     styles = zip(
@@ -167,11 +177,23 @@ def _panel(panel: Any, found: dict[str, dict[str, Any]]) -> None:
         strict=True,
     )
     for name, marker, colour in styles:
-        if name in points:
-            place, mean, error = points[name]
+        if name in places:
+            place, mean, error = places[name]
             label = METHODS[name].label.replace("*", "")
             panel.errorbar(
                 place, mean, error, marker=marker, capsize=3, color=colour, ls="", label=label
             )
-    panel.set(xscale="log", xlabel="CPU seconds a training", ylabel="ROC-AUC on the test rows")
+    panel.set(xscale="log", xlabel="CPU seconds a training", ylabel="ROC-AUC over no prior")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    panel.xaxis.set_minor_formatter(NullFormatter())
     panel.legend(fontsize=7)
+
+
+def _references(panel: Any, places: dict[str, tuple[float, float, float]]) -> None:
+    """Expected gradients as a line, each point with its number of references."""
+    x, y, error = zip(*places.values(), strict=True)
+    panel.errorbar(x, y, error, marker="o", capsize=3, color="tab:blue")
+    panel.plot([], [], "o-", color="tab:blue", label="expected gradients, 1 … references")
+    for count, place, height in zip(places, x, y, strict=True):
+        panel.annotate(count, (place, height), (5, 5), textcoords="offset points", fontsize=7)

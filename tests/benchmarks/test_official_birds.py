@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,43 @@ class TestTraining:
         out, said = run(option, value)
         assert said == "2"
         assert words in out
+
+
+class TestAStemThatWasTrained:
+    def test_the_vit_begins_with_half_of_the_resnet(self, run: Main, tmp_path: Path) -> None:
+        run("--epochs", 1, "--seed", 3)
+        weights = tmp_path / "resnet-64.safetensors"
+        assert run("--epochs", 1, "--stem", weights, arch="vit")[1] == ""
+        half = official_birds.load(weights, "resnet")[0].first_half().state_dict()  # pyright: ignore
+        vit = official_birds.load(tmp_path, "vit")[0].stem[0].state_dict()  # pyright: ignore
+        kernels = [name for name, value in half.items() if value.ndim == 4]
+        assert len(kernels) == 9
+        for name in kernels:  # after one step at a millionth
+            torch.testing.assert_close(vit[name], half[name], rtol=0, atol=1e-5)
+        assert json.loads(weights.with_suffix(".json").read_text())["stem"] == "drawn at random"
+        said = json.loads((tmp_path / "vit-64.json").read_text())["stem"]
+        assert f"sha256 {sha256(weights.read_bytes()).hexdigest()}; then trained" in said
+        said = run("--epochs", 1, arch="vit")[1]
+        assert "belongs to another training, which differs in stem. Remove it" in said
+
+    def test_pictures_that_it_has_seen(self, run: Main, tmp_path: Path) -> None:
+        run("--epochs", 1)
+        weights = tmp_path / "resnet-64.safetensors"
+        said = run("--validation", 6, "--stem", weights, arch="vit")[1]
+        assert f"'{weights}' was trained on pictures that are held out here: 4 complete" in said
+        assert ", here 6 complete birds" in said
+        assert "Train it with the same --zip and --validation." in said
+        assert not list(tmp_path.glob("vit-*"))
+
+    def test_what_cannot_be_used(self, run: Main, tmp_path: Path) -> None:
+        said = run("--stem", tmp_path / "no.safetensors", arch="vit")[1]
+        assert f"the card '{tmp_path / 'no.json'}' cannot be read: " in said
+        out, said = run("--stem", tmp_path / "no.safetensors")
+        assert said == "2"
+        assert "--stem is for --arch vit, not resnet" in out
+        run("--epochs", 1, arch="vit")
+        said = run("--stem", tmp_path / "vit-64.safetensors", arch="vit")[1]
+        assert "holds a vit, asked for was a resnet" in said
 
 
 class TestLoad:

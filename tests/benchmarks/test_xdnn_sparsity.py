@@ -207,7 +207,7 @@ class TestCommand:
     def test_it_measures_chooses_and_shows(self, words, tmp_path, capsys) -> None:
         sparsity.main(words)
         out = capsys.readouterr().out
-        for text in ("| no prior | .", "**X-Gradient**", "less no prior", ".7673", "220 rows"):
+        for text in ("| no prior | .", "**X-Gradient**", "over no prior", ".7673", "220 rows"):
             assert text in out
         known = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*/*.json")}
         assert set(known) == {"none", "x-gradient", "eg-1", "eg-2"}
@@ -256,6 +256,10 @@ class TestCommand:
         assert text.startswith("a\n")
         assert "![ROC-AUC and time of sparsity priors](images/f.png)" in text
         assert (tmp_path / "images" / "f.png").stat().st_size > 5_000
+        (tmp_path / "breast-cancer" / "none.json").unlink()
+        with pytest.raises(SystemExit, match="measure --methods none first"):
+            tables.write(tmp_path)
+        assert page.read_text() == text
 
     def test_short_leaves_no_cache(self, words, tmp_path, capsys, monkeypatch) -> None:
         sparsity.main([*words, "--short", "--epochs", "1"])
@@ -287,3 +291,24 @@ def test_differences_are_within_repetitions() -> None:
     assert numbers[:3] == [".6000 ± .2309", "+.1000 ± .0000", "–"]
     assert numbers[3:] == ["0.5", "0.1", "3", ".7673"]
     assert tables.rows(found)[0][3] == "−.1000 ± .0000"
+    places = tables.points(found)
+    assert places["none"] == (0.5, 0, 0)
+    assert places["x-gradient"] == pytest.approx((0.5, 0.1, 0))
+
+
+def test_methods_with_fewer_repetitions_are_named(tmp_path: Path) -> None:
+    for name, count in (("none", 3), ("x-gradient", 2)):
+        content = {
+            "settings": {"rows": [9, 2], "weights": [1.0], "selection": 2},
+            "repetitions": {str(k): (0.9, 0.8) for k in range(count)},
+            "seconds": [1.0],
+            "weight": 0.0,
+        }
+        folder = tmp_path / "sparse"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps(content))
+        text = tables.block(tmp_path, ["breast-cancer", "sparse"])
+        if name == "none":
+            assert "fewer repetitions" not in text
+    assert "Of fewer repetitions, the first: compare those rows by the differences." in text
+    assert "Breast cancer" not in text

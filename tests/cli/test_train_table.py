@@ -9,7 +9,7 @@ import torch
 
 import omenn
 from commands import Run, refused, written
-from omenn.models import tabular
+from omenn.models import table_training, tabular
 
 WORDS = ("--hidden", "8,4", "--epochs", 5)
 
@@ -37,10 +37,11 @@ class TestTrainTable:
 
     def test_with_biases_the_prior_is_on_exact_attributions(self, run: Run, file: str) -> None:
         words = ("train", "table", file, "--target", "outcome", *WORDS, "--prior", "sparsity")
-        assert run(*words)[0] == 0
+        assert run(*words, "--seed", 3)[0] == 0
         card = Path("runs/table/table.json").read_text()
         assert '"method": "omenn"' in card
         assert '"weight": 1.0' in card
+        assert '"seed": 3' in card
 
     def test_the_same_again_is_not_trained_again(self, run: Run, file: str) -> None:
         words = ("train", "table", file, "--target", "outcome", *WORDS)
@@ -58,6 +59,42 @@ class TestTrainTable:
         refused(run(*base, "outcome", "--device", "tpu"), "cannot be used")
         assert not any(name.endswith(".safetensors") for name in written())
 
-    def test_a_weight_that_is_too_large(self, run: Run, file: str) -> None:
-        words = ("--learning-rate", "1e30", *WORDS)
-        refused(run("train", "table", file, "--target", "outcome", *words), "training stopped at")
+    def test_cells_that_are_missing_or_no_numbers(self, run: Run, file: str) -> None:
+        text = Path(file).read_text()
+        words = ("train", "table", "other.csv", "--target", "outcome", *WORDS)
+        Path("other.csv").write_text(text.replace(",3,ill", ",high,ill"))
+        refused(run(*words), "line 5 of other.csv holds 'high' in column 'dose'.*not a number")
+        Path("other.csv").write_text(text.replace(",3,ill", ",,ill"))
+        refused(run(*words), "line 5 of other.csv has no value in column 'dose'")
+        code, out, err = run(*words, "--missing", "mean")
+        assert (code, err) == (0, "")
+        assert "wrote runs/table/table.safetensors" in out
+
+    def test_a_step_or_a_weight_of_the_prior_that_is_too_large(self, run: Run, file: str) -> None:
+        words = ("train", "table", file, "--target", "outcome", *WORDS)
+        refused(run(*words, "--learning-rate", "1e30"), "training stopped at step")
+        prior = ("--prior", "sparsity", "--prior-weight", "1e30", "--no-bias")
+        refused(run(*words, *prior), r"stopped at step 1 of 5: .*a smaller weight of the prior")
+
+    def test_interrupted_it_goes_on_to_the_same_weights(
+        self, run: Run, file: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        words = ("train", "table", file, "--target", "outcome", "--prior", "sparsity", *WORDS)
+        assert run(*words, "--out", "whole")[0] == 0
+        step, steps = table_training._Run._step, []
+
+        def interrupted(self, *args):
+            steps.append(self.epoch)
+            if len(steps) == 3:
+                raise KeyboardInterrupt
+            return step(self, *args)
+
+        monkeypatch.setattr(table_training, "_SECONDS_BETWEEN_CHECKPOINTS", 0)
+        monkeypatch.setattr(table_training._Run, "_step", interrupted)
+        code, out, err = run(*words, "--out", "cut")
+        assert (code, out) == (2, "")
+        assert "run the same command again to go on" in err
+        assert run(*words, "--out", "cut")[0] == 0
+        assert steps == [0, 1, 2, 2, 3, 4]
+        whole, cut = (Path(name, "table.safetensors").read_bytes() for name in ("whole", "cut"))
+        assert whole == cut

@@ -138,15 +138,16 @@ class TestScale:
         )
         np.testing.assert_allclose(scale.applied(features).numpy(), expected, rtol=1e-12)
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     @pytest.mark.parametrize("value", [0.0, 0.1, 1e6 + 0.1, -3e-20])
-    def test_a_constant_column_becomes_zeros(self, value: float) -> None:
-        features = torch.full((7, 2), value)
-        features[:, 1] = torch.arange(7.0)
+    def test_a_constant_column_becomes_zeros(self, value: float, dtype: torch.dtype) -> None:
+        features = torch.full((7, 2), value, dtype=dtype)
+        features[:, 1] = torch.arange(7)
         x = Scale.of(features).applied(features)
         assert x.isfinite().all()
         assert (x[:, 0].abs() < 1).all()
-        torch.testing.assert_close(x[:, 1].square().mean(), torch.tensor(1.0))
-        later = Scale.of(features).applied(torch.tensor([[value + 1, 0.0]]))
+        torch.testing.assert_close(x[:, 1].square().mean(), torch.ones((), dtype=dtype))
+        later = Scale.of(features).applied(torch.tensor([[value + 1, 0.0]], dtype=dtype))
         assert later[0, 0].item() == pytest.approx(1, abs=0.1)  # no division by nearly zero
 
     def test_a_small_column_is_no_constant_one(self) -> None:

@@ -145,7 +145,7 @@ class TestNames:
         [
             ("bird-resnet", "did you mean 'birds-resnet'"),
             ("timn:resnet18", "did you mean 'timm:resnet18'"),
-            ("xyz", "write birds-resnet, birds-vit, birds-convnet, timm:NAME"),
+            ("xyz", "write birds-resnet, birds-vit, birds-convnet, birds-xconvnet, timm:NAME"),
             ("hf:bert", "write birds-resnet"),
             ("timm:", "did you mean 'timm:NAME'"),
             ("", "write birds-resnet"),

@@ -123,6 +123,17 @@ class TestTraining:
         hits = (p.argmax(1) == table.target[rows]).double().mean()
         assert float(hits) == card["result"]["test_accuracy"]
 
+    def test_the_accuracy_on_the_card_is_that_of_the_test_rows(self, tmp_path: Path) -> None:
+        file = written(tmp_path / "t.csv", 2)
+        train_table(file, "kind", tmp_path / "out", seed=1, **SMALL | {"epochs": 3})
+        table, network = read_table(file, "kind"), tabular.load(tmp_path / "out")
+        right = network.probabilities(network.standardised(table.features)).argmax(1)
+        right = (right == table.target).double()
+        found = {part: float(right[rows].mean()) for part, rows in split(table, 1).items()}
+        assert len(set(found.values())) == 3  # so that one cannot stand for another
+        card = json.loads((tmp_path / "out" / "table.json").read_text())
+        assert card["result"]["test_accuracy"] == found["test"]
+
     def test_scaled_by_training_rows_alone(self, file: Path, tmp_path: Path) -> None:
         train_table(file, "kind", tmp_path / "out", **SMALL)
         table = read_table(file, "kind")
@@ -170,7 +181,8 @@ class TestTraining:
         )
         with pytest.raises(InputError, match="no value in column 'b'"):
             train_table(file, "y", tmp_path / "out", **SMALL)
-        train_table(file, "y", tmp_path / "out", missing="mean", **SMALL)
+        path = train_table(file, "y", tmp_path / "out", missing="mean", **SMALL)
+        assert " --missing mean " in json.loads(path.with_suffix(".json").read_text())["command"]
         network = tabular.load(tmp_path / "out")
         x = network.standardised(torch.tensor([[0.0, math.nan]]))
         assert x.isfinite().all()

@@ -398,6 +398,31 @@ def test_trainer_evaluates_without_the_prior_and_resumes_where_it_was() -> None:
 _STATE = "whole/checkpoint-1/attribution_prior_0.pt"
 
 
+@pytest.mark.usefixtures("spoken")
+@pytest.mark.parametrize("method", ["xgradient", "omenn"])
+def test_a_model_that_accelerate_has_wrapped_is_attributed_in_float32(method: str) -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Linear(5, 6), nn.GELU(), nn.Linear(6, 3))
+    x, y, prior = drawn(4, 5), torch.tensor([0, 1, 2, 0]), AttributionPrior("sparsity", 1, method)
+    wanted = prior.attributions(net, x, y)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        wrapped: Any = Accelerator(cpu=True, mixed_precision="bf16").prepare(net)
+        forward = wrapped.forward
+        half = wrapped(x)
+        assert torch.equal(prior.attributions(wrapped, x, y), wanted)
+        with pytest.raises(InputError, match=r"not finite|NaN"):
+            prior(wrapped, x / 0, y)
+        assert wrapped.forward is forward
+        assert torch.equal(wrapped(x), half)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def test_what_is_no_trainer() -> None:
     prior = AttributionPrior("sparsity", 1)
     with pytest.raises(

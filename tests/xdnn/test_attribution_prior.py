@@ -492,6 +492,15 @@ def test_autocast_outside_makes_no_difference(method: str) -> None:
     torch.testing.assert_close(half, wanted, rtol=0.1, atol=0.01)
 
 
+def test_autocast_outside_does_not_reach_the_prior() -> None:
+    model, x, y = network("mlp with gelu")
+    model, x = model.float(), x.float()
+    prior = AttributionPrior(lambda a: (a @ a.T).square().mean(), 1.0)
+    wanted = prior(model, x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(prior(model, x, y), wanted)
+
+
 def test_half_precision_reaches_the_prior_in_float32() -> None:
     model, x, y = network("mlp with gelu")
     seen: list[Tensor] = []

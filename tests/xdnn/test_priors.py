@@ -251,6 +251,18 @@ def test_every_prior(name: str) -> None:
             PRIORS[name](wrong, **CONTEXT)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", PRIORS)
+def test_half_precision_is_summed_in_float32(name: str, dtype: torch.dtype) -> None:
+    """Ranks up to 5000, and squares whose sum has no place in float16."""
+    a = (100 * drawn(2, 5000)).to(dtype)
+    context = {"mask": a < 50, "other": a.flip(1), "sign": torch.ones(5000)}
+    value = PRIORS[name](a, **context)
+    wanted = PRIORS[name](a.double(), **context)
+    assert value.dtype == torch.float32
+    assert float(value) == pytest.approx(float(wanted), rel=1e-4)
+
+
 def test_find() -> None:
     assert find("right-reasons") is right_reasons
     own = lambda a: a.sum()  # noqa: E731

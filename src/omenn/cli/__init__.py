@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from omenn.cli import data, train
+from omenn.cli import bench, data, train
 from omenn.run import terminal
 from omenn.run.arguments import (
     AsJson,
@@ -53,6 +53,7 @@ app = typer.Typer(
 )
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
+app.command()(bench.bench)
 
 
 def _version(asked: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 from omenn.run import terminal
 from omenn.run.arguments import Device, Verbose
 
-app = typer.Typer(no_args_is_help=True, help="Train a bundled network again.")
+app = typer.Typer(no_args_is_help=True, help="Train a bundled network again, or one on a CSV file.")
 
 
 @app.command("birds")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from omenn.data import birds
+from omenn.data.atomic import replacing
+from omenn.data.birds.arrays import drawing_digest
 from omenn.data.birds.scenes import Scene, Split
 from omenn.data.funnybirds import BACKDROP, MAP_COLOURS
 from omenn.errors import InputError
@@ -19,14 +26,26 @@ class GeneratedBirds:
     It has what :class:`omenn.data.funnybirds.FunnyBirds` has for a folder: pictures as Pillow RGB
     images, masks as boolean arrays (height, width), and every intervention.
 
-    Raises InputError for a count below one, and later for a number or part that is not there.
+    ``cache`` names a folder that keeps what is drawn, a file for each scene: the first request
+    draws a scene with all its interventions, whoever asks next reads them.
+
+    Raises InputError for a count below one, and later for a number or part that is not there, or a
+    file in the cache that cannot be read; OutputError where the cache cannot be written.
 
     >>> data = GeneratedBirds("test", 3, size=16)
     >>> len(data), data.label(1), data.with_parts(1, ["beak"]).size
     (3, 1, (16, 16))
     """
 
-    def __init__(self, split: Split = "test", count: int = 50, *, size: int = 64, seed: int = 0):
+    def __init__(
+        self,
+        split: Split = "test",
+        count: int = 50,
+        *,
+        size: int = 64,
+        seed: int = 0,
+        cache: Path | None = None,
+    ):
         if count < 1:
             raise InputError(f"count is {count}; at least one scene is needed")
         self.split: Split = split
@@ -36,12 +55,16 @@ class GeneratedBirds:
         )
         self.parts = birds.PARTS
         self.scenes: list[Scene] = []
+        self._numbers: list[int] = []  # of the scenes in the split
+        self._folder = cache and cache / f"{split}-{size}-{seed}-{drawing_digest()}"
+        self._read: tuple[int | None, dict[str, np.ndarray]] = (None, {})  # the last scene
         index = 0
         while len(self.scenes) < count:
             scene = birds.sample_scene(index, split, seed=seed)
-            index += 1
             if len(scene.parts) == len(birds.PARTS):
                 self.scenes.append(scene)
+                self._numbers.append(index)
+            index += 1
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -54,17 +77,50 @@ class GeneratedBirds:
             raise InputError(f"scene {index} was asked for; there are {len(self)}, counted from 0")
         return self.scenes[index]
 
+    def _picture(self, index: int, name: str) -> Image.Image:
+        """One picture of a scene, drawn or from the cache."""
+        if self._folder is None:
+            return self._drawings(index)[name]()
+        read = self._read
+        if read[0] != index:
+            read = self._read = (index, self._cached(index, self._folder))
+        return Image.fromarray(read[1][name])
+
+    def _cached(self, index: int, folder: Path) -> dict[str, np.ndarray]:
+        drawings = self._drawings(index)
+        path = folder / f"{self._numbers[index]:06d}.npz"
+        if not path.exists():
+            drawn = np.stack([np.asarray(draw()) for draw in drawings.values()])
+            with replacing(path) as beside, open(beside, "wb") as file:
+                np.savez_compressed(file, pictures=drawn)
+        try:
+            with open(path, "rb") as file, np.load(file) as content:
+                return dict(zip(drawings, content["pictures"], strict=True))
+        except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            raise InputError(f"{path} cannot be read: {error}. Delete it.") from error
+
+    def _drawings(self, index: int) -> dict[str, Callable[[], Image.Image]]:
+        """Every picture of a scene by its name in the cache."""
+        scene, size = self._scene(index), self.size
+        found = {"map": lambda: birds.part_map(scene, size)}
+        for count in range(len(self.parts) + 1):
+            for gone in combinations(self.parts, count):
+                found[_without(gone)] = partial(birds.render, scene, size, without=gone)
+        for n in range(len(scene.backdrop)):
+            found[_object(n)] = partial(birds.render, scene, size, without_background=[n])
+        return found
+
     def label(self, index: int) -> int:
         """The class of a picture."""
         return self._scene(index).class_index
 
     def image(self, index: int) -> Image.Image:
         """The picture."""
-        return birds.render(self._scene(index), self.size)
+        return self._picture(index, _without([]))
 
     def masks(self, index: int) -> dict[str, np.ndarray]:
         """For every part where it is seen; a part that is hidden has an empty mask."""
-        pixels = np.asarray(birds.part_map(self._scene(index), self.size))
+        pixels = np.asarray(self._picture(index, "map"))
         return {
             part: np.any([(pixels == colour).all(axis=2) for colour in MAP_COLOURS[part]], axis=0)
             for part in self.parts
@@ -76,7 +132,7 @@ class GeneratedBirds:
 
     def background_masks(self, index: int) -> np.ndarray:
         """Where each background object is seen: (objects, height, width)."""
-        pixels = np.asarray(birds.part_map(self._scene(index), self.size)).astype(int)
+        pixels = np.asarray(self._picture(index, "map")).astype(int)
         grey = (pixels[:, :, 0] == BACKDROP) & (pixels[:, :, 1] == BACKDROP)
         number = np.where(grey, pixels[:, :, 2] - BACKDROP, -1)
         return number[None] == np.arange(self.background_count(index))[:, None, None]
@@ -88,8 +144,7 @@ class GeneratedBirds:
             raise InputError(
                 f"kept= names {', '.join(sorted(unknown))}; the parts are {', '.join(self.parts)}"
             )
-        gone = [part for part in self.parts if part not in kept]
-        return birds.render(self._scene(index), self.size, without=gone)
+        return self._picture(index, _without([part for part in self.parts if part not in kept]))
 
     def without_background(self, index: int, number: int) -> Image.Image:
         """The picture without background object ``number``; all else is the same."""
@@ -99,4 +154,13 @@ class GeneratedBirds:
                 f"background object {number} was asked for; scene {index} has {count}, "
                 "counted from 0"
             )
-        return birds.render(self._scene(index), self.size, without_background=[number])
+        return self._picture(index, _object(number))
+
+
+def _without(gone: Collection[str]) -> str:
+    """The name of the picture without these parts, which are in their order."""
+    return "without " + " ".join(gone)
+
+
+def _object(number: int) -> str:
+    return f"without object {number}"

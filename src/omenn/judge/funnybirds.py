@@ -10,17 +10,20 @@ of Explainable AI Methods", ICCV 2023, arXiv 2308.06248.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from omenn.errors import InputError
 from omenn.judge.explainers import Explainer
+from omenn.judge.maps import checked_whole
 from omenn.judge.parts import (
     Importance,
     Responses,
     contrast_pair,
+    dilated,
     dilation_for,
     importance,
     minimal_sufficient,
@@ -31,6 +34,7 @@ from omenn.judge.score import Score
 THRESHOLDS = torch.linspace(0.01, 0.5, 80, dtype=torch.float64)
 MOVES = 0.05  # a removal that changes the logit by less than this share is irrelevant
 CHECKS = ("csdc", "pc", "dc", "distractibility")
+LEVEL = ("0.5 in single deletion", "not in single deletion")  # corrected, published
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,7 +43,8 @@ class FunnyBirdsScore:
 
     ``curves``: of ``csdc``, ``pc``, ``dc`` and ``distractibility`` (N, 80), over the thresholds;
     ``single_deletion`` and ``target_sensitivity`` (N,). NaN where a picture is left out. ``ranked``
-    (N, 3, P): importance, drop of the logit, area of the parts. ``counted``: how often what.
+    (N, 3, P): importance, drop of the logit, area of the dilated mask of each part. ``counted``:
+    how often what.
     """
 
     curves: Mapping[str, Tensor]
@@ -156,25 +161,36 @@ def funnybirds(
       objects (removal changes the logit by less than 5 %, or raises it) that count as important;
     - *single deletion*: (ρ + 1) / 2, Spearman's ρ between I_P and the drop of the logit without P;
     - *target sensitivity*: for two classes that share two parts each with the bird, are those rated
-      higher for the class they speak for?
+      higher for the class they speak for? (A map that is the same for every class gets 0.)
     - *single deletion given area*: partial rank correlation of I_P and the drop, given the area of
-      the parts, pooled over the pictures. Larger parts move the logit more, so a map that is the
-      same everywhere scores well on single deletion; here it does not.
+      the dilated parts, pooled over the pictures. Larger parts move the logit more, so a map that
+      is the same everywhere scores well on single deletion; here it gets chance, 0.
 
     Args:
         explain: makes the maps (for the label, the predicted class and the two contrast classes).
         seen: what the model says, from :func:`omenn.judge.parts.responses`.
         published: as the published code behaves: pictures of the last class get 0 for csdc,
             pictures whose importances or drops are all equal are left out of single deletion (here
-            they count as chance, 0.5), masks grow by 5 pixels whatever the size of the picture.
+            they count as chance, 0.5), masks grow by 5 pixels whatever the size of the picture. In
+            one thing it is not followed: it lets the two eyes, feet or wings grow apart and counts
+            pixels near to both twice.
         positive: only the positive part of the maps counts. A map whose sum is not positive turns
             the threshold round; such maps are counted.
-        dilation: by how many pixels the masks grow; by default 5 of 256, in proportion.
+        dilation: the width, odd, of the square by which masks grow (1: not at all); by default 5
+            for a side of 256, in proportion, and at least 3.
         tick: called after each of the four rounds of maps.
+
+    A map that is not finite counts as zero everywhere, and is counted.
+
+    Raises:
+        InputError: a dilation that is not odd, maps of another shape.
 
     Source: arXiv 2308.06248, sections 4 and 5.
     """
-    width = dilation or dilation_for(int(seen.images.shape[-1]), published)
+    side = int(seen.images.shape[-1])
+    width = dilation_for(side, published) if dilation is None else dilation
+    if checked_whole("dilation", width, 1) % 2 == 0:
+        raise InputError(f"dilation={width} must be odd, so that masks grow to all sides alike.")
     asked = {"dilation": width, "positive": positive, "chunk": chunk}
     own = importance(explain, seen, seen.labels, **asked)
     tick()
@@ -184,22 +200,26 @@ def funnybirds(
     tick()
     drops = _drops(seen)
     deletion, level = _single_deletion(own.parts, drops, published)
-    contrast, skipped = _target_sensitivity(explain, seen, asked, tick)
+    contrast, maps, skipped = _target_sensitivity(explain, seen, asked, tick)
+    distraction = _distractibility(seen, own, drops)
     counted = {
-        "constant maps": own.constant + other.constant,
-        "maps that are not finite": own.broken + other.broken,
-        "maps whose sum is not positive": int((own.total <= 0).sum()),
+        "constant maps": sum(found.constant for found in (own, other, *maps)),
+        "maps that are not finite": sum(found.broken for found in (own, other, *maps)),
+        "maps whose sum is not positive": own.inverted + other.inverted,
         "pictures classified wrong, not in csdc": len(wrong),
-        "equal importances or drops": level,
+        "pictures where all is relevant, not in distractibility": int(
+            distraction[:, 0].isnan().sum()
+        ),
+        f"equal importances or drops, {LEVEL[published]}": level,
         **skipped,
     }
-    areas = seen.masks.sum((2, 3)).double()
+    areas = dilated(seen.masks, width).sum((2, 3))
     return FunnyBirdsScore(
         curves={
             "csdc": _csdc(seen, own, published),
             "pc": _prediction(seen, predicted, kept=True),
             "dc": _prediction(seen, predicted, kept=False),
-            "distractibility": _distractibility(seen, own, drops),
+            "distractibility": distraction,
         },
         single_deletion=deletion,
         target_sensitivity=contrast,
@@ -216,7 +236,7 @@ def _merged(own: Importance, other: Importance, rows: list[int]) -> Importance:
     """The maps for the predicted class: the label's own where the model is right."""
     parts, total = own.parts.clone(), own.total.clone()
     parts[rows], total[rows] = other.parts[rows], other.total[rows]
-    return Importance(parts, own.backgrounds, total, 0, 0)
+    return replace(own, parts=parts, total=total)
 
 
 def _important(found: Importance) -> Tensor:
@@ -285,7 +305,7 @@ def _single_deletion(parts: Tensor, drops: Tensor, published: bool) -> tuple[Ten
 
 def _target_sensitivity(
     explain: Explainer, seen: Responses, asked: dict[str, Any], tick: Callable[[], Any]
-) -> tuple[Tensor, dict[str, int]]:
+) -> tuple[Tensor, list[Importance], dict[str, int]]:
     pairs = [contrast_pair(seen.classes, int(label)) for label in seen.labels]
     usable, lacking, odd = [], 0, 0
     for row, pair in enumerate(pairs):
@@ -308,10 +328,14 @@ def _target_sensitivity(
         first, second = (f.parts[row] for f in found)
         checks = (first[one].sum() > second[one].sum(), second[two].sum() > first[two].sum())
         values[row] = sum(map(float, checks)) / 2
-    return values, {
-        "pictures without a contrast pair": lacking,
-        "pictures whose contrast the model does not follow": odd,
-    }
+    return (
+        values,
+        found,
+        {
+            "pictures without a contrast pair, not in target sensitivity": lacking,
+            "pictures whose contrast the model does not follow, not in target sensitivity": odd,
+        },
+    )
 
 
 def _behaves(seen: Responses, row: int, pair: tuple[int, frozenset, int, frozenset]) -> bool:

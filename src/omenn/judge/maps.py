@@ -64,6 +64,36 @@ def checked_maps(maps: Any, images: Tensor) -> Tensor:
     return maps.mean(1) if maps.ndim == 4 else maps
 
 
+def explained(explain: Callable[[Tensor, Tensor], Tensor], images: Any, targets: Any) -> Tensor:
+    """The maps (B, H, W) that an explainer makes of images, float64 and without history.
+
+    They may be not finite: who asks decides what becomes of those, and counts them.
+
+    Raises:
+        InputError: not one map for each image.
+    """
+    maps = explain(images, targets)
+    if not isinstance(maps, Tensor) or maps.shape != (len(images), *images.shape[2:]):
+        got = f"of the shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else "of the type "
+        got += "" if isinstance(maps, Tensor) else type(maps).__name__
+        raise InputError(
+            f"the explainer returned maps {got} for images of the shape {tuple(images.shape)}. "
+            "Return one map (H, W) for each image."
+        )
+    return maps.detach().double()
+
+
+def checked_whole(name: str, value: Any, least: int) -> int:
+    """A whole number that is large enough.
+
+    Raises:
+        InputError: anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}={value!r} must be a whole number of at least {least}.")
+    return value
+
+
 def not_finite(maps: Tensor) -> Tensor:
     """(B,) bool: which maps have a NaN or an infinity."""
     return ~torch.isfinite(maps).flatten(1).all(1)
@@ -108,7 +138,7 @@ def logits_of(f: Model, images: Tensor, chunk: int = 64) -> Tensor:
     """
     found = []
     with torch.no_grad():
-        for rows in images.split(chunk):
+        for rows in images.split(checked_whole("chunk", chunk, 1)):
             out = f(rows)
             if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(rows):
                 got = (
@@ -122,7 +152,7 @@ def logits_of(f: Model, images: Tensor, chunk: int = 64) -> Tensor:
                 )
             if not bool(torch.isfinite(out).all()):
                 raise InputError(
-                    "f returned logits that are not finite (NaN or infinite) for a masked picture. "
+                    "f returned logits that are not finite (NaN or infinite) for a picture. "
                     "Check the weights and the range of the images."
                 )
             found.append(out.double())
@@ -152,7 +182,7 @@ def descending(values: Tensor, seed: int = 0) -> Tensor:
         >>> descending(torch.tensor([[1.0, 3.0, 2.0]])).tolist()
         [[1, 2, 0]]
     """
-    order = tie_order(*values.shape, seed=seed).to(values.device)
+    order = tie_order(*values.shape, seed=checked_whole("seed", seed, 0)).to(values.device)
     best = torch.sort(values.gather(1, order), dim=1, descending=True, stable=True).indices
     return order.gather(1, best)
 

@@ -49,6 +49,10 @@ def curve(
     with ``restore`` it is what one starts from, and the picture is put back. ``counts``: how many
     pixels are changed at each point.
 
+    Raises:
+        InputError: an outcome that is not known, shapes that do not fit, what the model returns.
+        TargetError: a class that the logits do not have.
+
     Example:
         >>> f = lambda images: torch.stack([images.flatten(1).sum(1)] * 2, 1)
         >>> x = torch.tensor([[[[1.0, 2.0]]]])
@@ -58,7 +62,19 @@ def curve(
     """
     if outcome not in ("probability", "logit"):
         raise InputError(f"outcome={outcome!r} is not known. Choose 'probability' or 'logit'.")
+    images = checked_images(images)
     targets = checked_targets(targets, len(images), images.device)
+    pixels = images[0, 0].numel()
+    if order.shape != (len(images), pixels):
+        raise InputError(
+            f"order has the shape {tuple(order.shape)}, images {tuple(images.shape)}. Give the "
+            f"indices of all pixels for each image, {(len(images), pixels)}."
+        )
+    if fill.shape != images.shape:
+        raise InputError(
+            f"fill has the shape {tuple(fill.shape)}, the images {tuple(images.shape)}. Give one "
+            "picture for each image."
+        )
     place = ranks(order).view(-1, 1, *images.shape[2:])
     found = []
     for count in counts:
@@ -89,6 +105,11 @@ def deletion(
         step: pixels a step; by default a 224th of them all.
         outcome: ``"probability"`` (softmax) or ``"logit"``.
         seed: of the order among equal values.
+
+    Raises:
+        InputError: shapes that do not fit, a map that is not finite, a step or an outcome that
+            cannot be, logits that are not finite.
+        TargetError: a class that the logits do not have.
 
     Source: Petsiuk, Das, Saenko 2018, arXiv 1806.07421.
     """
@@ -176,7 +197,8 @@ def symmetric_relevance_gain(
     side = max(1, round(height / 14)) if patch is None else patch
     while patch is None and (height % side or width % side):
         side -= 1
-    if side < 1 or height % side or width % side:
+    whole = isinstance(side, int) and not isinstance(side, bool)
+    if not whole or side < 1 or height % side or width % side:
         raise InputError(
             f"patch={patch!r} does not divide pictures of {height} x {width} pixels. Choose a "
             "divisor of both sides."
@@ -189,14 +211,17 @@ def symmetric_relevance_gain(
         place = ranks(one).view(-1, *cells.shape[1:])
         pixels = place.repeat_interleave(side, 1).repeat_interleave(side, 2).flatten(1)
         counts = [k * side * side for k in range(cells[0].numel() + 1)]
-        whole = torch.argsort(pixels, dim=1, stable=True)
-        line = curve(f, images, targets, whole, fill, counts, outcome="logit", chunk=chunk)
+        by_patch = torch.argsort(pixels, dim=1, stable=True)
+        line = curve(f, images, targets, by_patch, fill, counts, outcome="logit", chunk=chunk)
         areas.append(_mean_height(line))
     return Score("srg", (areas[0] - areas[1]).cpu(), _counts(maps), chance=0.0)
 
 
 def softened(images: Tensor, kernel: int = 11, sigma: float = 5.0) -> Tensor:
     """The pictures after a Gaussian of this many pixels, edges reflected; insertion starts from it.
+
+    exp(−d²/2σ²), cut off and made to add up to 1. The published blur has zeros beyond the edges,
+    which darken them, and folds the Gaussian's tails back into the kernel.
 
     >>> assert torch.allclose(softened(torch.ones(1, 1, 16, 16)), torch.ones(1, 1, 16, 16))
     """
@@ -230,12 +255,7 @@ def _area(
     size = max(1, round(pixels / POINTS)) if step is None else step
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= pixels:
         raise InputError(f"step={step!r} must be a whole number of pixels from 1 to {pixels}.")
-    fill = torch.zeros_like(images) if fill is None else fill
-    if fill.shape != images.shape:
-        raise InputError(
-            f"fill has the shape {tuple(fill.shape)}, the images {tuple(images.shape)}. Give one "
-            "picture for each image."
-        )
+    fill = torch.zeros_like(images) if fill is None else fill.to(images)
     counts = [*range(0, pixels, size), pixels]
     order = descending(maps.flatten(1), seed)
     options = {"restore": restore, "outcome": outcome, "chunk": chunk}

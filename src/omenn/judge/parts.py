@@ -3,7 +3,7 @@ they are. The material of the FunnyBirds protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from omenn.errors import InputError
 from omenn.judge.explainers import Explainer
-from omenn.judge.maps import Model, constant_maps, logits_of, not_finite
+from omenn.judge.maps import Model, constant_maps, explained, logits_of, not_finite
 
 PUBLISHED_SIDE, PUBLISHED_DILATION = 256, 5
 
@@ -24,8 +24,8 @@ PUBLISHED_SIDE, PUBLISHED_DILATION = 256, 5
 class PartData(Protocol):
     """A folder in FunnyBirds' layout, or generated birds."""
 
-    classes: tuple[Mapping[str, int], ...]
-
+    @property
+    def classes(self) -> tuple[Mapping[str, int], ...]: ...
     @property
     def parts(self) -> Collection[str]: ...
     def __len__(self) -> int: ...
@@ -49,7 +49,8 @@ class Responses:
     ``parts``: names, P of them. ``full`` (N, K) logits; ``kept`` (N, 2^P, K), the entry whose
     number has bit p set is the picture in which part p stays; ``backgrounds``: for each picture
     (objects, K), without that object. ``images`` (N, C, H, W), ``masks`` (N, P, H, W) and
-    ``background_masks`` [(objects, H, W)] as the model sees them, not dilated.
+    ``background_masks`` [(objects, H, W)] as the model sees them, not dilated. All but the images
+    lie in ordinary memory.
     """
 
     parts: tuple[str, ...]
@@ -89,7 +90,8 @@ def responses(
     pictures, all by default; ``tick`` is called after each.
 
     Raises:
-        InputError: no picture, pictures of different sizes, what the data or the model refuse.
+        InputError: no picture, pictures of different sizes, a model with fewer classes than the
+            data, what the data or the model refuse.
     """
     numbers = list(range(len(data)) if indices is None else indices)
     if not numbers:
@@ -97,22 +99,23 @@ def responses(
     parts = tuple(sorted(data.parts))
     rows: list[tuple[Tensor, ...]] = []
     for index in numbers:
-        x = preprocessing(data.image(index))
+        batch = _stacked(index, map(preprocessing, _pictures(data, index, parts)))
+        x = batch[:1]
         if rows and x.shape != rows[0][0].shape:
             raise InputError(
                 f"picture {index} comes as {tuple(x.shape)}, the first as "
                 f"{tuple(rows[0][0].shape)}. Use a preprocessing with one size."
             )
-        changed = [
-            data.with_parts(index, [p for k, p in enumerate(parts) if bits >> k & 1])
-            for bits in range(2 ** len(parts))
-        ]
-        gone = [data.without_background(index, n) for n in range(data.background_count(index))]
-        batch = torch.cat([x, *(preprocessing(picture) for picture in (*changed, *gone))])
-        logits = logits_of(f, batch, chunk)
+        logits = logits_of(f, batch, chunk).cpu()
+        if logits.shape[1] < len(data.classes):
+            raise InputError(
+                f"the model has {logits.shape[1]} classes, the data {len(data.classes)}. "
+                "Give a model that was trained on these classes."
+            )
         masks = data.masks(index)
         part_masks = _resized(np.stack([masks[p] for p in parts]), x)
-        rows.append((x, logits, part_masks, _resized(data.background_masks(index), x)))
+        objects = _resized(data.background_masks(index), x)
+        rows.append((x.clone(), logits, part_masks, objects))
         tick()
     split = 1 + 2 ** len(parts)
     return Responses(
@@ -126,6 +129,27 @@ def responses(
         kept=torch.stack([row[1][1:split] for row in rows]),
         backgrounds=[row[1][split:] for row in rows],
     )
+
+
+def _pictures(data: PartData, index: int, parts: Sequence[str]) -> Iterator[Image.Image]:
+    """A picture, the 2^P with some of the parts in the order of their bits, each object gone."""
+    yield data.image(index)
+    for bits in range(2 ** len(parts)):
+        yield data.with_parts(index, [p for k, p in enumerate(parts) if bits >> k & 1])
+    for number in range(data.background_count(index)):
+        yield data.without_background(index, number)
+
+
+def _stacked(index: int, pictures: Iterable[Tensor]) -> Tensor:
+    """What the preprocessing made of a picture and its interventions, (pictures, C, H, W)."""
+    found = list(pictures)
+    shapes = sorted({tuple(x.shape) for x in found})
+    if len(shapes) > 1 or len(shapes[0]) != 4 or shapes[0][0] != 1:
+        raise InputError(
+            f"picture {index} and its interventions come as {', '.join(map(str, shapes))}. Use a "
+            "preprocessing that makes (1, C, H, W) of each, with one size."
+        )
+    return torch.cat(found)
 
 
 def _resized(masks: np.ndarray, like: Tensor) -> Tensor:
@@ -142,7 +166,9 @@ class Importance:
     """What the maps of one class a picture say: Σ over the parts, the objects, and everything.
 
     ``parts`` (N, P), ``backgrounds`` [(objects,)], ``total`` (N,), float64. ``constant`` and
-    ``broken``: how many maps are the same everywhere; were not finite, and count as zero.
+    ``broken``: how many maps are the same everywhere; were not finite, and count as zero;
+    ``inverted``: how many sum to zero or less, where a threshold, a share of the sum, asks the
+    wrong way round.
     """
 
     parts: Tensor
@@ -150,6 +176,7 @@ class Importance:
     total: Tensor
     constant: int
     broken: int
+    inverted: int
 
 
 def dilation_for(side: int, published: bool = False) -> int:
@@ -185,12 +212,8 @@ def importance(
     constant = broken = 0
     for start in range(0, len(chosen), chunk):
         some = chosen[start : start + chunk]
-        maps = explain(seen.images[some], targets[some]).double().cpu()
-        if maps.shape != (len(some), *seen.images.shape[2:]):
-            raise InputError(
-                f"the explainer returned maps of the shape {tuple(maps.shape)} for images of the "
-                f"shape {tuple(seen.images[some].shape)}. Return one map (H, W) for each image."
-            )
+        images = seen.images[some]
+        maps = explained(explain, images, targets[some].to(images.device)).cpu()
         bad = not_finite(maps)
         maps = torch.where(bad[:, None, None], 0.0, maps)
         broken += int(bad.sum())
@@ -201,7 +224,7 @@ def importance(
         total[some] = maps.sum((1, 2))
         for row, m in zip(some, maps, strict=True):
             backgrounds[row] = (dilated(seen.background_masks[row], dilation) * m).sum((1, 2))
-    return Importance(parts, backgrounds, total, constant, broken)
+    return Importance(parts, backgrounds, total, constant, broken, int((total <= 0).sum()))
 
 
 def dilated(masks: Tensor, width: int) -> Tensor:

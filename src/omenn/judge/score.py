@@ -11,8 +11,10 @@ from torch import Tensor
 
 from omenn.errors import InputError
 
+RESAMPLED = 2**22  # values at a time, which bounds the memory
 
-@dataclass(frozen=True, repr=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Score:
     """One protocol's verdict on the maps of N images.
 
@@ -76,14 +78,18 @@ def bootstrap_interval(
     """
     if values.ndim != 1 or not bool(torch.isfinite(values).all()):
         raise InputError(
-            f"an interval needs finite numbers (N,), got {tuple(values.shape)}. Leave out what is "
-            "not a number."
+            f"an interval needs finite numbers (N,), got the shape {tuple(values.shape)} with "
+            f"{int((~torch.isfinite(values)).sum())} that are not finite. Leave those out."
         )
     if not len(values):
         return math.nan, math.nan
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(values), (resamples, len(values)), generator=generator)
-    means = values.double().cpu()[drawn].mean(1)
+    numbers, means = values.double().cpu(), []
+    at_once = max(1, RESAMPLED // len(values))
+    for start in range(0, resamples, at_once):
+        size = (min(at_once, resamples - start), len(values))
+        means.append(numbers[torch.randint(len(values), size, generator=generator)].mean(1))
+    means = torch.cat(means)
     tail = (1 - level) / 2
     low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
     return low, high

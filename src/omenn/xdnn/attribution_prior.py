@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from omenn.core.explain import BIASES, PRODUCTS
 from omenn.core.run import choose
+from omenn.core.surroundings import alone
 from omenn.errors import InputError, did_you_mean
 from omenn.xdnn import attributions as by
 from omenn.xdnn.attributions import Question, rows_of
@@ -146,6 +147,7 @@ class AttributionPrior:
 
     # --- attributions ----------------------------------------------------------------------
 
+    @alone()
     def _attributed(self, question: Question) -> Tensor:
         graph, x = torch.is_grad_enabled(), question.x
         if self.method != "omenn" and not x.is_floating_point():

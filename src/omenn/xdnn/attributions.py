@@ -140,7 +140,8 @@ def evaluating(model: Any, device: torch.device) -> Iterator[None]:
     """Evaluation mode for every module, float32, and each flag and random number put back.
 
     Running statistics are copies meanwhile: a forward pass in training changes them in place, and
-    the derivative of what was made here must not mind whether that comes before or after.
+    the derivative of what was made here must not mind whether that comes before or after. The
+    autocast that accelerate lays around a ``forward`` is off as well.
     """
     modules = [m for _, m in modules_of(model)] if isinstance(model, nn.Module) else []
     flags = [m.training for m in modules]
@@ -151,8 +152,15 @@ def evaluating(model: Any, device: torch.device) -> Iterator[None]:
         for name in ("running_mean", "running_var")
         if (t := m._buffers.get(name)) is not None
     ]
+    wrapped = [
+        (m, m.__dict__["_original_forward"], m.__dict__["forward"])
+        for m in modules
+        if {"_original_forward", "forward"} <= m.__dict__.keys()
+    ]
     gpus = [device] if device.type == "cuda" else []
     try:
+        for m, own, _ in wrapped:
+            m.forward = own
         for m in modules:
             m.training = False  # not .eval(), which a module may have made to do more
         with (
@@ -168,6 +176,8 @@ def evaluating(model: Any, device: torch.device) -> Iterator[None]:
             buffers[name] = t
         for m, flag in zip(modules, flags, strict=True):
             m.training = flag
+        for m, _, around in wrapped:
+            m.forward = around
 
 
 def own_type(model: Any, x: Tensor) -> torch.dtype:

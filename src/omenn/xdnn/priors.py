@@ -215,7 +215,7 @@ def find(prior: str | Prior) -> Prior:
 
 
 def _batch(name: str, attributions: Any) -> Tensor:
-    """The attributions, if they are a batch of real numbers."""
+    """The attributions, if they are a batch of real numbers; sums need float32 at least."""
     fits = isinstance(attributions, Tensor) and attributions.is_floating_point()
     if not fits or attributions.ndim < 2 or not attributions.numel():
         got = type(attributions).__name__
@@ -225,7 +225,8 @@ def _batch(name: str, attributions: Any) -> Tensor:
             f"{name} needs attributions (B, …) of real numbers, one row for each sample, but "
             f"{got} was given."
         )
-    return attributions
+    half = attributions.dtype in (torch.float16, torch.bfloat16)
+    return attributions.float() if half else attributions
 
 
 def _needed(name: str, key: str, value: Any, context: dict[str, Any], what: str) -> Tensor:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,9 +99,8 @@ class _Prior:
             return found
         this: Any = self
         bare = this.accelerator.unwrap_model(model)
-        with _own_forward(bare):
-            x, y, context = self.prior_arguments(bare, inputs)
-            term = self.attribution_prior(bare, x, y, **context)
+        x, y, context = self.prior_arguments(bare, inputs)
+        term = self.attribution_prior(bare, x, y, **context)
         self._terms.append(term.detach())
         if self._scaled(kwargs.get("num_items_in_batch")):
             term = term / getattr(this, "current_gradient_accumulation_steps", 1)
@@ -145,17 +143,3 @@ class _Prior:
     def _state_file(self, folder: str) -> Path:
         this: Any = self
         return Path(folder) / f"attribution_prior_{this.args.process_index}.pt"
-
-
-@contextmanager
-def _own_forward(model: nn.Module) -> Iterator[None]:
-    """Without the autocast that accelerate lays around a model's ``forward``."""
-    own, around = model.__dict__.get("_original_forward"), model.__dict__.get("forward")
-    if own is None or around is None:
-        yield
-        return
-    model.forward = own
-    try:
-        yield
-    finally:
-        model.forward = around

@@ -5,21 +5,25 @@ of batch norm in evaluation mode do not depend on the input, and a tensor of zer
 there through the whole forward pass. The weight's part in a convolution's second derivative is a
 convolution with a kernel as large as the image. Fused attention has no second derivative at all.
 Here the first two are replaced by what they are equal to, and the third by the products that it
-stands for.
+stands for. What is not the usual call of the three runs as PyTorch has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from omenn.core.recompute import checkpointed
+
+_C: Any = torch._C
 _CONVOLUTION = torch.ops.aten.convolution.default
 _BACKWARD = torch.ops.aten.convolution_backward.default
 _MASK = torch.ops.aten.threshold_backward.default
@@ -43,7 +47,7 @@ class Rectified(torch.autograd.Function):
 
 
 class Convolved(torch.autograd.Function):
-    """W ∗ x + b; while ``mode.pulling`` the gradient is that by x alone."""
+    """W ∗ x + b, W and b leaves; while ``mode.pulling`` the gradient is that by x alone."""
 
     @staticmethod
     def forward(
@@ -65,7 +69,7 @@ class Convolved(torch.autograd.Function):
 
 
 class Normalised(torch.autograd.Function):
-    """Batch norm in evaluation; while ``mode.pulling`` the gradient is that by x alone."""
+    """Batch norm in evaluation, as :class:`Convolved`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, given: Any, mode: Ordinary, *affine: Tensor | None) -> Tensor:
@@ -123,30 +127,19 @@ class Ordinary(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _RELU and len(args) == 1 and args[0].requires_grad:
-            return Rectified.apply(args[0], bool(kwargs.get("inplace", func in _INPLACE)))
-        if func in _CONV:
-            plain = _arguments(_CONV[func], args, kwargs)
-            if plain is not None:
-                return Convolved.apply(*plain, self)
-        if func is F.batch_norm:
-            given: dict[str, Any] = (
-                {"training": False} | dict(zip(_NORM, args, strict=False)) | kwargs
-            )
-            x = given["input"]
-            if x.requires_grad and given.get("running_mean") is not None and not given["training"]:
-                statistics = (given["running_mean"], given["running_var"], given.get("eps", 1e-5))
-                affine = given.get("weight"), given.get("bias")
-                return Normalised.apply(x, statistics, self, *affine)
-        return func(*args, **kwargs)
+        _keep_what_is_saved()
+        if func in _RECURRENT:  # cuDNN has no derivative in evaluation mode, and no second one
+            with torch.backends.cudnn.flags(enabled=False):
+                return func(*args, **kwargs)
+        replacement = _REPLACEMENTS.get(func) if self.graph else None
+        found = None if replacement is None else replacement(self, func, args, kwargs)
+        return func(*args, **kwargs) if found is None else found
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Inside, a model runs so."""
-        if not self.graph:
-            yield
-            return
-        with sdpa_kernel(SDPBackend.MATH), self:
+        kernels = sdpa_kernel(SDPBackend.MATH) if self.graph else nullcontext()
+        with kernels, self:
             yield
 
     def gradient(self, f: Tensor, x: Tensor) -> Tensor | None:
@@ -159,22 +152,85 @@ class Ordinary(TorchFunctionMode):
         return found
 
 
-_INPLACE = (torch.relu_, Tensor.relu_)
-_RELU = (F.relu, torch.relu, Tensor.relu, *_INPLACE)
-_NORM = "input running_mean running_var weight bias training momentum eps".split()
-_CONV = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
-_NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+def _keep_what_is_saved() -> None:
+    """Switches the rest of a checkpointed part (``torch.utils.checkpoint``) to ordinary storage.
+
+    It would run again in the backward pass of the loss, where the model is in training mode.
+    """
+    if checkpointed():
+        _C._autograd._pop_saved_tensors_default_hooks()
+        _C._autograd._push_saved_tensors_default_hooks(_same, _same)
 
 
-def _arguments(n: int, args: Any, kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
-    """(x, W, b, what the kernel wants to know), or None for a call that is not the usual one."""
-    given = _DEFAULTS | dict(zip(_NAMES, args, strict=False)) | kwargs
-    x, weight, padding = given["input"], given["weight"], given["padding"]
-    if isinstance(padding, str) or x.ndim != n + 2 or not x.requires_grad or x.is_complex():
+def _same(saved: Any) -> Any:
+    return saved
+
+
+# --- the usual calls: each returns None for another one
+
+
+def _relu(mode: Ordinary, func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    if len(args) != 1 or not _usual(args[0]):
         return None
-    stride, padding, dilation = (
-        [k] * n if isinstance(k, int) else list(k)
-        for k in (given["stride"], padding, given["dilation"])
+    return Rectified.apply(args[0], bool(kwargs.get("inplace", func in _INPLACE)))
+
+
+def _convolution(mode: Ordinary, func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    given = _CONV_DEFAULTS | dict(zip(_CONV_NAMES, args, strict=False)) | kwargs
+    x, weight, bias = given["input"], given["weight"], given["bias"]
+    n = _DIMS[func]
+    if not (_usual(x) and x.ndim == n + 2 and _given(weight) and _given(bias)):
+        return None
+    numbers = [given[name] for name in ("stride", "padding", "dilation")]
+    if not all(isinstance(k, (int, tuple, list)) for k in numbers):
+        return None
+    numbers = [[k] * n if isinstance(k, int) else list(k) for k in numbers]
+    return Convolved.apply(x, weight, bias, (*numbers, False, [0] * n, given["groups"]), mode)
+
+
+def _batch_norm(mode: Ordinary, func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    given = _NORM_DEFAULTS | dict(zip(_NORM_NAMES, args, strict=False)) | kwargs
+    x, mean, var = given["input"], given["running_mean"], given["running_var"]
+    affine = given["weight"], given["bias"]
+    if given["training"] or not _usual(x) or not all(_real(t) for t in (mean, var)):
+        return None
+    if mean.requires_grad or var.requires_grad or not all(_given(t) for t in affine):
+        return None
+    return Normalised.apply(x, (mean, var, given["eps"]), mode, *affine)
+
+
+def _usual(x: Any) -> bool:
+    """Whether x is a tensor with a derivative, where PyTorch does nothing else besides."""
+    return (
+        _real(x)
+        and x.requires_grad
+        and not torch.is_autocast_enabled(x.device.type)
+        and _C._functorch.peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
     )
-    return x, weight, given["bias"], (stride, padding, dilation, False, [0] * n, given["groups"])
+
+
+def _given(t: Any) -> bool:
+    """Whether t is none or made of nothing else: what is made of the input has a derivative too."""
+    return t is None or (_real(t) and t.grad_fn is None)
+
+
+def _real(t: Any) -> bool:
+    return type(t) in (Tensor, nn.Parameter) and t.is_floating_point()
+
+
+_INPLACE = (torch.relu_, Tensor.relu_)
+_DIMS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+_CONV_NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_CONV_DEFAULTS: dict[str, Any] = {
+    "input": None, "weight": None, "bias": None,
+    "stride": 1, "padding": 0, "dilation": 1, "groups": 1,
+}  # fmt: skip
+_NORM_NAMES = "input running_mean running_var weight bias training momentum eps".split()
+_NORM_DEFAULTS: dict[str, Any] = dict.fromkeys(_NORM_NAMES) | {"training": False, "eps": 1e-5}
+_REPLACEMENTS: dict[Any, Any] = {
+    **dict.fromkeys((F.relu, torch.relu, Tensor.relu, *_INPLACE), _relu),
+    **dict.fromkeys(_DIMS, _convolution),
+    F.batch_norm: _batch_norm,
+}
+_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)

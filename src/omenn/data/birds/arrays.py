@@ -63,7 +63,7 @@ def scene_arrays(
     for row, scene in enumerate(scenes):
         agree[row, list(compatible(scene.parts))] = 1
     parts = [[scene.parts.get(part, -1) for part in PARTS] for scene in scenes]
-    name = f"{split}-{count}-{size}-{seed}-{_drawing_digest()}"
+    name = f"{split}-{count}-{size}-{seed}-{drawing_digest()}"
 
     path = cache and cache / f"{name}.npy"
     blank = np.empty((count, size, size, 3), np.uint8)
@@ -125,7 +125,7 @@ def _drawn(
     return blank
 
 
-def _drawing_digest() -> str:
+def drawing_digest() -> str:
     """A cache serves one version of the drawing: the hash of its source."""
     digest = hashlib.sha256()
     for name in ("scenes.py", "shapes.py", "drawing.py"):

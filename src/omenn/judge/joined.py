@@ -1,0 +1,162 @@
+"""Protocols that measure several things at once, as the table of protocols calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from omenn.judge import funnybirds as birds
+from omenn.judge import masking, quantus, randomisation
+from omenn.judge.explainers import Explainer
+from omenn.judge.keep_remove import METRICS, keep_remove
+from omenn.judge.maps import Model
+from omenn.judge.parts import Responses
+from omenn.judge.road import road
+from omenn.judge.score import Score
+from omenn.judge.trial import Measured, Verdict
+
+
+def funnybirds(
+    explain: Explainer,
+    seen: Responses,
+    *,
+    published: bool = False,
+    positive: bool = False,
+    dilation: int | None = None,
+    seed: int = 0,
+    tick: Callable[[], Any] = lambda: None,
+) -> Verdict:
+    """All measures of FunnyBirds; those that are one of the three under that name alone."""
+    options = {"published": published, "positive": positive, "dilation": dilation}
+    found = birds.funnybirds(explain, seen, **options, tick=tick)
+    scores = found.scores()
+    scores |= {
+        "correctness": scores.pop("single_deletion"),
+        "contrastivity": scores.pop("target_sensitivity"),
+    }
+    intervals = found.intervals(seed)
+    measures = {}
+    for name, value in found.values.items():
+        if name in ("single_deletion", "target_sensitivity"):  # these are two of the three
+            continue
+        own = scores.get(name)
+        images = own.images if own is not None else len(seen)
+        values = tuple(own.values.tolist()) if own is not None else None
+        chance = own.chance if own is not None else None
+        measures[name.replace("_", " ")] = Measured(value, *intervals[name], images, values, chance)
+    return Verdict(measures, found.counted)
+
+
+def insertion_deletion(
+    f: Model,
+    images: Tensor,
+    targets: Tensor,
+    maps: Tensor,
+    *,
+    step: int | None = None,
+    outcome: masking.Outcome = "probability",
+    seed: int = 0,
+    chunk: int = 64,
+) -> tuple[Score, ...]:
+    """Insertion minus deletion, insertion, deletion, from the same curves."""
+    options: Any = {"step": step, "outcome": outcome, "seed": seed, "chunk": chunk}
+    up = masking.insertion(f, images, targets, maps, **options)
+    down = masking.deletion(f, images, targets, maps, **options)
+    both = Score("insertion − deletion", up.values - down.values, up.counted)
+    return both, up, down
+
+
+def keep_and_remove(
+    f: Model,
+    images: Tensor,
+    targets: Tensor,
+    maps: Tensor,
+    *,
+    kernel: int | None = None,
+    sigma: float | None = None,
+    seed: int = 0,
+    chunk: int = 64,
+) -> tuple[Score, ...]:
+    """KPM, KNM, KAM, RPM, RNM, RAM."""
+    found = keep_remove(
+        f, images, targets, maps, kernel=kernel, sigma=sigma, seed=seed, chunk=chunk
+    )
+    constant = {"constant maps": found.constant}
+    return tuple(
+        Score(
+            name,
+            found.areas[name].cpu(),
+            {**constant, f"maps without a pixel of the sign of {name}": found.empty[name]},
+            higher=METRICS[name].higher,
+        )
+        for name in METRICS
+    )
+
+
+def road_both_ways(
+    f: Model,
+    images: Tensor,
+    targets: Tensor,
+    maps: Tensor,
+    *,
+    noise: float = 0.01,
+    seed: int = 0,
+    chunk: int = 64,
+) -> tuple[Score, Score]:
+    """ROAD with the most relevant pixels first, and with the least relevant."""
+    options: Any = {"noise": noise, "seed": seed, "chunk": chunk}
+    return (
+        road(f, images, targets, maps, **options),
+        road(f, images, targets, maps, least_first=True, **options),
+    )
+
+
+def parameter_randomisation(
+    make: randomisation.Make,
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    order: randomisation.Order = "top_down",
+    similarity: str = "spearman",
+    absolute: bool = True,
+    seed: int = 0,
+    chunk: int = 16,
+) -> tuple[Score, Score]:
+    """The mean over the layers, and after the last one."""
+    options: Any = {"order": order, "similarity": similarity, "absolute": absolute}
+    found = randomisation.parameter_randomisation(
+        make, model, images, targets, seed=seed, chunk=chunk, **options
+    )
+    return found.mean, found.last
+
+
+def smooth_randomisation(
+    make: randomisation.Make,
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    samples: int = 50,
+    noise: float = 0.1,
+    order: randomisation.Order = "bottom_up",
+    similarity: str = "spearman",
+    absolute: bool = True,
+    seed: int = 0,
+    chunk: int = 16,
+) -> tuple[Score, Score]:
+    """The mean over the layers, and after the last one, of smoothed maps."""
+    options: Any = {"samples": samples, "noise": noise, "order": order, "similarity": similarity}
+    found = randomisation.smooth_randomisation(
+        make, model, images, targets, absolute=absolute, seed=seed, chunk=chunk, **options
+    )
+    return found.mean, found.last
+
+
+def completeness(
+    f: Model, images: Tensor, targets: Tensor, explain: Explainer, *, tolerance: float = 1e-3
+) -> Score:
+    """Whether the map adds up to the logit itself."""
+    return quantus.completeness(f, images, targets, explain, tolerance=tolerance)

@@ -1,0 +1,1 @@
+"""``omenn bench``: models × methods × metrics, cell by cell, into one folder."""

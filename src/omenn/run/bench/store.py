@@ -1,0 +1,140 @@
+"""The folder of a benchmark: one JSON file for each cell, so that an interrupted run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omenn.errors import InputError
+from omenn.run.bench.plan import Plan
+from omenn.show.writing import check_writable, write_files
+
+RUN = "run.json"
+RESULTS = ("index.html", "results.json", "results.md", "results.parquet", "plan.toml")
+_LONG = 80  # letters of a name that become a file's
+
+
+class Store:
+    """What is known already of a run, and where the rest goes.
+
+    ``run.json`` says which plan and which versions made the cells: those of another are never
+    mixed with it.
+
+    Raises:
+        InputError: the folder holds something else, or the results of another plan.
+        OutputError: it cannot be written.
+    """
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder = folder
+        self.identity = {"plan": plan.record(), "versions": versions()}
+        check_writable(folder / RUN)
+        there = _read(folder / RUN)
+        if there is not None:
+            differences = _differences(there, self.identity)
+            if differences:
+                raise InputError(
+                    f"'{folder}' holds the results of another plan: {'; '.join(differences)}. "
+                    "Choose another folder with -o, or delete this one."
+                )
+        else:
+            taken = next((name for name in (RUN, *RESULTS) if (folder / name).exists()), None)
+            if taken is not None:
+                raise InputError(
+                    f"'{folder}' holds '{taken}', which no benchmark of omenn left there. "
+                    "Choose another folder with -o."
+                )
+
+    def begin(self, plan: Plan) -> None:
+        """Write down what the cells to come belong to."""
+        if not (self.folder / RUN).exists():
+            files = {"plan.toml": plan.toml().encode(), RUN: _json(self.identity)}
+            write_files({self.folder / name: content for name, content in files.items()})
+
+    def read(self, *names: str) -> dict[str, Any] | None:
+        """What is stored under these names (model, method, metric), None if nothing is."""
+        return _read(self._path(*names))
+
+    def write(self, content: Mapping[str, Any], *names: str) -> None:
+        """Store one thing, whole or not at all."""
+        write_files({self._path(*names): _json(content)})
+
+    def done(self, *names: str) -> bool:
+        """Whether a cell is there and did not fail: what failed is tried again."""
+        found = self.read(*names)
+        return found is not None and found.get("error") is None
+
+    def finish(self, files: Mapping[str, bytes]) -> list[Path]:
+        """Write the results, all or none of them."""
+        paths = {self.folder / name: content for name, content in files.items()}
+        write_files(paths)
+        return list(paths)
+
+    def _path(self, *names: str) -> Path:
+        return self.folder.joinpath("cells", *map(file_name, names)).with_suffix(".json")
+
+
+def file_name(name: str) -> str:
+    """A name without what a file system dislikes; two names never become the same.
+
+    >>> file_name("omenn"), file_name("timm:vit[a=1]")
+    ('omenn', 'timm-vit-a-1-8f10e7ea')
+    """
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:_LONG]
+    if plain == name and name == name.lower():
+        return name
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    import numpy
+    import torch
+
+    import omenn
+
+    return {"omenn": omenn.__version__, "torch": torch.__version__, "numpy": numpy.__version__}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # what cannot be read is computed again
+    return found if isinstance(found, dict) else None
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    """JSON in which a NaN is null."""
+    return (json.dumps(finite(content), indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def finite(content: Any) -> Any:
+    """The same with None in place of what is no number, as JSON has none."""
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    if isinstance(content, float) and (content != content or abs(content) == float("inf")):
+        return None
+    return content
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    said = []
+    for part in ("plan", "versions"):
+        old, new = there.get(part) or {}, here[part]
+        said += [
+            f"{key} is {_words(old.get(key))} there and {_words(new.get(key))} here"
+            for key in {**old, **new}
+            if old.get(key) != new.get(key)
+        ]
+    return said
+
+
+def _words(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if value is not None else "not said"

@@ -1,0 +1,160 @@
+"""``omenn bench``: a plan from flags or a file, what is printed, what is refused, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench_plans import networks, without_costs
+from commands import Run, refused, written
+from omenn.run.bench.store import Store
+
+RESUMABLE = "omenn: interrupted; what is finished stays; run the same command again to go on\n"
+METRICS = "srg[patch=8],sparseness"
+
+
+@pytest.fixture
+def bird_net(inside_tmp: Path) -> str:
+    networks(inside_tmp)
+    return "nets.py:build"
+
+
+@pytest.fixture
+def quick(bird_net: str) -> tuple[object, ...]:
+    """A benchmark that takes a moment."""
+    methods = ("--methods", "omenn,rollout")
+    return ("bench", "--models", bird_net, *methods, "--metrics", METRICS, "--limit", 2)
+
+
+class TestBench:
+    def test_flags(self, run: Run, quick: tuple[object, ...]) -> None:
+        code, out, err = run(*quick, "-o", "x")
+        assert (code, err) == (0, "")
+        assert "nets.py:build, 2 pictures of birds, split test" in out
+        for name in ("omenn", "rollout", "constant", "centre", "edges", "random"):
+            assert f"\n{name} " in out
+        assert "not above the best trivial map" in out
+        assert out.count("no softmax attention") == 1
+        assert out.endswith("wrote x/index.html\n")
+        names = {"index.html", "results.json", "results.md", "results.parquet"}
+        assert {Path(name).name for name in written() if "/cells/" not in name} >= names
+
+    def test_a_file_and_json(self, run: Run, quick: tuple[object, ...], bird_net: str) -> None:
+        Path("plan.toml").write_text(
+            f'models = ["{bird_net}"]\nmethods = ["omenn", {{ method = "rollout" }}]\n'
+            'metrics = [{ metric = "srg", patch = 8 }, "sparseness"]\nlimit = 2\nseed = 5\n'
+        )
+        code, out, err = run("bench", "plan.toml", "--seed", 0, "-o", "a", "--json")
+        assert (code, err) == (0, "")
+        found = json.loads(out)
+        assert Path(found["files"][0]).exists()
+        assert "results.json" in {Path(name).name for name in found.pop("files")}
+        assert found == json.loads(Path("a/results.json").read_text())
+        code, out, _ = run(*quick, "-o", "b", "--json")
+        again = json.loads(out)
+        del again["files"]
+        assert without_costs(again) == without_costs(found)
+
+    def test_no_trivial(self, run: Run, quick: tuple[object, ...]) -> None:
+        code, out, _ = run(*quick, "--no-trivial", "-o", "x")
+        assert code == 0
+        assert "constant" not in out
+        assert "trivial" not in out
+
+    def test_all_failed(self, run: Run, quick: tuple[object, ...]) -> None:
+        code, out, _ = run(*quick, "--methods", "rollout", "-o", "x")
+        assert code == 1
+        assert "failed: nets.py:build, rollout" in out
+
+    def test_without_a_flag_it_is_birds(self, run: Run, bird_net: str) -> None:
+        words = ("bench", "--models", bird_net, "--methods", "omenn", "--limit", 4)
+        code, out, err = run(*words, "--no-trivial")
+        assert (code, err) == (0, "")
+        assert out.endswith("wrote omenn-bench/index.html\n")
+        plan = json.loads(Path("omenn-bench/run.json").read_text())["plan"]
+        assert (plan["data"], plan["split"]) == ("birds", "test")
+        assert plan["metrics"] == ["funnybirds", "gae"]
+
+    def test_a_list(self, run: Run, inside_tmp: Path) -> None:
+        import omenn
+        from omenn.judge.protocols import PROTOCOLS
+
+        code, out, err = run("bench", "--list")
+        assert (code, err, written()) == (0, "", set())
+        for name in ("funnybirds:FOLDER", "birds-resnet", "constant", *PROTOCOLS, *omenn.methods()):
+            assert f"  {name} " in out
+        code, out, _ = run("bench", "--list", "--json")
+        found = json.loads(out)
+        assert list(found) == ["data", "models", "methods", "metrics"]
+        assert found["metrics"][0]["needs"] == ["parts"]
+        assert all(entry["summary"] for entries in found.values() for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--metrics", "gea"), "unknown metric 'gea': did you mean 'gae'"),
+        (("--methods", "omen"), "unknown method 'omen': did you mean 'omenn'"),
+        (("--models", "birds-resnt"), "unknown model 'birds-resnt': did you mean 'birds-resnet'"),
+        (("--models", "timm:resnet8"), "unknown model 'timm:resnet8': did you mean"),
+        (("--data", "brids"), "unknown data 'brids': did you mean 'birds'"),
+        (("--split", "trian"), "has no split 'trian': did you mean 'train'"),
+        (("--limit", 0), "limit is 0, expected 1 or more"),
+        (("--metrics", "gae[step=2]"), "metric 'gae' has no option 'step': did you mean 'steps'"),
+        (("--device", "gpu"), "the device 'gpu' cannot be used here"),
+        (("nowhere.toml",), "the plan 'nowhere.toml' cannot be read"),
+        (("plan.toml",), "the plan has an unknown key 'metric': did you mean 'metrics'"),
+    ],
+)
+def test_refused_before_any_work(
+    run: Run, bird_net: str, words: tuple[object, ...], message: str
+) -> None:
+    Path("plan.toml").write_text('metric = "gae"\n')
+    model = () if "--models" in words else ("--models", bird_net)
+    refused(run("bench", *model, *words, "-o", "x"), message)
+    assert written() == {"nets.py", "plan.toml"}
+
+
+def test_a_folder_that_cannot_be_written(run: Run, quick: tuple[object, ...]) -> None:
+    Path("file").write_text("")
+    refused(run(*quick, "-o", "file/x"), "cannot be written: .*file' is a file, not a folder")
+    refused(run(*quick, "-o", "file"), "cannot be written: .*file' is a file, not a folder")
+
+
+def test_another_plan_in_the_folder(run: Run, quick: tuple[object, ...]) -> None:
+    assert run(*quick, "-o", "x")[0] == 0
+    refused(run(*quick, "--limit", 3, "-o", "x"), "results of another plan: limit is 2 there and 3")
+
+
+def test_a_full_disk(run: Run, quick: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    refused(run(*quick, "-o", "x"), "cannot be written: No space left on device. Choose another")
+    assert written() == {"nets.py"}
+
+
+def test_an_interrupted_run_goes_on(
+    run: Run, quick: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = Store.write, []
+
+    def interrupted(self: Store, content: Any, *names: str) -> None:
+        calls.append(names)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        write(self, content, *names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", interrupted)
+        assert run(*quick, "-o", "x") == (2, "", RESUMABLE)
+    half = {name for name in written() if "/cells/" in name}
+    assert len(half) == 4
+    code, out, err = run(*quick, "-o", "x")
+    assert (code, err) == (0, "")
+    assert "wrote x/index.html" in out
+    assert half < written()

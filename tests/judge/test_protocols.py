@@ -1,0 +1,259 @@
+"""The table of protocols: every row judges, and gives the measures that it declares."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from omenn.errors import InputError
+from omenn.judge import protocols
+from omenn.judge.bench_data import MASKS, PARTS, BenchData, open_data
+from omenn.judge.explainers import Explainer, explainer
+from omenn.judge.protocol import Measure, Protocol
+from omenn.judge.protocols import PROTOCOLS
+from omenn.judge.score import Score
+from omenn.judge.trial import REPLACED, Measured, Subject, Trial
+from omenn.models.preprocessing import Preprocessing
+
+QUICK: dict[str, dict[str, Any]] = {
+    "gae": {"steps": 3},
+    "insertion-deletion": {"step": 64},
+    "pixel-flipping": {"step": 64},
+    "srg": {"patch": 4},
+    "faithfulness-correlation": {"runs": 10},
+    "faithfulness-estimate": {"step": 64},
+    "sensitivity-n": {"runs": 10, "sizes": [5, 50]},
+    "monotonicity-correlation": {"step": 64, "samples": 3},
+    "sensitivity": {"samples": 3},
+    "local-lipschitz": {"samples": 3},
+    "smooth-mprt": {"samples": 2},
+    "grid-pointing-game": {"confidence": 0.0},
+}
+
+
+class Network(nn.Module):
+    """Takes pictures of any size, as mosaics need it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.head = nn.Linear(8, 50)
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+BIRDS = open_data("birds", "test", 8, side=16)
+SMALL = Preprocessing(size=(16, 16))
+
+
+def made(network: nn.Module, data: BenchData = BIRDS, **options: Any) -> Subject:
+    return Subject(network, data, SMALL, **options)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    """Eight birds, and a network that is right about all of them."""
+    torch.manual_seed(0)
+    network = Network().eval()
+    found = made(network)
+    with torch.no_grad():
+        rows = network.features(found.images)
+        rows = torch.cat([rows, torch.ones(8, 1)], 1).double()
+        wanted = 10 * torch.eye(50, dtype=torch.float64)[found.labels]
+        solved = (torch.linalg.pinv(rows) @ wanted).float()
+        network.head.weight.copy_(solved[:8].T)
+        network.head.bias.copy_(solved[8])
+    return made(network)
+
+
+def trial(subject: Subject, method: str = "omenn") -> Trial:
+    return Trial(subject, lambda model: explainer(model, method))
+
+
+def with_maps(subject: Subject, maps: Explainer) -> Trial:
+    """A trial of an explainer that is none of a model."""
+    return Trial(subject, lambda model: maps)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("method", ["omenn", "constant"])
+def test_every_row_gives_what_it_declares(
+    subject: Subject, name: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Score] = []
+    of = Measured.of
+
+    def noting(score: Score, seed: int) -> Measured:
+        seen.append(score)
+        return of(score, seed)
+
+    monkeypatch.setattr(Measured, "of", noting)
+    protocol = PROTOCOLS[name]
+    found = protocol(trial(subject, method), **QUICK.get(name, {}))
+    assert set(found.measures) == {measure.name for measure in protocol.measures}
+    for value in found.measures.values():
+        assert math.isnan(value.value) or value.low - 1e-9 <= value.value <= value.high + 1e-9
+    assert all(count > 0 for count in found.counted.values())
+    # the table and the scores agree about which way is better
+    for measure, score in zip(protocol.measures, seen, strict=False):
+        assert score.higher == measure.higher, measure.name
+    for measure in protocol.measures:
+        value = found.measures[measure.name].value
+        if measure.axis:
+            assert measure.higher
+            assert math.isnan(value) or -1e-9 <= value <= 1 + 1e-9, measure.name
+
+
+def test_names_and_words_of_the_table() -> None:
+    assert list(PROTOCOLS) == [protocol.name for protocol in PROTOCOLS.values()]
+    for protocol in PROTOCOLS.values():
+        assert any(measure.headline for measure in protocol.measures), protocol.name
+        assert protocol.summary[:1].islower() or protocol.summary.startswith("Gini")
+        assert not protocol.summary.endswith(".")
+        assert protocol.source
+
+
+def test_an_unknown_metric() -> None:
+    with pytest.raises(InputError, match=r"^unknown metric 'funybirds': did you mean 'funnybirds'"):
+        protocols.find("funybirds")
+
+
+def test_options_are_what_a_plan_can_write() -> None:
+    options = {name: dict(protocol.options) for name, protocol in PROTOCOLS.items()}
+    assert options["funnybirds"] == {"published": False, "positive": False, "dilation": None}
+    assert "fill" not in options["pixel-flipping"]  # pictures
+    assert options["faithfulness-correlation"]["fill"] == "black"  # also pictures, but first a word
+    assert not any({"seed", "chunk", "tick", "maps"} & set(own) for own in options.values())
+
+
+def test_what_a_metric_needs() -> None:
+    needs = {name: set(protocol.needs) for name, protocol in PROTOCOLS.items() if protocol.needs}
+    assert needs["funnybirds"] == {PARTS}
+    assert needs["pointing-game"] == {MASKS}
+    assert "gae" not in needs
+
+
+def test_a_new_row_is_a_function_as_it_stands(subject: Subject) -> None:
+    def mine(maps: Tensor, labels: Tensor, *, power: int = 1) -> Score:
+        return Score("mine", (maps.flatten(1).sum(1) * 0 + labels.double()) ** power, {"odd": 0})
+
+    row = Protocol("mine", mine, "the label", "this test", (Measure("label"),))
+    assert dict(row.options) == {"power": 1}
+    found = row(trial(subject, "constant"), power=2)
+    assert found.measures["label"].value == subject.labels.double().square().mean()
+    assert found.counted == {}
+
+
+def test_a_row_that_gives_another_number_of_measures_is_an_error(subject: Subject) -> None:
+    def two(maps: Tensor) -> tuple[Score, Score]:
+        return Score("a", maps.sum((1, 2)).double()), Score("b", maps.sum((1, 2)).double())
+
+    row = Protocol("two", two, "two", "this test", (Measure("a"),))
+    with pytest.raises(ValueError, match="longer"):
+        row(trial(subject, "constant"))
+
+
+class TestTrial:
+    def test_maps_are_made_once_in_chunks_and_shared(self, subject: Subject) -> None:
+        calls: list[int] = []
+
+        def counting(images: Tensor, targets: Tensor) -> Tensor:
+            calls.append(len(images))
+            return images.sum(1) * (1 + targets.view(-1, 1, 1))
+
+        own = made(subject.model, chunk=3)
+        around: list[int] = []
+
+        @contextlib.contextmanager
+        def noting(count: int) -> Iterator[None]:
+            around.append(count)
+            yield
+
+        one = with_maps(own, counting)
+        one.compute(noting)
+        assert calls == around == [3, 3, 2]
+        wanted = counting(own.images, own.predicted)
+        calls.clear()
+        assert torch.equal(one.maps, wanted)
+        for name in ("sparseness", "srg", "pointing-game"):
+            PROTOCOLS[name](one, **QUICK.get(name, {}))
+        assert calls == []
+        # another class is another map; a part of the pictures is known
+        targets = own.predicted.clone()
+        targets[5:] += 1
+        assert torch.equal(one.explain(own.images, targets), counting(own.images, targets))
+        assert calls[:-1] == [3]
+
+    def test_what_was_judged_before_changes_nothing(self, subject: Subject) -> None:
+        alone, after = trial(subject, "abslrp"), trial(subject, "abslrp")
+        for one in (alone, after):
+            one.compute(lambda count: contextlib.nullcontext())
+        PROTOCOLS["funnybirds"](after)
+        assert PROTOCOLS["gae"](after, steps=3) == PROTOCOLS["gae"](alone, steps=3)
+
+    def test_maps_that_are_not_finite_are_zero_and_counted(self, subject: Subject) -> None:
+        def broken(images: Tensor, targets: Tensor) -> Tensor:
+            maps = images.sum(1).abs() + 1
+            maps[targets == 2, 0, 0] = torch.nan
+            maps[targets == 5, 1, 1] = torch.inf
+            return maps
+
+        def mended(images: Tensor, targets: Tensor) -> Tensor:
+            maps = images.sum(1).abs() + 1
+            maps[(targets == 2) | (targets == 5)] = 0
+            return maps
+
+        for computed in (False, True):
+            one, other = with_maps(subject, broken), with_maps(subject, mended)
+            if computed:
+                one.compute(lambda count: contextlib.nullcontext())
+            for name in ("funnybirds", "srg", "sparseness"):
+                found, wanted = (PROTOCOLS[name](t, **QUICK.get(name, {})) for t in (one, other))
+                assert repr(found.measures) == repr(wanted.measures)  # NaN is not NaN
+                assert found.counted == {**wanted.counted, REPLACED: 2}
+            assert torch.equal(one.explain(subject.images, subject.predicted), other.maps)
+
+    def test_the_method_on_another_model(self, subject: Subject) -> None:
+        other = Network().eval()
+        found = trial(subject).make(other)(subject.images, subject.predicted)
+        assert torch.equal(found, explainer(other, "omenn")(subject.images, subject.predicted))
+        assert not torch.equal(found, trial(subject).maps)
+
+    def test_a_map_of_another_shape(self, subject: Subject) -> None:
+        one = with_maps(subject, lambda images, targets: images.sum(1)[:, ::2])
+        with pytest.raises(
+            InputError,
+            match=r"the method gives maps of the shape \(8, 8, 16\) for images of the shape "
+            r"\(8, 3, 16, 16\), expected \(8, 16, 16\)",
+        ):
+            PROTOCOLS["sparseness"](one)
+
+
+class TestSubject:
+    def test_parts_and_masks_as_the_model_sees_them(self, subject: Subject) -> None:
+        assert subject.seen.labels.tolist() == subject.labels.tolist() == list(range(8))
+        assert torch.equal(subject.masks, subject.seen.masks.any(1))
+        assert torch.equal(subject.images, subject.seen.images)
+        assert subject.accuracy().mean == 1
+
+    def test_data_without_parts_or_masks(self, subject: Subject) -> None:
+        bare = made(subject.model, dataclasses.replace(BIRDS, gives=frozenset()))
+        with pytest.raises(InputError, match="the data has no pictures with parts removed"):
+            PROTOCOLS["funnybirds"](trial(bare))
+        with pytest.raises(InputError, match="the data has no masks of the subject"):
+            PROTOCOLS["pointing-game"](trial(bare))
+
+    def test_a_model_with_too_few_outputs(self) -> None:
+        with pytest.raises(InputError, match=r"the model has 5 outputs, the data 50 classes\."):
+            made(nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 5)).eval())
