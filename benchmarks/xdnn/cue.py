@@ -87,8 +87,7 @@ class Experiment:
     def tuned(self, name: str) -> dict[float, float]:
         """Weight → accuracy on lying validation scenes after a short training."""
         row, found = ROWS[name], {}
-        epochs, scenes = min(TUNING_EPOCHS, self.recipe.epochs), self.recipe.train_scenes // 2
-        recipe = replace(self.recipe, epochs=epochs, train_scenes=scenes)
+        recipe = replace(self.recipe, epochs=min(TUNING_EPOCHS, self.recipe.epochs))
         for weight in row.weights:
             condition = replace(row.condition, weight=weight)
             one = self._kept(
@@ -105,6 +104,11 @@ class Experiment:
             return None
         splits = ("validation", "test")
         return self._kept(f"{name}-{seed}", condition, self.recipe, seed, splits, True)
+
+    def _marked(
+        self, split: birds.Split, cue: cue_data.Cue, seed: int, place: cue_data.Place
+    ) -> Birds:
+        return cue_data.marked(self.birds(split), cue, seed, place)
 
     def weights(self, name: str, seed: int) -> Path:
         return self.work / f"{name}-{seed}.safetensors"
@@ -130,10 +134,10 @@ class Experiment:
         if not self.train:
             return None
         training, epochs = self._trained(key, condition, recipe, seed)
-        network = training.settled()
+        network = training.averaged()
         found = {
             split: {
-                cue: accuracy(network, cue_data.marked(self.birds(split), cue, 1 + seed))
+                cue: accuracy(network, self._marked(split, cue, 1 + seed, condition.place))
                 for cue in TESTS
             }
             for split in splits
@@ -154,8 +158,8 @@ class Experiment:
         self, key: str, condition: Condition, recipe: Recipe, seed: int
     ) -> tuple[Training, list[float]]:
         """After all epochs, those before an interruption included, and their CPU seconds."""
-        some = self.birds("train").first(recipe.train_scenes)
-        training = Training(condition, recipe, seed, cue_data.marked(some, condition.cue, seed))
+        marked = self._marked("train", condition.cue, seed, condition.place)
+        training = Training(condition, recipe, seed, marked)
         path = self.work / f"{key}.checkpoint.pt"
         settings, epochs = _settings(condition, recipe, seed), []
         if path.exists():
@@ -176,7 +180,7 @@ class Experiment:
     def costs(self, names: Sequence[str], rounds: int = ROUNDS) -> dict[str, list[float]]:
         """CPU seconds of a step of each condition, in every round; {} if not to be measured.
 
-        All take a step in each round, after the epoch with batch statistics.
+        All take a step in each round.
         """
         path = self.work / "costs.json"
         settings = {n: asdict(c) for n in names if (c := self.condition(n)) is not None}
@@ -204,7 +208,6 @@ class Experiment:
         condition = self.condition(name)
         assert condition is not None
         training = Training(condition, self.recipe, 0, self.birds("train"))
-        training.done = training.steps * self.recipe.batch_statistics
         rows = torch.arange(self.recipe.batch_size)
         generator = torch.Generator().manual_seed(0)
         return lambda: training.step(rows, generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.xdnn.cue_data import Place
 from benchmarks.xdnn.cue_training import Condition
 
 
@@ -28,6 +29,7 @@ def _prior(label: str, method: str, **more: Any) -> Condition:
     return Condition(label, method=method, **more)
 
 
+ANY: Place = "anywhere"
 WEIGHTS = (0.3, 1.0, 3.0)
 ROWS: dict[str, Row] = {
     "random": Row(Condition("marks of random classes, no cue", cue="random")),
@@ -53,6 +55,16 @@ ROWS: dict[str, Row] = {
         limit="x-random",
         without="x-cue",
     ),
+    "anywhere-random": Row(
+        Condition("marks anywhere, of random classes", "regular", "random", ANY)
+    ),
+    "anywhere-cue": Row(Condition("marks anywhere, cue, no prior", place=ANY)),
+    "anywhere-omenn": Row(
+        _prior("marks anywhere, omenn prior", "omenn", place=ANY),
+        like="omenn",
+        limit="anywhere-random",
+        without="anywhere-cue",
+    ),
     "other-masks": Row(
         _prior("*omenn prior, masks of other birds*", "omenn", treatment="other masks"),
         like="omenn",
@@ -62,6 +74,6 @@ ROWS: dict[str, Row] = {
 
 ORDER = (
     "cue", "random", "omenn", "gradient", "x-cue", "x-random", "xgradient", "eg-1", "other-masks",
-    "none", "eg-4",
+    "anywhere-cue", "anywhere-random", "anywhere-omenn", "none", "eg-4",
 )  # fmt: skip
 """In which they are trained: what the question is about comes first."""

@@ -1,9 +1,10 @@
 """Birds with a mark in the background that tells the class, truly or falsely.
 
 A mark is a square of two paints, one above the other; fifty ordered pairs of eight paints stand
-for the fifty classes. It lies at a random place of the background and never covers the bird. In
-training it is that of the bird's class. In the *lying* sets it is that of a random other class,
-so that whoever reads marks is never right.
+for the fifty classes. It lies in a random corner, like the mark of a photographer, or three equal
+ones lie anywhere in the background; it never covers the bird. In training it is that of the bird's
+class. In the *lying* sets it is that of a random other class, so that whoever reads marks is never
+right.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from omenn.data.atomic import replacing
 from omenn.data.birds import CLASSES, drawing
 
 Cue = Literal["none", "random", "true", "lying"]
+Place = Literal["corner", "anywhere"]
 
 SIZE = 64
-MARKS = 3
+MARKS: dict[Place, int] = {"corner": 1, "anywhere": 3}
 MARK = 10  # side of a mark, in pixels
 MARGIN = 3  # from the edge: what the pictures are moved by in training must not cut a mark
 REACH = 2  # the bird's mask reaches so many pixels beyond the bird: drawn edges are soft
@@ -96,8 +98,8 @@ def bird_mask(scene: birds.Scene) -> np.ndarray:
     return near[0].bool().numpy()
 
 
-def marked(plain: Birds, cue: Cue, seed: int) -> Birds:
-    """The same birds with a mark each: of their class, or of a random other one."""
+def marked(plain: Birds, cue: Cue, seed: int, place: Place = "corner") -> Birds:
+    """The same birds with marks: of their class, or of a random other one."""
     if cue == "none":
         return plain
     generator = torch.Generator().manual_seed(seed)
@@ -108,8 +110,8 @@ def marked(plain: Birds, cue: Cue, seed: int) -> Birds:
         cues = (cues + other) % len(CLASSES)
     images = plain.images.clone()
     marks = torch.stack([mark(code) for code in range(len(CLASSES))])
-    for _ in range(MARKS):
-        for row, (top, left) in enumerate(places(plain.masks, generator)):
+    for _ in range(MARKS[place]):
+        for row, (top, left) in enumerate(places(plain.masks, generator, place)):
             window = images[row, :, top : top + MARK, left : left + MARK]
             bird = plain.masks[row, :, top : top + MARK, left : left + MARK]
             window.copy_(torch.where(bird, window, marks[cues[row]]))
@@ -123,11 +125,15 @@ def mark(code: int) -> Tensor:
     return torch.where(rows, above[:, None, None], below[:, None, None]).expand(3, MARK, MARK)
 
 
-def places(masks: Tensor, generator: torch.Generator) -> Iterator[tuple[int, int]]:
+def places(
+    masks: Tensor, generator: torch.Generator, place: Place = "corner"
+) -> Iterator[tuple[int, int]]:
     """For every mask a random place (top, left) where a mark meets least of the bird."""
     inside = slice(MARGIN, SIZE - MARK - MARGIN + 1)
     covered = F.avg_pool2d(masks.float(), MARK, 1)[:, 0, inside, inside]
     covered = (covered * MARK**2).round()
+    if place == "corner":
+        covered[:, 1:-1] = covered[:, :, 1:-1] = MARK**2 + 1
     for counts in covered:
         free = (counts == counts.min()).nonzero()
         top, left = free[int(torch.randint(len(free), (1,), generator=generator))].tolist()

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.xdnn.cue_data import MARGIN, Birds, Cue
-from omenn.models.architectures import BirdsResNet
+from benchmarks.xdnn.cue_data import MARGIN, Birds, Cue, Place
+from omenn.models.architectures import BirdsConvNet
 from omenn.models.training import normalised
 from omenn.xdnn import AttributionPrior, convert
 
@@ -25,16 +25,16 @@ FRACTION = 0.375  # of a batch, for every prior: on all of it a term costs sever
 
 
 def blocks(attributions: Tensor, mask: Tensor, by_channel: bool = False) -> Tensor:
-    """What blocks of pixels outside the mask add up to: mean over samples of Σ (Σ_block a)².
+    """What blocks of pixels outside the mask add up to: mean over samples of Σ |Σ_block a|.
 
-    The sums let pass what neighbouring pixels give and take back; single squares would punish that
+    The sums let pass what neighbouring pixels give and take back; single values would punish that
     noise more than a mark. ``by_channel``: of each channel, for what is not a part of the logit.
     """
     outside = (~mask) * attributions
     if not by_channel:
         outside = outside.sum(1, keepdim=True)
     sums = F.avg_pool2d(outside, BLOCK) * BLOCK**2
-    return sums.square().sum((1, 2, 3)).mean()
+    return sums.abs().sum((1, 2, 3)).mean()
 
 
 PENALTIES: dict[str, Callable[..., Tensor]] = {
@@ -47,22 +47,21 @@ PENALTIES: dict[str, Callable[..., Tensor]] = {
 class Recipe:
     """The same for all conditions.
 
-    ``widths`` and ``blocks`` are those of the stages of a residual network. In the first
-    ``batch_statistics`` epochs it is normalised by the batch, then by what was found until then:
-    priors are about the network in evaluation mode, which so is the one that is trained.
+    ``widths`` are those of the stages of a convolutional network without normalisation: priors are
+    about the network in evaluation mode, which so is the one that is trained. The weight of a
+    prior rises over the share ``rise`` of the steps; all of it at once, and nothing is learnt.
     """
 
-    epochs: int = 6
-    batch_statistics: int = 1
+    epochs: int = 5
     train_scenes: int = 9_984
     validation_scenes: int = 1_000
     test_scenes: int = 2_000
-    widths: tuple[int, ...] = (16, 32, 48, 64)
-    blocks: tuple[int, ...] = (1, 2, 2, 1)
+    widths: tuple[int, ...] = (24, 48, 96)
     batch_size: int = 128
-    learning_rate: float = 6e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.02
     warmup: float = 0.1
+    rise: float = 0.4
     averaging: float = 0.98
     clip: float = 1.0
 
@@ -78,6 +77,7 @@ class Condition:
     label: str
     network: Literal["regular", "x"] = "regular"
     cue: Cue = "true"
+    place: Place = "corner"
     method: str | None = None
     weight: float = 0.0
     fraction: float = FRACTION
@@ -102,7 +102,7 @@ def network_of(condition: Condition, recipe: Recipe, seed: int) -> nn.Module:
     """Untrained weights; those of the X network are the regular ones without additive terms."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network: nn.Module = BirdsResNet(widths=recipe.widths, blocks=recipe.blocks)
+        network: nn.Module = BirdsConvNet(widths=recipe.widths)
     if condition.network == "x":
         network = convert(network, norm="scale", seed=seed)
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -163,8 +163,6 @@ class Training:
     def __init__(self, condition: Condition, recipe: Recipe, seed: int, birds: Birds) -> None:
         self.condition, self.recipe, self.seed, self.birds = condition, recipe, seed, birds
         self.network = network_of(condition, recipe, seed)
-        for norm in norms_of(self.network):
-            norm.momentum = 1.0
         self.centred = Centred(self.network)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.prior = prior_of(condition, birds, seed)
@@ -201,13 +199,10 @@ class Training:
     def step(self, rows: Tensor, generator: torch.Generator) -> None:
         images, masks = self.batch(rows, generator)
         labels = self.birds.labels[rows]
-        if self.done < self.recipe.batch_statistics * self.steps:
-            self.network.train()
-        elif self.network.training:
-            self.settle(self.network)
         loss = F.cross_entropy(self.network(images), labels)
         term = loss.new_zeros(())
         if self.prior is not None:
+            self.prior.weight = self.condition.weight * self._risen()
             term = self.prior(self.centred, images, labels, mask=masks)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
@@ -237,23 +232,13 @@ class Training:
         turn = math.pi * (self.done - rise) / (steps - rise)
         return recipe.learning_rate * 0.5 * (1 + math.cos(turn))
 
-    def settle(self, network: nn.Module) -> None:
-        """Into evaluation mode, with the statistics of a thousand pictures."""
-        for norm in norms_of(network):
-            norm.momentum = None
-            norm.num_batches_tracked.zero_()
-        network.train()
-        with torch.no_grad():
-            for images in self.birds.images[:1_024].split(128):
-                network(normalised(images))
-        network.eval()
+    def _risen(self) -> float:
+        """The share of a prior's weight at this step."""
+        return min(1.0, (self.done + 1) / (self.recipe.rise * self.recipe.epochs * self.steps))
 
-    def settled(self) -> nn.Module:
-        """The mean of the weights over the last steps, in evaluation mode."""
-        network = copy.deepcopy(self.average)
-        if self.network.training:
-            self.settle(network)
-        return network.eval()
+    def averaged(self) -> nn.Module:
+        """The mean of the weights over the last steps."""
+        return copy.deepcopy(self.average).eval()
 
     def state(self) -> dict[str, Any]:
         """What an interrupted training needs to go on, between two epochs."""
@@ -262,7 +247,6 @@ class Training:
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "prior": self.prior and self.prior.state_dict(),
-            "training": self.network.training,
             "done": self.done,
             "losses": self.losses,
         }
@@ -273,7 +257,6 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
         if self.prior is not None:
             self.prior.load_state_dict(state["prior"])
-        self.network.train(state["training"])
         self.done, self.losses = state["done"], state["losses"]
 
     def _update_average(self) -> None:
@@ -285,11 +268,6 @@ class Training:
                     mean.lerp_(now[name], 1 - keep)
                 else:
                     mean.copy_(now[name])
-
-
-def norms_of(network: nn.Module) -> list[Any]:
-    """Those that have one way in training and another in evaluation mode."""
-    return [m for m in network.modules() if hasattr(m, "momentum")]
 
 
 def before_others(images: Tensor, masks: Tensor) -> Tensor:

@@ -36,8 +36,7 @@ from benchmarks.xdnn.cue_training import (
 )  # fmt: skip
 
 TINY = Recipe(
-    epochs=2, train_scenes=16, validation_scenes=4, test_scenes=8, widths=(4,), blocks=(1,),
-    batch_size=8,
+    epochs=2, train_scenes=16, validation_scenes=4, test_scenes=8, widths=(4,), batch_size=8,
 )  # fmt: skip
 
 
@@ -49,8 +48,9 @@ def plain() -> Birds:
 # --- scenes -----------------------------------------------------------------------------------
 
 
-def test_marks_tell_the_class_and_never_cover_the_bird(plain):
-    with_marks = marked(plain, "true", 0)
+@pytest.mark.parametrize("place", ["corner", "anywhere"])
+def test_marks_tell_the_class_and_never_cover_the_bird(plain, place):
+    with_marks = marked(plain, "true", 0, place)
     assert with_marks.cues.equal(plain.labels)
     changed = (with_marks.images != plain.images).any(1, keepdim=True)
     assert not (changed & plain.masks).any()
@@ -59,7 +59,7 @@ def test_marks_tell_the_class_and_never_cover_the_bird(plain):
         assert len(paints) == 2
         for colour in with_marks.images[row].permute(1, 2, 0)[changed[row, 0]].tolist():
             assert colour in paints
-    assert 0 < int(changed.flatten(1).sum(1).max()) <= MARKS * MARK**2
+    assert 0 < int(changed.flatten(1).sum(1).max()) <= MARKS[place] * MARK**2
 
 
 def test_every_class_has_a_mark_of_its_own():
@@ -92,7 +92,14 @@ def test_marks_are_seeded_and_leave_the_scenes_alone(plain):
 def test_a_place_meets_least_of_the_bird():
     masks = torch.ones(2, 1, 64, 64, dtype=torch.bool)
     masks[:, :, 20:30, 40:50] = False
-    assert list(places(masks, torch.Generator())) == [(20, 40)] * 2
+    assert list(places(masks, torch.Generator(), "anywhere")) == [(20, 40)] * 2
+    masks[:, :, 51:61, 3:13] = False
+    assert list(places(masks, torch.Generator(), "corner")) == [(51, 3)] * 2
+
+
+def test_every_corner_is_taken():
+    found = set(places(torch.zeros(64, 1, 64, 64, dtype=torch.bool), torch.Generator()))
+    assert found == {(top, left) for top in (3, 51) for left in (3, 51)}
 
 
 def test_a_bird_that_fills_the_picture_is_not_painted_over(plain):
@@ -121,8 +128,9 @@ def test_the_prior_is_about_blocks_outside_the_bird():
     a[0, :, 0, BLOCK] = 1.0  # outside: 3 in one block
     a[0, :, 0, 0] = 5.0  # inside
     a[1, 0, BLOCK, BLOCK], a[1, 0, -1, -1] = 2.0, -2.0  # of one block: nothing is left
-    assert blocks(a, mask) == pytest.approx(9 / 2)
-    assert blocks(a, mask, by_channel=True) == pytest.approx(3 / 2)
+    a[1, 0, 0, BLOCK], a[1, 1, 0, BLOCK] = 4.0, -5.0  # of one block, but of two channels
+    assert blocks(a, mask) == pytest.approx((3 + 1) / 2)
+    assert blocks(a, mask, by_channel=True) == pytest.approx((3 + 9) / 2)
 
 
 def test_pictures_and_masks_move_alike():
@@ -164,7 +172,7 @@ def test_the_same_seed_is_the_same_training_and_no_state_of_torch_is_changed(pla
     assert runs[0].losses == runs[1].losses != runs[2].losses
     assert all(term > 0 for _, term in runs[0].losses)
     assert torch.get_rng_state().equal(state)
-    assert 0 <= accuracy(runs[0].settled(), plain) <= 1
+    assert 0 <= accuracy(runs[0].averaged(), plain) <= 1
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if ROWS[name].condition.method])
@@ -188,12 +196,15 @@ def test_the_x_network_has_no_additive_term():
     assert not any("bias" in name for name, _ in network.named_parameters())
 
 
-def test_statistics_stand_still_after_the_first_epochs(plain):
-    run = Training(ROWS["cue"].condition, TINY, 0, plain)
-    run.epoch()
-    assert run.network.training
-    run.epoch()
-    assert not run.network.training
+def test_the_weight_of_a_prior_rises(plain):
+    recipe = replace(TINY, epochs=4, rise=0.5)
+    run = Training(replace(ROWS["omenn"].condition, weight=2.0), recipe, 0, plain)
+    weights = []
+    for _ in range(3):
+        run.epoch()
+        assert run.prior is not None
+        weights.append(run.prior.weight)
+    assert weights == [1.0, 2.0, 2.0]
 
 
 # --- table ------------------------------------------------------------------------------------
@@ -231,6 +242,8 @@ def test_what_is_recovered_is_a_part_of_what_was_lost(found):
     assert cue_tables.recovered(found, "omenn") == pytest.approx([75, 75])
     assert cue_tables.recovered(found, "cue") == []
     assert cue_tables.recovered(found, "random") == []
+    found["anywhere-cue"] = {0: result("anywhere-cue", 0.5)}
+    assert cue_tables.recovered(found, "anywhere-cue") == []
     found["cue"][1] = result("cue", 0.9)  # nothing was lost
     assert cue_tables.recovered(found, "omenn") == pytest.approx([75])
     assert ROWS["xgradient"].limit == "x-random"
@@ -354,7 +367,7 @@ def test_an_interrupted_training_comes_to_the_same_result(tmp_path, monkeypatch)
     assert len(seconds) == TINY.epochs
     assert found.losses == wanted.losses
     for one, other in zip(
-        found.settled().state_dict().values(), wanted.settled().state_dict().values(), strict=True
+        found.averaged().state_dict().values(), wanted.averaged().state_dict().values(), strict=True
     ):
         assert one.equal(other)
 

@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from bench_plans import networks, without_costs
+import bench_trees
+from bench_plans import NETWORKS, networks, without_costs
 from commands import Run, refused, written
+from omenn.data.imagenet import ImageNet, imagenet_synsets
+from omenn.judge.explainers import explainer
+from omenn.judge.faithfulness import faithfulness_correlation
+from omenn.models import sources
 from omenn.run.bench.store import Store
 
 RESUMABLE = "omenn: interrupted; what is finished stays; run the same command again to go on\n"
@@ -78,13 +84,53 @@ class TestBench:
         assert (plan["data"], plan["split"]) == ("birds", "test")
         assert plan["metrics"] == ["funnybirds", "gae"]
 
+    def test_faithfulness_on_one_class_of_imagenet(self, run: Run, inside_tmp: Path) -> None:
+        """Pearson's correlation with what the logit loses, of omenn and of baselines."""
+        bench_trees.imagenet(Path("imagenet"), each=3)
+        Path("nets.py").write_text(NETWORKS.replace("50)", "1000)"))
+        words = ("bench", "--data", "imagenet:imagenet", "--classes", 207)
+        words += ("--models", "nets.py:build", "--methods", "omenn,input-x-gradient,saliency")
+        code, out, err = run(*words, "--metrics", "faithfulness-correlation", "-o", "x")
+        assert (code, err) == (0, "")
+        assert "nets.py:build, 3 pictures of imagenet:imagenet, split val, class 207" in out
+        record = json.loads(Path("x/results.json").read_text())
+        found = {m["method"]: m["values"][0] for m in record["models"][0]["methods"]}
+
+        source = sources.load("nets.py:build")
+        data = ImageNet("imagenet", classes=imagenet_synsets())
+        rows = [k for k in range(len(data)) if data.label(k) == 207]
+        images = torch.cat([source.preprocessing(data.image(k)) for k in rows])
+        targets = source.model(images).argmax(1)
+        for name in ("omenn", "saliency", "constant"):
+            maps = explainer(source.model, name)(images, targets)
+            score = faithfulness_correlation(source.model, images, targets, maps)
+            assert found[name]["images"] == 3
+            assert found[name]["value"] == pytest.approx(score.mean)
+        assert found["omenn"]["value"] != found["constant"]["value"] == 0
+
+    def test_a_folder_of_another_layout(self, run: Run, bird_net: str) -> None:
+        (Path("cats") / "tom").mkdir(parents=True)
+        model = ("bench", "--models", bird_net)
+        message = r"cats does not hold ImageNet's layout. Expected: val/<synset>/.* Found: tom/\."
+        refused(run(*model, "--data", "imagenet:cats"), message)
+        message = r"cats does not hold data of a known layout\. Expected: .* Found: tom/\."
+        refused(run(*model, "--data", "cats"), message)
+
+    def test_masks_that_are_missing(self, run: Run, bird_net: str) -> None:
+        bench_trees.imagenet(Path("imagenet"), boxes=0)
+        words = ("bench", "--models", bird_net, "--data", "imagenet", "--metrics")
+        message = "metric 'pointing-game' needs masks, and 'imagenet' has none in the split 'val'"
+        refused(run(*words, "srg,pointing-game", "-o", "x"), message)
+        assert not Path("x").exists()
+
     def test_a_list(self, run: Run, inside_tmp: Path) -> None:
         import omenn
         from omenn.judge.protocols import PROTOCOLS
 
         code, out, err = run("bench", "--list")
         assert (code, err, written()) == (0, "", set())
-        for name in ("funnybirds:FOLDER", "birds-resnet", "constant", *PROTOCOLS, *omenn.methods()):
+        some = ("birds", "voc:FOLDER", "quantus:NAME", "birds-resnet", "constant")
+        for name in (*some, *PROTOCOLS, *omenn.methods()):
             assert f"  {name} " in out
         code, out, _ = run("bench", "--list", "--json")
         found = json.loads(out)
@@ -101,6 +147,8 @@ class TestBench:
         (("--models", "birds-resnt"), "unknown model 'birds-resnt': did you mean 'birds-resnet'"),
         (("--models", "timm:resnet8"), "unknown model 'timm:resnet8': did you mean"),
         (("--data", "brids"), "unknown data 'brids': did you mean 'birds'"),
+        (("--classes", "50"), "the data has no class 50: its 50 classes are numbered from 0 to 49"),
+        (("--classes", "dog"), r"classes is 'dog', expected whole numbers such as"),
         (("--split", "trian"), "has no split 'trian': did you mean 'train'"),
         (("--limit", 0), "limit is 0, expected 1 or more"),
         (("--metrics", "gae[step=2]"), "metric 'gae' has no option 'step': did you mean 'steps'"),

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from omenn.errors import InputError
-from omenn.judge import protocols
-from omenn.judge.bench_data import MASKS, PARTS, BenchData, open_data
+from omenn.judge import by_quantus, joined, protocols, quantus
+from omenn.judge.bench_data import MASKS, PARTS, TRAINING, BenchData, open_data
 from omenn.judge.explainers import Explainer, explainer
 from omenn.judge.protocol import Measure, Protocol
 from omenn.judge.protocols import PROTOCOLS
@@ -35,6 +35,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "local-lipschitz": {"samples": 3},
     "smooth-mprt": {"samples": 2},
     "grid-pointing-game": {"confidence": 0.0},
+    "idsds": {"pictures": 8, "epochs": 1, "batch": 4},
 }
 
 
@@ -141,7 +142,88 @@ def test_what_a_metric_needs() -> None:
     needs = {name: set(protocol.needs) for name, protocol in PROTOCOLS.items() if protocol.needs}
     assert needs["funnybirds"] == {PARTS}
     assert needs["pointing-game"] == {MASKS}
+    assert needs["idsds"] == {TRAINING}
     assert "gae" not in needs
+
+
+@pytest.mark.parametrize(
+    "name", ["energy-pointing-game", "pointing-game", "relevance-mass", "relevance-rank"]
+)
+def test_where_the_labelled_class_is(subject: Subject, name: str) -> None:
+    """The map is that of the label, also where another class is predicted."""
+    other = made(subject.model)
+    other.labels = subject.labels.roll(1)
+    seen: list[Tensor] = []
+
+    def pointing(images: Tensor, targets: Tensor) -> Tensor:
+        seen.append(targets)
+        return other.masks.double()
+
+    found = PROTOCOLS[name](with_maps(made(subject.model), pointing))
+    assert torch.equal(torch.cat(seen), subject.labels)
+    one = with_maps(other, pointing)
+    seen.clear()
+    found = PROTOCOLS[name](one)
+    assert torch.equal(torch.cat(seen), other.labels)
+    (value,) = found.measures.values()
+    assert value.value == 1
+    assert value.chance is not None
+    assert 0 < value.chance < 1
+
+
+def test_the_box_around_a_mask() -> None:
+    masks = torch.zeros(3, 5, 6, dtype=torch.bool)
+    masks[0, 1, 4] = masks[0, 3, 2] = True
+    masks[1, 2, 2] = True
+    wanted = torch.zeros_like(masks)
+    wanted[0, 1:4, 2:5] = True
+    wanted[1, 2, 2] = True
+    assert torch.equal(joined.boxed(masks), wanted)
+
+
+def test_energy_in_the_box_or_in_the_mask(subject: Subject) -> None:
+    protocol = PROTOCOLS["energy-pointing-game"]
+    chance = {
+        box: protocol(trial(subject, "constant"), box=box).measures["energy pointing game"].chance
+        for box in (True, False)
+    }
+    mask, box = subject.masks.double(), joined.boxed(subject.masks).double()
+    assert chance == {True: pytest.approx(float(box.mean())), False: float(mask.mean())}
+    assert chance[True] > chance[False]
+
+
+class TestQuantusRows:
+    def test_every_metric_of_the_adapter_has_a_row(self) -> None:
+        for name in quantus.METRICS:
+            found = protocols.find(f"quantus:{name}")
+            assert found.name == f"quantus:{name}"
+            assert found.needs == ({MASKS} if name in quantus.MASKED else set())
+            (measure,) = found.measures
+            assert measure.headline
+
+    def test_names_may_be_written_otherwise(self) -> None:
+        for name in ("pixel-flipping", "PIXELFLIPPING", "Pixel Flipping"):
+            assert protocols.find(f"quantus:{name}").name == "quantus:PixelFlipping"
+
+    def test_which_way_is_better_and_options(self) -> None:
+        pytest.importorskip("quantus")
+        package = by_quantus._package("Sparseness")
+        for name in quantus.METRICS:
+            found = protocols.find(f"quantus:{name}")
+            if name != "Completeness":
+                better = str(getattr(package, name).score_direction.value) == "higher"
+                assert found.measures[0].higher == better, name
+                assert not any(option.endswith("_func") for option in found.options)
+        options = dict(protocols.find("quantus:PixelFlipping").options)
+        assert options["features_in_step"] == 1
+        assert set(protocols.find("quantus:Completeness").options) == {"fill", "tolerance"}
+
+    @pytest.mark.parametrize("name", ["Sparseness", "EfficientMPRT", "PointingGame"])
+    def test_it_judges(self, subject: Subject, name: str) -> None:
+        pytest.importorskip("quantus")
+        found = protocols.find(f"quantus:{name}")(trial(subject))
+        assert set(found.measures) == {name}
+        assert found.measures[name].images == 8
 
 
 def test_a_new_row_is_a_function_as_it_stands(subject: Subject) -> None:
@@ -253,6 +335,19 @@ class TestSubject:
             PROTOCOLS["funnybirds"](trial(bare))
         with pytest.raises(InputError, match="the data has no masks of the subject"):
             PROTOCOLS["pointing-game"](trial(bare))
+
+    def test_more_outputs_than_classes_are_said(self, subject: Subject) -> None:
+        assert subject.remark == ""
+        more = made(nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 60)).eval())
+        assert more.remark == (
+            "It has 60 outputs and the data 50 classes: what depends on the label takes it that "
+            "the first 50 outputs are these classes."
+        )
+
+    def test_data_without_training_pictures(self, subject: Subject) -> None:
+        bare = made(subject.model, dataclasses.replace(BIRDS, train=None))
+        with pytest.raises(InputError, match="the data has no training pictures"):
+            PROTOCOLS["idsds"](trial(bare))
 
     def test_a_model_with_too_few_outputs(self) -> None:
         with pytest.raises(InputError, match=r"the model has 5 outputs, the data 50 classes\."):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from omenn.errors import InputError
+import bench_trees
+from omenn.errors import InputError, MissingExtra
 from omenn.run.bench.entries import Entry, check_options, words
 from omenn.run.bench.plan import Plan
 
@@ -108,6 +110,11 @@ class TestEntries:
             check_options(Entry.read("centre[x=1]", "trivial map"), "trivial map", {})
 
 
+def checked(words: dict[str, Any], methods: bool = False) -> None:
+    plan = Plan.from_words(words)
+    (plan.check_methods if methods else plan.check_data)()
+
+
 class TestPlans:
     def test_a_file_is_what_flags_are(self, tmp_path: Path) -> None:
         file = tmp_path / "plan.toml"
@@ -153,6 +160,10 @@ class TestPlans:
             ({"methods": []}, r'methods is \[\], expected a list such as \["omenn", "abslrp"\]'),
             ({"metrics": ""}, "metrics is '', expected a list"),
             ({"models": 3}, "models is 3, expected a list"),
+            ({"classes": "one"}, r"classes is 'one', expected whole numbers such as \[207\]"),
+            ({"classes": [True]}, r"classes is \[True\], expected whole numbers"),
+            ({"classes": ""}, "classes is '', expected whole numbers"),
+            ({"classes": 207}, "classes is 207, expected whole numbers"),
             ({"methods": "omenn,omenn"}, "methods has 'omenn' twice. Leave one out, or name it"),
         ],
     )
@@ -164,6 +175,23 @@ class TestPlans:
         ("plan", "message"),
         [
             ({"data": "bird"}, "unknown data 'bird': did you mean 'birds'"),
+            ({"classes": "50"}, "the data has no class 50: its 50 classes are numbered from 0"),
+            (
+                {"metrics": "quantus:Sparsness"},
+                "unknown metric 'quantus:Sparsness': did you mean 'Sparseness'",
+            ),
+            (
+                {"metrics": "quantus:focus"},
+                "metric 'quantus:focus' is not offered: it needs mosaics; use omenn's grid",
+            ),
+            (
+                {"metrics": "quantus:PixelFlipping[features_in_stp=3]"},
+                "has no option 'features_in_stp': did you mean 'features_in_step'",
+            ),
+            (
+                {"metrics": "quantus:PixelFlipping[features_in_step=many]"},
+                "option 'features_in_step' of the metric .* is 'many', expected a whole number",
+            ),
             ({"data": "birds[seeds=1]"}, "data 'birds' has no option 'seeds': did you mean 'seed'"),
             (
                 {"data": "birds[seed=x]"},
@@ -183,10 +211,8 @@ class TestPlans:
         ],
     )
     def test_names_that_are_not_known(self, plan: dict[str, Any], message: str) -> None:
-        found = Plan.from_words({"limit": 1, **plan})
-        check = found.check_methods if "methods" in plan else found.check_data
         with pytest.raises(InputError, match=message):
-            check()
+            checked({"limit": 1, **plan}, methods="methods" in plan)
 
     def test_metrics_that_need_masks_of_data_without(self, tmp_path: Path) -> None:
         from omenn.data import birds
@@ -200,6 +226,50 @@ class TestPlans:
         every = Plan.from_words({**given, "metrics": "all"})
         assert "funnybirds" not in {metric.name for metric in every.metrics}
         every.check_data()
+
+    def test_masks_that_a_set_has_or_not(self, tmp_path: Path) -> None:
+        with_boxes, without = (
+            f"imagenet:{bench_trees.imagenet(tmp_path / str(boxes), boxes=boxes)}"
+            for boxes in (1, 0)
+        )
+        masked = {"metrics": "relevance-mass,quantus:RelevanceMassAccuracy"}
+        checked({"data": with_boxes, **masked})
+        words = rf"metric 'relevance-mass' needs masks, and '{without}' has none in the split 'val'"
+        with pytest.raises(InputError, match=words):
+            checked({"data": without, **masked})
+        with pytest.raises(InputError, match="metric 'funnybirds' needs parts, and 'imagenet"):
+            checked({"data": with_boxes, "metrics": "funnybirds"})
+        with pytest.raises(InputError, match="metric 'idsds' needs training pictures, and"):
+            checked({"data": with_boxes, "metrics": "idsds"})
+
+    def test_the_split_is_the_usual_one_of_the_data(self, tmp_path: Path) -> None:
+        roots = {
+            "val": f"imagenet:{bench_trees.imagenet(tmp_path / 'a')}",
+            "validation": str(bench_trees.imagenet_s(tmp_path / "b")),
+            "test": "birds",
+        }
+        for split, data in roots.items():
+            plan = Plan.from_words({"data": data})
+            assert plan.split == split
+            assert Plan.from_words(tomllib.loads(plan.toml())) == plan
+        assert Plan.from_words({"data": roots["val"], "split": "train"}).split == "train"
+
+    def test_classes(self) -> None:
+        for given in ("207, 3,207", [207, 3, 207]):
+            plan = Plan.from_words({"classes": given})
+            assert plan.classes == (207, 3)
+            assert plan.record()["classes"] == [207, 3]
+            assert Plan.from_words(tomllib.loads(plan.toml())) == plan
+        assert Plan.from_words({"classes": []}) == Plan()
+
+    def test_quantus_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "quantus", None)
+        words = (
+            "the metric 'quantus:Sparseness' needs the package 'quantus', which is not installed. "
+            r"Run: pip install 'omenn\[bench\]'"
+        )
+        with pytest.raises(MissingExtra, match=words):
+            checked({"limit": 1, "metrics": "quantus:sparseness"})
 
     def test_files_that_are_no_plan(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"the plan '.*nowhere.toml' cannot be read"):

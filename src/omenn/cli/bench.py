@@ -17,10 +17,17 @@ PlanFile = Annotated[
     Path | None, typer.Argument(metavar="[PLAN.toml]", help="What flags say, as a file.")
 ]
 Data = Annotated[
-    str | None, typer.Option(metavar="DATA", help="birds (default), or funnybirds:FOLDER.")
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="birds (default), a folder, or KIND:FOLDER: funnybirds, imagenet, imagenet-s, voc.",
+    ),
 ]
 Split = Annotated[
-    str | None, typer.Option(metavar="NAME", help="test (default), validation, train.")
+    str | None, typer.Option(metavar="NAME", help="Of birds test (default), validation, train.")
+]
+OfClasses = Annotated[
+    str | None, typer.Option(metavar="N,…", help="Numbers of the classes to judge (default: all).")
 ]
 Models = Annotated[
     str | None,
@@ -61,6 +68,7 @@ def bench(
     plan: PlanFile = None,
     data: Data = None,
     split: Split = None,
+    classes: OfClasses = None,
     models: Models = None,
     methods: BenchMethods = None,
     metrics: Metrics = None,
@@ -77,8 +85,8 @@ def bench(
     """Judge methods by published protocols: models × methods × metrics, into one folder.
 
     Writes index.html, results.md, results.json, results.parquet, and a file for
-    every cell, so that the same command goes on where it was interrupted. Maps that
-    know no model are judged as well: what is not above them counts for nothing.
+    every cell, so that the same command goes on where it was interrupted. Maps
+    that know no model are judged as well: what is not above them counts for nothing.
 
     Exit code 0, also if some cells failed; 1 if no method could be judged.
 
@@ -87,6 +95,9 @@ def bench(
       omenn bench --models birds-resnet,birds-vit --methods omenn,abslrp -o bench
 
       omenn bench --metrics "insertion-deletion\\[step=64],gae" --methods "omenn\\[at=auto],all"
+
+      omenn bench --data imagenet:FOLDER --classes 207 --models
+      "torchvision:vit_b_16\\[weights=vit.pth]" --metrics faithfulness-correlation
 
       omenn bench plan.toml -o bench
 
@@ -103,6 +114,7 @@ def bench(
     flags = {
         "data": data,
         "split": split,
+        "classes": classes,
         "models": models,
         "methods": methods,
         "metrics": metrics,

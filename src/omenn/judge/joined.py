@@ -1,4 +1,8 @@
-"""Protocols that measure several things at once, as the table of protocols calls them."""
+"""Protocols as the table of protocols calls them, where that is not the function as it stands.
+
+Some measure several things at once. Those that ask where the subject is look at the map for the
+labelled class, as the mask is of that.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from omenn.core.target import pick_output
 from omenn.judge import funnybirds as birds
-from omenn.judge import masking, quantus, randomisation
+from omenn.judge import idsds as in_domain_deletion
+from omenn.judge import localisation, masking, quantus, randomisation
 from omenn.judge.explainers import Explainer
+from omenn.judge.in_domain import Recipe
 from omenn.judge.keep_remove import METRICS, keep_remove
 from omenn.judge.maps import Model
 from omenn.judge.parts import Responses
@@ -160,3 +167,97 @@ def completeness(
 ) -> Score:
     """Whether the map adds up to the logit itself."""
     return quantus.completeness(f, images, targets, explain, tolerance=tolerance)
+
+
+def energy_pointing_game(
+    explain: Explainer,
+    images: Tensor,
+    labels: Tensor,
+    masks: Tensor,
+    *,
+    box: bool = True,
+) -> Score:
+    """In the box around what is marked, as published; or in the mask itself."""
+    maps = explain(images, labels)
+    return localisation.energy_pointing_game(maps, boxed(masks) if box else masks)
+
+
+def pointing_game(
+    explain: Explainer,
+    images: Tensor,
+    labels: Tensor,
+    masks: Tensor,
+    *,
+    tolerance: float | None = None,
+    seed: int = 0,
+) -> Score:
+    """Whether the largest value is on the mask, or near it."""
+    maps = explain(images, labels)
+    return localisation.pointing_game(maps, masks, tolerance=tolerance, seed=seed)
+
+
+def relevance_mass(
+    explain: Explainer,
+    images: Tensor,
+    labels: Tensor,
+    masks: Tensor,
+    *,
+    mass: localisation.Mass = "positive",
+) -> Score:
+    """The share of the mass in the mask."""
+    return localisation.relevance_mass_accuracy(explain(images, labels), masks, mass=mass)
+
+
+def relevance_rank(
+    explain: Explainer, images: Tensor, labels: Tensor, masks: Tensor, *, seed: int = 0
+) -> Score:
+    """How many of the largest values are in the mask."""
+    return localisation.relevance_rank_accuracy(explain(images, labels), masks, seed=seed)
+
+
+def boxed(masks: Tensor) -> Tensor:
+    """(B, H, W) bool: the smallest box around all that is marked.
+
+    >>> boxed(torch.tensor([[[1, 0, 0], [0, 0, 1], [0, 0, 0]]]) > 0).int().tolist()
+    [[[1, 1, 1], [1, 1, 1], [0, 0, 0]]]
+    """
+
+    def between(line: Tensor) -> Tensor:
+        line = line.long()
+        return (line.cumsum(1) > 0) & (line.flip(1).cumsum(1).flip(1) > 0)
+
+    return between(masks.any(2))[:, :, None] & between(masks.any(1))[:, None, :]
+
+
+def idsds(
+    tuned: Callable[[int, Recipe], nn.Module],
+    make: randomisation.Make,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    pictures: int = 1000,
+    epochs: int = 5,
+    batch: int = 32,
+    rate: float = 0.001,
+    cells: int = in_domain_deletion.CELLS,
+    fill: in_domain_deletion.Fill = "zeros",
+    published: bool = False,
+    seed: int = 0,
+    chunk: int = 64,
+) -> Score:
+    """Of a model that was trained on with deleted cells, on the labelled class.
+
+    Published are 30 epochs of all training pictures with batches of 256; the rate falls to a tenth
+    after each third of the epochs, as there.
+    """
+    localised = {"cells": cells, "fill": fill}
+    step = max(1, epochs // 3) if isinstance(epochs, int) else 1
+    recipe = Recipe(epochs, batch, rate, step=step, seed=seed, **localised)
+    model = tuned(pictures, recipe)
+    maps = make(model)(images, labels)
+
+    def f(x: Tensor) -> Tensor:
+        return pick_output(model(x), None)
+
+    options: Any = {**localised, "published": published, "seed": seed, "chunk": chunk}
+    return in_domain_deletion.idsds(f, images, labels, maps, **options)

@@ -4,8 +4,9 @@ NOTE [by name]
 The function is one as it stands in its module. It is called with those of the arguments in
 ``GIVEN`` that it names: ``f``, ``model``, ``images``, ``labels``, ``targets`` (the predicted
 classes), ``classes`` (how many), ``maps`` (of the images for the targets), ``explain``, ``make``
-(the same method on another model), ``masks``, ``seen``, ``seed``, ``chunk``, ``tick``. Whatever
-else it can be told is an option of the protocol.
+(the same method on another model), ``masks`` (of the labels' classes), ``seen``, ``tuned`` (trains
+the model on), ``seed``, ``chunk``, ``tick``. Whatever else it can be told is an option of the
+protocol.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType
 from typing import Any
 
-from omenn.judge.bench_data import MASKS, PARTS
+from omenn.judge.bench_data import MASKS, PARTS, TRAINING
 from omenn.judge.score import Score
 from omenn.judge.trial import REPLACED, Measured, Trial, Verdict
 
 GIVEN = frozenset(
-    "f model images labels targets classes maps explain make masks seen seed chunk tick".split()
+    "f model images labels targets classes maps explain make masks seen tuned seed chunk "
+    "tick".split()
 )
-NEEDS = {"seen": PARTS, "masks": MASKS}
+NEEDS = {"seen": PARTS, "masks": MASKS, "tuned": TRAINING}
 """Argument → what the data must give for it."""
 
 
@@ -80,6 +82,11 @@ class Protocol:
         )
 
     @property
+    def typed(self) -> Callable[..., Any] | None:
+        """Whose annotations say what the options may be; None where nobody's do."""
+        return self.function
+
+    @property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(self.function).parameters
 
@@ -103,6 +110,7 @@ class Protocol:
             "make": lambda: trial.make,
             "masks": lambda: subject.masks,
             "seen": lambda: subject.seen,
+            "tuned": lambda: subject.tuned,
             "seed": lambda: subject.seed,
             "chunk": lambda: subject.looked_at,
             "tick": lambda: tick,

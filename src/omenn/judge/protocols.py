@@ -10,12 +10,12 @@ from types import MappingProxyType
 
 from omenn.errors import InputError, did_you_mean
 from omenn.judge import (
+    by_quantus,
     complexity,
     faithfulness,
     grid,
     idsds,
     joined,
-    localisation,
     masking,
     randomisation,
     robustness,
@@ -26,7 +26,7 @@ from omenn.judge.protocol import Measure, Protocol
 
 
 def find(name: str) -> Protocol:
-    """The protocol of a name.
+    """The protocol of a name; of a metric of Quantus with ``quantus:`` before it.
 
     Raises:
         InputError: there is none.
@@ -34,6 +34,8 @@ def find(name: str) -> Protocol:
     >>> find("gae").measures[0].name
     'local consistency'
     """
+    if name.startswith(by_quantus.PREFIX):
+        return by_quantus.row(name)
     if name not in PROTOCOLS:
         raise InputError(f"unknown metric '{name}': {did_you_mean(name, PROTOCOLS)}")
     return PROTOCOLS[name]
@@ -169,24 +171,31 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             ),
             Protocol(
                 "energy-pointing-game",
-                localisation.energy_pointing_game,
-                f"the share of the map's positive part on the subject, {_SUBJECT}",
+                joined.energy_pointing_game,
+                "the share of the map's positive part in the box around the subject",
                 "arXiv 1910.01279",
                 (Measure("energy pointing game", headline=True, axis=True),),
             ),
             Protocol(
+                "pointing-game",
+                joined.pointing_game,
+                "does the largest value lie on the subject, or near it?",
+                "arXiv 1608.00507",
+                (Measure("pointing game", headline=True, axis=True),),
+            ),
+            Protocol(
+                "relevance-mass",
+                joined.relevance_mass,
+                f"the share of the map's mass on the subject, {_SUBJECT}",
+                "arXiv 2003.07258",
+                (Measure("relevance mass accuracy", headline=True, axis=True),),
+            ),
+            Protocol(
                 "relevance-rank",
-                localisation.relevance_rank_accuracy,
+                joined.relevance_rank,
                 f"how many of the largest values lie on the subject, {_SUBJECT}",
                 "arXiv 2003.07258",
                 (Measure("relevance rank accuracy", headline=True, axis=True),),
-            ),
-            Protocol(
-                "pointing-game",
-                localisation.pointing_game,
-                f"does the largest value lie on the subject, {_SUBJECT}?",
-                "arXiv 1608.00507",
-                (Measure("pointing game", headline=True, axis=True),),
             ),
             Protocol(
                 "grid-pointing-game",
@@ -204,8 +213,8 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             ),
             Protocol(
                 "idsds",
-                idsds.idsds,
-                "the same for a model that was fine-tuned on pictures without a cell",
+                joined.idsds,
+                "the same for the model after some training on pictures without a cell",
                 "arXiv 2407.11910",
                 (Measure("idsds", headline=True),),
             ),

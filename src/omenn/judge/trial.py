@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from omenn.core.target import pick_output
 from omenn.errors import InputError
 from omenn.judge.bench_data import MASKS, PARTS, BenchData
 from omenn.judge.explainers import Explainer
+from omenn.judge.in_domain import Recipe, fine_tune
 from omenn.judge.localisation import seen_by
 from omenn.judge.maps import Model, logits_of, not_finite
 from omenn.judge.parts import Responses, responses
@@ -58,7 +60,8 @@ class Subject:
     """One model with the pictures it is judged on: what all methods share, computed once.
 
     ``images`` (N, C, H, W), ``labels`` and ``predicted`` (N,), on the device of the model. ``f``:
-    images → logits. ``seen`` and ``masks`` are computed when they are first asked for.
+    images → logits. ``seen``, ``masks`` and what is ``tuned`` are computed when they are first
+    asked for. ``folder``: where a training that is interrupted goes on from.
     """
 
     def __init__(
@@ -70,8 +73,11 @@ class Subject:
         device: str = "cpu",
         seed: int = 0,
         chunk: int = 16,
+        folder: Path | None = None,
     ) -> None:
         self.model, self.data, self.preprocessing = model, data, preprocessing
+        self.folder = folder
+        self._tuned: dict[tuple[int, Recipe], nn.Module] = {}
         self.device, self.seed, self.chunk = device, seed, chunk
         self.looked_at = 4 * chunk  # pictures without explanations take less memory
         self.f: Model = lambda images: pick_output(model(images), None)
@@ -115,9 +121,54 @@ class Subject:
         found = [seen_by(self.preprocessing, self.data.mask(index)) for index in self.data.indices]
         return torch.stack(found).to(self.device)
 
+    def tuned(self, pictures: int, recipe: Recipe) -> nn.Module:
+        """The model, trained on with pictures that lack a cell; see :func:`in_domain.fine_tune`.
+
+        Raises:
+            InputError: the data has no training pictures; and as there.
+        """
+        if self.data.train is None:
+            raise InputError("the data has no training pictures. Choose other data.")
+        key = (pictures, recipe)
+        if key not in self._tuned:
+            file = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+            self._tuned[key] = fine_tune(
+                self.model,
+                _Prepared(self.data.train(pictures), self.preprocessing),
+                recipe,
+                checkpoint=self.folder and self.folder / f"in-domain-{file}.pt",
+            )
+        return self._tuned[key]
+
+    @property
+    def remark(self) -> str:
+        """What must be said where outputs are more than the classes of the data."""
+        outputs, classes = self.logits.shape[1], self.data.classes
+        if outputs == classes:
+            return ""
+        return (
+            f"It has {outputs} outputs and the data {classes} classes: what depends on the label "
+            f"takes it that the first {classes} outputs are these classes."
+        )
+
     def accuracy(self) -> Score:
         """The share of pictures whose class has the largest logit."""
         return Score("accuracy", (self.predicted == self.labels).double().cpu())
+
+
+class _Prepared:
+    """Pictures as a model takes them, with their classes, made when they are asked for."""
+
+    def __init__(self, data: BenchData, preprocessing: Preprocessing) -> None:
+        self.data, self.preprocessing = data, preprocessing
+
+    def __len__(self) -> int:
+        return len(self.data.indices)
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
+        place = self.data.indices[index]
+        pictures = self.data.pictures
+        return self.preprocessing(pictures.image(place))[0], pictures.label(place)
 
 
 class Trial:

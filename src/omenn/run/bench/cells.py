@@ -108,6 +108,7 @@ class _Model:
             device=self.plan.device,
             seed=self.plan.seed,
             chunk=self.plan.chunk,
+            folder=self.store.beside(self.model.name),
         )
 
     def _facts(self, subject: Subject) -> dict[str, Any]:
@@ -124,7 +125,8 @@ class _Model:
                 scores.append(background_independence(subject.seen))
             self.failures |= {name: failed[0] for name in needy if failed}
         facts = {score.name: asdict(Measured.of(score, self.plan.seed)) for score in scores}
-        return {"pictures": len(subject.images), "facts": facts}
+        said = " ".join(filter(None, (warning_of(self.source), subject.remark)))
+        return {"pictures": len(subject.images), "warning": said, "facts": facts}
 
     def _describe(self, facts: Mapping[str, Any]) -> None:
         """Store what the model is; refuse one that differs from what it was before."""

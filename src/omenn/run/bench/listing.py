@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
+_QUANTUS = "a metric of Quantus, with the options that it has there, slower than those above: "
 _MODELS = {
     "timm:NAME": "a model of timm, with random weights unless [weights=FILE]",
     "torchvision:NAME": "a model of torchvision, the same",
@@ -16,7 +17,9 @@ _MODELS = {
 
 def records() -> dict[str, list[dict[str, Any]]]:
     """Everything for ``--json``."""
+    from omenn.judge import quantus
     from omenn.judge.bench_data import KINDS
+    from omenn.judge.by_quantus import PREFIX
     from omenn.judge.explainers import TRIVIAL
     from omenn.judge.protocols import PROTOCOLS
     from omenn.models import bundled
@@ -26,7 +29,12 @@ def records() -> dict[str, list[dict[str, Any]]]:
     own = {name: f"bundled, {top:.1f} % of generated birds right" for name, top in right.items()}
     return {
         "data": [
-            {"name": kind.form, "summary": kind.summary, "splits": list(kind.splits)}
+            {
+                "name": kind.form,
+                "summary": kind.summary,
+                "splits": list(kind.splits),
+                "options": dict(kind.options),
+            }
             for kind in KINDS.values()
         ],
         "models": [
@@ -40,15 +48,18 @@ def records() -> dict[str, list[dict[str, Any]]]:
             ),
         ],
         "metrics": [
-            {
-                "name": protocol.name,
-                "summary": protocol.summary,
-                "source": protocol.source,
-                "needs": sorted(protocol.needs),
-                "options": {name: _plain(value) for name, value in protocol.options.items()},
-                "measures": [measure.name for measure in protocol.measures],
-            }
-            for protocol in PROTOCOLS.values()
+            *(
+                {
+                    "name": protocol.name,
+                    "summary": protocol.summary,
+                    "source": protocol.source,
+                    "needs": sorted(protocol.needs),
+                    "options": {name: _plain(value) for name, value in protocol.options.items()},
+                    "measures": [measure.name for measure in protocol.measures],
+                }
+                for protocol in PROTOCOLS.values()
+            ),
+            {"name": f"{PREFIX}NAME", "summary": _QUANTUS + ", ".join(quantus.METRICS)},
         ],
     }
 

@@ -27,8 +27,9 @@ USUAL = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Models × methods × metrics on the first ``limit`` pictures of a split.
+    """Models × methods × metrics on at most ``limit`` pictures of a split.
 
+    ``classes``: the numbers of those whose pictures are judged, all if there are none.
     ``trivial``: whether maps that know no model are rows, too. ``seed``: of the metrics, of methods
     that draw random numbers, of untrained models and of the intervals. ``chunk``: how many pictures
     are explained at once, at most.
@@ -40,6 +41,7 @@ class Plan:
 
     data: Entry = BIRDS
     split: str = "test"
+    classes: tuple[int, ...] = ()
     limit: int = 64
     models: tuple[Entry, ...] = USUAL["models"]
     methods: tuple[Entry, ...] = USUAL["methods"]
@@ -53,9 +55,10 @@ class Plan:
     def from_words(cls, given: Mapping[str, Any]) -> Plan:
         """From what a file or the command line says; lists may be words with commas.
 
+        The split is the usual one of the data if it is not said.
+
         Raises:
-            InputError: an unknown key, a value of another type, an unknown method or metric, an
-                entry twice.
+            InputError: an unknown key or kind of data, a value of another type, an entry twice.
         """
         known = {entry.name: entry.default for entry in fields(cls)}
         found: dict[str, Any] = {}
@@ -66,8 +69,14 @@ class Plan:
                 found[key] = Entry.read(value, key)
             elif key in KINDS:
                 found[key] = _entries(value, key)
+            elif key == "classes":
+                found[key] = _numbers(value)
             else:
                 found[key] = _checked(key, value, type(known[key]))
+        if "split" not in found:
+            from omenn.judge.bench_data import kind_of
+
+            found["split"] = kind_of(found.get("data", BIRDS).base)[0].splits[0]
         return cls(**found)._complete()
 
     @classmethod
@@ -106,7 +115,9 @@ class Plan:
             value = getattr(self, entry.name)
             if entry.name in KINDS:
                 value = [one.record(KINDS[entry.name]) for one in value]
-            record[entry.name] = value.record("data") if isinstance(value, Entry) else value
+            elif isinstance(value, Entry):
+                value = value.record("data")
+            record[entry.name] = list(value) if isinstance(value, tuple) else value
         return record
 
     def toml(self) -> str:
@@ -122,6 +133,7 @@ class Plan:
 
         Raises:
             InputError: those, their options, data that lacks what a metric needs.
+            MissingExtra: a metric of Quantus, which is not installed.
         """
         from omenn.judge import protocols
         from omenn.judge.bench_data import kind_of
@@ -131,7 +143,7 @@ class Plan:
         gives = self.pictures().gives
         for metric in self.metrics:
             found = protocols.find(metric.base)
-            check_options(metric, "metric", found.options, found.function)
+            check_options(metric, "metric", found.options, found.typed)
             for need in sorted(found.needs - gives):
                 raise InputError(
                     f"metric '{metric.base}' needs {need}, and '{self.data.name}' has none in the "
@@ -162,8 +174,14 @@ class Plan:
         """The pictures of the plan, those that are drawn with ``side`` pixels."""
         from omenn.judge.bench_data import open_data
 
-        options = self.data.options
-        return open_data(self.data.base, self.split, self.limit, side=side, options=options)
+        return open_data(
+            self.data.base,
+            self.split,
+            self.limit,
+            side=side,
+            classes=self.classes,
+            options=self.data.options,
+        )
 
     def _complete(self) -> Plan:
         """Every method or metric where the plan says ``all``."""
@@ -197,6 +215,16 @@ def _entries(value: Any, key: str) -> tuple[Entry, ...]:
     if not isinstance(given, list | tuple) or not given:
         raise InputError(f"{key} is {value!r}, expected a list such as [{_EXAMPLES[key]}].")
     return tuple(Entry.read(one, KINDS[key]) for one in given)
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    """From a list, or from words with commas."""
+    given: Any = value
+    if isinstance(value, str):
+        given = [int(word) if word.isdecimal() else word for word in words(value)] or None
+    if not isinstance(given, list | tuple) or not all(type(number) is int for number in given):
+        raise InputError(f"classes is {value!r}, expected whole numbers such as [207].")
+    return tuple(dict.fromkeys(given))
 
 
 _EXAMPLES = {

@@ -30,8 +30,9 @@ def collected(plan: Plan, store: Store) -> Bench:
         for name, protocol in found
         for m in protocol.measures
     )
+    of = f", class {', '.join(map(str, plan.classes))}" if plan.classes else ""
     return Bench(
-        data=f"{plan.data.name}, split {plan.split}",
+        data=f"{plan.data.name}, split {plan.split}{of}",
         columns=columns,
         metrics={name: f"{protocol.summary} ({protocol.source})" for name, protocol in found},
         tables=tuple(_table(plan, store, model, columns) for model in plan.models),

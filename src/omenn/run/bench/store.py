@@ -68,6 +68,10 @@ class Store:
         found = self.read(*names)
         return found is not None and found.get("error") is None
 
+    def beside(self, name: str) -> Path:
+        """The folder of the cells of a model, for what else belongs to it."""
+        return self.folder / "cells" / file_name(name)
+
     def finish(self, files: Mapping[str, bytes]) -> list[Path]:
         """Write the results, all or none of them."""
         paths = {self.folder / name: content for name, content in files.items()}
