@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omenn.run.bench import running
+from omenn.run.bench.store import file_name
 
 NETWORKS = """
 import torch
@@ -60,6 +61,12 @@ def cells(out: Path) -> dict[str, Any]:
     """What is stored of a run, by the name of the file."""
     root = out / "cells"
     return {str(p.relative_to(root)): json.loads(p.read_text()) for p in root.rglob("*.json")}
+
+
+def cell(out: Path, net: str, method: str, metric: str) -> dict[str, Any]:
+    """One cell of a run."""
+    path = out / "cells" / file_name(net) / file_name(method) / f"{file_name(metric)}.json"
+    return json.loads(path.read_text())
 
 
 def without_costs(content: Any) -> Any:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,47 +14,19 @@ import pytest
 import torch
 from torch import Tensor
 
-import bench_trees
 import omenn
-from bench_plans import QUICK, cells, networks, run, without_costs
+from bench_plans import QUICK, cell, cells, networks, run, without_costs
 from omenn.errors import InputError, ModelError, OutputError
-from omenn.judge import in_domain
-from omenn.judge.bench_data import open_data
 from omenn.judge.explainers import explainer
 from omenn.judge.funnybirds import funnybirds
-from omenn.judge.idsds import idsds
-from omenn.judge.in_domain import Recipe, fine_tune
 from omenn.judge.masking import symmetric_relevance_gain
 from omenn.judge.parts import responses
-from omenn.judge.quantus import quantus_metric
 from omenn.judge.trial import REPLACED
 from omenn.methods import registry
 from omenn.models import sources
 from omenn.run.bench import results, running
 from omenn.run.bench.plan import Plan
 from omenn.run.bench.store import Store, file_name
-
-
-@pytest.fixture
-def net(tmp_path: Path) -> str:
-    return networks(tmp_path)
-
-
-@pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Adds a method for the length of a test."""
-
-    def add(name: str, function: Any) -> str:
-        method = registry.Method(name, function, "none", "of a test", "this test")
-        monkeypatch.setitem(registry._METHODS, name, method)
-        return name
-
-    return add
-
-
-def cell(out: Path, net: str, method: str, metric: str) -> dict[str, Any]:
-    path = out / "cells" / file_name(net) / file_name(method) / f"{file_name(metric)}.json"
-    return json.loads(path.read_text())
 
 
 class TestNumbers:
@@ -489,121 +460,6 @@ class TestResults:
         assert "no trivial maps to compare with" in (tmp_path / "out" / "index.html").read_text()
 
 
-class TestFolders:
-    """Data in the official layouts, on tiny trees."""
-
-    def test_localisation(self, tmp_path: Path, net: str) -> None:
-        """A constant map gets the marked share; what is not marked is left out and counted."""
-        metrics = "energy-pointing-game,pointing-game,relevance-mass,relevance-rank"
-        some = bench_trees.imagenet(tmp_path / "net", boxes=1)
-        for name, data, classes in (
-            ("a", f"imagenet:{some}[mapping=folders]", 3),
-            ("b", f"{bench_trees.imagenet_s(tmp_path / 's')}[mapping=folders]", 3),
-            ("c", f"voc:{bench_trees.voc(tmp_path / 'voc')}", 20),
-        ):
-            plan = {"data": data, "models": [net], "methods": ["omenn", "constant"]}
-            run(tmp_path / name, **plan, metrics=metrics, limit=64)
-            known = cells(tmp_path / name)
-            assert f"the data {classes} classes" in known[f"{file_name(net)}.json"]["warning"]
-            found = cell(tmp_path / name, net, "constant", "relevance-mass")
-            value = found["measures"]["relevance mass accuracy"]
-            assert value["value"] == pytest.approx(value["chance"])
-            skipped = found["counted"].get("skipped: nothing is marked", 0)
-            assert skipped == {"a": 3, "b": 0, "c": 0}[name]
-            assert value["images"] == {"a": 3, "b": 6, "c": 4}[name]
-
-    def test_parts_of_an_official_layout(self, tmp_path: Path, net: str) -> None:
-        from omenn.data import birds
-
-        birds.write(tmp_path / "set", train_scenes=50, test_scenes=4, size=16)
-        plan = {"models": [net], "metrics": ["funnybirds"]}
-        done = run(tmp_path / "out", data=str(tmp_path / "set"), **plan)
-        assert not done.failed
-        assert done.record["data"] == f"{tmp_path / 'set'}, split test"
-
-    def test_classes_and_their_words(self, tmp_path: Path, net: str) -> None:
-        out = tmp_path / "out"
-        done = run(out, models=[net], classes=[3], metrics=["sparseness"])
-        assert done.record["data"] == "birds, split test, class 3"
-        assert "classes = [3]" in (out / "plan.toml").read_text()
-
-    def test_a_picture_that_cannot_be_read(self, tmp_path: Path, net: str) -> None:
-        root = bench_trees.imagenet(tmp_path / "net")
-        broken = next((root / "val").rglob("*.JPEG"))
-        broken.write_bytes(b"none")
-        data = f"imagenet:{root}[mapping=folders]"
-        done = run(tmp_path / "out", data=data, models=[net], metrics=["sparseness"], limit=64)
-        assert done.failed
-        assert any(f"{broken} is not a picture that can be read" in line for line in done.remarks)
-
-
-class TestFineTuning:
-    METRIC = "idsds[pictures=8;epochs=3;batch=4]"
-
-    def test_the_numbers_are_those_of_the_fine_tuned_model(self, tmp_path: Path, net: str) -> None:
-        out = tmp_path / "out"
-        run(out, models=[net], methods=["omenn", "xgradient"], metrics=[self.METRIC])
-        source = sources.load(net)
-        birds = Plan.from_words({"limit": 4}).pictures(16)
-        train = open_data("birds", "train", 8, side=16).pictures
-        rows = [source.preprocessing(train.image(k)) for k in range(8)]
-        labels = torch.tensor([train.label(k) for k in range(8)])
-        recipe = Recipe(epochs=3, batch=4, step=1)
-        tuned = fine_tune(source.model, (torch.cat(rows), labels), recipe)
-        images = torch.cat([source.preprocessing(birds.pictures.image(k)) for k in range(4)])
-        targets = torch.arange(4)
-        maps = explainer(tuned, "xgradient")(images, targets)
-        wanted = idsds(tuned, images, targets, maps).values.tolist()
-        found = cell(out, net, "xgradient", self.METRIC)["measures"]["idsds"]
-        assert found["values"] == pytest.approx(wanted)
-
-    def test_it_is_done_once_and_goes_on(
-        self, tmp_path: Path, net: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        plan = {"models": [net], "metrics": [self.METRIC]}
-        whole = run(tmp_path / "whole", **plan)
-        epochs: list[int] = []
-        train = in_domain._Run.train
-
-        def counting(self: Any, pictures: Any) -> float:
-            epochs.append(self.epoch)
-            if len(epochs) == 3:
-                raise KeyboardInterrupt
-            return train(self, pictures)
-
-        monkeypatch.setattr(in_domain._Run, "train", counting)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "out", **plan)
-        again = run(tmp_path / "out", **plan)
-        assert epochs == [0, 1, 2, 2]
-        assert without_costs(again.record) == without_costs(whole.record)
-
-
-def test_quantus_by_name(tmp_path: Path, net: str) -> None:
-    pytest.importorskip("quantus")
-    metrics = ["quantus:sparseness", "quantus:pixel-flipping[features_in_step=64]", "sparseness"]
-    metrics += ["quantus:RelevanceRankAccuracy", "relevance-rank"]
-    out = tmp_path / "out"
-    done = run(out, models=[net], methods=["omenn"], metrics=metrics)
-    found = {
-        (value["metric"], value["measure"]): value
-        for value in done.record["models"][0]["methods"][0]["values"]
-    }
-    model, prepare = sources.load(net).model, sources.load(net).preprocessing
-    birds = Plan.from_words({"limit": 4}).pictures(16).pictures
-    images = torch.cat([prepare(birds.image(k)) for k in range(4)])
-    wanted = quantus_metric(
-        "Sparseness", model, images, model(images).argmax(1), explainer(model, "omenn")
-    )
-    theirs = found["quantus:sparseness", "Sparseness"]
-    assert theirs["value"] == pytest.approx(wanted.mean)
-    assert theirs["value"] == pytest.approx(found["sparseness", "sparseness"]["value"], rel=1e-3)
-    rank = found["relevance-rank", "relevance rank accuracy"]
-    theirs = found["quantus:RelevanceRankAccuracy", "RelevanceRankAccuracy"]
-    assert theirs["value"] == pytest.approx(rank["value"], abs=1e-5)
-    assert not found[metrics[1], "PixelFlipping"]["higher_is_better"]
-
-
 def test_a_method_of_the_file_of_a_model(
     tmp_path: Path, net: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -618,3 +474,21 @@ def test_a_method_of_the_file_of_a_model(
         )
         done = run(tmp_path / "out", models=[net], methods=["theirs"], metrics=["sparseness"])
         assert not done.failed
+
+
+def test_many_measures_stand_in_several_tables(tmp_path: Path, net: str) -> None:
+    metrics = ["srg[patch=8]", "sparseness", "complexity", "effective-complexity", "completeness"]
+    metrics += ["relevance-mass", "relevance-rank", "pointing-game"]
+    done = run(tmp_path / "out", models=[net], methods=["omenn"], metrics=metrics)
+    tables = [table for table in done.tables if not isinstance(table, str)]
+    heads = [[str(column.header) for column in table.columns] for table in tables]
+    assert [head[0] for head in heads] == ["method", "method"]
+    assert heads[0][1:] == [
+        "srg",
+        "sparseness",
+        "complexity ↓",
+        "effective complexity ↓",
+        "adds up",
+        "relevance mass accuracy",
+    ]
+    assert heads[1][1:] == ["relevance rank accuracy", "pointing game", "time", "memory"]

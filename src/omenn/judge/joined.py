@@ -218,6 +218,7 @@ def relevance_rank(
 def boxed(masks: Tensor) -> Tensor:
     """(B, H, W) bool: the smallest box around all that is marked.
 
+    >>> import torch
     >>> boxed(torch.tensor([[[1, 0, 0], [0, 0, 1], [0, 0, 0]]]) > 0).int().tolist()
     [[[1, 1, 1], [1, 1, 1], [0, 0, 0]]]
     """

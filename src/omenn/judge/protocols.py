@@ -120,14 +120,14 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             Protocol(
                 "faithfulness-estimate",
                 faithfulness.faithfulness_estimate,
-                "the same with sets of pixels in the order of the map",
+                "faithfulness-correlation with sets of pixels in the order of the map",
                 "arXiv 1806.07538",
                 (Measure("faithfulness estimate", headline=True),),
             ),
             Protocol(
                 "sensitivity-n",
                 faithfulness.sensitivity_n,
-                "the same with random sets of many sizes",
+                "faithfulness-correlation with random sets of many sizes",
                 "arXiv 1711.06104",
                 (Measure("sensitivity-n", headline=True),),
             ),
@@ -214,7 +214,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             Protocol(
                 "idsds",
                 joined.idsds,
-                "the same for the model after some training on pictures without a cell",
+                "cell-deletion of the model after some training on pictures without a cell",
                 "arXiv 2407.11910",
                 (Measure("idsds", headline=True),),
             ),
@@ -248,7 +248,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             Protocol(
                 "smooth-mprt",
                 joined.smooth_randomisation,
-                "the same of maps that are averaged over noisy pictures",
+                "mprt of maps that are averaged over noisy pictures",
                 "arXiv 2401.06465",
                 (
                     Measure("smooth mprt", higher=False, headline=True),
@@ -274,7 +274,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 joined.completeness,
                 "does the map add up to the logit?",
                 "arXiv 1703.01365",
-                (Measure("completeness", headline=True, axis=True),),
+                (Measure("adds up", headline=True, axis=True),),
             ),
         )
     }

@@ -226,7 +226,7 @@ def _arrow(column: Column) -> str:
 
 def _name(column: Column) -> str:
     """The measure, with its metric unless that has the same name."""
-    same = column.metric.replace("-", " ") == column.measure
+    same = column.metric.replace("-", " ") == column.measure.replace("-", " ")
     return column.measure if same else f"{column.metric}: {column.measure}"
 
 

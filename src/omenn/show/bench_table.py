@@ -157,9 +157,16 @@ def interval(value: Value) -> str:
     """
     if math.isnan(value.low):
         return ""
-    ends = (f"{end:.2f}" if abs(end) < 10 else number(end, digits=3) for end in _ends(value))
-    return f"[{', '.join(ends)}]".replace("-", "−")
+    return f"[{_end(value.low)}, {_end(value.high)}]".replace("-", "−")
 
 
-def _ends(value: Value) -> tuple[float, float]:
-    return value.low, value.high
+def _end(end: float) -> str:
+    """Three digits, and all of a whole number that is not long.
+
+    >>> _end(-0.256), _end(15.33), _end(3929.4)
+    ('-0.26', '15.3', '3929')
+    """
+    size = abs(end)
+    if size >= 1e5:
+        return number(end, digits=3)
+    return f"{end:.{2 if size < 10 else 1 if size < 100 else 0}f}"

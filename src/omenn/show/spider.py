@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,6 +14,7 @@ from omenn.show.bench_table import Column, Line, Table, Value, interval, short
 COLOURS = ("#0063a3", "#b34700", "#00734f", "#8e2f7f", "#6b5900", "#a0113a", "#39308f", "#3d5560")
 DASHES = ("", "7 3", "2 3")
 _WIDTH, _HEIGHT, _RADIUS = 640, 500, 180
+_LETTERS = 17  # of a line of a name
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,22 @@ def _label(axis: str, number: int, count: int) -> str:
     x, y = _point(1.09, number, count)
     side = math.cos(2 * math.pi * number / count - math.pi / 2)
     anchor = "middle" if abs(side) < 0.1 else "start" if side > 0 else "end"
-    words = axis.split(": ", 1)
+    lines = _lines(axis)
+    y -= 8 * (len(lines) - 1)  # half of their height
     rows = "".join(
-        f'<tspan x="{x}" dy="{1.15 * bool(k)}em">{escape(word)}</tspan>'
-        for k, word in enumerate(words)
+        f'<tspan x="{x}" dy="{1.15 * bool(k)}em">{escape(words)}</tspan>'
+        for k, words in enumerate(lines)
     )
     return f'<text class="name" text-anchor="{anchor}" x="{x}" y="{y + 4:.1f}">{rows}</text>'
+
+
+def _lines(axis: str) -> list[str]:
+    """A name in lines that fit beside the spider, the metric in one of its own.
+
+    >>> _lines("gae: gae"), _lines("relevance rank accuracy")
+    (['gae', 'gae'], ['relevance rank', 'accuracy'])
+    """
+    return [line for part in axis.split(": ", 1) for line in textwrap.wrap(part, _LETTERS)]
 
 
 def bars(table: Table, column: Column) -> str:

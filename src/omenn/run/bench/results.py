@@ -19,6 +19,8 @@ from omenn.show.wording import PROMISES
 if TYPE_CHECKING:
     from rich.table import Table as Printed
 
+ABREAST = 6  # measures that stand beside each other in a terminal
+
 
 def collected(plan: Plan, store: Store) -> Bench:
     """Everything that is stored of a run."""
@@ -294,25 +296,31 @@ def _versions(bench: Bench) -> str:
 
 
 def printed(bench: Bench) -> list[Printed | str]:
-    """The headlines of each model for the terminal, each table below a line of words."""
+    """The headlines of each model for the terminal, tables below a line of words."""
     from rich.markup import escape
     from rich.table import Table as Printed
 
     from omenn.show.compare_page import memory, seconds
 
     tables: list[Printed | str] = []
+    heads = bench.headlines
+    groups = [heads[k : k + ABREAST] for k in range(0, len(heads), ABREAST)]
     for table in bench.tables:
-        shown = Printed(box=None, pad_edge=False, header_style="bold")
-        shown.add_column("method", no_wrap=True)
-        for column in bench.headlines:
-            shown.add_column(f"{column.measure}{' ↓' * (not column.higher)}", justify="right")
-        shown.add_column("time", justify="right", no_wrap=True)
-        shown.add_column("memory", justify="right", no_wrap=True)
-        for line in table.lines:
-            cells = [_marked(table, line, column) for column in bench.headlines]
-            shown.add_row(escape(line.name), *cells, seconds(line.seconds), memory(line.memory))
         title = f"{table.model}, {table.pictures} pictures of {bench.data}"
-        tables += [f"\n{title}" if tables else title, shown]
+        tables.append(f"\n{title}" if tables else title)
+        for columns in groups:
+            last = columns is groups[-1]
+            shown = Printed(box=None, pad_edge=False, header_style="bold")
+            shown.add_column("method", no_wrap=True)
+            for column in columns:
+                shown.add_column(f"{column.measure}{' ↓' * (not column.higher)}", justify="right")
+            for name in ("time", "memory") if last else ():
+                shown.add_column(name, justify="right", no_wrap=True)
+            for line in table.lines:
+                cells = [_marked(table, line, column) for column in columns]
+                costs = (seconds(line.seconds), memory(line.memory)) if last else ()
+                shown.add_row(escape(line.name), *cells, *costs)
+            tables += [shown] if last else [shown, ""]
     return tables
 
 

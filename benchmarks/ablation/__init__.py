@@ -1,0 +1,1 @@
+"""What makes an exact map faithful: configurations of it against the other methods."""

@@ -1,0 +1,125 @@
+"""Which exact configuration is faithful, chosen on validation scenes and reported on test scenes.
+
+python -m benchmarks.ablation --scenes 12 --short      a first look
+python -m benchmarks.ablation --scenes 200 --write     both phases, and docs/ablation.md
+python -m benchmarks.ablation --scenes 200 --models birds-vit --phase validation
+python -m benchmarks.ablation --scenes 200 --no-run    what is finished
+
+Every cell is kept in runs/ablation, so that a run that was interrupted goes on, two processes may
+take different models, and rows that are added later are all that is computed. Cells do not know
+when the code has changed: delete the folder then.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.ablation import configurations, tables
+from benchmarks.ablation.board import Board, Phase
+from benchmarks.ablation.exact_map import registered
+from benchmarks.ablation.figure import draw
+from benchmarks.report import ROOT, environment, write_block
+
+COMMAND = "benchmarks.ablation"
+PAGE, PICTURE = ROOT / "docs" / "ablation.md", ROOT / "docs" / "images" / "ablation.png"
+PHASES = ("validation", "test")
+
+
+def parsed(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
+    known = configurations.MODELS
+    parser.add_argument("--scenes", type=int, default=64, help="scenes of a phase (64)")
+    parser.add_argument("--test-scenes", type=int, help="test scenes (as --scenes)")
+    parser.add_argument("--models", nargs="+", default=list(known), help=", ".join(known))
+    parser.add_argument("--phase", choices=[*PHASES, "both"], default="both")
+    parser.add_argument("--short", action="store_true", help="one axis at a time, no slow method")
+    parser.add_argument("--only", default="", help="compute rows with this in their name alone")
+    parser.add_argument("--no-run", action="store_true", help="report what is finished")
+    parser.add_argument("--write", action="store_true", help="update docs/ablation.md, its picture")
+    parser.add_argument("--top", type=int, default=20, help="rows to print of a model (20)")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ablation")
+    a = parser.parse_args(words)
+    a.test_scenes = a.scenes if a.test_scenes is None else a.test_scenes
+    unknown = next((model for model in a.models if model not in known), None)
+    if unknown is not None:
+        parser.error(f"no model '{unknown}'. Choose from: {', '.join(known)}.")
+    if min(a.scenes, a.test_scenes) < 4:
+        parser.error("--scenes and --test-scenes are at least 4, as mosaics have four pictures.")
+    if a.write and a.phase != "both":
+        parser.error("--write needs both phases.")
+    return a
+
+
+def computed(phase: Phase, a: argparse.Namespace, rows: list[configurations.Row]) -> Board:
+    """The board of a phase, after what is missing was computed."""
+    if not a.no_run:
+        wanted = [row for row in rows if a.only in row.name]
+        with registered(), Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task(phase.split, total=phase.steps(a.models, wanted))
+            phase.work(
+                a.models, wanted, lambda step: bar.update(task, advance=1, description=step)
+            )
+    return phase.read(a.models, rows)
+
+
+def complete(board: Board, split: str) -> None:
+    """Refuse to choose or report where a model has no exact row, or no other.
+
+    Raises:
+        SystemExit: with the model and the phase.
+    """
+    for model in board.models:
+        for group in (configurations.EXACT, configurations.PEER, configurations.TRIVIAL):
+            if not board.there(model, group):
+                raise SystemExit(f"{model} has no finished {group} row on {split} scenes.")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    a = parsed(words)
+    rows = configurations.rows(a.short)
+    boards: dict[str, Board] = {}
+    for split, scenes in zip(PHASES, (a.scenes, a.test_scenes), strict=True):
+        if a.phase in (split, "both"):
+            boards[split] = computed(Phase(split, scenes, a.work), a, rows)
+            complete(boards[split], split)
+    console = Console(width=220)
+    for split, board in boards.items():
+        for model in board.models:
+            console.print(f"{split}, {model}\n{tables.ranking(board, model, a.top)}\n", markup=False)
+    if "validation" in boards:
+        chosen, default = tables.choices(boards["validation"])
+        print(f"{tables.selection(boards['validation'], chosen, default)}\n")
+        if "test" in boards:
+            publish(a, boards["validation"], boards["test"])
+
+
+def publish(a: argparse.Namespace, validation: Board, test: Board) -> None:
+    """Print the goal on test scenes; write page and picture if asked to."""
+    chosen, default = tables.choices(validation)
+    note = (
+        f"Chosen on {a.scenes} validation scenes, reported on {a.test_scenes} test scenes, with "
+        f"95 % bootstrap intervals over scenes (mosaics of four for GAE). Written by "
+        f"`python -m {COMMAND} {' '.join(_said(a))}`; {environment()}."
+    )
+    made = tables.blocks(validation, test, chosen, default, note)
+    print(made["ablation-goal"])
+    if a.write:
+        for marker, text in made.items():
+            write_block(PAGE, marker, text)
+        draw(test, chosen, default, PICTURE)
+
+
+def _said(a: argparse.Namespace) -> list[str]:
+    said = ["--scenes", str(a.scenes)]
+    said += ["--test-scenes", str(a.test_scenes)] if a.test_scenes != a.scenes else []
+    said += ["--models", *a.models] if tuple(a.models) != configurations.MODELS else []
+    return [*said, *(["--short"] if a.short else []), "--write"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""The measured cells of a phase, and what is chosen by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablation.configurations import EXACT, METRICS, PEER, TRIVIAL, Row
+from omenn.run.bench import cells
+from omenn.run.bench.plan import Plan
+from omenn.run.bench.store import Store
+
+MEASURES = {
+    "FunnyBirds mean": ("funnybirds", "mean"),
+    "insertion − deletion": ("insertion-deletion", "insertion − deletion"),
+    "GAE": ("gae", "gae"),
+}
+PROTOCOLS = tuple(MEASURES)
+TOP = 3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A mean with its interval by bootstrap over images (mosaics for GAE)."""
+
+    value: float
+    low: float
+    high: float
+
+
+FAILED = Cell(math.nan, math.nan, math.nan)
+
+
+class Phase:
+    """The cells of one split, in a folder of their own; rows and models may be added later."""
+
+    def __init__(self, split: str, scenes: int, work: Path, seed: int = 0) -> None:
+        self.split, self.scenes = split, scenes
+        words = {"split": split, "limit": scenes, "seed": seed, "metrics": list(METRICS)}
+        self._plan = Plan.from_words({**words, "trivial": False})
+        self.folder = work / f"{split}-{scenes}"
+        self._store: Store | None = None
+
+    def plan(self, models: Sequence[str], rows: Sequence[Row]) -> Plan:
+        """What the benchmark is asked to work through."""
+        words = self._plan.record() | {"models": list(models)}
+        return Plan.from_words({**words, "methods": [row.entry.record("method") for row in rows]})
+
+    @property
+    def store(self) -> Store:
+        """The folder, whose identity leaves out which models and methods there are."""
+        if self._store is None:
+            open_plan = Plan(**vars(self._plan) | {"models": (), "methods": ()})
+            self._store = Store(self.folder, open_plan)
+            self._store.begin(open_plan)
+        return self._store
+
+    def work(self, models: Sequence[str], rows: Sequence[Row], tick: Any) -> None:
+        """Compute the cells that are not there; within ``registered()``."""
+        cells.work(self.plan(models, rows), self.store, tick)
+
+    def steps(self, models: Sequence[str], rows: Sequence[Row]) -> int:
+        """How often ``work`` ticks."""
+        return cells.steps(self.plan(models, rows))
+
+    def read(self, models: Sequence[str], rows: Sequence[Row]) -> Board:
+        """What is finished. A row without all of its cells on a model is not on the board there."""
+        found: dict[tuple[str, str], dict[str, Cell]] = {}
+        why: dict[tuple[str, str], str] = {}
+        cost: dict[tuple[str, str], float] = {}
+        for model in models:
+            for row in rows:
+                key = (model, row.name)
+                stored = {m: self.store.read(*key, m) for m in METRICS}
+                if None in stored.values():
+                    continue
+                errors = [s["error"] for s in stored.values() if s and s.get("error")]
+                if errors:
+                    why[key] = errors[0]
+                    continue
+                found[key] = {
+                    name: _cell((stored[metric] or {})["measures"][measure])
+                    for name, (metric, measure) in MEASURES.items()
+                }
+                cost[key] = (self.store.read(*key) or {}).get("seconds", math.nan)
+        return Board(tuple(models), tuple(rows), found, why, cost)
+
+
+def _cell(stored: Mapping[str, Any]) -> Cell:
+    return Cell(*(math.nan if stored[k] is None else stored[k] for k in ("value", "low", "high")))
+
+
+@dataclass(frozen=True)
+class Board:
+    """``found``: (model, row) → protocol → cell; ``why`` a row failed; ``cost``: seconds an image.
+
+    A value that is no number ranks last.
+    """
+
+    models: tuple[str, ...]
+    rows: tuple[Row, ...]
+    found: Mapping[tuple[str, str], Mapping[str, Cell]]
+    why: Mapping[tuple[str, str], str]
+    cost: Mapping[tuple[str, str], float]
+
+    def cell(self, model: str, row: Row, protocol: str) -> Cell:
+        return self.found.get((model, row.name), {}).get(protocol, FAILED)
+
+    def there(self, model: str, *groups: str) -> list[Row]:
+        """The rows of these groups (all, if none is said) that are finished on a model."""
+        return [
+            row
+            for row in self.rows
+            if (model, row.name) in self.found and (not groups or row.group in groups)
+        ]
+
+    def first(self, model: str, protocol: str, rows: Sequence[Row] | None = None) -> Row:
+        """The row with the largest value."""
+        among = self.there(model) if rows is None else rows
+        return max(among, key=lambda row: _sortable(self.cell(model, row, protocol).value))
+
+    def within(self, model: str, protocol: str, row: Row, first: Row) -> bool:
+        """Whether a row is the first, or not below the interval of the first."""
+        return row == first or (
+            self.cell(model, row, protocol).value >= self.cell(model, first, protocol).low
+        )
+
+    @cached_property
+    def ranks(self) -> Mapping[tuple[str, str, str], float]:
+        """(model, protocol, row) → rank among the rows there; equal values share the mean."""
+        found = {}
+        for model in self.models:
+            rows = self.there(model)
+            for protocol in PROTOCOLS:
+                values = [_sortable(self.cell(model, row, protocol).value) for row in rows]
+                for row, value in zip(rows, values, strict=True):
+                    above = sum(other > value for other in values)
+                    found[model, protocol, row.name] = above + (values.count(value) + 1) / 2
+        return found
+
+    def mean_rank(self, row: Row, models: Sequence[str] | None = None) -> float:
+        """Over models × protocols; endless where the row is not on one of the models."""
+        keys = [(m, p, row.name) for m in models or self.models for p in PROTOCOLS]
+        return sum(self.ranks.get(key, math.inf) for key in keys) / len(keys)
+
+    def shortfall(self, model: str, row: Row) -> float:
+        """The largest, over protocols, of (first − value) / (first − its lower bound).
+
+        At most 1: the row is first, or within the interval of the first, on every protocol.
+        """
+        worst = 0.0
+        for protocol in PROTOCOLS:
+            first = self.cell(model, self.first(model, protocol), protocol)
+            gap = first.value - self.cell(model, row, protocol).value
+            if math.isnan(gap):
+                return math.inf
+            if gap > 0:
+                width = first.value - first.low
+                worst = max(worst, gap / width if width > 0 else math.inf)
+        return worst
+
+    def chosen(self, model: str) -> Row:
+        """The exact configuration with the least shortfall, then the best mean rank."""
+        rows = self.there(model, EXACT)
+        return min(rows, key=lambda r: (self.shortfall(model, r), self.mean_rank(r, [model])))
+
+    def default(self) -> Row:
+        """The exact configuration with the best mean rank over models × protocols."""
+        rows = [row for row in self.rows if row.group == EXACT]
+        return min(rows, key=self.mean_rank)
+
+    def place(self, model: str, protocol: str, row: Row) -> int:
+        """1 + how many other methods and trivial maps are above a row."""
+        value = _sortable(self.cell(model, row, protocol).value)
+        others = self.there(model, PEER, TRIVIAL)
+        return 1 + sum(_sortable(self.cell(model, o, protocol).value) > value for o in others)
+
+
+def _sortable(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
+
+

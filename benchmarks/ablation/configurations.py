@@ -1,0 +1,136 @@
+"""What is compared: exact configurations by axis, the other methods, maps that know no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omenn.run.bench.entries import Entry
+
+MODELS = ("birds-resnet", "birds-vit", "birds-convnet")
+METRICS = ("funnybirds", "insertion-deletion", "gae")
+EXACT, PEER, SMOOTHED, TRIVIAL = "exact", "peer", "smoothed peer", "trivial"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its group, the axis that it is on, and its entry in the plan of a benchmark."""
+
+    group: str
+    axis: str
+    entry: Entry
+
+    @property
+    def name(self) -> str:
+        """Which says all options, so that a stored cell belongs to one configuration."""
+        return self.entry.name
+
+    @property
+    def label(self) -> str:
+        """As a table has it."""
+        if self.group == EXACT:
+            return self.name.removeprefix("exact").strip("[]").replace(";", ", ") or "plain"
+        if self.group == SMOOTHED:
+            options = self.entry.options
+            return f"{options['of']} + {options['post']}"
+        return f"*{self.name}*" if self.group == TRIVIAL else self.name
+
+
+def _row(group: str, axis: str, method: str, **options: Any) -> Row:
+    return Row(group, axis, Entry.read({"method": method, **options}, "method"))
+
+
+def _exact(axis: str, **options: Any) -> Row:
+    return _row(EXACT, axis, "exact", **options)
+
+
+SIGMAS = (1.0, 2.0, 3.0, 4.0, 6.0)
+DEPTHS: Mapping[str, Mapping[str, Any]] = {
+    "auto": {"at": "auto"},
+    "level 1": {"at": "level:1"},
+    "level 2": {"at": "level:2"},
+    "0.7 input + 0.3 level 1": {"at": ["input", "level:1"], "mix": [0.7, 0.3]},
+    "0.5 input + 0.5 level 2": {"at": ["input", "level:2"], "mix": [0.5, 0.5]},
+}
+
+
+def axes() -> list[Row]:
+    """One axis at a time, from the map as the library makes it."""
+    rows = [_exact("plain")]
+    rows += [_exact("constants", bias=b) for b in ("attention", "uniform", "separate")]
+    rows += [_exact("depth", **options) for options in DEPTHS.values()]
+    rows += [_exact("smoothing", post=f"gaussian:{s}") for s in SIGMAS]
+    rows += [_exact("outliers", post=p) for p in ("clamp:0.01", "mad:5", "mad:2.5", "clean")]
+    rows += [_exact("contrast", contrast=c) for c in ("rest", "runner-up")]
+    average = {"samples": 10, "noise": 0.1}
+    rows += [
+        _exact("averaging", **average),
+        _exact("averaging", **average, rest="map"),
+        _exact("averaging", samples=10, noise=0.3),
+        _exact("averaging", samples=10, moved=True),
+        _exact("averaging", **average, moved=True),
+        _exact("averaging", **average, moved=True, rest="map"),
+    ]
+    return rows
+
+
+def combined() -> list[Row]:
+    """Constants × contrast × smoothing, with and without outliers, and some of the averages."""
+    rows = []
+    for bias in ("spatial", "uniform", "separate"):
+        placed = {} if bias == "spatial" else {"bias": bias}
+        for contrast in (None, "rest"):
+            against = {} if contrast is None else {"contrast": contrast}
+            for sigma in (None, 1.0, 2.0, 3.0):
+                post = {} if sigma is None else {"post": f"gaussian:{sigma}"}
+                if len(placed) + len(against) + len(post) > 1:
+                    rows.append(_exact("combined", **placed, **against, **post))
+            if len(placed) + len(against):
+                robust = {"post": ["clamp:0.01", "gaussian:2.0"]}
+                rows.append(_exact("combined", **placed, **against, **robust))
+    average = {"contrast": "rest", "samples": 10, "noise": 0.1}
+    rows += [
+        _exact("combined", **average, post="gaussian:1.0"),
+        _exact("combined", **average, rest="map", post="gaussian:1.0"),
+        _exact("combined", **average, moved=True, rest="map", post="gaussian:1.0"),
+    ]
+    return rows
+
+
+CHEAP = (
+    "xgradient input-x-gradient saliency cp-lrp attnlrp abslrp epsilon gamma zplus alpha1beta0 "
+    "reslrp fullgrad deeplift generic-attention rollout grad-cam"
+).split()
+SLOW = "integrated-gradients shap-gradient smoothgrad dave occlusion".split()
+
+
+def peers(short: bool) -> list[Row]:
+    """The other methods, two of them also as published; ``short`` leaves the slow ones out."""
+    rows = [_row(PEER, "", name) for name in CHEAP]
+    rows += [_row(PEER, "", name, psi="published") for name in ("fullgrad", "libragrad")]
+    if not short:
+        rows += [_row(PEER, "", name) for name in SLOW]
+        rows.append(_row(PEER, "", "dave", postprocess="published"))
+    return rows
+
+
+def rows(short: bool = False) -> list[Row]:
+    """All rows; ``short``: of the exact ones those that differ in one axis, and no slow method."""
+    from omenn.judge.explainers import TRIVIAL as MAPS
+
+    found = [*axes(), *peers(short)]
+    if short:
+        found = [row for row in found if row.axis != "averaging"]
+    else:
+        found += combined()
+        found += [
+            _row(SMOOTHED, "", "smoothed", of=name, post="gaussian:2.0")
+            for name in ("xgradient", "abslrp", "attnlrp", "gamma")
+        ]
+    return [*found, *(Row(TRIVIAL, "", Entry(name, name, {})) for name in MAPS)]
+
+
+def of(found: Sequence[Row], *groups: str) -> list[Row]:
+    """The rows of these groups."""
+    return [row for row in found if row.group in groups]

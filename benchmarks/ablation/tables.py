@@ -1,0 +1,139 @@
+"""The tables of docs/ablation.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from benchmarks.ablation.board import PROTOCOLS, TOP, Board
+from benchmarks.ablation.configurations import EXACT, PEER, SMOOTHED, TRIVIAL, Row
+from benchmarks.report import table
+
+
+def number(board: Board, model: str, row: Row, protocol: str) -> str:
+    """A value with its interval."""
+    cell = board.cell(model, row, protocol)
+    if math.isnan(cell.value):
+        return "–"
+    return f"{cell.value:.3f} ({cell.low:.3f}–{cell.high:.3f})"
+
+
+def choices(validation: Board) -> tuple[dict[str, Row], Row]:
+    """For each model the best exact configuration, and the default of all, by validation alone."""
+    return {model: validation.chosen(model) for model in validation.models}, validation.default()
+
+
+def goal(test: Board, chosen: Mapping[str, Row], default: Row) -> str:
+    """Per model and protocol: is the chosen one first or near it, the default among the best?"""
+    header = ["model", "protocol", "first of all rows", "chosen", "met", "default", "place", "met"]
+    rows = []
+    for model in test.models:
+        for protocol in PROTOCOLS:
+            first, own = test.first(model, protocol), chosen[model]
+            met = test.within(model, protocol, own, first)
+            place = test.place(model, protocol, default)
+            beaten = test.there(model, TRIVIAL)
+            best = test.cell(model, test.first(model, protocol, beaten), protocol).value
+            below = test.cell(model, own, protocol).value <= best
+            rows.append(
+                [
+                    model,
+                    protocol,
+                    f"{first.label}: {number(test, model, first, protocol)}",
+                    number(test, model, own, protocol),
+                    ("**yes**" if met else "no") + below * ", but not above a trivial map",
+                    number(test, model, default, protocol),
+                    str(place),
+                    "**yes**" if place <= TOP else "no",
+                ]
+            )
+    return table(header, rows)
+
+
+def goal_in_words(test: Board, chosen: Mapping[str, Row], default: Row) -> str:
+    """How often the goal is met."""
+    keys = [(m, p) for m in test.models for p in PROTOCOLS]
+    near = sum(test.within(m, p, chosen[m], test.first(m, p)) for m, p in keys)
+    top = sum(test.place(m, p, default) <= TOP for m, p in keys)
+    return (
+        f"The chosen configuration is first, or within the interval of the first, in {near} of "
+        f"{len(keys)} pairs of model and protocol; the default is among the first {TOP} of the "
+        f"other methods and the trivial maps in {top} of {len(keys)}."
+    )
+
+
+def selection(validation: Board, chosen: Mapping[str, Row], default: Row) -> str:
+    """What was chosen on validation scenes, and how near it came there."""
+    header = ["model", "choice", "configuration", "shortfall", "mean rank", *PROTOCOLS]
+    rows = []
+    for model in validation.models:
+        for what, row in (("best", chosen[model]), ("default", default)):
+            rows.append(
+                [
+                    model,
+                    what,
+                    row.label,
+                    f"{validation.shortfall(model, row):.2f}",
+                    f"{validation.mean_rank(row, [model]):.1f}",
+                    *(number(validation, model, row, p) for p in PROTOCOLS),
+                ]
+            )
+    return table(header, rows)
+
+
+def ablation(board: Board, model: str, groups: Sequence[str], marks: Mapping[str, str]) -> str:
+    """All rows of some groups on a model; the first of all rows in bold."""
+    header = ["configuration", *PROTOCOLS, "shortfall", "ms an image"]
+    firsts = {p: board.first(model, p) for p in PROTOCOLS}
+    rows = []
+    for row in board.rows:
+        if row.group not in groups:
+            continue
+        if (model, row.name) not in board.found:
+            if why := board.why.get((model, row.name)):
+                rows.append([row.label, why.split(". ")[0], "–", "–", "–", "–"])
+            continue
+        cells = []
+        for protocol in PROTOCOLS:
+            text = number(board, model, row, protocol)
+            cells.append(f"**{text}**" if firsts[protocol] == row else text)
+        cost = board.cost.get((model, row.name), math.nan)
+        label = row.label + (f" ({marks[row.name]})" if row.name in marks else "")
+        short, spent = board.shortfall(model, row), "–" if math.isnan(cost) else f"{1e3 * cost:.1f}"
+        rows.append([label, *cells, f"{short:.2f}", spent])
+    return table(header, rows)
+
+
+def blocks(
+    validation: Board, test: Board, chosen: Mapping[str, Row], default: Row, note: str
+) -> dict[str, str]:
+    """Marker → text, of all that is written into the page."""
+    found = {
+        "ablation-goal": f"{goal_in_words(test, chosen, default)}\n\n"
+        f"{goal(test, chosen, default)}\n\n{note}",
+        "ablation-choice": selection(validation, chosen, default),
+    }
+    for name, groups in (("exact", (EXACT,)), ("peers", (PEER, SMOOTHED, TRIVIAL))):
+        parts = []
+        for model in test.models:
+            marks = {default.name: "default"}
+            marks[chosen[model].name] = "chosen" + ", default" * (chosen[model] == default)
+            parts.append(f"{model}:\n\n{ablation(test, model, groups, marks)}")
+        found[f"ablation-{name}"] = "\n\n".join(parts)
+    return found
+
+
+def ranking(board: Board, model: str, count: int) -> str:
+    """The rows of a model by mean rank, for the terminal."""
+    order = sorted(board.there(model), key=lambda row: board.mean_rank(row, [model]))
+    rows = [
+        [
+            row.label,
+            row.group,
+            f"{board.mean_rank(row, [model]):.1f}",
+            f"{board.shortfall(model, row):.2f}",
+            *(number(board, model, row, p) for p in PROTOCOLS),
+        ]
+        for row in order[:count]
+    ]
+    return table(["row", "group", "mean rank", "shortfall", *PROTOCOLS], rows)
