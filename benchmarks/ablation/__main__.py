@@ -7,7 +7,8 @@ python -m benchmarks.ablation --scenes 200 --no-run    what is finished
 
 Every cell is kept in runs/ablation, so that a run that was interrupted goes on, two processes may
 take different models, and rows that are added later are all that is computed. Cells do not know
-when the code has changed: delete the folder then.
+when the code has changed: delete the folder then. Combinations of axes are tried on validation
+scenes; of them the test phase computes those that were chosen.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rich.progress import Progress
 
 from benchmarks.ablation import configurations, tables
 from benchmarks.ablation.board import Board, Phase
+from benchmarks.ablation.configurations import Row
 from benchmarks.ablation.exact_map import registered
 from benchmarks.ablation.figure import draw
 from benchmarks.report import ROOT, environment, write_block
@@ -39,6 +41,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--phase", choices=[*PHASES, "both"], default="both")
     parser.add_argument("--short", action="store_true", help="one axis at a time, no slow method")
     parser.add_argument("--only", default="", help="compute rows with this in their name alone")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda (cpu)")
     parser.add_argument("--no-run", action="store_true", help="report what is finished")
     parser.add_argument("--write", action="store_true", help="update docs/ablation.md, its picture")
     parser.add_argument("--top", type=int, default=20, help="rows to print of a model (20)")
@@ -50,52 +53,46 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"no model '{unknown}'. Choose from: {', '.join(known)}.")
     if min(a.scenes, a.test_scenes) < 4:
         parser.error("--scenes and --test-scenes are at least 4, as mosaics have four pictures.")
-    if a.write and a.phase != "both":
-        parser.error("--write needs both phases.")
+    if a.write and a.phase == "validation":
+        parser.error("--write needs the test phase.")
     return a
 
 
-def computed(phase: Phase, a: argparse.Namespace, rows: list[configurations.Row]) -> Board:
-    """The board of a phase, after what is missing was computed."""
-    if not a.no_run:
-        wanted = [row for row in rows if a.only in row.name]
-        with registered(), Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task(phase.split, total=phase.steps(a.models, wanted))
-            phase.work(
-                a.models, wanted, lambda step: bar.update(task, advance=1, description=step)
-            )
-    return phase.read(a.models, rows)
-
-
-def complete(board: Board, split: str) -> None:
-    """Refuse to choose or report where a model has no exact row, or no other.
+def computed(phase: Phase, a: argparse.Namespace, rows: Sequence[Row], wanted: list[Row]) -> Board:
+    """The board of a phase with ``rows``, after what is missing of those wanted was computed.
 
     Raises:
-        SystemExit: with the model and the phase.
+        SystemExit: a model has no exact row, no other method or no trivial map that is finished.
     """
+    wanted = [row for row in wanted if a.only in row.name]
+    if not a.no_run and wanted:
+        with registered(), Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task(phase.split, total=phase.steps(a.models, wanted))
+            phase.work(a.models, wanted, lambda step: bar.update(task, advance=1, description=step))
+    board = phase.read(a.models, rows)
     for model in board.models:
         for group in (configurations.EXACT, configurations.PEER, configurations.TRIVIAL):
             if not board.there(model, group):
-                raise SystemExit(f"{model} has no finished {group} row on {split} scenes.")
+                raise SystemExit(f"{model} has no finished {group} row on {phase.split} scenes.")
+    return board
 
 
 def main(words: Sequence[str] | None = None) -> None:
     a = parsed(words)
     rows = configurations.rows(a.short)
-    boards: dict[str, Board] = {}
-    for split, scenes in zip(PHASES, (a.scenes, a.test_scenes), strict=True):
-        if a.phase in (split, "both"):
-            boards[split] = computed(Phase(split, scenes, a.work), a, rows)
-            complete(boards[split], split)
-    console = Console(width=220)
-    for split, board in boards.items():
-        for model in board.models:
-            console.print(f"{split}, {model}\n{tables.ranking(board, model, a.top)}\n", markup=False)
-    if "validation" in boards:
-        chosen, default = tables.choices(boards["validation"])
-        print(f"{tables.selection(boards['validation'], chosen, default)}\n")
-        if "test" in boards:
-            publish(a, boards["validation"], boards["test"])
+    before = rows if a.phase in ("validation", "both") else []
+    validation = computed(Phase("validation", a.scenes, a.work, a.device), a, rows, before)
+    chosen, default = tables.choices(validation)
+    for model in validation.models:
+        print(f"validation, {model}\n\n{tables.ranking(validation, model, a.top)}\n")
+    print(f"{tables.selection(validation, chosen, default)}\n")
+    if a.phase in ("test", "both"):
+        best = {default.name, *(row.name for row in chosen.values())}
+        reported = [row for row in rows if row.axis != configurations.COMBINED or row.name in best]
+        test = computed(Phase("test", a.test_scenes, a.work, a.device), a, reported, reported)
+        for model in test.models:
+            print(f"test, {model}\n\n{tables.ranking(test, model, a.top)}\n")
+        publish(a, validation, test)
 
 
 def publish(a: argparse.Namespace, validation: Board, test: Board) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from omenn.run.bench.plan import Plan
 from omenn.run.bench.store import Store
 
 MEASURES = {
-    "FunnyBirds mean": ("funnybirds", "mean"),
-    "insertion − deletion": ("insertion-deletion", "insertion − deletion"),
-    "GAE": ("gae", "gae"),
+    "FunnyBirds mean": (METRICS[0], "mean"),
+    "insertion − deletion": (METRICS[1], "insertion − deletion"),
+    "GAE": (METRICS[2], "gae"),
 }
 PROTOCOLS = tuple(MEASURES)
 TOP = 3
@@ -38,9 +38,9 @@ FAILED = Cell(math.nan, math.nan, math.nan)
 class Phase:
     """The cells of one split, in a folder of their own; rows and models may be added later."""
 
-    def __init__(self, split: str, scenes: int, work: Path, seed: int = 0) -> None:
+    def __init__(self, split: str, scenes: int, work: Path, device: str = "cpu") -> None:
         self.split, self.scenes = split, scenes
-        words = {"split": split, "limit": scenes, "seed": seed, "metrics": list(METRICS)}
+        words = {"split": split, "limit": scenes, "device": device, "metrics": list(METRICS)}
         self._plan = Plan.from_words({**words, "trivial": False})
         self.folder = work / f"{split}-{scenes}"
         self._store: Store | None = None
@@ -54,7 +54,7 @@ class Phase:
     def store(self) -> Store:
         """The folder, whose identity leaves out which models and methods there are."""
         if self._store is None:
-            open_plan = Plan(**vars(self._plan) | {"models": (), "methods": ()})
+            open_plan = replace(self._plan, models=(), methods=())
             self._store = Store(self.folder, open_plan)
             self._store.begin(open_plan)
         return self._store
@@ -119,8 +119,8 @@ class Board:
         ]
 
     def first(self, model: str, protocol: str, rows: Sequence[Row] | None = None) -> Row:
-        """The row with the largest value."""
-        among = self.there(model) if rows is None else rows
+        """The row with the largest value; smoothed maps of other methods are no method."""
+        among = self.there(model, EXACT, PEER, TRIVIAL) if rows is None else rows
         return max(among, key=lambda row: _sortable(self.cell(model, row, protocol).value))
 
     def within(self, model: str, protocol: str, row: Row, first: Row) -> bool:
@@ -182,5 +182,3 @@ class Board:
 
 def _sortable(value: float) -> float:
     return -math.inf if math.isnan(value) else value
-
-

@@ -9,7 +9,9 @@ from typing import Any
 from omenn.run.bench.entries import Entry
 
 MODELS = ("birds-resnet", "birds-vit", "birds-convnet")
-METRICS = ("funnybirds", "insertion-deletion", "gae")
+STEP = 64  # pixels at a time in insertion and deletion, 64 steps of a picture of 64 × 64
+METRICS = ("funnybirds", f"insertion-deletion[step={STEP}]", "gae")
+COMBINED = "combined"  # the axis of rows that differ in several
 EXACT, PEER, SMOOTHED, TRIVIAL = "exact", "peer", "smoothed peer", "trivial"
 
 
@@ -45,21 +47,22 @@ def _exact(axis: str, **options: Any) -> Row:
     return _row(EXACT, axis, "exact", **options)
 
 
-SIGMAS = (1.0, 2.0, 3.0, 4.0, 6.0)
-DEPTHS: Mapping[str, Mapping[str, Any]] = {
-    "auto": {"at": "auto"},
-    "level 1": {"at": "level:1"},
-    "level 2": {"at": "level:2"},
-    "0.7 input + 0.3 level 1": {"at": ["input", "level:1"], "mix": [0.7, 0.3]},
-    "0.5 input + 0.5 level 2": {"at": ["input", "level:2"], "mix": [0.5, 0.5]},
-}
+SIGMAS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+DEPTHS: Sequence[Mapping[str, Any]] = (
+    {"depth": "auto"},
+    {"depth": "level:1"},
+    {"depth": "level:2"},
+    {"depth": "level:3"},
+    {"depth": ["input", "level:2"], "mix": [0.7, 0.3]},
+    {"depth": ["input", "level:2", "level:3"]},
+)
 
 
 def axes() -> list[Row]:
     """One axis at a time, from the map as the library makes it."""
     rows = [_exact("plain")]
     rows += [_exact("constants", bias=b) for b in ("attention", "uniform", "separate")]
-    rows += [_exact("depth", **options) for options in DEPTHS.values()]
+    rows += [_exact("depth", **options) for options in DEPTHS]
     rows += [_exact("smoothing", post=f"gaussian:{s}") for s in SIGMAS]
     rows += [_exact("outliers", post=p) for p in ("clamp:0.01", "mad:5", "mad:2.5", "clean")]
     rows += [_exact("contrast", contrast=c) for c in ("rest", "runner-up")]
@@ -67,10 +70,12 @@ def axes() -> list[Row]:
     rows += [
         _exact("averaging", **average),
         _exact("averaging", **average, rest="map"),
+        _exact("averaging", samples=10, noise=0.03),
         _exact("averaging", samples=10, noise=0.3),
         _exact("averaging", samples=10, moved=True),
         _exact("averaging", **average, moved=True),
         _exact("averaging", **average, moved=True, rest="map"),
+        _exact("averaging", **average, guide=3.0),
     ]
     return rows
 
@@ -85,15 +90,20 @@ def combined() -> list[Row]:
             for sigma in (None, 1.0, 2.0, 3.0):
                 post = {} if sigma is None else {"post": f"gaussian:{sigma}"}
                 if len(placed) + len(against) + len(post) > 1:
-                    rows.append(_exact("combined", **placed, **against, **post))
+                    rows.append(_exact(COMBINED, **placed, **against, **post))
             if len(placed) + len(against):
                 robust = {"post": ["clamp:0.01", "gaussian:2.0"]}
-                rows.append(_exact("combined", **placed, **against, **robust))
+                rows.append(_exact(COMBINED, **placed, **against, **robust))
     average = {"contrast": "rest", "samples": 10, "noise": 0.1}
     rows += [
-        _exact("combined", **average, post="gaussian:1.0"),
-        _exact("combined", **average, rest="map", post="gaussian:1.0"),
-        _exact("combined", **average, moved=True, rest="map", post="gaussian:1.0"),
+        *(_exact(COMBINED, **average, guide=sigma) for sigma in (2.0, 3.0, 4.0)),
+        _exact(COMBINED, **average | {"noise": 0.03}),
+        _exact(COMBINED, **average | {"samples": 5, "noise": 0.05}, guide=3.0),
+        _exact(COMBINED, **average, moved=True, guide=3.0),
+        _exact(COMBINED, **average, bias="uniform", guide=3.0),
+        _exact(COMBINED, **average, post="gaussian:1.0"),
+        _exact(COMBINED, **average, rest="map", post="gaussian:1.0"),
+        _exact(COMBINED, **average, moved=True, rest="map", post="gaussian:1.0"),
     ]
     return rows
 

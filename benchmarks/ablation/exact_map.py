@@ -23,9 +23,11 @@ from omenn.errors import InputError, OmennError
 from omenn.methods import registry
 from omenn.methods.dave import Affine
 from omenn.methods.registry import method
+from omenn.show.smoothing import gaussian
 
 LEVEL = "level:"
 RESTS = ("even", "map")
+LEAST, TINY = 0.02, 1e-30  # of a leader: what every pixel gets
 ROTATION, SHIFT, SCALING = 20.0, 0.1, 0.1  # of transformations, as DAVE has them
 
 
@@ -35,7 +37,7 @@ def exact(
     target: Any = None,
     *,
     bias: str = "spatial",
-    at: str | Sequence[str] | None = None,
+    depth: str | Sequence[str] | None = None,
     mix: Sequence[float] | None = None,
     resample: str = "bilinear",
     products: str = "half",
@@ -44,17 +46,19 @@ def exact(
     noise: float = 0.0,
     moved: bool = False,
     rest: str = "even",
+    guide: float | None = None,
     post: str | Sequence[str] | None = None,
     seed: int = 0,
 ) -> Explanation:
     """An exact map by all that the library offers for it, one option an axis.
 
     Args:
-        bias, at, mix, resample, products: of ``omenn``; a depth may also be ``level:k``, the k-th
-            level of the network, the finest being the first.
+        bias, mix, resample, products: of ``omenn``. depth: its ``at``, which may also be
+            ``level:k``, the k-th level of the network, the finest being the first.
         contrast: ``"rest"`` or ``"runner-up"``: explains f_c minus these.
         samples: C_w ⊙ X and C_b averaged over so many noisy (and, if ``moved``, transformed)
             pictures, see :func:`averaged`; 0 for none.
+        guide: σ in pixels; the average only leads the mass of the map itself, see :func:`guided`.
         post: steps that keep the sum, see :func:`omenn.show.postprocess`.
 
     Raises:
@@ -64,14 +68,19 @@ def exact(
     goal = Contrast(target, contrast) if contrast is not None else target  # type: ignore[arg-type]
     options = {"bias": bias, "resample": resample, "products": products}
     if samples:
-        if at is not None or bias == "separate" or contrast == "runner-up":
+        if depth is not None or bias == "separate" or contrast == "runner-up":
             raise InputError(
                 f"samples={samples} averages maps at the input with all constants, against no "
-                "class or the rest. Leave away at=, bias='separate', contrast='runner-up'."
+                "class or the rest. Leave away depth=, bias='separate', contrast='runner-up'."
             )
         e = averaged(model, inputs, goal, samples, noise, moved, rest, seed, options)
+        if guide is not None:
+            plain = omenn.explain(model, inputs, goal, **options)
+            e = _with(plain, guided(plain.matrix.double(), e.contribution.sum(1).double(), guide))
+    elif guide is not None:
+        raise InputError(f"guide={guide:g} needs an average to lead it. Give samples=.")
     else:
-        e = omenn.explain(model, inputs, goal, at=_depths(model, inputs, at), mix=mix, **options)
+        e = omenn.explain(model, inputs, goal, at=_depths(model, inputs, depth), mix=mix, **options)
     steps = [post] if isinstance(post, str) else list(post or ())
     e = e.processed(*steps) if steps else e
     if not e.exact:
@@ -127,10 +136,27 @@ def averaged(
     missing = own.output.double() - c.flatten(1).sum(1)
     share = torch.ones_like(c) if rest == "even" else c.abs()
     c = c + missing[:, None, None] * share / share.sum((1, 2), keepdim=True)
-    matrix = c.to(own.matrix)
-    residual = own.output.double() - matrix.double().sum((1, 2))
-    magnitude = matrix.double().abs().sum((1, 2))
-    return replace(own, matrix=matrix, residual=residual, magnitude=magnitude)
+    return _with(replace(own, weight=weight, contribution=weight * x, bias=bias), c)
+
+
+def guided(c: Tensor, leader: Tensor, sigma: float) -> Tensor:
+    """The mass of c (B, H, W) within neighbourhoods spread in proportion to a ``leader``.
+
+    a_i = max(0, s_i l_i) + ε mean|l| with l the leader and s the sign of G c, G the Gaussian of
+    width ``sigma``; then z = a ⊙ G(c ⊘ G a). What leaves pixel j arrives at the pixels i with the
+    shares G_ij a_i / (G a)_j, which add up to one because G is symmetric: Σz = Σc. Sums over
+    regions larger than ``sigma`` are nearly those of c; the order within is that of the leader.
+    """
+    a = (gaussian(c, sigma).sign() * leader).clamp(min=0)
+    a = a + LEAST * leader.abs().mean((1, 2), keepdim=True) + TINY
+    return a * gaussian(c / gaussian(a, sigma), sigma)
+
+
+def _with(e: Explanation, c: Tensor) -> Explanation:
+    """The explanation with another matrix, its sum taken again."""
+    matrix = c.to(e.matrix)
+    residual = e.output.double() - matrix.double().sum((1, 2))
+    return replace(e, matrix=matrix, residual=residual, magnitude=matrix.double().abs().sum((1, 2)))
 
 
 def back(affine: Affine, values: Tensor) -> Tensor:
@@ -165,7 +191,7 @@ def _depths(model: Any, x: Any, at: str | Sequence[str] | None) -> Any:
             continue
         number = int(name.removeprefix(LEVEL))
         if not 1 <= number <= len(levels):
-            raise InputError(f"at={name!r}: the model has {len(levels)} levels.")
+            raise InputError(f"depth={name!r}: the model has {len(levels)} levels.")
         found.append(levels[number - 1])
     return found[0] if isinstance(at, str) else found
 

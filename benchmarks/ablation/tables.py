@@ -9,6 +9,11 @@ from benchmarks.ablation.board import PROTOCOLS, TOP, Board
 from benchmarks.ablation.configurations import EXACT, PEER, SMOOTHED, TRIVIAL, Row
 from benchmarks.report import table
 
+PICTURE = (
+    "![Values and intervals on test scenes of the chosen configuration, the default, the other "
+    "methods and the trivial maps, best mean rank first](images/ablation.png)"
+)
+
 
 def number(board: Board, model: str, row: Row, protocol: str) -> str:
     """A value with its interval."""
@@ -110,7 +115,7 @@ def blocks(
     """Marker → text, of all that is written into the page."""
     found = {
         "ablation-goal": f"{goal_in_words(test, chosen, default)}\n\n"
-        f"{goal(test, chosen, default)}\n\n{note}",
+        f"{goal(test, chosen, default)}\n\n{PICTURE}\n\n{note}",
         "ablation-choice": selection(validation, chosen, default),
     }
     for name, groups in (("exact", (EXACT,)), ("peers", (PEER, SMOOTHED, TRIVIAL))):

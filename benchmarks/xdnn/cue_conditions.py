@@ -36,7 +36,8 @@ ROWS: dict[str, Row] = {
     "none": Row(Condition("no marks, no cue", cue="none")),
     "cue": Row(Condition("cue, no prior")),
     "gradient": Row(
-        _prior("input-gradient prior", "gradient", penalty="blocks by channel"), WEIGHTS
+        _prior("input-gradient prior", "gradient", penalty="blocks by channel"),
+        (0.03, 0.1, *WEIGHTS),
     ),
     "omenn": Row(_prior("omenn prior", "omenn"), WEIGHTS),
     "eg-1": Row(

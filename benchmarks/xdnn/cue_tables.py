@@ -137,8 +137,12 @@ def _note(recipe: Recipe, seeds: str, where: str) -> str:
         f"the first {recipe.rise:.0%} of the steps.\n\nWeights are those "
         f"with the best accuracy on {recipe.validation_scenes} *lying* validation scenes, which "
         f"somebody must have to choose so, after {TUNING_EPOCHS} epochs, seed 0, "
-        f"of {', '.join(f'{w:g}' for w in WEIGHTS)}; {likes}. Time ratio: CPU time of a "
-        "step, as a multiple of that with cue and no prior on the regular network; all conditions "
+        f"of {_words(WEIGHTS)} (input gradient: {_words(ROWS['gradient'].weights)}); {likes}. "
+        "Time ratio: CPU time of a step, as a multiple of that with cue and no prior on the regular network; all conditions "
         f"take a step in turn, median of {ROUNDS} rounds. Seconds an epoch are those of these "
         f"steps. ({where})"
     )
+
+
+def _words(weights: Sequence[float]) -> str:
+    return ", ".join(f"{weight:g}" for weight in weights)

@@ -1,0 +1,356 @@
+"""Exact configurations: their sums, how one is chosen, and both phases of the command."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import omenn
+from benchmarks.ablation import __main__ as ablation
+from benchmarks.ablation import configurations, tables
+from benchmarks.ablation.board import PROTOCOLS, Board, Cell, Phase
+from benchmarks.ablation.configurations import EXACT, PEER, SMOOTHED, TRIVIAL, Row
+from benchmarks.ablation.exact_map import averaged, back, exact, guided, registered, smoothed
+from omenn.core.depth import levels_of
+from omenn.errors import InputError, OmennError
+from omenn.methods.dave import Affine
+from omenn.run.bench.entries import Entry
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    """Three levels and more, with constants."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for channels in (3, 4, 5):
+        layers += [nn.Conv2d(channels, channels + 1, 3, 2, 1), nn.GELU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(24, 4)).double().eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).double()
+
+
+TARGETS = torch.tensor([1, 3])
+
+
+class TestExactMaps:
+    @pytest.mark.parametrize(
+        "row", configurations.of(configurations.rows(), EXACT), ids=lambda row: row.name
+    )
+    def test_every_configuration_adds_up(self, row: Row, net: nn.Module, images: Tensor) -> None:
+        with registered():
+            e = omenn.explain(net, images, TARGETS, method="exact", **row.entry.options)
+        logits = net(images)
+        wanted = logits.gather(1, TARGETS[:, None])[:, 0]
+        contrast = row.entry.options.get("contrast")
+        rows = torch.arange(2)
+        others = logits.clone().index_put((rows, TARGETS), torch.tensor(math.nan).double())
+        if contrast == "rest":
+            wanted = wanted - others.nanmean(1)
+        elif contrast == "runner-up":
+            wanted = wanted - others.nan_to_num(-math.inf).amax(1)
+        total = e.matrix.sum((1, 2))
+        if row.entry.options.get("bias") == "separate":
+            total = total + e.bias
+        torch.testing.assert_close(total, wanted)
+        assert e.exact
+        assert e.promise == "exact"
+
+    def test_an_average_of_nothing_is_the_map_itself(self, net: nn.Module, images: Tensor) -> None:
+        plain = omenn.explain(net, images, TARGETS).matrix
+        for rest in ("even", "map"):
+            e = averaged(net, images, TARGETS, 3, 0.0, False, rest, 0, {})
+            torch.testing.assert_close(e.matrix, plain)
+
+    def test_an_average_is_of_weights_and_constants(self, net: nn.Module, images: Tensor) -> None:
+        """Two samples, the second wholly noise: half of the weights of each, at x."""
+        e = averaged(net, images, TARGETS, 2, 1.0, False, "even", 5, {})
+        generator = torch.Generator().manual_seed(5)
+        torch.randn(3, 16, 16, generator=generator)
+        noise = torch.randn(3, 16, 16, generator=generator).double().expand(2, -1, -1, -1)
+        here, there = (omenn.explain(net, x, TARGETS) for x in (images, noise))
+        c = (images * here.weight / 2).sum(1) + (here.bias + there.bias) / 2
+        missing = here.output - c.sum((1, 2))
+        torch.testing.assert_close(e.matrix, c + missing[:, None, None] / 256)
+
+    def test_the_rest_goes_where_it_is_told(self, net: nn.Module, images: Tensor) -> None:
+        even, by_map = (
+            averaged(net, images, TARGETS, 2, 0.5, True, rest, 0, {}).matrix
+            for rest in ("even", "map")
+        )
+        torch.testing.assert_close(even.sum((1, 2)), by_map.sum((1, 2)))
+        assert not torch.allclose(even, by_map)
+
+    def test_guided_mass_stays_near_and_follows_the_leader(self) -> None:
+        generator = torch.Generator().manual_seed(2)
+        c = torch.randn(2, 32, 32, generator=generator).double() + 0.2
+        leader = torch.randn(2, 32, 32, generator=generator).double()
+        z = guided(c, leader, 1.5)
+        torch.testing.assert_close(z.sum((1, 2)), c.sum((1, 2)))
+        spike = torch.zeros(1, 9, 9).double()
+        spike[0, 4, 4] = 3.0
+        two = torch.zeros(1, 9, 9).double()
+        two[0, 4, 3], two[0, 4, 5], two[0, 0, 0] = 2.0, 1.0, 50.0
+        z = guided(spike, two, 1.0)[0]
+        assert z[4, 3] > 1.7 * z[4, 5] > 0.5
+        assert z[0, 0] < 0.5
+
+    def test_what_is_pulled_back_is_the_transpose(self) -> None:
+        x, y = torch.randn(2, 1, 2, 9, 9, generator=torch.Generator().manual_seed(0)).double()
+        affine = Affine(angle=0.3, right=0.1, down=-0.2, size=1.1, mirror=True)
+        torch.testing.assert_close((affine(x) * y).sum(), (x * back(affine, y)).sum())
+
+    def test_levels_by_number(self, net: nn.Module, images: Tensor) -> None:
+        second = list(levels_of(net, images))[1]
+        e = exact(net, images, TARGETS, depth=["input", "level:2"], mix=[0.5, 0.5])
+        assert e.at == ("input", second)
+        assert exact(net, images, TARGETS, depth="level:2").at == second
+
+    def test_smoothed_maps_of_another_method(self, net: nn.Module, images: Tensor) -> None:
+        raw = omenn.explain(net, images, TARGETS, method="xgradient")
+        e = smoothed(net, images, TARGETS, of="xgradient", post="gaussian:2.0")
+        torch.testing.assert_close(e.matrix, raw.processed("gaussian:2").matrix)
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({"depth": "level:9"}, r"depth='level:9': the model has \d levels\."),
+            ({"samples": 2, "depth": "auto"}, "Leave away depth=, bias='separate', contrast="),
+            ({"samples": 2, "bias": "separate"}, "samples=2 averages maps at the input"),
+            ({"samples": 2, "contrast": "runner-up"}, "samples=2 averages maps at the input"),
+            ({"guide": 3.0}, "guide=3 needs an average to lead it. Give samples=."),
+            ({"samples": 2, "rest": "odd"}, "rest='odd' is not known. Choose one of: even, map."),
+        ],
+    )
+    def test_refusals(self, options, text: str, net: nn.Module, images: Tensor) -> None:
+        with pytest.raises(InputError, match=text):
+            exact(net, images, TARGETS, **options)
+
+    def test_a_step_that_loses_mass_is_refused(self, net: nn.Module, images: Tensor) -> None:
+        with pytest.raises(OmennError, match=r"the sum of an exact configuration is off by \d"):
+            exact(net, images, TARGETS, post="gaussian-lossy:2")
+
+    def test_methods_are_there_only_inside(self) -> None:
+        before = dict(omenn.methods())
+        with registered():
+            assert {"exact", "smoothed"} <= set(omenn.methods())
+        assert dict(omenn.methods()) == before
+        with pytest.raises(InputError, match="method='odd'"), registered():
+            omenn.explain(nn.Linear(2, 2), torch.ones(1, 2), method="odd")
+        assert dict(omenn.methods()) == before
+
+
+class TestRows:
+    def test_names_are_unique_and_tell_the_options(self) -> None:
+        rows = configurations.rows()
+        assert len({row.name for row in rows}) == len(rows)
+        for row in rows:
+            assert dict(Entry.read(row.name, "method").options) == dict(row.entry.options)
+
+    def test_short_is_a_part(self) -> None:
+        short = {row.name for row in configurations.rows(short=True)}
+        full = {row.name for row in configurations.rows()}
+        assert short < full
+        assert "integrated-gradients" in full - short
+        assert {"constant", "centre", "edges", "random"} <= short
+
+    def test_labels(self) -> None:
+        labels = {row.label for row in configurations.rows()}
+        assert {"plain", "bias=uniform", "*edges*", "xgradient + gaussian:2.0"} <= labels
+
+    def test_products_make_no_difference_here(self) -> None:
+        """Why that axis has no row: no bundled model multiplies two equally bounded factors."""
+        from omenn.models import sources
+
+        x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        for name in configurations.MODELS:
+            model = sources.load(name).model
+            left, right = (omenn.explain(model, x, 0, products=p) for p in ("left", "right"))
+            torch.testing.assert_close(left.matrix, right.matrix)
+
+
+def row(group: str, name: str) -> Row:
+    return Row(group, "", Entry(name, name, {}))
+
+
+FINE, ROUGH = row(EXACT, "exact[fine]"), row(EXACT, "exact[rough]")
+PEERS = [row(PEER, f"p{k}") for k in range(4)]
+BLIND, SOFT = row(TRIVIAL, "constant"), row(SMOOTHED, "smoothed[of=x]")
+
+
+def board(values: dict[str, dict[str, tuple[float, float, float]]], rows: list[Row]) -> Board:
+    """Model → row → values on the three protocols, with intervals of ± 0.1."""
+    found = {
+        (model, name): {
+            protocol: Cell(v, v - 0.1, v + 0.1) for protocol, v in zip(PROTOCOLS, vs, strict=True)
+        }
+        for model, entries in values.items()
+        for name, vs in entries.items()
+    }
+    return Board(tuple(values), tuple(rows), found, {}, dict.fromkeys(found, 0.002))
+
+
+class TestChoice:
+    one = board(
+        {
+            "m": {
+                FINE.name: (0.85, 0.85, 0.85),  # within all intervals, never first
+                ROUGH.name: (1.0, 1.0, 0.2),  # first twice, far off once
+                "p0": (0.9, 0.9, 0.9),
+                "p1": (0.1, 0.2, math.nan),
+                "constant": (0.1, 0.1, 0.1),
+            }
+        },
+        [FINE, ROUGH, *PEERS[:2], BLIND],
+    )
+
+    def test_ranks_share_ties_and_put_nan_last(self) -> None:
+        ranks = self.one.ranks
+        assert ranks["m", PROTOCOLS[0], ROUGH.name] == 1
+        assert ranks["m", PROTOCOLS[0], "p1"] == ranks["m", PROTOCOLS[0], "constant"] == 4.5
+        assert ranks["m", PROTOCOLS[2], "p1"] == 5
+        assert self.one.mean_rank(ROUGH) == pytest.approx((1 + 1 + 3) / 3)
+        assert self.one.mean_rank(PEERS[2]) == math.inf
+
+    def test_shortfall_is_the_worst_protocol_in_intervals(self) -> None:
+        assert self.one.shortfall("m", FINE) == pytest.approx(1.5)
+        assert self.one.shortfall("m", ROUGH) == pytest.approx(7)
+        assert self.one.shortfall("m", PEERS[1]) == math.inf
+
+    def test_the_best_is_near_everywhere_and_the_default_ranks_best(self) -> None:
+        assert self.one.chosen("m") == FINE
+        assert self.one.default() == ROUGH
+
+    def test_within_is_not_below_the_interval_of_the_first(self) -> None:
+        first = self.one.first("m", PROTOCOLS[0])
+        assert first == ROUGH
+        assert self.one.within("m", PROTOCOLS[0], ROUGH, first)
+        assert self.one.within("m", PROTOCOLS[0], PEERS[0], first)
+        assert not self.one.within("m", PROTOCOLS[0], FINE, first)
+
+    def test_the_place_is_among_other_methods_and_trivial_maps(self) -> None:
+        assert [self.one.place("m", p, FINE) for p in PROTOCOLS] == [2, 2, 2]
+        assert self.one.place("m", PROTOCOLS[2], ROUGH) == 2
+
+    def test_a_default_needs_every_model(self) -> None:
+        values = {"a": {"p0": (0, 0, 0), FINE.name: (0.1, 0.1, 0.1), ROUGH.name: (1, 1, 1)}}
+        values["b"] = {"p0": (0, 0, 0), FINE.name: (0.1, 0.1, 0.1)}
+        two = board(values, [FINE, ROUGH, PEERS[0]])
+        assert two.default() == FINE
+        assert two.chosen("a") == ROUGH
+
+    def test_a_smoothed_peer_is_not_the_first(self) -> None:
+        values = {"m": {FINE.name: (0.5, 0.5, 0.5), SOFT.name: (0.9, 0.9, 0.9)}}
+        soft = board(values, [FINE, SOFT])
+        assert soft.first("m", PROTOCOLS[0]) == FINE
+
+    def test_goal_table(self) -> None:
+        chosen = {"m": FINE}
+        lines = tables.goal(self.one, chosen, ROUGH).splitlines()[2:]
+        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+        assert [line[4] for line in cells] == ["no", "no", "**yes**"]
+        assert [line[6:] for line in cells] == [
+            ["1", "**yes**"],
+            ["1", "**yes**"],
+            ["2", "**yes**"],
+        ]
+        assert cells[2][2] == "p0: 0.900 (0.800–1.000)"
+        assert "in 1 of 3 pairs" in tables.goal_in_words(self.one, chosen, ROUGH)
+
+    def test_goal_says_where_a_trivial_map_is_not_beaten(self) -> None:
+        values = {FINE.name: (0.5, 0.5, 0.5), "p0": (0.1, 0.1, 0.1), "constant": (0.5, 0.4, 0.55)}
+        blind = board({"m": values}, [FINE, PEERS[0], BLIND])
+        lines = tables.goal(blind, {"m": FINE}, FINE).splitlines()[2:]
+        wanted = [True, False, True]
+        assert ["not above a trivial map" in line for line in lines] == wanted
+
+    def test_ablation_table_tells_why_a_row_failed(self) -> None:
+        rows = (*self.one.rows, PEERS[2])
+        why = {("m", "p2"): "no attention. Use another method."}
+        text = tables.ablation(Board(("m",), rows, self.one.found, why, {}), "m", (PEER,), {})
+        assert "| p2 | no attention | – | – | – | – |" in text
+        first = "| p0 | 0.900 (0.800–1.000) | 0.900 (0.800–1.000) | **0.900 (0.800–1.000)** |"
+        assert f"{first} 1.00 | – |" in text
+        assert "| p1 |" in text
+        assert "exact" not in text
+
+    def test_ablation_table_marks_rows_and_costs(self) -> None:
+        text = tables.ablation(self.one, "m", (EXACT,), {FINE.name: "chosen"})
+        assert "| fine (chosen) | 0.850 (0.750–0.950) |" in text
+        assert "| rough | **1.000 (0.900–1.100)** |" in text
+        assert text.endswith("| 7.00 | 2.0 |")
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+    names = ("exact", "xgradient", "rollout", "constant")
+    rows = [row for row in configurations.rows() if row.name in names]
+    assert len(rows) == len(names)
+    monkeypatch.setattr(configurations, "rows", lambda short=False: list(rows))
+    return rows
+
+
+class TestCommand:
+    def test_both_phases_resume_and_write(
+        self,
+        few: list[Row],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        page, picture = tmp_path / "page.md", tmp_path / "page.png"
+        names = ("goal", "choice", "exact", "peers")
+        page.write_text(
+            "".join(f"<!-- ablation-{n}:begin -->\n<!-- ablation-{n}:end -->\n" for n in names)
+        )
+        monkeypatch.setattr(ablation, "PAGE", page)
+        monkeypatch.setattr(ablation, "PICTURE", picture)
+        words = ["--scenes", "4", "--models", "birds-convnet", "--work", str(tmp_path / "work")]
+        words.append("--write")
+        late = few.pop()
+        assert late.group == TRIVIAL
+        with pytest.raises(SystemExit, match="birds-convnet has no finished trivial row on valid"):
+            ablation.main(words)
+        kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "work").rglob("*exact*/*.json")}
+        few.append(late)
+        ablation.main(words)
+        assert kept
+        assert all(p.stat().st_mtime_ns == at for p, at in kept.items())
+        first = capsys.readouterr().out
+        text = page.read_text()
+        assert text.count("birds-convnet:\n") == 2
+        assert "the model has no softmax attention" in text
+        assert "Chosen on 4 validation scenes, reported on 4 test scenes" in text
+        assert "](images/ablation.png)" in text
+        assert picture.read_bytes()[:4] == b"\x89PNG"
+        ablation.main([*words, "--no-run"])
+        assert capsys.readouterr().out == first
+        assert page.read_text() == text
+        validation = Phase("validation", 4, tmp_path / "work").read(["birds-convnet"], few)
+        test = Phase("test", 4, tmp_path / "work").read(["birds-convnet"], few)
+        assert validation.found.keys() == test.found.keys() != set()
+        assert validation.found != test.found
+
+    @pytest.mark.parametrize(
+        ("words", "text"),
+        [
+            (["--models", "huge"], "no model 'huge'. Choose from: birds-resnet, "),
+            (["--scenes", "3"], "--scenes and --test-scenes are at least 4, as mosaics have four"),
+            (["--write", "--phase", "validation"], "--write needs the test phase."),
+        ],
+    )
+    def test_what_is_refused(self, words, text, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as exit:
+            ablation.main(words)
+        assert exit.value.code == 2
+        assert (
+            capsys.readouterr()
+            .err.splitlines()[-1]
+            .startswith(f"benchmarks.ablation: error: {text}")
+        )
