@@ -138,8 +138,8 @@ def _note(recipe: Recipe, seeds: str, where: str) -> str:
         f"with the best accuracy on {recipe.validation_scenes} *lying* validation scenes, which "
         f"somebody must have to choose so, after {TUNING_EPOCHS} epochs, seed 0, "
         f"of {_words(WEIGHTS)} (input gradient: {_words(ROWS['gradient'].weights)}); {likes}. "
-        "Time ratio: CPU time of a step, as a multiple of that with cue and no prior on the regular network; all conditions "
-        f"take a step in turn, median of {ROUNDS} rounds. Seconds an epoch are those of these "
+        "Time ratio: CPU time of a step, as a multiple of that with cue and no prior on the "
+        f"regular network; all conditions take a step in turn, median of {ROUNDS} rounds. Seconds an epoch are those of these "
         f"steps. ({where})"
     )
 

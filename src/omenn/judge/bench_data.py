@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from omenn.data import folders
+from omenn.data import cifar10, folders
 from omenn.data.funnybirds import FunnyBirds
 from omenn.data.generated import GeneratedBirds
 from omenn.data.imagenet import MAPPINGS, Classes, ImageNet, imagenet_synsets
@@ -153,6 +153,8 @@ def _layout(root: Path) -> str:
         return "voc"
     if any(part.name.endswith("-segmentation") for part in parts):
         return "imagenet-s"
+    if cifar10.looks_like(root):
+        return "cifar10"
     official = [*root.glob("ILSVRC/Data/CLS-LOC/*"), *root.glob("Data/CLS-LOC/*")]
     if any(folders.class_folders(place) for place in (root, *parts, *official)):
         return "imagenet"
@@ -280,12 +282,20 @@ def _voc(
     return _complete(data, chosen, classes, {MASKS}, where, train)
 
 
+def _cifar10(root: Path, asked: Asked) -> BenchData:
+    data = cifar10.Cifar10(root, asked.split)
+    classes = len(data.classes)
+    there = cifar10.looks_like(root, "train")
+    train = _training(lambda: cifar10.Cifar10(root, "train"), classes) if there else None
+    return _complete(data, _chosen(data, asked, classes, str(root)), classes, set(), None, train)
+
+
 def _complete(
     data: Any,
     chosen: tuple[int, ...],
     classes: int,
     gives: set[str],
-    where: Callable[[int], np.ndarray],
+    where: Callable[[int], np.ndarray] | None,
     train: Callable[[int], BenchData] | None,
 ) -> BenchData:
     gives = gives | ({TRAINING} if train is not None else set())
@@ -377,6 +387,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 ("val", "train", "trainval"),
                 _voc,
                 {"task": "segmentation"},
+            ),
+            Kind(
+                "cifar10", "cifar10:FOLDER", "test/<class>/<picture>", ("test", "train"), _cifar10
             ),
         )
     }
