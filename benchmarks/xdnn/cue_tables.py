@@ -139,8 +139,8 @@ def _note(recipe: Recipe, seeds: str, where: str) -> str:
         f"somebody must have to choose so, after {TUNING_EPOCHS} epochs, seed 0, "
         f"of {_words(WEIGHTS)} (input gradient: {_words(ROWS['gradient'].weights)}); {likes}. "
         "Time ratio: CPU time of a step, as a multiple of that with cue and no prior on the "
-        f"regular network; all conditions take a step in turn, median of {ROUNDS} rounds. Seconds an epoch are those of these "
-        f"steps. ({where})"
+        "regular network; all conditions take a step in turn, median of "
+        f"{ROUNDS} rounds. Seconds an epoch are those of these steps. ({where})"
     )
 
 
