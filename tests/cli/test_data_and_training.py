@@ -70,6 +70,7 @@ class TestDataAndTraining:
         refused(run(*birds, "--prior", "sparsity", "--prior-weight", -1), "not -1")
         refused(run(*birds, "--prior", "sparsity", "--prior-fraction", 0), "fraction")
         refused(run(*birds, "--learning-rate", 0), "learning_rate is 0")
+        refused(run(*birds, "--seed", 10**20), "the seed is 1000")
         assert not any(name.endswith(".safetensors") for name in written())
 
     def test_a_training_that_diverges(self, run: Run, inside_tmp: Path, tiny: None) -> None:

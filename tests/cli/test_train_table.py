@@ -56,6 +56,8 @@ class TestTrainTable:
         refused(run(*base, "outcome", "--prior", "sparsity", "--prior-weight", -1), "weight must")
         refused(run(*base, "outcome", "--hidden", "a"), "hidden is 'a'")
         refused(run(*base, "outcome", "--epochs", 0), "epochs is 0")
+        refused(run(*base, "outcome", "--seed", -1), "the seed is -1")
+        refused(run(*base, "outcome", "--seed", 10**20), "the seed is 1000")
         refused(run(*base, "outcome", "--device", "tpu"), "cannot be used")
         assert not any(name.endswith(".safetensors") for name in written())
 

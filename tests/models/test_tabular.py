@@ -286,6 +286,17 @@ class TestInterruption:
         monkeypatch.setattr(table_training._Run, "_step", lambda *_: pytest.fail("it trained"))
         assert train_table(file, "kind", tmp_path / "out", **SMALL).read_bytes() == first
 
+    def test_random_numbers_of_a_prior(self, file: Path, tmp_path: Path) -> None:
+        """They begin where the caller's are, which stay; those of another seed do not fit."""
+        prior = AttributionPrior("sparsity", 5.0, fraction=0.3)
+        before = prior.state_dict()["generator"]
+        one, two = (train_table(file, "kind", tmp_path / k, prior=prior, **SMALL) for k in "ab")
+        assert prior.state_dict()["generator"].equal(before)
+        assert one.read_bytes() == two.read_bytes()
+        prior = AttributionPrior("sparsity", 5.0, fraction=0.3, seed=7)
+        with pytest.raises(WeightsError, match="belongs to another training"):
+            train_table(file, "kind", tmp_path / "a", prior=prior, **SMALL)
+
     def test_checkpoints_that_do_not_fit(self, file: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         train_table(file, "kind", out, **SMALL)
@@ -297,7 +308,11 @@ class TestInterruption:
         with pytest.raises(WeightsError, match="belongs to another training"):
             train_table(file, "kind", out, **SMALL)
         checkpoint = out / "table.checkpoint.pt"
-        checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+        whole = checkpoint.read_bytes()
+        torch.save([1, 2], checkpoint)
+        with pytest.raises(WeightsError, match="belongs to another training"):
+            train_table(file, "kind", out, **SMALL)
+        checkpoint.write_bytes(whole[:500])
         with pytest.raises(WeightsError, match=r"cannot be read .* Remove it to start afresh"):
             train_table(file, "kind", out, **SMALL)
 
@@ -362,6 +377,8 @@ class TestRefuses:
             ({"hidden": (8, 0)}, r"hidden is \(8, 0\); every width is at least 1"),
             ({"learning_rate": 0.0}, "learning_rate is 0.0; choose one above 0"),
             ({"learning_rate": math.nan}, "learning_rate is nan"),
+            ({"learning_rate": 1e300}, r"learning_rate is 1e\+300"),
+            ({"seed": -1}, "the seed is -1; choose a whole number from 0 to 4294967295"),
         ):
             with pytest.raises(InputError, match=text):
                 train_table(file, "kind", tmp_path / "out", **SMALL | options)

@@ -73,7 +73,11 @@ def test_checkpoints_that_do_not_fit(tmp_path, cache):
     with pytest.raises(WeightsError, match="belongs to another training"):
         train_birds("birds-convnet", tmp_path, epochs=1, seed=3, cache=cache)
     checkpoint = tmp_path / "birds-convnet.checkpoint.pt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    whole = checkpoint.read_bytes()
+    torch.save([1, 2], checkpoint)
+    with pytest.raises(WeightsError, match="belongs to another training"):
+        train_birds("birds-convnet", tmp_path, epochs=1, cache=cache)
+    checkpoint.write_bytes(whole[:1000])
     with pytest.raises(WeightsError, match=r"cannot be read .* Remove it to start afresh"):
         train_birds("birds-convnet", tmp_path, epochs=1, cache=cache)
 
@@ -85,8 +89,12 @@ def test_requests_without_sense(tmp_path, cache):
         train_birds("birds-vit", tmp_path, epochs=0)
     with pytest.raises(InputError, match="train_scenes 7; at least 1 and 8"):
         train_birds("birds-vit", tmp_path, train_scenes=7)
-    with pytest.raises(InputError, match="learning_rate is -1; it must be above 0 and finite"):
+    with pytest.raises(InputError, match=r"is -1; it must be above 0 and up to 1e\+30"):
         train_birds("birds-vit", tmp_path, learning_rate=-1)
+    with pytest.raises(InputError, match=r"learning_rate is 1e\+38"):
+        train_birds("birds-vit", tmp_path, learning_rate=1e38)
+    with pytest.raises(InputError, match="the seed is 4294967296; choose a whole number from 0"):
+        train_birds("birds-vit", tmp_path, seed=2**32)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="Choose another folder"):
         train_birds("birds-convnet", tmp_path / "file", epochs=1, cache=cache)

@@ -94,6 +94,19 @@ def network(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     return model, x, torch.tensor([2, 0, 1, 2])[: len(x)]
 
 
+class Mixed(nn.Module):
+    """A mean mixed with a constant that is expanded to its shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(torch.zeros(5))
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean(1)
+        return self.head(torch.lerp(mean, self.constant.expand_as(mean), 0.3))
+
+
 def curved(attributions: Tensor) -> Tensor:
     """A smooth function of all attributions: a fixed random sum, with a curve in it."""
     noise = drawn(*attributions.shape, seed=3).to(attributions.dtype)
@@ -127,6 +140,30 @@ def difference(prior: AttributionPrior, model: nn.Module, x: Tensor, y: Tensor) 
         prior.load_state_dict(state)
         ends.append(float(prior(moved, x, y).detach()))
     return float(slope), (ends[0] - ends[1]) / (2 * step)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, 3)), (4, 5)),
+        (lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)),
+         (4, 2, 5)),
+        (lambda: BirdsViT(4, 8, 1, 2, 12), (1, 3, 64, 64)),
+        (Mixed, (4, 3, 5)),
+    ],
+)  # fmt: skip
+def test_the_derivative_at_constants_that_are_zero(make, shape):
+    """As networks begin: zero now, but the map depends on them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = make().double()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "bias" in name or "token" in name or "position" in name:
+                p.zero_()
+    x = drawn(*shape, seed=4)
+    found, wanted = difference(prior_of("omenn", x), model, x, torch.zeros(len(x)).long())
+    assert found == pytest.approx(float(wanted), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -633,7 +670,8 @@ def test_a_context_that_may_be_either() -> None:
         (("sparsity", -1), {}, "not -1. To reward what the prior punishes, give a function"),
         (("sparsity", 1), {"fraction": 0}, "fraction must be more than 0 and at most 1, not 0"),
         (("sparsity", 1), {"fraction": 1.5}, "fraction must be more than 0 and at most 1"),
-        (("sparsity", 1), {"seed": 0.5}, "seed must be an integer, not 0.5"),
+        (("sparsity", 1), {"seed": 0.5}, "seed must be an integer of 64 bits, not 0.5"),
+        (("sparsity", 1), {"seed": 2**64}, f"integer of 64 bits, not {2**64}"),
         (("sparsity", 1), {"step": 4}, "'xgradient' has no option 'step': did you mean 'steps'"),
         (("sparsity", 1), {"steps": 4}, "'xgradient' has no option 'steps': it has none"),
         (("sparsity", 1, "omenn"), {"at": "1"}, "'omenn' has no option 'at': known are bias"),

@@ -634,7 +634,8 @@ def test_nothing_to_convert() -> None:
         convert(net)
     assert str(error.value) == (
         "there is nothing to convert: no bias and no BatchNorm is there; no stand-in was asked "
-        "for. omenn.xdnn.check(model, inputs) tells whether the model is homogeneous, "
+        "for. With inputs= added parameters are found as well. "
+        "omenn.xdnn.check(model, inputs) tells whether the model is homogeneous, "
         "omenn.xdnn.obstacles(model) what keeps it from being so."
     )
     with pytest.raises(ModelError, match="no bias or added parameter and no BatchNorm is there, "
@@ -655,8 +656,10 @@ def test_unknown_names() -> None:
         convert(net, stand_ins=["gate"])
     with pytest.raises(InputError, match=r"stand_ins must be names, but 3 was given\. Known are"):
         convert(net, stand_ins=3)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"seed must be an integer, but 0\.5 was given"):
+    with pytest.raises(InputError, match=r"seed must be an integer of 64 bits, but 0\.5 was"):
         convert(net, seed=0.5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"integer of 64 bits, but {2**64} was given"):
+        convert(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), seed=2**64)
 
 
 def test_what_hides_its_operators_is_refused() -> None:

@@ -85,6 +85,8 @@ PROVEN: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "a product over a dimension": (lambda x: x.prod(1), 4),
     "norms": (lambda x: torch.linalg.norm(x, 1) + x.norm(math.inf) + x.norm("fro"), 1),
     "how many are not zero": (lambda x: torch.linalg.vector_norm(x, 0, 1), 0),
+    "how many differ": (lambda x: torch.cdist(x, x @ W, p=0) + torch.dist(x, x @ W, 0), 0),
+    "distances": (lambda x: torch.cdist(x, x @ W, p=1) + torch.dist(x, x @ W), 1),
     "any function of degree 0": (lambda x: torch.sigmoid(torch.tan(x / x.abs().amax() + 1)), 0),
     "a gate of degree 0": (lambda x: x * torch.sigmoid(F.normalize(x, eps=0.0)), 1),
     "attention without softmax": (relu_attention, 1),

@@ -90,11 +90,13 @@ def finite(term: Tensor) -> Tensor | None:
     """The term with zeros where it is not finite; None where it is zero everywhere.
 
     A masked place (−∞) cannot reach a finite output: its gradient is zero, and 0 · ∞ must not
-    become NaN.
+    become NaN. A zero that has a derivative stays: a map that is trained on depends on it.
     """
     values = term.detach()
     if not values.numel():
         return None
+    if term.requires_grad and torch.is_grad_enabled() and not bool(values.any()):
+        return term
     if values.numel() > 65536 or not values.is_floating_point():
         if values.numel() <= 65536 and not bool(values.any()):
             return None

@@ -7,13 +7,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from omenn.errors import InputError
+
 if TYPE_CHECKING:
     from torch import nn
+
+
+def check_seed(seed: int) -> None:
+    """Raises InputError for a seed that numpy and torch cannot both take.
+
+    >>> check_seed(-1)
+    Traceback (most recent call last):
+    omenn.errors.InputError: the seed is -1; choose a whole number from 0 to 4294967295.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"the seed is {seed}; choose a whole number from 0 to {2**32 - 1}.")
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draw from ``seed`` inside; leave the generators of torch, numpy and random as they were.
+
+    Raises InputError for a seed that they cannot take.
 
     >>> import torch
     >>> before = torch.get_rng_state()
@@ -24,6 +39,7 @@ def seeded(seed: int) -> Iterator[None]:
     import numpy as np
     import torch
 
+    check_seed(seed)
     plain, arrays = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):

@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from omenn.errors import InputError, ModelError, did_you_mean
 
+# Adam divides it by 1 − β₁, and the quotient has to be a float32.
+LARGEST_RATE = 1e30
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -54,6 +57,9 @@ def recipe_of(arch: str, **changes: Any) -> Recipe:
             f"epochs is {recipe.epochs}, train_scenes {recipe.train_scenes}; "
             f"at least 1 and {recipe.batch_size} are needed"
         )
-    if not 0 < recipe.learning_rate < float("inf"):
-        raise InputError(f"learning_rate is {recipe.learning_rate}; it must be above 0 and finite")
+    if not 0 < recipe.learning_rate <= LARGEST_RATE:
+        raise InputError(
+            f"learning_rate is {recipe.learning_rate}; "
+            f"it must be above 0 and up to {LARGEST_RATE:g}"
+        )
     return recipe

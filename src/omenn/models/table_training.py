@@ -25,6 +25,7 @@ from omenn.data.progress import progress_bar
 from omenn.data.tables import Scale, Table, read_table
 from omenn.errors import InputError, ModelError, WeightsError, reason
 from omenn.models.randomness import seeded
+from omenn.models.recipes import LARGEST_RATE
 from omenn.models.tabular import CARD, HIDDEN, WEIGHTS, TableNetwork, roc_auc
 from omenn.xdnn import AttributionPrior
 
@@ -49,6 +50,7 @@ class _Settings:
     epochs: int
     learning_rate: float
     prior: dict[str, Any] | None
+    prior_state: str | None
     seed: int
 
 
@@ -60,7 +62,9 @@ class _Run:
     """A training in progress: network, optimiser, the best weights so far, epochs done."""
 
     def __init__(self, table: Table, settings: _Settings, prior: Prior | None, device: str) -> None:
-        self.table, self.settings, self.prior, self.device = table, settings, prior, device
+        self.table, self.settings, self.device = table, settings, device
+        # Its random numbers run on, the caller's stay.
+        self.prior = copy.deepcopy(prior) if isinstance(prior, AttributionPrior) else prior
         with seeded(settings.seed):
             network = TableNetwork(
                 table.names, table.classes, hidden=settings.hidden, bias=settings.bias
@@ -102,7 +106,7 @@ class _Run:
                 f"the checkpoint {path} cannot be read ({reason(error)}). "
                 "Remove it to start afresh."
             ) from error
-        if state.get("settings") != asdict(self.settings):
+        if not isinstance(state, dict) or state.get("settings") != asdict(self.settings):
             raise WeightsError(
                 f"the checkpoint {path} belongs to another training. "
                 "Remove it, or choose another folder."
@@ -207,6 +211,7 @@ def train_table(
         epochs=epochs,
         learning_rate=learning_rate,
         prior=_described(prior),
+        prior_state=_state(prior),
         seed=seed,
     )
     run = _Run(table, settings, prior, device)
@@ -273,7 +278,7 @@ def _check(hidden: Sequence[int], epochs: int, learning_rate: float) -> None:
         raise InputError(f"hidden is {tuple(hidden)}; every width is at least 1.")
     if epochs < 1:
         raise InputError(f"epochs is {epochs}; at least 1 is needed.")
-    if not 0 < learning_rate < math.inf:
+    if not 0 < learning_rate <= LARGEST_RATE:
         raise InputError(f"learning_rate is {learning_rate}; choose one above 0, such as 0.001.")
 
 
@@ -318,6 +323,11 @@ def _described(prior: Prior | None) -> dict[str, Any] | None:
     }
     found = {"name": prior.name, "weight": prior.weight, "method": prior.method}
     return found | {"fraction": prior.fraction, "options": options}
+
+
+def _state(prior: Prior | None) -> str | None:
+    """Where its random numbers begin."""
+    return _digest(prior.state_dict()["generator"]) if isinstance(prior, AttributionPrior) else None
 
 
 def _digest(values: Tensor) -> str:

@@ -36,6 +36,7 @@ from omenn.models.augmentation import Move, drawn_move, normalised, tinted
 from omenn.models.bird_priors import described, digest, takes_mask
 from omenn.models.bundled import SIZE
 from omenn.models.cards import Trained, write_result
+from omenn.models.randomness import check_seed
 from omenn.models.recipes import Recipe, recipe_of
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class _Run:
                 f"the checkpoint {path} cannot be read ({reason(error)}). "
                 "Remove it to start afresh."
             ) from error
-        if state.get("settings") != self.settings:
+        if not isinstance(state, dict) or state.get("settings") != self.settings:
             raise WeightsError(
                 f"the checkpoint {path} belongs to another training. "
                 "Remove it, or choose another folder."
@@ -275,6 +276,7 @@ def train_birds(
     InputError for a number that is too small, WeightsError for the checkpoint of another training,
     OutputError where nothing can be written.
     """
+    check_seed(seed)
     recipe = recipe_of(arch, epochs=epochs, train_scenes=train_scenes, learning_rate=learning_rate)
     out = Path(out)
     run = _Run(arch, seed, recipe, torch.device(device), prior)

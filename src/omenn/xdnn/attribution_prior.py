@@ -93,8 +93,8 @@ class AttributionPrior:
         self.fraction = _number("fraction", fraction, "more than 0 and at most 1")
         if not 0 < self.fraction <= 1:
             raise InputError(f"fraction must be more than 0 and at most 1, not {fraction!r}.")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise InputError(f"seed must be an integer, not {seed!r}.")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+            raise InputError(f"seed must be an integer of 64 bits, not {seed!r}.")
         self.method, self.output = method, output
         self.options = _checked(method, options)
         self._generator = torch.Generator().manual_seed(seed)

@@ -74,8 +74,8 @@ def convert(
     """
     _choose("norm", norm, get_args(Norm))
     kinds = _kinds(stand_ins)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputError(f"seed must be an integer, but {seed!r} was given.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+        raise InputError(f"seed must be an integer of 64 bits, but {seed!r} was given.")
     fresh = copied(model, "convert")
     found = None if inputs is None else scan(copied(model, "convert"), inputs)
     for new, old in zip(fresh.modules(), model.modules(), strict=True):
@@ -102,6 +102,7 @@ def _converted(
             + (" or added parameter" if found is not None else "")
             + (" is left" if norm == "keep" and norms else " and no BatchNorm is there")
             + (", and nothing that a stand-in is for" if kinds else "; no stand-in was asked for")
+            + (". With inputs= added parameters are found as well" if found is None else "")
             + ". omenn.xdnn.check(model, inputs) tells whether the model is homogeneous, "
             "omenn.xdnn.obstacles(model) what keeps it from being so."
         )

@@ -28,6 +28,11 @@ def same(s: Step) -> float:
     return s.joined(*s.moved())
 
 
+def distance(s: Step) -> float:
+    """With p = 0 it counts where they differ."""
+    return (told(same) if s.at(2, "p") == 0 else same)(s)
+
+
 def kept(s: Step) -> float:
     """Linear maps and selections of one argument."""
     return s.degree(s.first)
@@ -305,8 +310,7 @@ channel_shuffle native_channel_shuffle max_unpool affine_grid fourier relu leaky
 rad2deg reversed long int short char byte to_sparse abs std std_mean
 """
 _SAME = """
-cat stack stacked block_diag diff complex embedding index_add index_copy scatter_add hypot dist
-cdist
+cat stack stacked block_diag diff complex embedding index_add index_copy scatter_add hypot
 """
 # The same; the indices that come with them are of degree 0.
 _CHOSEN = """
@@ -364,6 +368,7 @@ TABLE: dict[str, Rule] = {
     "var_mean": lambda s: (_scaled(2, kept(s)), kept(s)),
     **dict.fromkeys(("quantile", "nanquantile"), ranked),
     **dict.fromkeys(("broadcast_tensors", "meshgrid"), apart),
+    **dict.fromkeys(("dist", "cdist"), distance),
     "prod": multiplied,
     "norm": norm,
     "prelu": sloped,
