@@ -1,7 +1,7 @@
 """Is X-Gradient integrated gradients, and how much faster is it?
 
     python -m benchmarks.xdnn.identity --short      one pair of networks, a few scenes
-    python -m benchmarks.xdnn.identity              20 test scenes; goes on if stopped
+    python -m benchmarks.xdnn.identity              10 test scenes; goes on if stopped
     python -m benchmarks.xdnn.identity --weights runs/xdnn/twins --write
 
 The distance is mean|IG_n − X-Gradient| / mean|IG_n| over all pixels, channels and scenes, for n
@@ -40,10 +40,10 @@ from benchmarks.xdnn.networks import (
 from omenn.data.progress import progress_bar
 
 COMMAND = "benchmarks.xdnn.identity"
-SCENES, SHORT, BATCH = 20, 2, 10
+SCENES, SHORT, BATCH = 10, 2, 10
 POINTS = (8, 16, 32, 64, 128)
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-BATCHES, ROUNDS, FEW = (1, 8), 9, 3
+BATCHES, ROUNDS, FEW = (1, 8), 5, 3
 RATIOS = {
     "X-Gradient / gradient": ("xgradient", "gradient"),
     "IG-128 / gradient": ("ig-128", "gradient"),

@@ -242,19 +242,22 @@ def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path, cache, monkeyp
 
     monkeypatch.setattr(training._Student, "forward", broken)
     checkpoint = tmp_path / "cut/birds-convnet.checkpoint.pt"
+    kept = checkpoint.with_name("birds-convnet.stopped.pt")
     with pytest.raises(ModelError) as caught:
         train_birds("birds-convnet", tmp_path / "cut", cache=cache)
     assert str(caught.value) == (
         "the training of birds-convnet stopped at step 2 of 3 in epoch 2: the loss is nan. "
-        f"The weights after epoch 1 are kept in {checkpoint}. "
+        f"The weights before that step are kept in {kept}. "
         "Choose a smaller learning rate than 0.001, and another folder."
     )
-    assert [p.name for p in checkpoint.parent.iterdir()] == [checkpoint.name]
+    assert {p.name for p in checkpoint.parent.iterdir()} == {checkpoint.name, kept.name}
     network = ARCHITECTURES["birds-convnet"]()
-    fresh = network.head.weight.detach().clone()
-    load_weights(network, checkpoint)
-    assert all(p.isfinite().all() for p in network.parameters())
-    assert not network.head.weight.equal(fresh)
+    heads = [network.head.weight.detach().clone()]
+    for path in (checkpoint, kept):  # after epoch 1, and one step later
+        load_weights(network, path)
+        assert all(p.isfinite().all() for p in network.parameters())
+        assert not any(network.head.weight.equal(head) for head in heads)
+        heads.append(network.head.weight.detach().clone())
     train_birds("birds-convnet", tmp_path / "cut", cache=cache)  # the cause is gone: it goes on
     whole, cut = (
         all_of(tmp_path / "whole", "birds-convnet"),
@@ -272,7 +275,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_does_harm(tmp_path, cache
         train_birds("birds-xconvnet", tmp_path, prior=prior, cache=cache)
     assert str(caught.value) == (
         "the training of birds-xconvnet stopped at step 1 of 3 in epoch 1: the length of the "
-        "gradient is nan. No epoch was finished, so that no weights were written. Choose a smaller "
+        "gradient is nan. No step was done, so that no weights were written. Choose a smaller "
         "--prior-weight than 3 or a smaller learning rate than 0.003, and another folder."
     )
     assert not list(tmp_path.iterdir())

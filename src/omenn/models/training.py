@@ -330,9 +330,12 @@ def _stopped(run: _Run, stop: _Diverged, batches: int, checkpoint: Path) -> Mode
     remedy = f"a smaller learning rate than {run.recipe.learning_rate:g}"
     if run.prior is not None:
         remedy = f"a smaller --prior-weight than {run.prior.weight:g} or {remedy}"
-    left = f"The weights after epoch {run.epoch} are kept in {checkpoint}."
-    if run.epoch == 0:
-        left = "No epoch was finished, so that no weights were written."
+    left = "No step was done, so that no weights were written."
+    if stop.step:
+        kept = checkpoint.with_name(f"{run.arch}.stopped.pt")
+        with replacing(kept) as beside:
+            torch.save({"model": run.average.state_dict()}, beside)
+        left = f"The weights before that step are kept in {kept}."
     return ModelError(
         f"the training of {run.arch} stopped at step {stop.step % batches + 1} of {batches} in "
         f"epoch {run.epoch + 1}: {stop.why}. {left} Choose {remedy}, and another folder."
