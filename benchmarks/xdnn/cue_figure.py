@@ -10,13 +10,24 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmarks.xdnn.cue_conditions import ROWS
+from benchmarks.xdnn.cue_training import Condition
 from omenn.data.atomic import replacing
 from omenn.show.maps import scale_of, signed_rgb
 
 INK = "#333333"
 PLAIN, LIMIT, PRIOR, CONTROL = "#7f94ab", "#3a7d44", "#c2410c", "#b0a39a"
-COLOURS = {"random": LIMIT, "x-random": LIMIT, "none": LIMIT, "cue": PLAIN, "x-cue": PLAIN}
-COLOURS |= {"other-masks": CONTROL, "other-backgrounds": CONTROL}
+
+
+def colour_of(condition: Condition) -> str:
+    if condition.treatment is not None:
+        return CONTROL
+    if condition.method is not None:
+        return PRIOR
+    return PLAIN if condition.cue == "true" else LIMIT
+
+
+COLOURS = {name: colour_of(row.condition) for name, row in ROWS.items()}
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ def draw(
 def _scatter(panel: Any, points: Mapping[str, Point], ratio: float) -> None:
     order = sorted(points, key=lambda name: statistics.fmean(points[name].accuracies))
     for number, name in enumerate(order):
-        point, colour = points[name], COLOURS.get(name, PRIOR)
+        point, colour = points[name], COLOURS[name]
         mean = statistics.fmean(point.accuracies)
         error = statistics.stdev(point.accuracies) if len(point.accuracies) > 1 else 0.0
         panel.errorbar(point.ratio, mean, error, fmt="o", color=colour, ms=7, capsize=3)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.xdnn import cue, cue_tables
+from benchmarks.xdnn import cue, cue_figure, cue_tables
 from benchmarks.xdnn.cue_conditions import ORDER, ROWS
 from benchmarks.xdnn.cue_data import (
     MARK,
@@ -275,6 +275,14 @@ def test_the_text_says_whether_the_goal_is_met(found):
     slow = COSTS | {"omenn": [3.0, 6.0, 9.0]}
     assert "is missed." in cue_tables.text(found, slow, cue.RECIPE)
     assert cue_tables.verdict(found, COSTS, "eg-1") == ""
+
+
+def test_priors_controls_and_limits_have_their_colours():
+    colours = {name: cue_figure.COLOURS[name] for name in ROWS}
+    assert colours["cue"] == colours["anywhere-cue"] == colours["x-cue"]
+    assert colours["random"] == colours["anywhere-random"] == colours["none"]
+    assert colours["omenn"] == colours["anywhere-omenn"] == colours["eg-4"]
+    assert len({colours[n] for n in ("cue", "random", "omenn", "other-masks")}) == 4
 
 
 def test_the_figure_has_points_and_maps(tmp_path):
