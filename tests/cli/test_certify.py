@@ -151,6 +151,7 @@ class TestHomogeneous:
                 "--target does not go with --homogeneous, which checks the whole",
             ),
             (["--at", "first"], r"--at does not go with --homogeneous.* Leave out --at first\."),
+            (["--bias", "separate"], "--bias does not go with --homogeneous"),
             (["--input", "none.png"], "does not exist"),
         ],
     )

@@ -666,6 +666,7 @@ def test_a_context_that_may_be_either() -> None:
         (("sparsety", 1), {}, "unknown prior 'sparsety': did you mean 'sparsity'"),
         (("sparsity", 1, "x-gradient"), {}, "unknown method 'x-gradient' .*did you mean 'xgrad"),
         (("sparsity", torch.nan), {}, "weight must be a number that is 0 or more, not nan"),
+        (("sparsity", True), {}, "weight must be a number that is 0 or more, not True"),
         (("sparsity", "much"), {}, "weight must be a number that is 0 or more, not 'much'"),
         (("sparsity", -1), {}, "not -1. To reward what the prior punishes, give a function"),
         (("sparsity", 1), {"fraction": 0}, "fraction must be more than 0 and at most 1, not 0"),

@@ -287,7 +287,9 @@ def certify(
     from omenn.run import check
 
     if homogeneous:
-        check.whole_model({"--target": target, "--at": at})
+        check.whole_model(
+            {"--target": target, "--at": at, "--bias": None if bias == "spatial" else bias}
+        )
     source = sources.load(model, weights=weights, seed=seed, device=device)
     inputs, words = check.inputs_for(source, file, seed, device)
     if homogeneous:

@@ -20,7 +20,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="DATA",
-        help="birds (default), a folder, or KIND:FOLDER: funnybirds, imagenet, imagenet-s, voc.",
+        help="birds (default), a folder, or KIND:FOLDER (funnybirds, imagenet, imagenet-s, voc, "
+        "cifar10).",
     ),
 ]
 Split = Annotated[

@@ -253,7 +253,7 @@ def _takes(prior: Prior) -> tuple[str, ...] | None:
 
 def _number(name: str, value: Any, wanted: str) -> float:
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
