@@ -21,7 +21,7 @@ from omenn.core.explanation import Explanation
 from omenn.core.target import Contrast
 from omenn.errors import InputError, OmennError
 from omenn.methods import registry
-from omenn.methods.dave import Affine
+from omenn.methods.moves import Affine
 from omenn.methods.registry import method
 from omenn.show.smoothing import gaussian
 

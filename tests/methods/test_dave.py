@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 import omenn
 from omenn.core.run import FrozenRun
-from omenn.methods.dave import Affine, Moves, bilateral, gaussian
+from omenn.methods.dave import bilateral, gaussian
+from omenn.methods.moves import Affine, Moves
 
 STILL: dict[str, Any] = {
     "noise": 0,

@@ -27,6 +27,7 @@ from omenn.methods import (  # noqa: F401, each registers itself
     deeplift,
     depths,
     epsilon,
+    focused,
     fullgrad,
     gamma,
     generic_attention,

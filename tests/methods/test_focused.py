@@ -1,0 +1,231 @@
+"""omenn-focused against a slow form of its formula; that no mass is lost; what is refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import omenn
+from methods.nets import draw, seeded
+from omenn.core.run import FrozenRun
+from omenn.methods.focused import FLOOR, moved_within
+from omenn.methods.moves import Moves
+
+
+def convnet() -> Any:
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.GELU(), nn.MaxPool2d(2),
+        nn.Conv2d(4, 4, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(48, 3),
+    )  # fmt: skip
+    return seeded(net)
+
+
+X = draw(2, 2, 6, 8)
+
+
+def explained(x: Tensor = X, target: Any = 1, **options: Any) -> omenn.Explanation:
+    return omenn.explain(convnet(), x, target, method="omenn-focused", **options)
+
+
+def weights(length: int, sigma: float) -> list[list[float]]:
+    """The Gaussian on a line that is reflected at its ends, entry by entry."""
+    reach = max(1, math.ceil(min(4 * sigma, 8 * length)))
+    taps = {o: math.exp(-0.5 * (o / sigma) ** 2) for o in range(-reach, reach + 1)}
+    rows = []
+    for i in range(length):
+        row = [0.0] * length
+        for offset, tap in taps.items():
+            place = (i + offset) % (2 * length)
+            row[min(place, 2 * length - 1 - place)] += tap / sum(taps.values())
+        rows.append(row)
+    return rows
+
+
+def slow_spread(c: Tensor, sigma: float) -> Tensor:
+    height, width = c.shape
+    down, across = (weights(n, sigma) for n in (height, width))
+    out = torch.zeros_like(c)
+    for i in range(height):
+        for j in range(width):
+            for k in range(height):
+                for m in range(width):
+                    out[i, j] += down[i][k] * across[j][m] * c[k, m]
+    return out
+
+
+def slow_moved(c: Tensor, sigma: float, a: Tensor) -> Tensor:
+    """Every pixel gives its mass away by hand."""
+    height, width = c.shape
+    down, across = (weights(n, sigma) for n in (height, width))
+    out = torch.zeros_like(c)
+    for k in range(height):
+        for m in range(width):
+            row = torch.tensor(down[k], dtype=c.dtype)[:, None]
+            shares = row * torch.tensor(across[m], dtype=c.dtype)[None] * a
+            out += c[k, m] * shares / shares.sum()
+    return out
+
+
+def even(values: Tensor) -> Tensor:
+    positive = values.clamp(min=0)
+    mean = positive.mean()
+    return (positive / mean if mean > 0 else positive) + FLOOR
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"steps": 0},
+        {"steps": 3, "noise": 0.2, "seed": 5, "wide": 0},
+        {"steps": 2, "power": 0},
+        {"steps": 2, "power": 2, "scale": 0.3, "wide": 0.5, "bias": "uniform"},
+        {"steps": 3, "rotation": 20, "translation": 0.1, "flip": True},
+    ],
+)
+def test_against_the_formula(options: dict[str, Any]) -> None:
+    net = convnet()
+    e = explained(**options)
+    o = {"scale": 0.05, "steps": 10, "noise": 0.3, "power": 1, "wide": 0.2, "seed": 0} | options
+    plain = omenn.explain(net, X, 1, bias=o.get("bias", "spatial"))
+    named = {"rotation": 0.0, "translation": 0.0, "scaling": 0.0, "flip": False}
+    moves = Moves(o["noise"], *(o.get(name, value) for name, value in named.items()))  # type: ignore[arg-type]
+    mean = torch.zeros_like(X)
+    feed = FrozenRun(net, X, None, "none", None, {}).feed
+    for step in moves.steps(feed, o["steps"], o["seed"]):
+        leaf = X.clone().requires_grad_()
+        away = step(0, leaf)
+        w = omenn.explain(net, away.detach(), 1).weight
+        (back,) = torch.autograd.grad(away, leaf, w)
+        mean += back / o["steps"]
+    mean = mean if o["steps"] else plain.weight
+    for k in range(2):
+        c, lead = plain.matrix[k], (X[k] * mean[k]).sum(0)
+        sign = slow_spread(c, o["scale"] * 6).sign()
+        worth = even((X[k] * plain.weight[k]).abs().sum(0))
+        z = slow_moved(c, o["scale"] * 6, even(sign * lead) * worth ** o["power"])
+        if o["wide"]:
+            sign = slow_spread(z, o["wide"] * 6).sign()
+            z = slow_moved(z, o["wide"] * 6, even(sign * z))
+        torch.testing.assert_close(e.matrix[k], z, rtol=1e-9, atol=1e-10)
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(
+    seed=st.integers(0, 10_000),
+    sides=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    sigma=st.floats(0.05, 20),
+    power=st.integers(0, 12),
+)
+def test_no_mass_is_lost(seed: int, sides: tuple[int, int], sigma: float, power: int) -> None:
+    c, a = draw(2, *sides, seed=seed), draw(2, *sides, seed=seed + 1).abs() ** power + 1e-3
+    z = moved_within(c, sigma, lambda sign: a)
+    kept = (z.sum((1, 2)) - c.sum((1, 2))).abs()
+    assert bool((kept <= 1e-9 * (1 + c.abs().sum((1, 2)))).all())
+
+
+def test_mass_stays_in_its_neighbourhood() -> None:
+    c = torch.zeros(1, 8, 40, dtype=torch.float64)
+    c[0, 4, 5], c[0, 4, 34] = 3.0, -1.0
+    z = moved_within(c, 1.5, lambda sign: torch.rand(1, 8, 40, dtype=torch.float64) + 0.1)
+    torch.testing.assert_close(z[..., :20].sum(), c.new_tensor(3.0))
+    torch.testing.assert_close(z[..., 20:].sum(), c.new_tensor(-1.0))
+
+
+def test_the_second_width_sets_off_what_speaks_against() -> None:
+    near, far = explained(wide=0), explained(wide=0.5)
+    assert bool((far.magnitude < near.magnitude).all())
+    assert near.exact
+    assert far.exact
+
+
+def test_it_is_exact_and_says_what_was_done() -> None:
+    e = explained()
+    assert e.exact
+    assert e.promise == "exact"
+    assert e.method == "omenn-focused"
+    assert e.processing == ("mass moved within 0.3 pixels, then within 1.2",)
+    torch.testing.assert_close(e.matrix.sum((1, 2)), e.output)
+    torch.testing.assert_close(e.residual, (e.output - e.matrix.sum((1, 2))).double())
+    plain = omenn.explain(convnet(), X, 1)
+    torch.testing.assert_close(e.contribution, plain.contribution)
+    torch.testing.assert_close(e.bias, plain.bias)
+
+
+@pytest.mark.parametrize("against", ["rest", "runner-up"])
+def test_what_a_class_is_contrasted_with(against: str) -> None:
+    net = convnet()
+    own = omenn.explain(net, X, method="omenn-focused", against=against)
+    best = net(X).argmax(1)
+    other = explained(target=omenn.Contrast(best, against))  # type: ignore[arg-type]
+    torch.testing.assert_close(own.matrix, other.matrix)
+    torch.testing.assert_close(own.matrix.sum((1, 2)), own.output)
+    logits = net(X).sort(1).values
+    less = logits[:, -2] if against == "runner-up" else logits[:, :-1].mean(1)
+    torch.testing.assert_close(own.output, logits[:, -1] - less)
+
+
+def test_a_picture_does_not_depend_on_its_neighbours() -> None:
+    torch.testing.assert_close(explained(X[1:]).matrix[0], explained(X).matrix[1])
+
+
+def test_a_black_picture_has_a_map() -> None:
+    e = explained(torch.zeros(1, 2, 6, 8, dtype=torch.float64))
+    assert e.exact
+    assert bool(torch.isfinite(e.matrix).all())
+
+
+def test_the_random_state_and_the_model_are_left_alone() -> None:
+    net, before = convnet(), torch.random.get_rng_state()
+    state = {name: t.clone() for name, t in net.state_dict().items()}
+    first = omenn.explain(net, X, 1, method="omenn-focused", seed=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(t, state[name]) for name, t in net.state_dict().items())
+    again = omenn.explain(net, X, 1, method="omenn-focused", seed=3)
+    other = omenn.explain(net, X, 1, method="omenn-focused", seed=4)
+    assert torch.equal(first.matrix, again.matrix)
+    assert not torch.equal(first.matrix, other.matrix)
+
+
+REFUSED = [
+    ({"steps": -1}, r"steps=-1 is no number of steps\. Give a whole number from 0\."),
+    ({"steps": True}, r"steps=True is no number of steps"),
+    ({"noise": 2}, r"noise=2 is out of range: give 0 to 1\."),
+    ({"scale": 0}, r"scale=0 leaves no neighbours to move mass to\. Use method 'omenn'\."),
+    ({"scale": 1.5}, r"scale=1\.5 is out of range: give 0 to 1\."),
+    ({"scale": True}, r"scale=True is out of range"),
+    ({"wide": -0.1}, r"wide=-0\.1 is out of range: give 0 to 1\."),
+    ({"wide": float("nan")}, r"wide=nan is out of range"),
+    ({"power": 9}, r"power=9 is out of range: give 0 to 8\."),
+    ({"power": "2"}, r"power='2' is out of range"),
+    ({"seed": -1}, r"seed=-1 is no seed"),
+    ({"bias": "separate"}, r"bias='separate' is not known, or leaves constants off the map, on "
+     r"which mass is moved\. Choose one of: spatial, attention, uniform\."),
+    ({"against": "best"}, r"Contrast\(a, 'best'\) is not known"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "said"), REFUSED)
+def test_options_out_of_their_range_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(omenn.OmennError, match=said):
+        explained(**options)
+
+
+@pytest.mark.parametrize("target", [omenn.Contrast(0, 1), lambda out: out[:, 0]])
+def test_a_contrast_of_a_contrast_is_refused(target: Any) -> None:
+    with pytest.raises(omenn.InputError, match=r"against= is for a class\. Leave it away"):
+        explained(target=target, against="rest")
+
+
+def test_what_is_no_image_is_refused() -> None:
+    said = (
+        r"is for one batch of images \(B, C, H, W\), but \(2, 4\) is explained\. Use method 'omenn'"
+    )
+    with pytest.raises(omenn.InputError, match=said):
+        omenn.explain(nn.Linear(4, 3).eval(), torch.rand(2, 4), 0, method="omenn-focused")
