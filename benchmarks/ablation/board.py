@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation.configurations import EXACT, METRICS, PEER, TRIVIAL, Row
+from benchmarks.ablation.configurations import EXACT, GAE, METRICS, PEER, TRIVIAL, Row
 from omenn.run.bench import cells
 from omenn.run.bench.plan import Plan
 from omenn.run.bench.store import Store
@@ -17,10 +17,11 @@ from omenn.run.bench.store import Store
 MEASURES = {
     "FunnyBirds mean": (METRICS[0], "mean"),
     "insertion − deletion": (METRICS[1], "insertion − deletion"),
-    "GAE": (METRICS[2], "gae"),
+    "GAE": (GAE, "gae"),
 }
 PROTOCOLS = tuple(MEASURES)
 TOP = 3
+SAME = 3
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,15 @@ class Cell:
 FAILED = Cell(math.nan, math.nan, math.nan)
 
 
-class Phase:
-    """The cells of one split, in a folder of their own; rows and models may be added later."""
+class Part:
+    """Some of the protocols on some scenes, in a folder of their own."""
 
-    def __init__(self, split: str, scenes: int, work: Path, device: str = "cpu") -> None:
-        self.split, self.scenes = split, scenes
-        words = {"split": split, "limit": scenes, "device": device, "metrics": list(METRICS)}
+    def __init__(
+        self, split: str, scenes: int, metrics: Sequence[str], work: Path, device: str
+    ) -> None:
+        words = {"split": split, "limit": scenes, "device": device, "metrics": list(metrics)}
         self._plan = Plan.from_words({**words, "trivial": False})
-        self.folder = work / f"{split}-{scenes}"
+        self.folder = work / f"{split}-{metrics[0]}-{scenes}"
         self._store: Store | None = None
 
     def plan(self, models: Sequence[str], rows: Sequence[Row]) -> Plan:
@@ -59,13 +61,32 @@ class Phase:
             self._store.begin(open_plan)
         return self._store
 
+
+class Phase:
+    """The cells of one split; rows and models may be added later.
+
+    GAE has one value for four scenes and costs little for one, so it has scenes of its own number.
+    """
+
+    def __init__(
+        self, split: str, scenes: int, mosaics: int, work: Path, device: str = "cpu"
+    ) -> None:
+        self.split = split
+        asked = ((METRICS, scenes), ((GAE,), 4 * mosaics))
+        self.parts = [Part(split, count, metrics, work, device) for metrics, count in asked]
+        self._metrics = {metric: k for k, (metrics, _) in enumerate(asked) for metric in metrics}
+
     def work(self, models: Sequence[str], rows: Sequence[Row], tick: Any) -> None:
         """Compute the cells that are not there; within ``registered()``."""
-        cells.work(self.plan(models, rows), self.store, tick)
+        for part in self.parts:
+            cells.work(part.plan(models, rows), part.store, tick)
 
     def steps(self, models: Sequence[str], rows: Sequence[Row]) -> int:
         """How often ``work`` ticks."""
-        return cells.steps(self.plan(models, rows))
+        return sum(cells.steps(part.plan(models, rows)) for part in self.parts)
+
+    def _stored(self, key: tuple[str, str], metric: str) -> dict[str, Any] | None:
+        return self.parts[self._metrics[metric]].store.read(*key, metric)
 
     def read(self, models: Sequence[str], rows: Sequence[Row]) -> Board:
         """What is finished. A row without all of its cells on a model is not on the board there."""
@@ -75,7 +96,7 @@ class Phase:
         for model in models:
             for row in rows:
                 key = (model, row.name)
-                stored = {m: self.store.read(*key, m) for m in METRICS}
+                stored = {m: self._stored(key, m) for m in self._metrics}
                 if None in stored.values():
                     continue
                 errors = [s["error"] for s in stored.values() if s and s.get("error")]
@@ -86,7 +107,7 @@ class Phase:
                     name: _cell((stored[metric] or {})["measures"][measure])
                     for name, (metric, measure) in MEASURES.items()
                 }
-                cost[key] = (self.store.read(*key) or {}).get("seconds", math.nan)
+                cost[key] = (self.parts[0].store.read(*key) or {}).get("seconds", math.nan)
         return Board(tuple(models), tuple(rows), found, why, cost)
 
 
@@ -163,6 +184,10 @@ class Board:
                 worst = max(worst, gap / width if width > 0 else math.inf)
         return worst
 
+    def best(self, model: str, protocol: str) -> Row:
+        """The exact configuration with the largest value by one protocol."""
+        return self.first(model, protocol, self.there(model, EXACT))
+
     def chosen(self, model: str) -> Row:
         """The exact configuration with the least shortfall, then the best mean rank."""
         rows = self.there(model, EXACT)
@@ -174,10 +199,18 @@ class Board:
         return min(rows, key=self.mean_rank)
 
     def place(self, model: str, protocol: str, row: Row) -> int:
-        """1 + how many other methods and trivial maps are above a row."""
+        """1 + how many other methods and trivial maps are above a row.
+
+        Methods whose rules coincide on a model have the same map there and count once: those that
+        agree in every protocol to :data:`SAME` digits.
+        """
         value = _sortable(self.cell(model, row, protocol).value)
-        others = self.there(model, PEER, TRIVIAL)
-        return 1 + sum(_sortable(self.cell(model, o, protocol).value) > value for o in others)
+        above = {
+            tuple(round(self.cell(model, other, p).value, SAME) for p in PROTOCOLS)
+            for other in self.there(model, PEER, TRIVIAL)
+            if _sortable(self.cell(model, other, protocol).value) > value
+        }
+        return 1 + len(above)
 
 
 def _sortable(value: float) -> float:

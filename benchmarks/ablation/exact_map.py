@@ -21,14 +21,10 @@ from omenn.core.explanation import Explanation
 from omenn.core.target import Contrast
 from omenn.errors import InputError, OmennError
 from omenn.methods import registry
-from omenn.methods.moves import Affine
+from omenn.methods.moves import ROTATION, SCALING, TRANSLATION, Affine
 from omenn.methods.registry import method
-from omenn.show.smoothing import gaussian
 
 LEVEL = "level:"
-RESTS = ("even", "map")
-LEAST, TINY = 0.02, 1e-30  # of a leader: what every pixel gets
-ROTATION, SHIFT, SCALING = 20.0, 0.1, 0.1  # of transformations, as DAVE has them
 
 
 def exact(
@@ -45,8 +41,6 @@ def exact(
     samples: int = 0,
     noise: float = 0.0,
     moved: bool = False,
-    rest: str = "even",
-    guide: float | None = None,
     post: str | Sequence[str] | None = None,
     seed: int = 0,
 ) -> Explanation:
@@ -58,7 +52,6 @@ def exact(
         contrast: ``"rest"`` or ``"runner-up"``: explains f_c minus these.
         samples: C_w ⊙ X and C_b averaged over so many noisy (and, if ``moved``, transformed)
             pictures, see :func:`averaged`; 0 for none.
-        guide: σ in pixels; the average only leads the mass of the map itself, see :func:`guided`.
         post: steps that keep the sum, see :func:`omenn.show.postprocess`.
 
     Raises:
@@ -73,12 +66,7 @@ def exact(
                 f"samples={samples} averages maps at the input with all constants, against no "
                 "class or the rest. Leave away depth=, bias='separate', contrast='runner-up'."
             )
-        e = averaged(model, inputs, goal, samples, noise, moved, rest, seed, options)
-        if guide is not None:
-            plain = omenn.explain(model, inputs, goal, **options)
-            e = _with(plain, guided(plain.matrix.double(), e.contribution.sum(1).double(), guide))
-    elif guide is not None:
-        raise InputError(f"guide={guide:g} needs an average to lead it. Give samples=.")
+        e = averaged(model, inputs, goal, samples, noise, moved, seed, options)
     else:
         e = omenn.explain(model, inputs, goal, at=_depths(model, inputs, depth), mix=mix, **options)
     steps = [post] if isinstance(post, str) else list(post or ())
@@ -109,7 +97,6 @@ def averaged(
     samples: int,
     noise: float,
     moved: bool,
-    rest: str,
     seed: int,
     options: dict[str, Any],
 ) -> Explanation:
@@ -117,11 +104,8 @@ def averaged(
 
     C = x ⊙ mean_i τ_iᵀ W(x_i) (1 − t_i) + mean_i τ_iᵀ C_b(x_i), x_i = (1 − t_i) τ_i x + noise as in
     DAVE. That sums to something near mean_i f(x_i); what is missing of f(x) is put evenly over the
-    picture (``rest="even"``) or in proportion to |C| (``"map"``). Both leave ΣC = f(x). The same
-    noise and τ for every picture of a batch.
+    picture, so that ΣC = f(x). The same noise and τ for every picture of a batch.
     """
-    if rest not in RESTS:
-        raise InputError(f"rest={rest!r} is not known. Choose one of: {', '.join(RESTS)}.")
     own = omenn.explain(model, x, target, **options)
     generator = torch.Generator().manual_seed(seed)
     weight, bias = torch.zeros_like(x), torch.zeros_like(own.matrix)
@@ -134,22 +118,8 @@ def averaged(
         bias += back(affine, e.bias[:, None])[:, 0] / samples
     c = ((weight * x).sum(1) + bias).double()
     missing = own.output.double() - c.flatten(1).sum(1)
-    share = torch.ones_like(c) if rest == "even" else c.abs()
-    c = c + missing[:, None, None] * share / share.sum((1, 2), keepdim=True)
+    c = c + missing[:, None, None] / c[0].numel()
     return _with(replace(own, weight=weight, contribution=weight * x, bias=bias), c)
-
-
-def guided(c: Tensor, leader: Tensor, sigma: float) -> Tensor:
-    """The mass of c (B, H, W) within neighbourhoods spread in proportion to a ``leader``.
-
-    a_i = max(0, s_i l_i) + ε mean|l| with l the leader and s the sign of G c, G the Gaussian of
-    width ``sigma``; then z = a ⊙ G(c ⊘ G a). What leaves pixel j arrives at the pixels i with the
-    shares G_ij a_i / (G a)_j, which add up to one because G is symmetric: Σz = Σc. Sums over
-    regions larger than ``sigma`` are nearly those of c; the order within is that of the leader.
-    """
-    a = (gaussian(c, sigma).sign() * leader).clamp(min=0)
-    a = a + LEAST * leader.abs().mean((1, 2), keepdim=True) + TINY
-    return a * gaussian(c / gaussian(a, sigma), sigma)
 
 
 def _with(e: Explanation, c: Tensor) -> Explanation:
@@ -171,8 +141,8 @@ def _drawn(generator: torch.Generator) -> Affine:
     angle, right, down, size, mirror = torch.rand(5, generator=generator).tolist()
     return Affine(
         angle=math.radians(ROTATION) * (2 * angle - 1),
-        right=2 * SHIFT * (2 * right - 1),
-        down=2 * SHIFT * (2 * down - 1),
+        right=2 * TRANSLATION * (2 * right - 1),
+        down=2 * TRANSLATION * (2 * down - 1),
         size=1 + SCALING * (2 * size - 1),
         mirror=mirror < 0.5,
     )

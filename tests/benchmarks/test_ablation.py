@@ -14,10 +14,10 @@ from benchmarks.ablation import __main__ as ablation
 from benchmarks.ablation import configurations, tables
 from benchmarks.ablation.board import PROTOCOLS, Board, Cell, Phase
 from benchmarks.ablation.configurations import EXACT, PEER, SMOOTHED, TRIVIAL, Row
-from benchmarks.ablation.exact_map import averaged, back, exact, guided, registered, smoothed
+from benchmarks.ablation.exact_map import averaged, back, exact, registered, smoothed
 from omenn.core.depth import levels_of
 from omenn.errors import InputError, OmennError
-from omenn.methods.dave import Affine
+from omenn.methods.moves import Affine
 from omenn.run.bench.entries import Entry
 
 
@@ -45,10 +45,10 @@ class TestExactMaps:
     )
     def test_every_configuration_adds_up(self, row: Row, net: nn.Module, images: Tensor) -> None:
         with registered():
-            e = omenn.explain(net, images, TARGETS, method="exact", **row.entry.options)
+            e = omenn.explain(net, images, TARGETS, method=row.entry.base, **row.entry.options)
         logits = net(images)
         wanted = logits.gather(1, TARGETS[:, None])[:, 0]
-        contrast = row.entry.options.get("contrast")
+        contrast = row.entry.options.get("contrast") or row.entry.options.get("against")
         rows = torch.arange(2)
         others = logits.clone().index_put((rows, TARGETS), torch.tensor(math.nan).double())
         if contrast == "rest":
@@ -64,13 +64,12 @@ class TestExactMaps:
 
     def test_an_average_of_nothing_is_the_map_itself(self, net: nn.Module, images: Tensor) -> None:
         plain = omenn.explain(net, images, TARGETS).matrix
-        for rest in ("even", "map"):
-            e = averaged(net, images, TARGETS, 3, 0.0, False, rest, 0, {})
-            torch.testing.assert_close(e.matrix, plain)
+        e = averaged(net, images, TARGETS, 3, 0.0, False, 0, {})
+        torch.testing.assert_close(e.matrix, plain)
 
     def test_an_average_is_of_weights_and_constants(self, net: nn.Module, images: Tensor) -> None:
         """Two samples, the second wholly noise: half of the weights of each, at x."""
-        e = averaged(net, images, TARGETS, 2, 1.0, False, "even", 5, {})
+        e = averaged(net, images, TARGETS, 2, 1.0, False, 5, {})
         generator = torch.Generator().manual_seed(5)
         torch.randn(3, 16, 16, generator=generator)
         noise = torch.randn(3, 16, 16, generator=generator).double().expand(2, -1, -1, -1)
@@ -78,28 +77,6 @@ class TestExactMaps:
         c = (images * here.weight / 2).sum(1) + (here.bias + there.bias) / 2
         missing = here.output - c.sum((1, 2))
         torch.testing.assert_close(e.matrix, c + missing[:, None, None] / 256)
-
-    def test_the_rest_goes_where_it_is_told(self, net: nn.Module, images: Tensor) -> None:
-        even, by_map = (
-            averaged(net, images, TARGETS, 2, 0.5, True, rest, 0, {}).matrix
-            for rest in ("even", "map")
-        )
-        torch.testing.assert_close(even.sum((1, 2)), by_map.sum((1, 2)))
-        assert not torch.allclose(even, by_map)
-
-    def test_guided_mass_stays_near_and_follows_the_leader(self) -> None:
-        generator = torch.Generator().manual_seed(2)
-        c = torch.randn(2, 32, 32, generator=generator).double() + 0.2
-        leader = torch.randn(2, 32, 32, generator=generator).double()
-        z = guided(c, leader, 1.5)
-        torch.testing.assert_close(z.sum((1, 2)), c.sum((1, 2)))
-        spike = torch.zeros(1, 9, 9).double()
-        spike[0, 4, 4] = 3.0
-        two = torch.zeros(1, 9, 9).double()
-        two[0, 4, 3], two[0, 4, 5], two[0, 0, 0] = 2.0, 1.0, 50.0
-        z = guided(spike, two, 1.0)[0]
-        assert z[4, 3] > 1.7 * z[4, 5] > 0.5
-        assert z[0, 0] < 0.5
 
     def test_what_is_pulled_back_is_the_transpose(self) -> None:
         x, y = torch.randn(2, 1, 2, 9, 9, generator=torch.Generator().manual_seed(0)).double()
@@ -124,8 +101,6 @@ class TestExactMaps:
             ({"samples": 2, "depth": "auto"}, "Leave away depth=, bias='separate', contrast="),
             ({"samples": 2, "bias": "separate"}, "samples=2 averages maps at the input"),
             ({"samples": 2, "contrast": "runner-up"}, "samples=2 averages maps at the input"),
-            ({"guide": 3.0}, "guide=3 needs an average to lead it. Give samples=."),
-            ({"samples": 2, "rest": "odd"}, "rest='odd' is not known. Choose one of: even, map."),
         ],
     )
     def test_refusals(self, options, text: str, net: nn.Module, images: Tensor) -> None:
@@ -157,12 +132,14 @@ class TestRows:
         short = {row.name for row in configurations.rows(short=True)}
         full = {row.name for row in configurations.rows()}
         assert short < full
-        assert "integrated-gradients" in full - short
+        assert "integrated-gradients[steps=20]" in full - short
+        assert "omenn-focused" in short
         assert {"constant", "centre", "edges", "random"} <= short
 
     def test_labels(self) -> None:
         labels = {row.label for row in configurations.rows()}
-        assert {"plain", "bias=uniform", "*edges*", "xgradient + gaussian:2.0"} <= labels
+        wanted = {"plain", "bias=uniform", "focused", "focused: wide=0", "*edges*"}
+        assert wanted | {"xgradient + gaussian:2.0"} <= labels
 
     def test_products_make_no_difference_here(self) -> None:
         """Why that axis has no row: no bundled model multiplies two equally bounded factors."""
@@ -236,6 +213,9 @@ class TestChoice:
 
     def test_the_place_is_among_other_methods_and_trivial_maps(self) -> None:
         assert [self.one.place("m", p, FINE) for p in PROTOCOLS] == [2, 2, 2]
+        same = dict.fromkeys(("p0", "p1"), (0.9, 0.9, 0.9)) | {"p2": (0.9, 0.9, 0.5)}
+        twins = board({"m": {FINE.name: (0.8, 0.8, 0.8), **same}}, [FINE, *PEERS[:3]])
+        assert [twins.place("m", p, FINE) for p in PROTOCOLS] == [3, 3, 2]
         assert self.one.place("m", PROTOCOLS[2], ROUGH) == 2
 
     def test_a_default_needs_every_model(self) -> None:
@@ -252,23 +232,34 @@ class TestChoice:
 
     def test_goal_table(self) -> None:
         chosen = {"m": FINE}
-        lines = tables.goal(self.one, chosen, ROUGH).splitlines()[2:]
+        lines = tables.goal(self.one, self.one, chosen, ROUGH).splitlines()[2:]
         cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-        assert [line[4] for line in cells] == ["no", "no", "**yes**"]
-        assert [line[6:] for line in cells] == [
+        assert [line[4] for line in cells] == ["**yes**"] * 3
+        assert [line[6] for line in cells] == ["no", "no", "**yes**"]
+        assert [line[8:] for line in cells] == [
             ["1", "**yes**"],
             ["1", "**yes**"],
             ["2", "**yes**"],
         ]
         assert cells[2][2] == "p0: 0.900 (0.800–1.000)"
-        assert "in 1 of 3 pairs" in tables.goal_in_words(self.one, chosen, ROUGH)
+        words = tables.goal_in_words(self.one, self.one, chosen, ROUGH)
+        assert "Of 3 pairs" in words
+        assert "of the first, in 3; the one" in words
+        assert "protocols of the model in 1." in words
+        assert words.endswith("in 3.")
+
+    def test_what_is_best_by_a_protocol_is_chosen_by_validation(self) -> None:
+        swapped = {FINE.name: (0.9, 0.9, 0.9), ROUGH.name: (0.1, 0.1, 0.1), "p0": (0.2, 0.2, 0.2)}
+        test = board({"m": {**swapped, "constant": (0, 0, 0)}}, [FINE, ROUGH, PEERS[0], BLIND])
+        lines = tables.goal(self.one, test, {"m": FINE}, FINE).splitlines()[2:]
+        assert ["no" in line.split("|")[5] for line in lines] == [True, True, False]
 
     def test_goal_says_where_a_trivial_map_is_not_beaten(self) -> None:
         values = {FINE.name: (0.5, 0.5, 0.5), "p0": (0.1, 0.1, 0.1), "constant": (0.5, 0.4, 0.55)}
         blind = board({"m": values}, [FINE, PEERS[0], BLIND])
-        lines = tables.goal(blind, {"m": FINE}, FINE).splitlines()[2:]
-        wanted = [True, False, True]
-        assert ["not above a trivial map" in line for line in lines] == wanted
+        lines = tables.goal(blind, blind, {"m": FINE}, FINE).splitlines()[2:]
+        wanted = [2, 0, 2]
+        assert [line.count("not above a trivial map") for line in lines] == wanted
 
     def test_ablation_table_tells_why_a_row_failed(self) -> None:
         rows = (*self.one.rows, PEERS[2])
@@ -311,7 +302,16 @@ class TestCommand:
         )
         monkeypatch.setattr(ablation, "PAGE", page)
         monkeypatch.setattr(ablation, "PICTURE", picture)
-        words = ["--scenes", "4", "--models", "birds-convnet", "--work", str(tmp_path / "work")]
+        words = [
+            "--scenes",
+            "4",
+            "--mosaics",
+            "2",
+            "--models",
+            "birds-convnet",
+            "--work",
+            str(tmp_path / "work"),
+        ]
         words.append("--write")
         late = few.pop()
         assert late.group == TRIVIAL
@@ -326,14 +326,14 @@ class TestCommand:
         text = page.read_text()
         assert text.count("birds-convnet:\n") == 2
         assert "the model has no softmax attention" in text
-        assert "Chosen on 4 validation scenes, reported on 4 test scenes" in text
+        assert "Chosen on 4 validation scenes, reported on 4 test scenes, GAE on 2 mosaics" in text
         assert "](images/ablation.png)" in text
         assert picture.read_bytes()[:4] == b"\x89PNG"
         ablation.main([*words, "--no-run"])
         assert capsys.readouterr().out == first
         assert page.read_text() == text
-        validation = Phase("validation", 4, tmp_path / "work").read(["birds-convnet"], few)
-        test = Phase("test", 4, tmp_path / "work").read(["birds-convnet"], few)
+        validation = Phase("validation", 4, 2, tmp_path / "work").read(["birds-convnet"], few)
+        test = Phase("test", 4, 2, tmp_path / "work").read(["birds-convnet"], few)
         assert validation.found.keys() == test.found.keys() != set()
         assert validation.found != test.found
 
@@ -341,7 +341,8 @@ class TestCommand:
         ("words", "text"),
         [
             (["--models", "huge"], "no model 'huge'. Choose from: birds-resnet, "),
-            (["--scenes", "3"], "--scenes and --test-scenes are at least 4, as mosaics have four"),
+            (["--scenes", "1"], "--scenes, --test-scenes and --mosaics are 2 at least, for an int"),
+            (["--mosaics", "1"], "--scenes, --test-scenes and --mosaics are 2 at least"),
             (["--write", "--phase", "validation"], "--write needs the test phase."),
         ],
     )
