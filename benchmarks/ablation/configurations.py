@@ -78,6 +78,8 @@ def focused() -> list[Row]:
     """One axis at a time, from ``omenn-focused`` as the library makes it; the first as it is."""
     changes: Sequence[Mapping[str, Any]] = (
         {},
+        {"path": 0},
+        {"start": 0},
         {"steps": 0},
         {"noise": 0.1},
         {"power": 0},

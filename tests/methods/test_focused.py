@@ -83,6 +83,8 @@ def even(values: Tensor) -> Tensor:
     [
         {},
         {"steps": 0},
+        {"steps": 0, "path": 0},
+        {"steps": 2, "path": 3, "start": 0},
         {"steps": 3, "noise": 0.2, "seed": 5, "wide": 0},
         {"steps": 2, "power": 0},
         {"steps": 2, "power": 2, "scale": 0.3, "wide": 0.5, "bias": "uniform"},
@@ -92,7 +94,16 @@ def even(values: Tensor) -> Tensor:
 def test_against_the_formula(options: dict[str, Any]) -> None:
     net = convnet()
     e = explained(**options)
-    o = {"scale": 0.05, "steps": 10, "noise": 0.3, "power": 1, "wide": 0.2, "seed": 0} | options
+    o = {
+        "path": 5,
+        "start": 0.5,
+        "scale": 0.05,
+        "steps": 10,
+        "noise": 0.3,
+        "power": 1,
+        "wide": 0.2,
+        "seed": 0,
+    } | options
     plain = omenn.explain(net, X, 1, bias=o.get("bias", "spatial"))
     named = {"rotation": 0.0, "translation": 0.0, "scaling": 0.0, "flip": False}
     moves = Moves(o["noise"], *(o.get(name, value) for name, value in named.items()))  # type: ignore[arg-type]
@@ -105,8 +116,15 @@ def test_against_the_formula(options: dict[str, Any]) -> None:
         (back,) = torch.autograd.grad(away, leaf, w)
         mean += back / o["steps"]
     mean = mean if o["steps"] else plain.weight
+    maps = plain.matrix
+    if n := o["path"]:
+        middles = [o["start"] + (1 - o["start"]) * (2 * k + 1) / (2 * n) for k in range(n)]
+        bias = o.get("bias", "spatial")
+        dim = [omenn.explain(net, alpha * X, 1, bias=bias) for alpha in middles]
+        maps = sum((X * d.weight).sum(1) + d.bias for d in dim) / n  # type: ignore[assignment]
+        maps = maps + ((plain.output - maps.sum((1, 2))) / 48)[:, None, None]
     for k in range(2):
-        c, lead = plain.matrix[k], (X[k] * mean[k]).sum(0)
+        c, lead = maps[k], (X[k] * mean[k]).sum(0)
         sign = slow_spread(c, o["scale"] * 6).sign()
         worth = even((X[k] * plain.weight[k]).abs().sum(0))
         z = slow_moved(c, o["scale"] * 6, even(sign * lead) * worth ** o["power"])
@@ -153,9 +171,23 @@ def test_it_is_exact_and_says_what_was_done() -> None:
     assert e.processing == ("mass moved within 0.3 pixels, then within 1.2",)
     torch.testing.assert_close(e.matrix.sum((1, 2)), e.output)
     torch.testing.assert_close(e.residual, (e.output - e.matrix.sum((1, 2))).double())
+    torch.testing.assert_close((e.contribution.sum(1) + e.bias).sum((1, 2)), e.output)
     plain = omenn.explain(convnet(), X, 1)
-    torch.testing.assert_close(e.contribution, plain.contribution)
-    torch.testing.assert_close(e.bias, plain.bias)
+    for path, start in ((0, 0.5), (2, 1)):
+        e = explained(path=path, start=start)
+        torch.testing.assert_close(e.contribution, plain.contribution)
+        torch.testing.assert_close(e.bias, plain.bias)
+
+
+def test_from_black_the_average_is_integrated_gradients() -> None:
+    """On a network that is piecewise linear, up to the error of the quadrature, and constants."""
+    net = seeded(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)))
+    e = omenn.explain(net, X, 1, method="omenn-focused", path=40, start=0, steps=0)
+    gradients = []
+    for k in range(40):
+        leaf = (X * (k + 0.5) / 40).requires_grad_()
+        gradients.append(torch.autograd.grad(net(leaf)[:, 1].sum(), leaf)[0])
+    torch.testing.assert_close(e.contribution, X * torch.stack(gradients).mean(0))
 
 
 @pytest.mark.parametrize("against", ["rest", "runner-up"])
@@ -202,6 +234,8 @@ REFUSED = [
     ({"scale": True}, r"scale=True is out of range"),
     ({"wide": -0.1}, r"wide=-0\.1 is out of range: give 0 to 1\."),
     ({"wide": float("nan")}, r"wide=nan is out of range"),
+    ({"path": -2}, r"path=-2 is no number of steps\. Give a whole number from 0\."),
+    ({"start": 1.2}, r"start=1\.2 is out of range: give 0 to 1\."),
     ({"power": 9}, r"power=9 is out of range: give 0 to 8\."),
     ({"power": "2"}, r"power='2' is out of range"),
     ({"seed": -1}, r"seed=-1 is no seed"),

@@ -28,7 +28,7 @@ from omenn.core.target import Contrast, Target
 from omenn.errors import InputError
 from omenn.methods.depths import omenn
 from omenn.methods.moves import Moves, check_seed, check_steps, is_image, is_number
-from omenn.methods.plain import Moved, settled
+from omenn.methods.plain import Move, Moved, settled
 from omenn.methods.registry import method
 
 PLACED = ("spatial", "attention", "uniform")
@@ -52,6 +52,8 @@ def focused(
     noise: float = 0.3,
     power: float = 1.0,
     wide: float = 0.2,
+    path: int = 5,
+    start: float = 0.5,
     against: str | None = None,
     rotation: float = 0.0,
     translation: float = 0.0,
@@ -65,8 +67,11 @@ def focused(
 ) -> Explanation:
     """The exact map of an image with its mass where it stays when the image is disturbed.
 
-    With C the map of ``omenn``, l = Σ_channels X ⊙ mean_i W(x_i) for noisy x_i as in ``dave``,
-    o = Σ_channels |C_w ⊙ X|, G a Gaussian, s = sign(G C), and every mean over the image::
+    C is the map of ``omenn``, weights and constants averaged over images α x that are less bright,
+    C = X ⊙ mean_α W(α x) + mean_α C_b(α x) + r, r even over the image, what is missing of f(x).
+    (From α = 0 that is integrated gradients of the frozen network, with its constants.) With
+    l = Σ_channels X ⊙ mean_i W(x_i) for noisy x_i as in ``dave``, o = Σ_channels |X ⊙ W(x)|, G a
+    Gaussian, s = sign(G C), and every mean over the image::
 
         a = (max(0, s ⊙ l) / mean + ε) ⊙ (o / mean + ε)^power,    Z = a ⊙ G(C ⊘ G a)
 
@@ -81,6 +86,7 @@ def focused(
             image itself, and nothing is run twice.
         power: how much the undisturbed magnitude counts; 0 not at all.
         wide: σ of G', as ``scale``; 0 for none.
+        path, start: number of α, in the middles of so many parts of (``start``, 1). 0: x alone.
         against: ``"rest"`` or ``"runner-up"``: f_c minus these is explained, and is the sum.
         rotation, translation, scaling, flip: the x_i are moved as well, see ``dave``.
         seed: of noise and moves. The global random state is not touched.
@@ -104,25 +110,35 @@ def focused(
     moves = Moves(noise, rotation, translation, scaling, flip)
     check_steps("steps", steps, 0)
     check_seed(seed)
-    _check(bias, scale=(scale, 1), wide=(wide, 1), power=(power, 8))
+    check_steps("path", path, 0)
+    _check(bias, scale=(scale, 1), wide=(wide, 1), power=(power, 8), start=(start, 1))
     options: dict[str, Any] = {"output": output, "channel_dim": channel_dim}
     if against is not None:
         target = Contrast(_class(target, model, inputs, **options), against)  # type: ignore[arg-type]
     own = omenn(model, inputs, target, bias=bias, products=products, **options)
-    changes = {"products": products}
-    run = FrozenRun(model, inputs, None, "none", channel_dim, changes)
+    run = FrozenRun(model, inputs, None, "none", channel_dim, {"products": products})
     _check_image(run)
-    x, weight, c = (t.double() for t in (run.feed.values[0], own.weight, own.matrix))  # type: ignore[union-attr]
-    mean = weight if not steps else torch.zeros_like(x)
     _, index = run.target(target, output)
     fixed = settled(run, target, index, output)
-    for step in moves.steps(run.feed, steps, seed):
-        there = FrozenRun(
-            model, inputs, None, "none", channel_dim, {**changes, "move": step}, Moved
-        )
-        f, _ = there.target(fixed, output)
-        mean = mean + there.pull_back(f).inputs[0].double() / steps
-    worth, leading = (x * weight).abs().sum(1), (x * mean).sum(1)
+
+    def away(move: Move, collected: str) -> tuple[Tensor, Tensor]:
+        """Weights at x of the moved network, and its constants."""
+        changes = {"products": products, "move": move}
+        there = FrozenRun(model, inputs, None, collected, channel_dim, changes, Moved)
+        f, index = there.target(fixed, output)
+        gradients = there.pull_back(f)
+        return gradients.inputs[0].double(), there.wrap(f, index, gradients).bias.double()  # type: ignore[union-attr]
+
+    x, weight = run.feed.values[0].double(), own.weight.double()  # type: ignore[union-attr]
+    noisy = [away(step, "none")[0] for step in moves.steps(run.feed, steps, seed)]
+    leading = (x * (torch.stack(noisy).mean(0) if noisy else weight)).sum(1)
+    worth = (x * weight).abs().sum(1)
+    if path:
+        alphas = [start + (1 - start) * (k + 0.5) / path for k in range(path)]
+        dimmed = [away(_dimmed(alpha), bias) for alpha in alphas]
+        weights = [w / alpha for (w, _), alpha in zip(dimmed, alphas, strict=True)]
+        own = _averaged(own, x, weights, [constants for _, constants in dimmed])
+    c = own.contribution.double().sum(1) + own.bias.double()  # type: ignore[union-attr]
     size = min(c.shape[1:])
     c = moved_within(c, scale * size, lambda sign: _even(sign * leading) * _even(worth) ** power)
     told = f"mass moved within {scale * size:.3g} pixels"
@@ -131,6 +147,27 @@ def focused(
         c = moved_within(near, wide * size, lambda sign: _even(sign * near))
         told += f", then within {wide * size:.3g}"
     return _with(own, c, told)
+
+
+def _dimmed(alpha: float) -> Move:
+    return lambda k, x: alpha * x
+
+
+def _averaged(
+    e: Explanation, x: Tensor, weights: list[Tensor], constants: list[Tensor]
+) -> Explanation:
+    """The explanation with the means of weights and of constants, and evenly what is missing."""
+    weight, bias = torch.stack(weights).mean(0), torch.stack(constants).mean(0)
+    missing = e.output.double() - (weight * x).flatten(1).sum(1) - bias.flatten(1).sum(1)
+    bias = bias + missing[:, None, None] / bias[0].numel()
+    kind = e.output.dtype
+    return replace(
+        e,
+        weight=weight.to(kind),
+        contribution=(weight * x).to(kind),
+        bias=bias.to(kind),
+        sources={},  # those at x are not the ones of an average
+    )
 
 
 def _check(bias: Any, **numbers: tuple[Any, int]) -> None:
