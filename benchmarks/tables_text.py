@@ -9,7 +9,7 @@ from benchmarks.report import table as written
 from benchmarks.tables_read import Run, opened
 from omenn.show.bench_table import Column, Line, Table, interval, short
 
-OWN = "omenn"
+OWN = ("omenn", "omenn-focused")
 GROUPS: Mapping[str, Sequence[str]] = {
     "FunnyBirds": ("funnybirds",),
     "What the model says of changed pictures": (
@@ -68,7 +68,7 @@ def block(run: Run, pictures: Mapping[str, str], level: int = 3) -> str:
         if name in pictures:
             parts.append(f"![{name}, {run.stem}]({pictures[name]})")
         parts += [in_words(run, table), winners(run, table), LEGEND, fewer(run, table)]
-        parts += tables(run, table)
+        parts.append(folded("Every row of every measure", "\n\n".join(tables(run, table))))
         parts += [failures(table), counted(table), costs(table)]
     return "\n\n".join(filter(None, parts))
 
@@ -139,7 +139,7 @@ def place(table: Table, line: Line, column: Column) -> str:
 
 def winners(run: Run, table: Table) -> str:
     """Of each measure the first, who is near it, the best trivial map, who is below that."""
-    own = next((line for line in methods(table) if line.name == OWN), None)
+    own = [line for line in methods(table) if line.name.partition("[")[0] in OWN]
     header = ["measure", "first", "within its interval", "best trivial", "not better than that"]
     rows = []
     for column in shown(run):
@@ -155,8 +155,8 @@ def winners(run: Run, table: Table) -> str:
             trivial_best(table, column),
             some(below(table, column), methods(table)),
         ]
-        rows.append([*row, place(table, own, column)] if own else row)
-    return written([*header, *([f"place of `{OWN}`"] if own else [])], rows)
+        rows.append([*row, *(place(table, line, column) for line in own)])
+    return written([*header, *(f"place of `{line.name}`" for line in own)], rows)
 
 
 def in_words(run: Run, table: Table) -> str:

@@ -137,6 +137,24 @@ def test_first_within_its_interval_and_below_the_trivial_rows(run: Run) -> None:
     assert rows["complexity ↓"] == ["abslrp 4.900", "none", "*edges* 6.000", "saliency", "2 of 3"]
 
 
+def test_every_exact_row_of_ours_has_its_place(tmp_path: Path) -> None:
+    folder = result(tmp_path / "few")
+    record = json.loads((folder / "results.json").read_text())
+    own = line("omenn-focused[steps=4]", (0.49, 0.35, 5.5))
+    record["models"][0]["methods"].insert(1, own)
+    (folder / "results.json").write_text(json.dumps(record))
+    run = read(folder)
+    (table,) = run.models.values()
+    text = tables_text.winners(run, table)
+    assert "| place of `omenn` | place of `omenn-focused[steps=4]` |" in text.splitlines()[0]
+    rows = table_of(text, "measure")
+    assert [cells[-2:] for cells in rows.values()] == [
+        ["1 of 4", "2 of 4"],
+        ["2 of 4", "1 of 4"],
+        ["2 of 4", "3 of 4"],
+    ]
+
+
 def test_less_may_be_better(run: Run) -> None:
     (table,) = run.models.values()
     lines = {ln.name: ln for ln in table.lines}
@@ -180,6 +198,7 @@ def test_without_trivial_rows_it_is_said(tmp_path: Path) -> None:
 
 def test_every_row_is_there_and_trivial_ones_are_in_italics(run: Run) -> None:
     text = tables_text.block(run, {})
+    assert text.index("<details><summary>Every row of every measure") < text.index("**What the")
     rows = table_of(text.split("**What the model says of changed pictures**")[1], "method")
     # by the first column, gae
     wanted = ["`omenn`", "`abslrp`", "*centre*", "`saliency`", "*edges*", "*constant*", "*random*"]
