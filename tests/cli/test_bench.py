@@ -75,6 +75,16 @@ class TestBench:
         assert code == 1
         assert "failed: nets.py:build, rollout" in out
 
+    def test_trivial_maps_alone_are_no_failure(self, run: Run, quick: tuple[object, ...]) -> None:
+        code, out, _ = run(*quick, "--methods", "constant,random", "-o", "x")
+        assert code == 0
+        assert "failed" not in out
+
+    def test_every_method_that_failed_is_named(self, run: Run, quick: tuple[object, ...]) -> None:
+        run(*quick, "--methods", "rollout,generic-attention", "-o", "x")
+        said = [ln for ln in Path("x/results.md").read_text().splitlines() if "Failed" in ln]
+        assert any("rollout (" in ln and "generic-attention (" in ln for ln in said)
+
     def test_without_a_flag_it_is_birds(self, run: Run, bird_net: str) -> None:
         words = ("bench", "--models", bird_net, "--methods", "omenn", "--limit", 4)
         code, out, err = run(*words, "--no-trivial")

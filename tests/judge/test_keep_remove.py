@@ -101,6 +101,19 @@ class TestAgainstTheOracle:
             torch.testing.assert_close(found.curves[name][k], expected)
             assert float(found.areas[name][k]) == pytest.approx(slow_area(slow), abs=1e-12)
 
+    def test_accuracies_are_of_the_labels(self, case: Any) -> None:
+        net, images, targets, maps = case
+        labels = torch.tensor([0, 1, 3])
+        options: dict[str, Any] = {"kernel": 5, "sigma": 1.5}
+        found = keep_remove(net, images, targets, maps, labels=labels, **options)
+        of_targets, of_labels = (
+            keep_remove(net, images, named, maps, **options) for named in (targets, labels)
+        )
+        for name, metric in METRICS.items():
+            other = of_targets if metric.sign else of_labels
+            torch.testing.assert_close(found.curves[name], other.curves[name])
+        assert not torch.equal(of_targets.curves["ram"], of_labels.curves["ram"])
+
     def test_accuracies_are_both_right_and_wrong_in_this_case(self, case: Any) -> None:
         found = keep_remove(*case[:3], case[3], kernel=5, sigma=1.5)
         assert {0.0, 1.0} <= set(found.curves["kam"].unique().tolist())

@@ -352,3 +352,18 @@ class TestSubject:
     def test_a_model_with_too_few_outputs(self) -> None:
         with pytest.raises(InputError, match=r"the model has 5 outputs, the data 50 classes\."):
             made(nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 5)).eval())
+
+
+@pytest.mark.parametrize(("epochs", "falls"), [(1, 1), (2, 1), (3, 1), (5, 2), (8, 3), (30, 10)])
+def test_the_rate_of_idsds_falls_after_each_third(epochs: int, falls: int) -> None:
+    from omenn.judge import joined
+
+    asked: list[Any] = []
+
+    def tuned(pictures: int, recipe: Any) -> Any:
+        asked.append(recipe)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        joined.idsds(tuned, lambda net: None, torch.zeros(1), torch.zeros(1), epochs=epochs)  # type: ignore[arg-type, return-value]
+    assert asked[0].step == falls

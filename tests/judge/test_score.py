@@ -50,6 +50,32 @@ def test_interval_against_a_slow_bootstrap() -> None:
     assert high == pytest.approx(means[3900], abs=0.03)
 
 
+def test_one_value_has_no_interval() -> None:
+    assert all(map(math.isnan, bootstrap_interval(torch.ones(1))))
+    assert all(map(math.isnan, Score("x", torch.tensor([NAN, 2.0])).interval()))
+    one = Score("x", torch.tensor([1.0, 2.0]), groups=torch.tensor([7, 7]))
+    assert all(map(math.isnan, one.interval()))
+
+
+def test_values_of_an_image_are_drawn_together() -> None:
+    """Against a slow bootstrap over images, each with copies of one value."""
+    each = torch.randn(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    count = [1 + k % 4 for k in range(30)]
+    values = torch.cat([each[k].expand(n) for k, n in enumerate(count)])
+    groups = torch.cat([torch.full((n,), 100 - k) for k, n in enumerate(count)])
+    draw, means = random.Random(0), []
+    for _ in range(4000):
+        rows = [draw.randrange(30) for _ in range(30)]
+        total = sum(count[k] * float(each[k]) for k in rows)
+        means.append(total / sum(count[k] for k in rows))
+    means.sort()
+    low, high = Score("x", values, groups=groups).interval(resamples=4000)
+    assert low == pytest.approx(means[100], abs=0.03)
+    assert high == pytest.approx(means[3899], abs=0.03)
+    apart = bootstrap_interval(values, resamples=4000)
+    assert apart[1] - apart[0] < 0.8 * (high - low)
+
+
 def test_coverage() -> None:
     """Of 300 samples of 40 skewed numbers, the intervals of about 95 % hold the true mean, 1."""
     held = 0

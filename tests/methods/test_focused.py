@@ -158,7 +158,7 @@ def test_mass_stays_in_its_neighbourhood() -> None:
 
 def test_the_second_width_sets_off_what_speaks_against() -> None:
     near, far = explained(wide=0), explained(wide=0.5)
-    assert bool((far.magnitude < near.magnitude).all())
+    assert bool((far.matrix.abs().sum((1, 2)) < near.matrix.abs().sum((1, 2))).all())
     assert near.exact
     assert far.exact
 
@@ -168,7 +168,10 @@ def test_it_is_exact_and_says_what_was_done() -> None:
     assert e.exact
     assert e.promise == "exact"
     assert e.method == "omenn-focused"
-    assert e.processing == ("mass moved within 0.3 pixels, then within 1.2",)
+    said = "averaged over 5 less bright images, mass moved within 0.3 pixels, then within 1.2"
+    assert e.processing == (said,)
+    assert set(e.sources) == {"averaged constants", "evenly"}
+    torch.testing.assert_close(sum(e.sources.values()), e.bias.sum((1, 2)))
     torch.testing.assert_close(e.matrix.sum((1, 2)), e.output)
     torch.testing.assert_close(e.residual, (e.output - e.matrix.sum((1, 2))).double())
     torch.testing.assert_close((e.contribution.sum(1) + e.bias).sum((1, 2)), e.output)
@@ -201,6 +204,28 @@ def test_what_a_class_is_contrasted_with(against: str) -> None:
     logits = net(X).sort(1).values
     less = logits[:, -2] if against == "runner-up" else logits[:, :-1].mean(1)
     torch.testing.assert_close(own.output, logits[:, -1] - less)
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = convnet()
+
+    def forward(self, x: Tensor, k: Tensor | None = None) -> Tensor:
+        return self.net(x)
+
+
+def test_images_may_come_by_name_and_beside_what_is_not_explained() -> None:
+    net, plain = Named().eval(), explained()
+    k = torch.tensor([1, 2])
+    for given in ((X,), (X, k)):
+        e = omenn.explain(net, given, 1, method="omenn-focused")
+        torch.testing.assert_close(e.matrix, plain.matrix)
+    for named in ({"x": X}, {"x": X, "k": k}):
+        e = omenn.explain(net, named, 1, method="omenn-focused")
+        assert e.exact
+        for name in ("matrix", "bias", "weight", "contribution"):
+            torch.testing.assert_close(getattr(e, name)["x"], getattr(plain, name))
 
 
 def test_a_picture_does_not_depend_on_its_neighbours() -> None:

@@ -407,7 +407,7 @@ class TestResults:
         assert f"{srg['value']:.3f}".replace("-", "−") in text
         assert "| *constant* (trivial) |" in text
         assert "| rollout | failed |" in text
-        assert "Failed: rollout, gae[steps=3]: the model has no softmax attention" in text
+        assert "Failed: rollout (gae[steps=3]): the model has no softmax attention" in text
         assert results.LEGEND in text
 
     def test_without_pyarrow(

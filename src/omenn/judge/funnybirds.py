@@ -131,14 +131,17 @@ def accuracy(seen: Responses) -> Score:
 def background_independence(seen: Responses) -> Score:
     """BI: 1 − the share of background objects whose removal lowers the bird's logit by 5 % of it.
 
-    One value for each background object of all pictures; it is a property of the model alone.
+    One value for each background object of all pictures; it is a property of the model alone. The
+    interval is over pictures, as the objects of one depend on each other.
     """
-    drops = []
+    drops, rows = [], []
     for row, logits in enumerate(seen.backgrounds):
         before = seen.full[row, seen.labels[row]]
         change = before - logits[:, seen.labels[row]]
         drops.append((change > 0) & (change >= MOVES * before.abs()))
-    return Score("background_independence", 1 - torch.cat(drops).double())
+        rows.append(torch.full((len(logits),), row))
+    values = 1 - torch.cat(drops).double()
+    return Score("background_independence", values, groups=torch.cat(rows))
 
 
 def funnybirds(

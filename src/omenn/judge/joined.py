@@ -80,16 +80,16 @@ def keep_and_remove(
     images: Tensor,
     targets: Tensor,
     maps: Tensor,
+    labels: Tensor,
     *,
     kernel: int | None = None,
     sigma: float | None = None,
     seed: int = 0,
     chunk: int = 64,
 ) -> tuple[Score, ...]:
-    """KPM, KNM, KAM, RPM, RNM, RAM."""
-    found = keep_remove(
-        f, images, targets, maps, kernel=kernel, sigma=sigma, seed=seed, chunk=chunk
-    )
+    """KPM, KNM, KAM, RPM, RNM, RAM; the accuracies of KAM and RAM are those of the labels."""
+    options: Any = {"kernel": kernel, "sigma": sigma, "seed": seed, "chunk": chunk}
+    found = keep_remove(f, images, targets, maps, labels=labels, **options)
     constant = {"constant maps": found.constant}
     return tuple(
         Score(
@@ -252,7 +252,7 @@ def idsds(
     after each third of the epochs, as there.
     """
     localised = {"cells": cells, "fill": fill}
-    step = max(1, epochs // 3) if isinstance(epochs, int) else 1
+    step = max(1, -(-epochs // 3)) if isinstance(epochs, int) else 1  # thirds, rounded up
     recipe = Recipe(epochs, batch, rate, step=step, seed=seed, **localised)
     model = tuned(pictures, recipe)
     maps = make(model)(images, labels)

@@ -70,7 +70,7 @@ class KeepRemove:
     """The scores of B maps.
 
     ``curves``: metric → (B, fractions), float64: the target's logit, or for the absolute masks 1
-    where the target has the largest logit and 0 elsewhere. ``areas``: metric → (B,), the area
+    where the label has the largest logit and 0 elsewhere. ``areas``: metric → (B,), the area
     below each curve over ``fractions`` by trapezoids. ``constant``: how many of the maps have the
     same value everywhere. ``empty``: metric → how many have no pixel of its sign.
     """
@@ -98,6 +98,7 @@ def keep_remove(
     targets: int | Tensor,
     maps: Tensor,
     *,
+    labels: Tensor | None = None,
     metrics: Sequence[str] = tuple(METRICS),
     fractions: Sequence[float] = FRACTIONS,
     kernel: int | None = None,
@@ -125,6 +126,7 @@ def keep_remove(
         images: (B, C, H, W), as f takes them.
         targets: class index of each image, (B,), or one for all.
         maps: (B, H, W), or (B, C, H, W), of which the mean over channels is taken.
+        labels: right classes (B,), whose accuracy kam and ram are; the targets if not given.
         metrics: names of ``METRICS``.
         fractions: shares of the pixels, rising, in (0, 1].
         kernel, sigma: of the blur; published are 51 and 41 for a side of 224, and by default they
@@ -151,6 +153,7 @@ def keep_remove(
     images = checked_images(images)
     values = checked_maps(maps, images).flatten(1)
     targets = checked_targets(targets, len(images), images.device)
+    named = targets if labels is None else checked_targets(labels, len(images), images.device)
     shares = _checked_options(metrics, fractions, seed, chunk)
     blur = blurred(images, kernel, sigma)
     selected = {s: _Selection.of(values, s, seed) for s in {METRICS[m].sign for m in metrics}}
@@ -161,7 +164,8 @@ def keep_remove(
             first = selected[metric.sign].first(share)
             kept = (first if metric.keep else ~first).view(-1, 1, *images.shape[2:])
             logits = logits_of(f, torch.where(kept, images, blur), chunk)
-            curve.append(_answers(logits, targets, metric))
+            asked = targets if metric.sign else named
+            curve.append(_answers(logits, asked, metric))
         curves[name] = torch.stack(curve, 1)
     x = torch.tensor(shares, dtype=torch.float64, device=images.device)
     return KeepRemove(

@@ -21,6 +21,7 @@ class Score:
     ``values`` (N,) float64: one number an image, NaN where the protocol leaves an image out.
     ``counted``: what happened how often (constant maps, images left out and why). ``higher``:
     whether more is better. ``chance``: what a random map is expected to get, if that is known.
+    ``groups`` (N,): where an image has several values, the number of the image of each.
 
     Example:
         >>> score = Score("x", torch.tensor([1.0, 3.0, float("nan")]), {"left out": 1})
@@ -33,6 +34,7 @@ class Score:
     counted: Mapping[str, int] = field(default_factory=dict)
     higher: bool = True
     chance: float | None = None
+    groups: Tensor | None = None
 
     @property
     def valid(self) -> Tensor:
@@ -51,7 +53,8 @@ class Score:
 
     def interval(self, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
         """95 % interval of the mean: percentiles of bootstrap resamples over the images."""
-        return bootstrap_interval(self.valid, seed=seed, resamples=resamples)
+        groups = None if self.groups is None else self.groups[~torch.isnan(self.values)]
+        return bootstrap_interval(self.valid, seed=seed, resamples=resamples, groups=groups)
 
     def __repr__(self) -> str:
         low, high = self.interval()
@@ -61,11 +64,18 @@ class Score:
 
 
 def bootstrap_interval(
-    values: Tensor, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
+    values: Tensor,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+    groups: Tensor | None = None,
 ) -> tuple[float, float]:
     """The percentile interval of the mean of N values, from resamples with replacement.
 
-    (NaN, NaN) for no value. The same seed gives the same interval.
+    Values of one group (N,) depend on each other: groups are drawn, and bring all of theirs.
+    (NaN, NaN) for fewer than two values or groups, which say nothing of the spread. The same seed
+    gives the same interval.
 
     Raises:
         InputError: values that are not finite, or not (N,).
@@ -81,15 +91,20 @@ def bootstrap_interval(
             f"an interval needs finite numbers (N,), got the shape {tuple(values.shape)} with "
             f"{int((~torch.isfinite(values)).sum())} that are not finite. Leave those out."
         )
-    if not len(values):
+    sums, counts = values.double().cpu(), torch.ones(len(values), dtype=torch.float64)
+    if groups is not None:
+        names, place = groups.cpu().unique(return_inverse=True)
+        empty = torch.zeros(len(names), dtype=torch.float64)
+        sums, counts = (empty.index_add(0, place, each) for each in (sums, counts))
+    if len(sums) < 2:
         return math.nan, math.nan
-    generator = torch.Generator().manual_seed(seed)
-    numbers, means = values.double().cpu(), []
-    at_once = max(1, RESAMPLED // len(values))
+    generator, found = torch.Generator().manual_seed(seed), []
+    at_once = max(1, RESAMPLED // len(sums))
     for start in range(0, resamples, at_once):
-        size = (min(at_once, resamples - start), len(values))
-        means.append(numbers[torch.randint(len(values), size, generator=generator)].mean(1))
-    means = torch.cat(means)
+        size = (min(at_once, resamples - start), len(sums))
+        drawn = torch.randint(len(sums), size, generator=generator)
+        found.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+    means = torch.cat(found)
     tail = (1 - level) / 2
     low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
     return low, high

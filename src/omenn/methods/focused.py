@@ -14,7 +14,7 @@ within a neighbourhood the mass lies as the leader does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -78,7 +78,8 @@ def focused(
     ΣZ = ΣC = f(x) for any a, see NOTE [moving mass]. A second, wider Gaussian G' then gathers what
     a region speaks for as a whole where Z speaks for it most, which sets off what speaks against:
     Z' = a' ⊙ G'(Z ⊘ G'a'), a' = max(0, sign(G'Z) ⊙ Z) / mean + ε, and ΣZ' = ΣZ. ``weight``,
-    ``contribution`` and ``bias`` are those of C.
+    ``contribution`` and ``bias`` are those of C; ``sources`` has the sums of both parts of the
+    bias, the averaged constants and r.
 
     Args:
         scale: σ of G, as a share of the shorter side.
@@ -127,8 +128,10 @@ def focused(
         there = FrozenRun(model, inputs, None, collected, channel_dim, changes, Moved)
         f, index = there.target(fixed, output)
         gradients = there.pull_back(f)
-        return gradients.inputs[0].double(), there.wrap(f, index, gradients).bias.double()  # type: ignore[union-attr]
+        found, _ = _unpacked(there.wrap(f, index, gradients))
+        return gradients.inputs[0].double(), found.bias.double()  # type: ignore[union-attr]
 
+    own, pack = _unpacked(own)
     x, weight = run.feed.values[0].double(), own.weight.double()  # type: ignore[union-attr]
     noisy = [away(step, "none")[0] for step in moves.steps(run.feed, steps, seed)]
     leading = (x * (torch.stack(noisy).mean(0) if noisy else weight)).sum(1)
@@ -141,12 +144,26 @@ def focused(
     c = own.contribution.double().sum(1) + own.bias.double()  # type: ignore[union-attr]
     size = min(c.shape[1:])
     c = moved_within(c, scale * size, lambda sign: _even(sign * leading) * _even(worth) ** power)
-    told = f"mass moved within {scale * size:.3g} pixels"
+    told = f"averaged over {path} less bright images, " * (path > 0)
+    told += f"mass moved within {scale * size:.3g} pixels"
     if wide:
         near = c
         c = moved_within(near, wide * size, lambda sign: _even(sign * near))
         told += f", then within {wide * size:.3g}"
-    return _with(own, c, told)
+    return pack(_with(own, c, told))
+
+
+def _unpacked(e: Explanation) -> tuple[Explanation, Callable[[Explanation], Explanation]]:
+    """With a tensor where an input that was given by name has a dict; and the way back."""
+    names = ("weight", "contribution", "matrix", "bias", "inputs")
+    whole = {name: getattr(e, name) for name in names}
+    keys = {name: next(iter(v)) for name, v in whole.items() if isinstance(v, Mapping)}
+    first = {name: whole[name][key] for name, key in keys.items()}
+
+    def pack(found: Explanation) -> Explanation:
+        return replace(found, **{name: {key: getattr(found, name)} for name, key in keys.items()})
+
+    return replace(e, **first), pack
 
 
 def _dimmed(alpha: float) -> Move:
@@ -157,22 +174,25 @@ def _averaged(
     e: Explanation, x: Tensor, weights: list[Tensor], constants: list[Tensor]
 ) -> Explanation:
     """The explanation with the means of weights and of constants, and evenly what is missing."""
-    weight, bias = torch.stack(weights).mean(0), torch.stack(constants).mean(0)
-    missing = e.output.double() - (weight * x).flatten(1).sum(1) - bias.flatten(1).sum(1)
-    bias = bias + missing[:, None, None] / bias[0].numel()
+    weight, mean = torch.stack(weights).mean(0), torch.stack(constants).mean(0)
+    missing = e.output.double() - (weight * x).flatten(1).sum(1) - mean.flatten(1).sum(1)
+    bias = mean + missing[:, None, None] / mean[0].numel()
     kind = e.output.dtype
     return replace(
         e,
         weight=weight.to(kind),
         contribution=(weight * x).to(kind),
         bias=bias.to(kind),
-        sources={},  # those at x are not the ones of an average
+        sources={
+            "averaged constants": mean.flatten(1).sum(1).to(kind),
+            "evenly": missing.to(kind),
+        },
     )
 
 
 def _check(bias: Any, **numbers: tuple[Any, int]) -> None:
     for name, (number, most) in numbers.items():
-        if not is_number(number) or isinstance(number, bool) or not 0 <= number <= most:
+        if not is_number(number) or not 0 <= number <= most:
             raise InputError(f"{name}={number!r} is out of range: give 0 to {most}.")
     if not numbers["scale"][0]:
         raise InputError("scale=0 leaves no neighbours to move mass to. Use method 'omenn'.")

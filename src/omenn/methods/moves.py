@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +21,9 @@ ROTATION, TRANSLATION, SCALING = 20.0, 0.1, 0.1
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite int or float."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    """Whether it is a finite number, and no truth value."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)
 
 
 def check_steps(name: str, value: Any, least: int = 1) -> None:
@@ -30,7 +32,7 @@ def check_steps(name: str, value: Any, least: int = 1) -> None:
     Raises:
         InputError: it is not a whole number from ``least``.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise InputError(
             f"{name}={value!r} is no number of steps. Give a whole number from {least}."
         )
@@ -67,7 +69,7 @@ class Moves:
                 continue
             if not is_number(value) or not 0 <= float(value or 0) <= most:
                 raise InputError(f"{name}={value!r} is out of range: give 0 to {most:g}.")
-        if self.flip not in (None, True, False):
+        if not (self.flip is None or isinstance(self.flip, bool)):
             raise InputError(f"flip={self.flip!r} is not known. Choose True, False or None.")
 
     def asked(self) -> list[str]:

@@ -259,13 +259,13 @@ def _lines(table: Table, columns: Sequence[Column], *, intervals: bool) -> str:
         cells = [_cell(table, line, column, intervals) for column in columns]
         name = f"*{line.name}* (trivial)" if line.trivial else line.name
         found.append(f"| {name} | {' | '.join(cells)} |")
-    failed = {
-        reason: f"{line.name}, {metric}: {reason}"
-        for line in table.lines
-        for metric, reason in line.failures.items()
-        if any(column.metric == metric for column in columns)
-    }
-    return "\n".join(found) + "".join(f"\n\nFailed: {words}" for words in failed.values())
+    failed: dict[str, list[str]] = {}
+    for line in table.lines:
+        for metric, why in line.failures.items():
+            if any(column.metric == metric for column in columns):
+                failed.setdefault(why, []).append(f"{line.name} ({metric})")
+    said = [f"Failed: {', '.join(who)}: {why}" for why, who in failed.items()]
+    return "\n\n".join(["\n".join(found), *said])
 
 
 def _cell(table: Table, line: Line, column: Column, intervals: bool) -> str:
@@ -345,7 +345,7 @@ def remarks(bench: Bench) -> list[str]:
 
 
 def all_failed(bench: Bench) -> bool:
-    """Whether no method could be judged at all."""
-    return not any(
-        line.values for table in bench.tables for line in table.lines if not line.trivial
-    )
+    """Whether no method could be judged at all; no trivial map, where there are only those."""
+    lines = [line for table in bench.tables for line in table.lines]
+    judged = [line for line in lines if not line.trivial] or lines
+    return not any(line.values for line in judged)
