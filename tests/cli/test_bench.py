@@ -184,7 +184,10 @@ def test_a_folder_that_cannot_be_written(run: Run, quick: tuple[object, ...]) ->
 
 def test_another_plan_in_the_folder(run: Run, quick: tuple[object, ...]) -> None:
     assert run(*quick, "-o", "x")[0] == 0
-    refused(run(*quick, "--limit", 3, "-o", "x"), "results of another plan: limit is 2 there and 3")
+    refused(
+        run(*quick, "--limit", 3, "-o", "x"),
+        "another plan or of other code: limit is 2 there and 3",
+    )
 
 
 def test_a_full_disk(run: Run, quick: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:

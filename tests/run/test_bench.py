@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+import bench_trees
 import omenn
 from bench_plans import QUICK, cell, cells, networks, run, without_costs
 from omenn.errors import InputError, ModelError, OutputError
@@ -24,7 +27,7 @@ from omenn.judge.parts import responses
 from omenn.judge.trial import REPLACED
 from omenn.methods import registry
 from omenn.models import sources
-from omenn.run.bench import results, running
+from omenn.run.bench import results, running, store
 from omenn.run.bench.plan import Plan
 from omenn.run.bench.store import Store, file_name
 
@@ -150,8 +153,9 @@ class TestGoingOn:
         out = tmp_path / "out"
         first = run(out, models=[net])
         path = next((out / "cells").rglob("omenn/sparseness.json"))
-        path.write_text('{"measures": ')
-        assert without_costs(run(out, models=[net]).record) == without_costs(first.record)
+        for broken in ('{"measures": ', '{"measures": {"sparseness": {"value": 3}}}', "[]"):
+            path.write_text(broken)
+            assert without_costs(run(out, models=[net]).record) == without_costs(first.record)
 
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -173,7 +177,8 @@ class TestGoingOn:
         run(out, **plan)
         before = cells(out)
         with pytest.raises(
-            InputError, match=f"'.*out' holds the results of another plan: {words}.*Choose another"
+            InputError,
+            match=f"'.*out' holds the results of another plan or of other code: {words}.*Choose",
         ):
             run(out, **{**plan, **change})
         assert cells(out) == before
@@ -196,6 +201,35 @@ class TestGoingOn:
         next((out / "cells").rglob("omenn/sparseness.json")).unlink()
         torch.save({name: 2 * t for name, t in model.state_dict().items()}, weights)
         with pytest.raises(InputError, match=r"another .* its parameters have changed"):
+            run(out, **plan)
+
+    def test_other_code(self, tmp_path: Path, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        out = tmp_path / "out"
+        run(out, models=[net], metrics=["sparseness"])
+        package = tmp_path / "omenn"
+        shutil.copytree(Path(omenn.__file__).parent, package, ignore=lambda *_: {"__pycache__"})
+        monkeypatch.setattr(omenn, "__file__", str(package / "__init__.py"))
+        shown, judged = package / "show" / "page.py", package / "judge" / "gae.py"
+        shown.write_text(shown.read_text() + "# another page\n")
+        store.versions.cache_clear()
+        run(out, models=[net], metrics=["sparseness"])
+        judged.write_text(judged.read_text() + "# another number\n")
+        store.versions.cache_clear()
+        with pytest.raises(
+            InputError, match=r'of other code: code is "\w{8}" there and "\w{8}" here'
+        ):
+            run(out, models=[net], metrics=["sparseness"])
+        store.versions.cache_clear()
+
+    def test_other_pictures(self, tmp_path: Path, inside_tmp: Path, net: str) -> None:
+        bench_trees.voc(Path("pictures"))
+        out = tmp_path / "out"
+        plan = {"data": "voc:pictures", "models": [net], "metrics": ["sparseness"]}
+        run(out, **plan)
+        next((out / "cells").rglob("omenn/sparseness.json")).unlink()
+        for picture in Path("pictures").rglob("*.jpg"):
+            Image.new("RGB", Image.open(picture).size, "red").save(picture)
+        with pytest.raises(InputError, match=r"other pictures: those of 'voc:pictures' have"):
             run(out, **plan)
 
     @pytest.mark.parametrize("name", ["index.html", "results.json", "run.json"])

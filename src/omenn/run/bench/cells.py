@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from omenn.run.photographs import warning_of
 from omenn.run.spending import Spent, spending
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from omenn.judge.explainers import Explainer
     from omenn.judge.trial import Subject, Trial
@@ -92,7 +92,7 @@ class _Model:
         facts: dict[str, Any] = {}
         with _caught() as failed:
             subject = self._subject()
-            facts = self._facts(subject)
+            facts = {"data": digest([subject.images, subject.labels]), **self._facts(subject)}
         self._describe(facts)
         for method in self.plan.rows:
             self._row(subject, method, failed[0] if failed else None)
@@ -136,6 +136,13 @@ class _Model:
             raise InputError(
                 f"'{self.store.folder}' holds results of another '{self.model.name}': its "
                 "parameters have changed. Choose another folder with -o, or delete this one."
+            )
+        seen = before and before.get("data")
+        if seen and facts and seen != facts["data"]:
+            raise InputError(
+                f"'{self.store.folder}' holds results of other pictures: those of "
+                f"'{self.plan.data.name}' have changed. Choose another folder with -o, or delete "
+                "this one."
             )
         content = {
             "model": self.model.name,
@@ -237,9 +244,15 @@ def _caught() -> Iterator[list[str]]:
 
 def fingerprint(model: nn.Module) -> str:
     """A digest of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    state = sorted(model.state_dict().items())
+    return digest([tensor for _, tensor in state], [name for name, _ in state])
+
+
+def digest(tensors: Sequence[Tensor], names: Sequence[str] = ()) -> str:
+    """A digest of tensors, and of their names."""
+    found = hashlib.sha256(" ".join(names).encode())
+    for tensor in tensors:
         content = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {content.dtype} {tuple(content.shape)}".encode())
-        digest.update(content.flatten().view(-1).numpy().tobytes())
-    return digest.hexdigest()[:16]
+        found.update(f"{content.dtype} {tuple(content.shape)}".encode())
+        found.update(content.flatten().view(-1).numpy().tobytes())
+    return found.hexdigest()[:16]

@@ -6,23 +6,30 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import omenn
 from omenn.errors import InputError
 from omenn.run.bench.plan import Plan
 from omenn.show.writing import check_writable, write_files
 
 RUN = "run.json"
 RESULTS = ("index.html", "results.json", "results.md", "results.parquet", "plan.toml")
+MEASURED = frozenset(("value", "low", "high", "images"))
+"""What a cell says of each measure."""
+PACKAGES = ("numpy", "Pillow", "captum", "quantus", "timm", "torchvision", "transformers")
 _LONG = 80  # letters of a name that become a file's
 
 
 class Store:
     """What is known already of a run, and where the rest goes.
 
-    ``run.json`` says which plan and which versions made the cells: those of another are never
-    mixed with it.
+    ``run.json`` says which plan, which versions and which code made the cells: those of another are
+    never mixed with it.
 
     Raises:
         InputError: the folder holds something else, or the results of another plan.
@@ -38,8 +45,8 @@ class Store:
             differences = _differences(there, self.identity)
             if differences:
                 raise InputError(
-                    f"'{folder}' holds the results of another plan: {'; '.join(differences)}. "
-                    "Choose another folder with -o, or delete this one."
+                    f"'{folder}' holds the results of another plan or of other code: "
+                    f"{'; '.join(differences)}. Choose another folder with -o, or delete this one."
                 )
         else:
             taken = next((name for name in (RUN, *RESULTS) if (folder / name).exists()), None)
@@ -64,9 +71,14 @@ class Store:
         write_files({self._path(*names): _json(content)})
 
     def done(self, *names: str) -> bool:
-        """Whether a cell is there and did not fail: what failed is tried again."""
+        """Whether a cell is there, whole, and did not fail: what failed is tried again."""
         found = self.read(*names)
-        return found is not None and found.get("error") is None
+        if found is None or found.get("error") is not None:
+            return False
+        measures = found.get("measures", {})
+        return isinstance(measures, dict) and all(
+            isinstance(one, dict) and one.keys() >= MEASURED for one in measures.values()
+        )
 
     def beside(self, name: str) -> Path:
         """The folder of the cells of a model, for what else belongs to it."""
@@ -94,14 +106,26 @@ def file_name(name: str) -> str:
     return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
-    import numpy
+    """Of what the numbers depend on: packages that are installed, and omenn's own code."""
     import torch
 
-    import omenn
+    found = {"omenn": omenn.__version__, "code": _code(), "torch": torch.__version__}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
-    return {"omenn": omenn.__version__, "torch": torch.__version__, "numpy": numpy.__version__}
+
+def _code() -> str:
+    """A digest of the package, but for what only shows results."""
+    digest, root = hashlib.sha256(), Path(omenn.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        if name.parts[0] not in ("cli", "show"):
+            digest.update(str(name).encode() + path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def _read(path: Path) -> dict[str, Any] | None:
