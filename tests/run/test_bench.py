@@ -228,7 +228,9 @@ class TestGoingOn:
         run(out, **plan)
         next((out / "cells").rglob("omenn/sparseness.json")).unlink()
         for picture in Path("pictures").rglob("*.jpg"):
-            Image.new("RGB", Image.open(picture).size, "red").save(picture)
+            with Image.open(picture) as old:
+                size = old.size
+            Image.new("RGB", size, "red").save(picture)
         with pytest.raises(InputError, match=r"other pictures: those of 'voc:pictures' have"):
             run(out, **plan)
 
