@@ -479,3 +479,23 @@ class TestResult:
         one, other = (funnybirds(odd_maps, mixed, chunk=chunk) for chunk in (1, 24))
         assert one.values == other.values
         assert one.counted == other.counted
+
+
+@pytest.mark.parametrize("none", ["csdc", "distractibility"])
+def test_the_threshold_is_chosen_by_what_has_a_value(none: str) -> None:
+    """No picture classified right, or none where something is irrelevant."""
+    flat = torch.full((4, len(THRESHOLDS)), 0.2, dtype=torch.float64)
+    best = flat.clone()
+    best[:, 5] = 0.9
+    curves = {"csdc": flat, "pc": best, "dc": flat, "distractibility": flat}
+    curves[none] = torch.full_like(flat, math.nan)
+    score = FunnyBirdsScore(
+        curves=curves,
+        single_deletion=flat[:, 0],
+        target_sensitivity=flat[:, 0],
+        ranked=torch.rand(4, 3, 5, dtype=torch.float64),
+        counted={},
+    )
+    assert score.threshold == pytest.approx(float(THRESHOLDS[5]))
+    assert score.values["pc"] == pytest.approx(0.9)
+    assert math.isnan(score.values[none])

@@ -82,7 +82,10 @@ class FunnyBirdsScore:
 
     def _best(self, rows: Any) -> int:
         means = {name: self.curves[name][rows].nanmean(0) for name in CHECKS}
-        total = (means["csdc"] + means["pc"] + means["dc"]) / 3 + means["distractibility"]
+        # csdc has no value at any threshold where no picture is classified right
+        sufficient = torch.stack([means[name] for name in ("csdc", "pc", "dc")]).nanmean(0)
+        total = sufficient + means["distractibility"]
+        total = sufficient if bool(total.isnan().all()) else total
         return int(total.nan_to_num(-1).argmax())
 
     def intervals(self, seed: int = 0, resamples: int = 500) -> dict[str, tuple[float, float]]:

@@ -19,6 +19,7 @@ from omenn.judge.maps import (
     checked_images,
     checked_maps,
     checked_targets,
+    checked_whole,
     constant_maps,
     descending,
     logits_of,
@@ -75,13 +76,17 @@ def curve(
             f"fill has the shape {tuple(fill.shape)}, the images {tuple(images.shape)}. Give one "
             "picture for each image."
         )
-    place = ranks(order).view(-1, 1, *images.shape[2:])
-    found = []
-    for count in counts:
-        changed = (place < count) ^ restore
-        logits = logits_of(f, torch.where(changed, fill, images), chunk)
-        found.append(of_targets(logits.softmax(1) if outcome == "probability" else logits, targets))
-    return torch.stack(found, 1)
+    checked_whole("chunk", chunk, 1)
+    lines = []
+    # some pictures at a time, so that memory beside the arguments does not grow with their number
+    for x, y, z, own in zip(*(t.split(chunk) for t in (images, targets, fill, order)), strict=True):
+        place, found = ranks(own).view(-1, 1, *images.shape[2:]), []
+        for count in counts:
+            logits = logits_of(f, torch.where((place < count) ^ restore, z, x), chunk)
+            logits = logits.softmax(1) if outcome == "probability" else logits
+            found.append(of_targets(logits, y))
+        lines.append(torch.stack(found, 1))
+    return torch.cat(lines)
 
 
 def deletion(
