@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.report import table as written
 from benchmarks.tables_read import Run, opened
-from omenn.show.bench_table import Column, Line, Table, interval, short
+from omenn.show.bench_table import Column, Line, Table, fewer, interval, short
 
 OWN = ("omenn", "omenn-focused")
 GROUPS: Mapping[str, Sequence[str]] = {
@@ -67,7 +67,7 @@ def block(run: Run, pictures: Mapping[str, str], level: int = 3) -> str:
         parts.append(subject(table))
         if name in pictures:
             parts.append(f"![{name}, {run.stem}]({pictures[name]})")
-        parts += [in_words(run, table), winners(run, table), LEGEND, fewer(run, table)]
+        parts += [in_words(run, table), winners(run, table), LEGEND, fewer(table, shown(run))]
         parts.append(folded("Every row of every measure", "\n\n".join(tables(run, table))))
         parts += [failures(table), counted(table), costs(table)]
     return "\n\n".join(filter(None, parts))
@@ -177,22 +177,6 @@ def in_words(run: Run, table: Table) -> str:
 
 def names(columns: Iterable[Column], run: Run) -> str:
     return ", ".join(head(column, run, arrow=False, whole=True) for column in columns)
-
-
-def fewer(run: Run, table: Table) -> str:
-    """The metrics that have not one number for each picture, such as mosaics of four."""
-    counts: dict[str, set[int]] = {}
-    for column in shown(run):
-        for line in table.lines:
-            if column in line.values:
-                counts.setdefault(column.metric, set()).add(line.values[column].images)
-    said = [
-        f"{metric} {least}" + (f" to {most}" if most > least else "")
-        for metric, found in counts.items()
-        if (least := min(found)) < table.pictures or max(found) != least
-        for most in [max(found)]
-    ]
-    return f"Fewer numbers than pictures, of a row: {', '.join(said)}." if said else ""
 
 
 def trivial_best(table: Table, column: Column) -> str:

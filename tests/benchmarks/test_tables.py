@@ -19,7 +19,7 @@ from benchmarks.tables_read import PLANS, Run, model_name, opened, read
 from omenn.judge.protocols import PROTOCOLS
 from omenn.run.bench.entries import Entry
 from omenn.run.bench.plan import Plan
-from omenn.show.bench_table import Column
+from omenn.show.bench_table import Column, fewer
 
 GAE, IND = "gae", "insertion-deletion[step=128]"
 TRIVIAL = ("constant", "centre", "edges", "random")
@@ -235,7 +235,7 @@ def test_how_many_numbers_there_are_is_said_where_it_is_not_one_a_picture(tmp_pa
     (folder / "results.json").write_text(json.dumps(record))
     run = read(folder)
     (table,) = run.models.values()
-    said = tables_text.fewer(run, table)
+    said = fewer(table, tables_text.shown(run))
     assert said == f"Fewer numbers than pictures, of a row: gae 1, {IND} 7 to 8, complexity 7 to 8."
     # one number has no interval, and nothing is within it
     assert "| **0.500** |" in tables_text.rows(run, table, [column(run, "gae")])

@@ -438,6 +438,7 @@ class TestResults:
 
     def test_markdown(self, done: tuple[Path, running.Done]) -> None:
         text = (done[0] / "results.md").read_text()
+        page = (done[0] / "index.html").read_text()
         method = done[1].record["models"][0]["methods"][0]
         srg = next(value for value in method["values"] if value["measure"] == "srg")
         assert f"{srg['value']:.3f}".replace("-", "−") in text
@@ -445,6 +446,8 @@ class TestResults:
         assert "| rollout | failed |" in text
         assert "Failed: rollout (gae[steps=3]): the model has no softmax attention" in text
         assert results.LEGEND in text
+        assert "Fewer numbers than pictures, of a row: gae[steps=3] 1" in text
+        assert "Fewer numbers than pictures, of a row: gae[steps=3] 1" in page
 
     def test_without_pyarrow(
         self, tmp_path: Path, net: str, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from omenn.show.bench_table import Bench, Column, Line, Table, interval, short
+from omenn.show.bench_table import Bench, Column, Line, Table, fewer, interval, short
 from omenn.show.compare_page import memory, seconds
 from omenn.show.document import DIALOG, document, symbols, warnings_of
 from omenn.show.spider import Shape, bars, colour_of, dash_of, spider
@@ -129,6 +129,7 @@ def _model(bench: Bench, table: Table, number: int) -> str:
 <p class="quiet measure">{escape(table.weights)}; {table.pictures} pictures.</p>
 <dl class="facts">{facts}</dl>
 {_sortable(groups, table.lines, (table,))}
+<p class="quiet measure">{escape(fewer(table, bench.columns))}</p>
 {_spider(bench, table)}
 <h3>Measure by measure</h3>
 <p class="quiet measure">{legend}Thin: the 95 % interval.</p>

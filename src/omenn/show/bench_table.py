@@ -4,7 +4,7 @@ nothing."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from omenn.show.wording import number
@@ -158,6 +158,25 @@ def interval(value: Value) -> str:
     if math.isnan(value.low):
         return ""
     return f"[{_end(value.low)}, {_end(value.high)}]".replace("-", "−")
+
+
+def fewer(table: Table, columns: Sequence[Column]) -> str:
+    """The metrics that have not one number for each picture, such as mosaics, in a sentence.
+
+    Empty where all have.
+    """
+    counts: dict[str, set[int]] = {}
+    for column in columns:
+        for line in table.lines:
+            if column in line.values:
+                counts.setdefault(column.metric, set()).add(line.values[column].images)
+    said = [
+        f"{metric} {least}" + (f" to {most}" if most > least else "")
+        for metric, found in counts.items()
+        if (least := min(found)) < table.pictures or max(found) != least
+        for most in [max(found)]
+    ]
+    return f"Fewer numbers than pictures, of a row: {', '.join(said)}." if said else ""
 
 
 def _end(end: float) -> str:

@@ -13,7 +13,7 @@ from omenn.errors import MissingExtra
 from omenn.run.bench.entries import Entry
 from omenn.run.bench.plan import Plan
 from omenn.run.bench.store import Store, finite
-from omenn.show.bench_table import Bench, Column, Line, Table, Value, interval, short
+from omenn.show.bench_table import Bench, Column, Line, Table, Value, fewer, interval, short
 from omenn.show.wording import PROMISES
 
 if TYPE_CHECKING:
@@ -232,9 +232,12 @@ def markdown(bench: Bench) -> str:
     """The results as Markdown: of each model the headlines, then every measure, then the costs."""
     said = [f"Data: {bench.data}. Versions: {_versions(bench)}. Seed {bench.seed}.", LEGEND]
     for table in bench.tables:
-        facts = ", ".join(f"{name} {short(value.value)}" for name, value in table.facts.items())
+        facts = [f"{name} {short(value.value)}" for name, value in table.facts.items()]
+        about = [table.weights, f"{table.pictures} pictures", ", ".join(facts)]
         said.append(f"## {table.model}")
-        said.append(f"{table.weights}; {table.pictures} pictures; {facts}.")
+        said.append(f"{'; '.join(filter(None, about))}.")
+        if few := fewer(table, bench.columns):
+            said.append(few)
         if table.warning:
             said.append(f"**{table.warning}**")
         said.append(_lines(table, bench.headlines, intervals=False))
