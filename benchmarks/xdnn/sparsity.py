@@ -6,8 +6,8 @@ python -m benchmarks.xdnn.sparsity --survey FOLDER       X_sparsity.csv and y_sp
 python -m benchmarks.xdnn.sparsity --short               minutes: a few repetitions, no cache
 python -m benchmarks.xdnn.sparsity --methods none --write    what is measured into docs/xdnn.md
 
-What is measured stays in ``runs/xdnn/sparsity``: an interrupted run goes on where it stopped, and
-one with more ``--repetitions`` adds to it.
+What is measured stays in ``benchmarks/xdnn/results``: an interrupted run goes on where it stopped,
+and one with more ``--repetitions`` adds to it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.xdnn.sparsity_data import Rows, Split, repetition, stacked
 from benchmarks.xdnn.sparsity_stacked import EPOCHS, METHODS, Method
 from omenn.errors import OmennError
 
-WORK = ROOT / "runs" / "xdnn" / "sparsity"
+WORK = ROOT / "benchmarks" / "xdnn" / "results" / "sparsity"
 WEIGHTS = (0.01, 0.1, 1.0, 10.0, 100.0)
 ROWS_AT_ONCE = 2_000  # of all repetitions that are trained side by side, with their references
 
