@@ -6,8 +6,8 @@ python -m benchmarks.ablation --scenes 200 --models birds-vit --phase validation
 python -m benchmarks.ablation --scenes 200 --no-run    what is finished
 
 Every cell is kept in runs/ablation, so that a run that was interrupted goes on, two processes may
-take different models, and rows that are added later are all that is computed. Cells do not know
-when the code has changed: delete the folder then. Combinations of axes are tried on validation
+take different models, and rows that are added later are all that is computed. Cells of other
+code are refused: delete the folder then. Combinations of axes are tried on validation
 scenes; of them the test phase computes those that were chosen.
 """
 

@@ -21,7 +21,7 @@ MEASURES = {
 }
 PROTOCOLS = tuple(MEASURES)
 TOP = 3
-SAME = 3
+SAME = 3  # digits
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from omenn.core.target import Contrast, Target
 from omenn.errors import InputError
 from omenn.methods.depths import omenn
 from omenn.methods.moves import Moves, check_seed, check_steps, is_image, is_number
-from omenn.methods.plain import Move, Moved, settled
+from omenn.methods.plain import Move, Moved, remapped, settled
 from omenn.methods.registry import method
 
 PLACED = ("spatial", "attention", "uniform")
@@ -39,7 +39,7 @@ FLOOR = 0.02  # of a leader: what every pixel has, as a share of the mean
     "omenn-focused",
     promise="exact",
     summary="the exact map, led within neighbourhoods by weights averaged over noise",
-    source="arXiv 2412.02399 and 2602.06613; docs/ablation.md",
+    source="arXiv 2412.02399 and 2602.06613; docs/benchmarks.md",
 )
 @alone()
 def focused(
@@ -106,7 +106,7 @@ def focused(
         >>> assert e.exact and torch.allclose(e.matrix.sum((1, 2)), e.output, atol=1e-4)
 
     Source: ours, on arXiv 2412.02399 (C) and arXiv 2602.06613 (the average); what it gains is
-    measured in docs/ablation.md.
+    measured in docs/benchmarks.md.
     """
     moves = Moves(noise, rotation, translation, scaling, flip)
     check_steps("steps", steps, 0)
@@ -150,7 +150,9 @@ def focused(
         near = c
         c = moved_within(near, wide * size, lambda sign: _even(sign * near))
         told += f", then within {wide * size:.3g}"
-    return pack(_with(own, c, told))
+    matrix = c.to(own.output.dtype)
+    done = remapped(own, matrix, own.bias, [matrix], told)
+    return pack(replace(done, promise=own.promise))
 
 
 def _unpacked(e: Explanation) -> tuple[Explanation, Callable[[Explanation], Explanation]]:
@@ -211,19 +213,6 @@ def _check_image(run: FrozenRun) -> None:
             f"method 'omenn-focused' is for one batch of images (B, C, H, W), but {shapes} is "
             "explained. Use method 'omenn', whose map can be smoothed with processed()."
         )
-
-
-def _with(e: Explanation, c: Tensor, told: str) -> Explanation:
-    """The explanation with another matrix, its sum taken again."""
-    matrix = c.to(e.output.dtype)
-    kept = matrix.double()
-    return replace(
-        e,
-        matrix=matrix,
-        residual=e.output.detach().double() - kept.sum((1, 2)),
-        magnitude=kept.abs().sum((1, 2)),
-        processing=(*e.processing, told),
-    )
 
 
 def moved_within(c: Tensor, sigma: float, leader: Callable[[Tensor], Tensor]) -> Tensor:
