@@ -91,8 +91,12 @@ def focused() -> list[Row]:
         {"against": "rest"},
         {"bias": "uniform"},
         {"rotation": 20, "translation": 0.1, "scaling": 0.1, "flip": True},
+        {"scale": 0.03, "wide": 0.12},
         {"wide": 0, "against": "rest"},
         {"wide": 0, "power": 0},
+        {"scale": 0, "wide": 0},
+        {"scale": 0, "wide": 0, "start": 0},
+        {"scale": 0, "wide": 0, "start": 0, "path": 20},
     )
     return [_row(EXACT, FOCUSED, FOCUSED, **options) for options in changes]
 

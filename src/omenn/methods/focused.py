@@ -82,11 +82,11 @@ def focused(
     bias, the averaged constants and r.
 
     Args:
-        scale: σ of G, as a share of the shorter side.
+        scale: σ of G, as a share of the shorter side; 0 moves nothing, and no x_i is run.
         steps, noise: number of x_i and their largest t, see ``dave``. 0 steps: l is that of the
             image itself, and nothing is run twice.
         power: how much the undisturbed magnitude counts; 0 not at all.
-        wide: σ of G', as ``scale``; 0 for none.
+        wide: σ of G', as ``scale``; 0 gathers nothing.
         path, start: number of α, in the middles of so many parts of (``start``, 1). 0: x alone.
         against: ``"rest"`` or ``"runner-up"``: f_c minus these is explained, and is the sum.
         rotation, translation, scaling, flip: the x_i are moved as well, see ``dave``.
@@ -113,6 +113,8 @@ def focused(
     check_seed(seed)
     check_steps("path", path, 0)
     _check(bias, scale=(scale, 1), wide=(wide, 1), power=(power, 8), start=(start, 1))
+    if not (scale or wide or path):
+        raise InputError("scale=0, wide=0 and path=0 leave nothing to do. Use method 'omenn'.")
     options: dict[str, Any] = {"output": output, "channel_dim": channel_dim}
     if against is not None:
         target = Contrast(_class(target, model, inputs, **options), against)  # type: ignore[arg-type]
@@ -133,7 +135,8 @@ def focused(
 
     own, pack = _unpacked(own)
     x, weight = run.feed.values[0].double(), own.weight.double()  # type: ignore[union-attr]
-    noisy = [away(step, "none")[0] for step in moves.steps(run.feed, steps, seed)]
+    drawn = moves.steps(run.feed, steps, seed) if scale else ()
+    noisy = [away(step, "none")[0] for step in drawn]
     leading = (x * (torch.stack(noisy).mean(0) if noisy else weight)).sum(1)
     worth = (x * weight).abs().sum(1)
     if path:
@@ -143,15 +146,17 @@ def focused(
         own = _averaged(own, x, weights, [constants for _, constants in dimmed])
     c = own.contribution.double().sum(1) + own.bias.double()  # type: ignore[union-attr]
     size = min(c.shape[1:])
-    c = moved_within(c, scale * size, lambda sign: _even(sign * leading) * _even(worth) ** power)
-    told = f"averaged over {path} less bright images, " * (path > 0)
-    told += f"mass moved within {scale * size:.3g} pixels"
+    told = [f"averaged over {path} less bright images"] * (path > 0)
+    if scale:
+        a = _even(worth) ** power
+        c = moved_within(c, scale * size, lambda sign: _even(sign * leading) * a)
+        told.append(f"mass moved within {scale * size:.3g} pixels")
     if wide:
         near = c
         c = moved_within(near, wide * size, lambda sign: _even(sign * near))
-        told += f", then within {wide * size:.3g}"
+        told.append(f"mass gathered within {wide * size:.3g} pixels")
     matrix = c.to(own.output.dtype)
-    done = remapped(own, matrix, own.bias, [matrix], told)
+    done = remapped(own, matrix, own.bias, [matrix], ", ".join(told))
     return pack(replace(done, promise=own.promise))
 
 
@@ -196,8 +201,6 @@ def _check(bias: Any, **numbers: tuple[Any, int]) -> None:
     for name, (number, most) in numbers.items():
         if not is_number(number) or not 0 <= number <= most:
             raise InputError(f"{name}={number!r} is out of range: give 0 to {most}.")
-    if not numbers["scale"][0]:
-        raise InputError("scale=0 leaves no neighbours to move mass to. Use method 'omenn'.")
     if bias not in PLACED:
         raise InputError(
             f"bias={bias!r} is not known, or leaves constants off the map, on which mass is moved. "
