@@ -13,7 +13,6 @@ within a neighbourhood the mass lies as the leader does.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from omenn.core.explanation import Explanation
+from omenn.core.gaussian import spread
 from omenn.core.run import FrozenRun
 from omenn.core.surroundings import alone
 from omenn.core.target import Contrast, Target
@@ -228,13 +228,8 @@ def moved_within(c: Tensor, sigma: float, leader: Callable[[Tensor], Tensor]) ->
     >>> z = moved_within(c, 1.5, lambda sign: there)
     >>> assert abs(z.sum() - 2) < 1e-12 and z[0, 4, 6] > 1.9
     """
-    height, width = (_bell(n, sigma, c) for n in c.shape[1:])
-
-    def spread(maps: Tensor) -> Tensor:
-        return height @ maps @ width
-
-    a = leader(spread(c).sign())
-    return a * spread(c / spread(a))
+    a = leader(spread(c, sigma).sign())
+    return a * spread(c / spread(a, sigma), sigma)
 
 
 def _even(values: Tensor) -> Tensor:
@@ -242,20 +237,6 @@ def _even(values: Tensor) -> Tensor:
     positive = values.clamp(min=0)
     mean = positive.mean((1, 2), keepdim=True)
     return positive / torch.where(mean > 0, mean, 1.0) + FLOOR
-
-
-def _bell(length: int, sigma: float, like: Tensor) -> Tensor:
-    """(n, n): a Gaussian on a line that is continued by reflection, d c b a | a b c d.
-
-    Symmetric, and its rows (and columns) sum to one.
-    """
-    reach = max(1, math.ceil(min(4 * sigma, 8 * length)))
-    offsets = torch.arange(-reach, reach + 1, device=like.device)
-    taps = torch.exp(-0.5 * (offsets.to(like.dtype) / sigma) ** 2)
-    places = (torch.arange(length, device=like.device)[:, None] + offsets) % (2 * length)
-    folded = torch.minimum(places, 2 * length - 1 - places)
-    bell = torch.zeros(length, length, dtype=like.dtype, device=like.device)
-    return bell.scatter_add_(1, folded, (taps / taps.sum()).expand(length, -1))
 
 
 def _class(target: Any, model: Any, inputs: Any, output: Any, channel_dim: int | None) -> Any:

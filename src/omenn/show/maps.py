@@ -124,7 +124,7 @@ def smooth(matrix: Any, sigma: float) -> np.ndarray:
         return values
     import torch
 
-    from omenn.show.smoothing import spread  # the one Gaussian, on tensors
+    from omenn.core.gaussian import spread
 
     return spread(torch.from_numpy(values.copy()), sigma).numpy()
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.core.gaussian import spread
 from omenn.errors import InputError
 from omenn.show.layout import Layout, as_maps, as_pictures, given_form, real
 
@@ -82,34 +83,6 @@ def gaussian(
     reach = None if kernel is None else _reach_of(kernel, max(pictures.shape[-2:]))
     soft = spread(pictures, sigma, reach, keep_sum)
     return given_form(layout.back(soft, values), maps)
-
-
-def spread(pictures: Tensor, sigma: float, reach: int | None = None, keep: bool = True) -> Tensor:
-    """The Gaussian of :func:`gaussian` on (…, H, W) for any σ > 0, without its checks."""
-    for axis in (-2, -1):
-        if pictures.shape[axis] > 1:
-            pictures = _along(pictures, axis, sigma, reach, keep)
-    return pictures
-
-
-def _along(values: Tensor, axis: int, sigma: float, reach: int | None, keep: bool) -> Tensor:
-    """Along one axis: entry i gets Σ_o w_o · entry i+o of the continued map."""
-    length = values.shape[axis]
-    if reach is None:
-        # beyond eight lengths the folded Gaussian is even, whatever its tail
-        reach = max(1, math.ceil(min(4 * sigma, 8 * length)))
-    weights = [math.exp(-0.5 * min(abs(o) / sigma, 1e9) ** 2) for o in range(-reach, reach + 1)]
-    total = math.fsum(weights)
-    places = torch.arange(-reach, length + reach, device=values.device)
-    folded = places % (2 * length)
-    continued = values.index_select(axis, torch.minimum(folded, 2 * length - 1 - folded))
-    if not keep:
-        inside = (places >= 0) & (places < length)
-        continued = continued * inside.reshape(-1, *[1] * (-axis - 1))
-    out = torch.zeros_like(values)
-    for start, weight in enumerate(weights):
-        out.add_(continued.narrow(axis, start, length), alpha=weight / total)
-    return out
 
 
 def bilateral(
