@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from omenn.show.bench_table import Column, Line, Table
 
 INK, OURS, OTHER, TRIVIAL, GROUND = "#333333", "#c2410c", "#5f7893", "#9a9a9a", "#eeeeee"
 PANELS = 5
+LETTERS = 22  # of a line of a title
 KEYS = (
     ("funnybirds", "mean"),
     ("funnybirds", "correctness"),
@@ -67,7 +69,8 @@ def draw(run: Run, table: Table, name: str, path: Path) -> None:
     for panel in panels[1:]:
         panel.set_yticks(range(len(lines)), [])
     figure.suptitle(
-        f"{name}, {table.pictures} pictures. Grey: not better than the best trivial row",
+        f"{name}, {table.pictures} pictures. Orange: the exact maps of this library; on grey: not "
+        "better than the best trivial row",
         fontsize=9,
         color=INK,
     )
@@ -103,7 +106,7 @@ def _panel(panel: Any, table: Table, column: Column, lines: Sequence[Line]) -> N
 def _colour(line: Line) -> str:
     if line.trivial:
         return TRIVIAL
-    return OURS if line.name.partition("[")[0] == OWN else OTHER
+    return OURS if line.name.partition("[")[0] in OWN else OTHER
 
 
 def _inside(table: Table, line: Line, column: Column) -> str:
@@ -112,6 +115,15 @@ def _inside(table: Table, line: Line, column: Column) -> str:
 
 
 def _title(text: str) -> str:
-    import textwrap
+    """In lines, broken at spaces and around the options of a measure; no arrow stands alone.
 
-    return "\n".join(textwrap.wrap(text, 22))
+    >>> _title("idsds[pictures=500;epochs=3] ↓").split("\\n")
+    ['idsds[pictures=500;', 'epochs=3] ↓']
+    """
+    lines = [""]
+    for part in re.findall(r" ?\[?[^ ;\[]+;?", text):
+        if len(lines[-1] + part) > LETTERS and lines[-1] and part != " ↓":
+            lines.append(part.lstrip())
+        else:
+            lines[-1] += part
+    return "\n".join(lines)

@@ -40,6 +40,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--mosaics", type=int, default=40, help="mosaics of GAE, 4 scenes each (40)"
     )
+    parser.add_argument("--test-mosaics", type=int, help="of the test phase (as --mosaics)")
     parser.add_argument("--models", nargs="+", default=list(known), help=", ".join(known))
     parser.add_argument("--phase", choices=[*PHASES, "both"], default="both")
     parser.add_argument("--short", action="store_true", help="one axis at a time, no slow method")
@@ -51,11 +52,12 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ablation")
     a = parser.parse_args(words)
     a.test_scenes = a.scenes if a.test_scenes is None else a.test_scenes
+    a.test_mosaics = a.mosaics if a.test_mosaics is None else a.test_mosaics
     unknown = next((model for model in a.models if model not in known), None)
     if unknown is not None:
         parser.error(f"no model '{unknown}'. Choose from: {', '.join(known)}.")
-    if min(a.scenes, a.test_scenes, a.mosaics) < 2:
-        parser.error("--scenes, --test-scenes and --mosaics are 2 at least, for an interval.")
+    if min(a.scenes, a.test_scenes, a.mosaics, a.test_mosaics) < 2:
+        parser.error("numbers of scenes and of mosaics are 2 at least, for an interval.")
     if a.write and a.phase == "validation":
         parser.error("--write needs the test phase.")
     return a
@@ -96,7 +98,7 @@ def main(words: Sequence[str] | None = None) -> None:
         best |= {validation.best(m, p).name for m in validation.models for p in PROTOCOLS}
         reported = [row for row in rows if row.axis != configurations.COMBINED or row.name in best]
         test = computed(
-            Phase("test", a.test_scenes, a.mosaics, a.work, a.device), a, reported, reported
+            Phase("test", a.test_scenes, a.test_mosaics, a.work, a.device), a, reported, reported
         )
         for model in test.models:
             print(f"test, {model}\n\n{tables.ranking(test, model, a.top)}\n")
@@ -107,9 +109,10 @@ def publish(a: argparse.Namespace, validation: Board, test: Board) -> None:
     """Print the goal on test scenes; write page and picture if asked to."""
     chosen, default = tables.choices(validation)
     note = (
-        f"Chosen on {a.scenes} validation scenes, reported on {a.test_scenes} test scenes, GAE on "
-        f"{a.mosaics} mosaics of four; 95 % bootstrap intervals over scenes or mosaics. Written by "
-        f"`python -m {COMMAND} {' '.join(_said(a))}`; {environment()}."
+        f"Chosen on {a.scenes} validation scenes and {a.mosaics} mosaics of four (GAE), reported "
+        f"on {a.test_scenes} test scenes and {a.test_mosaics} mosaics; 95 % bootstrap intervals "
+        f"over scenes or mosaics. Written by `python -m {COMMAND} {' '.join(_said(a))}`; "
+        f"{environment()}."
     )
     made = tables.blocks(validation, test, chosen, default, note)
     print(made["ablation-goal"])
@@ -123,6 +126,7 @@ def _said(a: argparse.Namespace) -> list[str]:
     said = ["--scenes", str(a.scenes)]
     said += ["--test-scenes", str(a.test_scenes)] if a.test_scenes != a.scenes else []
     said += ["--mosaics", str(a.mosaics)]
+    said += ["--test-mosaics", str(a.test_mosaics)] if a.test_mosaics != a.mosaics else []
     said += ["--models", *a.models] if tuple(a.models) != configurations.MODELS else []
     return [*said, *(["--short"] if a.short else []), "--write"]
 

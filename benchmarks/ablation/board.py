@@ -194,9 +194,14 @@ class Board:
         return min(rows, key=lambda r: (self.shortfall(model, r), self.mean_rank(r, [model])))
 
     def default(self) -> Row:
-        """The exact configuration with the best mean rank over models × protocols."""
+        """The exact configuration that is most often among the first, then the best mean rank."""
         rows = [row for row in self.rows if row.group == EXACT]
-        return min(rows, key=self.mean_rank)
+        return min(rows, key=lambda row: (-self.among_first(row), self.mean_rank(row)))
+
+    def among_first(self, row: Row) -> int:
+        """In how many pairs of model and protocol a row has one of the first places."""
+        there = [model for model in self.models if (model, row.name) in self.found]
+        return sum(self.place(model, p, row) <= TOP for model in there for p in PROTOCOLS)
 
     def place(self, model: str, protocol: str, row: Row) -> int:
         """1 + how many other methods and trivial maps are above a row.

@@ -12,7 +12,10 @@ MODELS = ("birds-resnet", "birds-vit", "birds-convnet")
 STEP = 64  # pixels at a time in insertion and deletion, 64 steps of a picture of 64 × 64
 METRICS = ("funnybirds", f"insertion-deletion[step={STEP}]")
 GAE = "gae"
-FOCUSED = "omenn-focused"  # the axis of its rows, too
+FOCUSED = "omenn-focused"  # the axis of its row, too
+BEFORE = {"scale": 0.05, "wide": 0.2, "path": 5, "start": 0.5}
+"""Where ``omenn-focused`` stood before it was compared; one axis at a time is changed from here."""
+CHANGED = "focused, one axis at a time"
 COMBINED = "combined"  # the axis of rows that differ in several
 EXACT, PEER, SMOOTHED, TRIVIAL = "exact", "peer", "smoothed peer", "trivial"
 
@@ -35,6 +38,10 @@ class Row:
         """As a table has it."""
         if self.group == EXACT:
             base, _, options = self.name.removesuffix("]").partition("[")
+            if self.axis == CHANGED:
+                given = self.entry.options
+                changed = [f"{k}={v}" for k, v in given.items() if BEFORE.get(k) != v]
+                return f"before: {', '.join(changed)}" if changed else "before"
             words = options.replace(";", ", ")
             if base == FOCUSED:
                 return f"focused: {words}" if words else "focused"
@@ -75,7 +82,7 @@ def axes() -> list[Row]:
 
 
 def focused() -> list[Row]:
-    """One axis at a time, from ``omenn-focused`` as the library makes it; the first as it is."""
+    """``omenn-focused`` as the library makes it, and one axis at a time from :data:`BEFORE`."""
     changes: Sequence[Mapping[str, Any]] = (
         {},
         {"path": 0},
@@ -98,12 +105,17 @@ def focused() -> list[Row]:
         {"scale": 0, "wide": 0, "start": 0},
         {"scale": 0, "wide": 0, "start": 0, "path": 20},
     )
-    return [_row(EXACT, FOCUSED, FOCUSED, **options) for options in changes]
+    rows = [_row(EXACT, CHANGED, FOCUSED, **(BEFORE | dict(options))) for options in changes]
+    return [_row(EXACT, FOCUSED, FOCUSED), *rows]
 
 
 def combined() -> list[Row]:
-    """Constants × contrast × smoothing."""
-    rows = []
+    """Constants × contrast × smoothing; a finer average over the whole path × widths."""
+    widths = ((0.02, 0), (0.03, 0), (0.05, 0), (0.03, 0.12), (0.05, 0.2))
+    paths = [{"scale": s, "wide": w, "start": 0, "path": 20} for s, w in widths]
+    paths.append({"scale": 0.03, "wide": 0.12, "start": 0, "path": 10})
+    paths += [{"scale": 0.03, "wide": w, "start": 0.3, "path": 10} for w in (0, 0.06, 0.12)]
+    rows = [_row(EXACT, COMBINED, FOCUSED, **options) for options in paths]
     for bias in ("spatial", "uniform", "separate"):
         placed = {} if bias == "spatial" else {"bias": bias}
         for contrast in (None, "rest"):
@@ -145,8 +157,7 @@ def rows(short: bool = False) -> list[Row]:
 
     found = [*axes(), *focused(), *peers(short)]
     if short:
-        found = [row for row in found if row.axis not in ("averaging", FOCUSED)]
-        found.append(focused()[0])
+        found = [row for row in found if row.axis not in ("averaging", CHANGED)]
     else:
         found += combined()
         found += [

@@ -75,7 +75,7 @@ def goal_in_words(validation: Board, test: Board, chosen: Mapping[str, Row], def
 
 def selection(validation: Board, chosen: Mapping[str, Row], default: Row) -> str:
     """What was chosen on validation scenes, and how near it came there."""
-    header = ["model", "choice", "configuration", "shortfall", "mean rank", *PROTOCOLS]
+    header = ["model", "choice", "configuration", "shortfall", "mean rank", "places", *PROTOCOLS]
     rows = []
     for model in validation.models:
         for what, row in (("best", chosen[model]), ("default", default)):
@@ -86,6 +86,7 @@ def selection(validation: Board, chosen: Mapping[str, Row], default: Row) -> str
                     row.label,
                     f"{validation.shortfall(model, row):.2f}",
                     f"{validation.mean_rank(row, [model]):.1f}",
+                    ", ".join(str(validation.place(model, p, row)) for p in PROTOCOLS),
                     *(number(validation, model, row, p) for p in PROTOCOLS),
                 ]
             )

@@ -138,7 +138,7 @@ class TestRows:
 
     def test_labels(self) -> None:
         labels = {row.label for row in configurations.rows()}
-        wanted = {"plain", "bias=uniform", "focused", "focused: wide=0", "*edges*"}
+        wanted = {"plain", "bias=uniform", "focused", "before", "before: wide=0", "*edges*"}
         assert wanted | {"xgradient + gaussian:2.0"} <= labels
 
     def test_products_make_no_difference_here(self) -> None:
@@ -200,7 +200,7 @@ class TestChoice:
         assert self.one.shortfall("m", ROUGH) == pytest.approx(7)
         assert self.one.shortfall("m", PEERS[1]) == math.inf
 
-    def test_the_best_is_near_everywhere_and_the_default_ranks_best(self) -> None:
+    def test_the_best_is_near_everywhere_and_of_equal_counts_the_default_ranks_best(self) -> None:
         assert self.one.chosen("m") == FINE
         assert self.one.default() == ROUGH
 
@@ -217,6 +217,17 @@ class TestChoice:
         twins = board({"m": {FINE.name: (0.8, 0.8, 0.8), **same}}, [FINE, *PEERS[:3]])
         assert [twins.place("m", p, FINE) for p in PROTOCOLS] == [3, 3, 2]
         assert self.one.place("m", PROTOCOLS[2], ROUGH) == 2
+
+    def test_the_default_is_most_often_among_the_first_three(self) -> None:
+        values = {
+            FINE.name: (0.8, 0.8, 0.8),  # third of the methods everywhere
+            ROUGH.name: (1, 1, 0.6),  # first twice, fourth once, of better mean rank
+            **{"p0": (0.9, 0.9, 0.9), "p1": (0.85, 0.85, 0.85), "p2": (0.1, 0.1, 0.7)},
+        }
+        some = board({"m": values}, [FINE, ROUGH, *PEERS[:3]])
+        assert some.mean_rank(ROUGH) < some.mean_rank(FINE)
+        assert [some.among_first(row) for row in (FINE, ROUGH)] == [3, 2]
+        assert some.default() == FINE
 
     def test_a_default_needs_every_model(self) -> None:
         values = {"a": {"p0": (0, 0, 0), FINE.name: (0.1, 0.1, 0.1), ROUGH.name: (1, 1, 1)}}
@@ -326,7 +337,8 @@ class TestCommand:
         text = page.read_text()
         assert text.count("birds-convnet:\n") == 2
         assert "the model has no softmax attention" in text
-        assert "Chosen on 4 validation scenes, reported on 4 test scenes, GAE on 2 mosaics" in text
+        assert "Chosen on 4 validation scenes and 2 mosaics of four (GAE), reported on" in text
+        assert "reported on 4 test scenes and 2 mosaics; 95 %" in text
         assert "](images/ablation.png)" in text
         assert picture.read_bytes()[:4] == b"\x89PNG"
         ablation.main([*words, "--no-run"])
@@ -341,8 +353,9 @@ class TestCommand:
         ("words", "text"),
         [
             (["--models", "huge"], "no model 'huge'. Choose from: birds-resnet, "),
-            (["--scenes", "1"], "--scenes, --test-scenes and --mosaics are 2 at least, for an int"),
-            (["--mosaics", "1"], "--scenes, --test-scenes and --mosaics are 2 at least"),
+            (["--scenes", "1"], "numbers of scenes and of mosaics are 2 at least, for an int"),
+            (["--mosaics", "1"], "numbers of scenes and of mosaics are 2 at least"),
+            (["--test-mosaics", "1"], "numbers of scenes and of mosaics are 2 at least"),
             (["--write", "--phase", "validation"], "--write needs the test phase."),
         ],
     )

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -436,6 +437,38 @@ def test_a_picture_shows_headlines_that_have_a_value(run: Run) -> None:
         "abslrp",
         "centre",
     ]
+
+
+def test_a_picture_marks_the_exact_rows_of_ours(run: Run, tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    (table,) = run.models.values()
+    colours = {ln.name: tables_figure._colour(ln) for ln in table.lines}
+    ours = {name for name, colour in colours.items() if colour == tables_figure.OURS}
+    assert ours == {"omenn"}
+    more = replace(
+        next(ln for ln in table.lines if ln.name == "omenn"), name="omenn-focused[steps=4]"
+    )
+    assert tables_figure._colour(more) == tables_figure.OURS
+    tables_figure.draw(run, table, "net", tmp_path / "net.png")
+    pixels = np.asarray(Image.open(tmp_path / "net.png").convert("RGB")).reshape(-1, 3)
+    orange = np.array([int(tables_figure.OURS[k : k + 2], 16) for k in (1, 3, 5)])
+    assert (np.abs(pixels - orange).max(1) <= 2).sum() > 20
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("gae: gae", ["gae: gae"]),
+        ("funnybirds: single deletion given area", ["funnybirds: single", "deletion given area"]),
+        ("insertion-deletion[step=128]", ["insertion-deletion", "[step=128]"]),
+        ("idsds[pictures=500;epochs=3] ↓", ["idsds[pictures=500;", "epochs=3] ↓"]),
+        ("smooth-mprt[samples=2] ↓", ["smooth-mprt[samples=2] ↓"]),
+    ],
+)
+def test_titles_break_between_words_and_options(text: str, lines: list[str]) -> None:
+    assert tables_figure._title(text).split("\n") == lines
 
 
 def test_results_of_a_real_run(tmp_path: Path) -> None:
