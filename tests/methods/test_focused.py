@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import hypothesis
@@ -72,6 +73,28 @@ def slow_moved(c: Tensor, sigma: float, a: Tensor) -> Tensor:
     return out
 
 
+def slow_way(net: Any, plain: Any, o: dict[str, Any]) -> Tensor:
+    """The averaged maps, picture by picture and from each s by a sum of its own."""
+    n, bias = o["path"], o.get("bias", "spatial")
+    least = o["start"] or 0.0
+    alphas = [least + (1 - least) * k / n for k in range(n + 1)]
+    at = [omenn.explain(net, alpha * X, 1, bias=bias) for alpha in alphas]
+    maps = []
+    for b in range(len(X)):
+        chosen = None
+        for k in reversed(range(n + 1)):
+            weight = alphas[k] * at[k].weight[b]
+            for j in range(k, n):
+                weight = weight + (1 - least) / n * (at[j].weight[b] + at[j + 1].weight[b]) / 2
+            c = (X[b] * weight).sum(0) + at[k].bias[b]
+            missing = plain.output[b] - c.sum()
+            if k < n and o["start"] is None and missing.abs() > o["tolerance"] * c.abs().sum():
+                break
+            chosen = c + missing / c.numel()
+        maps.append(chosen)
+    return torch.stack(maps)
+
+
 def even(values: Tensor) -> Tensor:
     positive = values.clamp(min=0)
     mean = positive.mean()
@@ -85,6 +108,9 @@ def even(values: Tensor) -> Tensor:
         {"steps": 0},
         {"steps": 0, "path": 0},
         {"steps": 2, "path": 3, "start": 0},
+        {"steps": 2, "path": 4, "start": 0.3},
+        {"steps": 2, "path": 4, "tolerance": 0},
+        {"steps": 2, "path": 3, "tolerance": 1},
         {"steps": 3, "noise": 0.2, "seed": 5, "wide": 0},
         {"steps": 2, "power": 0},
         {"steps": 2, "power": 2, "scale": 0.3, "wide": 0.5, "bias": "uniform"},
@@ -98,13 +124,14 @@ def test_against_the_formula(options: dict[str, Any]) -> None:
     net = convnet()
     e = explained(**options)
     o = {
-        "path": 5,
-        "start": 0.5,
-        "scale": 0.05,
+        "path": 10,
+        "start": None,
+        "tolerance": 0.05,
+        "scale": 0.03,
         "steps": 10,
         "noise": 0.3,
         "power": 1,
-        "wide": 0.2,
+        "wide": 0.12,
         "seed": 0,
     } | options
     plain = omenn.explain(net, X, 1, bias=o.get("bias", "spatial"))
@@ -119,13 +146,7 @@ def test_against_the_formula(options: dict[str, Any]) -> None:
         (back,) = torch.autograd.grad(away, leaf, w)
         mean += back / o["steps"]
     mean = mean if o["steps"] else plain.weight
-    maps = plain.matrix
-    if n := o["path"]:
-        middles = [o["start"] + (1 - o["start"]) * (2 * k + 1) / (2 * n) for k in range(n)]
-        bias = o.get("bias", "spatial")
-        dim = [omenn.explain(net, alpha * X, 1, bias=bias) for alpha in middles]
-        maps = sum((X * d.weight).sum(1) + d.bias for d in dim) / n  # type: ignore[assignment]
-        maps = maps + ((plain.output - maps.sum((1, 2))) / 48)[:, None, None]
+    maps = slow_way(net, plain, o) if o["path"] else plain.matrix
     for k in range(2):
         c, lead = maps[k], (X[k] * mean[k]).sum(0)
         worth = even((X[k] * plain.weight[k]).abs().sum(0))
@@ -173,9 +194,14 @@ def test_it_is_exact_and_says_what_was_done() -> None:
     assert e.exact
     assert e.promise == "exact"
     assert e.method == "omenn-focused"
-    said = "averaged over 5 less bright images, mass moved within 0.3 pixels"
-    assert e.processing == (f"{said}, mass gathered within 1.2 pixels",)
-    assert set(e.sources) == {"averaged constants", "evenly"}
+    moved = "mass moved within 0.18 pixels, mass gathered within 0.72 pixels"
+    assert len(e.processing) == 1
+    assert re.fullmatch(
+        rf"averaged from [\d.]+( to [\d.]+)? of the way to the image, {moved}", e.processing[0]
+    )
+    assert set(e.sources) == {"constants", "evenly"}
+    from_half = explained(start=0.5).processing[0]
+    assert from_half == f"averaged from 0.5 of the way to the image, {moved}"
     torch.testing.assert_close(sum(e.sources.values()), e.bias.sum((1, 2)))
     torch.testing.assert_close(e.matrix.sum((1, 2)), e.output)
     torch.testing.assert_close(e.residual, (e.output - e.matrix.sum((1, 2))).double())
@@ -187,15 +213,51 @@ def test_it_is_exact_and_says_what_was_done() -> None:
         torch.testing.assert_close(e.bias, plain.bias)
 
 
-def test_from_black_the_average_is_integrated_gradients() -> None:
-    """On a network that is piecewise linear, up to the error of the quadrature, and constants."""
-    net = seeded(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)))
-    e = omenn.explain(net, X, 1, method="omenn-focused", path=40, start=0, steps=0)
-    gradients = []
-    for k in range(40):
-        leaf = (X * (k + 0.5) / 40).requires_grad_()
-        gradients.append(torch.autograd.grad(net(leaf)[:, 1].sum(), leaf)[0])
-    torch.testing.assert_close(e.contribution, X * torch.stack(gradients).mean(0))
+def relu_net() -> Any:
+    return seeded(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)))
+
+
+def test_from_zero_it_is_integrated_gradients_and_the_constants_there() -> None:
+    """On a network that is piecewise linear, where its slope is its derivative."""
+    net, n = relu_net(), 40
+    e = omenn.explain(net, X, 1, method="omenn-focused", path=n, start=0, scale=0, wide=0)
+    total = torch.zeros_like(X)
+    for k in range(n + 1):
+        leaf = (X * k / n).requires_grad_()
+        (slope,) = torch.autograd.grad(net(leaf)[:, 1].sum(), leaf)
+        total += slope * (0.5 if k in (0, n) else 1) / n
+    torch.testing.assert_close(e.contribution, X * total)
+    black = omenn.explain(net, torch.zeros_like(X), 1)
+    torch.testing.assert_close(black.bias.sum((1, 2)), net(torch.zeros_like(X))[:, 1])
+    torch.testing.assert_close(e.sources["constants"], black.output)
+    rest = e.bias - black.bias
+    torch.testing.assert_close(rest, rest.mean((1, 2), keepdim=True).expand_as(rest))
+
+
+@pytest.mark.parametrize("start", [0, 0.3, 0.7])
+def test_what_is_missing_on_a_piecewise_linear_network_is_the_quadrature(start: float) -> None:
+    def missing(n: int) -> Tensor:
+        options = {"method": "omenn-focused", "path": n, "start": start, "scale": 0, "wide": 0}
+        return omenn.explain(relu_net(), X, 1, **options).sources["evenly"].abs()  # type: ignore[arg-type]
+
+    assert bool((missing(200) < 2e-3).all())
+    assert bool((missing(200) < missing(3)).all())
+
+
+def test_it_starts_where_little_is_missing_from_there_on() -> None:
+    def share(e: Any) -> Tensor:
+        whole = e.contribution.sum(1) + e.bias
+        return e.sources["evenly"].abs() / (
+            whole - e.sources["evenly"][:, None, None] / 48
+        ).abs().sum((1, 2))
+
+    for tolerance in (0.0, 0.01, 0.05, 0.3):
+        e = explained(tolerance=tolerance, scale=0, wide=0)
+        assert bool((share(e) <= tolerance + 1e-12).all())
+    whole = explained(tolerance=1, scale=0, wide=0)
+    torch.testing.assert_close(whole.matrix, explained(start=0, scale=0, wide=0).matrix)
+    plain = omenn.explain(convnet(), X, 1)
+    torch.testing.assert_close(explained(tolerance=0, scale=0, wide=0).matrix, plain.matrix)
 
 
 @pytest.mark.parametrize("against", ["rest", "runner-up"])
@@ -267,6 +329,9 @@ REFUSED = [
     ({"wide": float("nan")}, r"wide=nan is out of range"),
     ({"path": -2}, r"path=-2 is no number of steps\. Give a whole number from 0\."),
     ({"start": 1.2}, r"start=1\.2 is out of range: give 0 to 1\."),
+    ({"start": "auto"}, r"start='auto' is out of range"),
+    ({"tolerance": -1}, r"tolerance=-1 is out of range: give 0 to 1\."),
+    ({"tolerance": None}, r"tolerance=None is out of range"),
     ({"power": 9}, r"power=9 is out of range: give 0 to 8\."),
     ({"power": "2"}, r"power='2' is out of range"),
     ({"seed": -1}, r"seed=-1 is no seed"),

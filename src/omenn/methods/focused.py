@@ -13,6 +13,7 @@ within a neighbourhood the mass lies as the leader does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -47,13 +48,14 @@ def focused(
     inputs: Any,
     target: Target = None,
     *,
-    scale: float = 0.05,
+    scale: float = 0.03,
     steps: int = 10,
     noise: float = 0.3,
     power: float = 1.0,
-    wide: float = 0.2,
-    path: int = 5,
-    start: float = 0.5,
+    wide: float = 0.12,
+    path: int = 10,
+    start: float | None = None,
+    tolerance: float = 0.05,
     against: str | None = None,
     rotation: float = 0.0,
     translation: float = 0.0,
@@ -67,19 +69,24 @@ def focused(
 ) -> Explanation:
     """The exact map of an image with its mass where it stays when the image is disturbed.
 
-    C is the map of ``omenn``, weights and constants averaged over images α x that are less bright,
-    C = X ⊙ mean_α W(α x) + mean_α C_b(α x) + r, r even over the image, what is missing of f(x).
-    (From α = 0 that is integrated gradients of the frozen network, with its constants.) With
-    l = Σ_channels X ⊙ mean_i W(x_i) for noisy x_i as in ``dave``, o = Σ_channels |X ⊙ W(x)|, G a
-    Gaussian, s = sign(G C), and every mean over the image::
+    C is the map of ``omenn`` with its weights averaged on the way from s x to x, s in [0, 1]::
 
-        a = (max(0, s ⊙ l) / mean + ε) ⊙ (o / mean + ε)^power,    Z = a ⊙ G(C ⊘ G a)
+        C = X ⊙ (s W(s x) + ∫_s^1 W(α x) dα) + C_b(s x) + r,    r even over the image
+
+    Where W is the Jacobian, the integral adds f(x) − f(s x) and the rest of it f(s x), so r is the
+    error of the quadrature. (s = 1 is ``omenn``, s = 0 integrated gradients from zero with the
+    constants there.) Where it is not (attention, norms, smooth activations), r is what W leaves
+    out on the way, and s is taken so near to 1, image by image, that r is small. With
+    l = Σ_channels X ⊙ mean_i W(x_i) for noisy x_i as in ``dave``, o = Σ_channels |X ⊙ W(x)|, G a
+    Gaussian, g = sign(G C), and every mean over the image::
+
+        a = (max(0, g ⊙ l) / mean + ε) ⊙ (o / mean + ε)^power,    Z = a ⊙ G(C ⊘ G a)
 
     ΣZ = ΣC = f(x) for any a, see NOTE [moving mass]. A second, wider Gaussian G' then gathers what
     a region speaks for as a whole where Z speaks for it most, which sets off what speaks against:
     Z' = a' ⊙ G'(Z ⊘ G'a'), a' = max(0, sign(G'Z) ⊙ Z) / mean + ε, and ΣZ' = ΣZ. ``weight``,
     ``contribution`` and ``bias`` are those of C; ``sources`` has the sums of both parts of the
-    bias, the averaged constants and r.
+    bias, C_b(s x) and r.
 
     Args:
         scale: σ of G, as a share of the shorter side; 0 moves nothing, and no x_i is run.
@@ -87,7 +94,9 @@ def focused(
             image itself, and nothing is run twice.
         power: how much the undisturbed magnitude counts; 0 not at all.
         wide: σ of G', as ``scale``; 0 gathers nothing.
-        path, start: number of α, in the middles of so many parts of (``start``, 1). 0: x alone.
+        path: the number of steps of α, by the trapezoidal rule. 0: x alone.
+        start, tolerance: s. For None it goes down from 1 in steps of 1/path as far as |Σ r| is at
+            most this share of Σ|C|.
         against: ``"rest"`` or ``"runner-up"``: f_c minus these is explained, and is the sum.
         rotation, translation, scaling, flip: the x_i are moved as well, see ``dave``.
         seed: of noise and moves. The global random state is not touched.
@@ -112,7 +121,10 @@ def focused(
     check_steps("steps", steps, 0)
     check_seed(seed)
     check_steps("path", path, 0)
-    _check(bias, scale=(scale, 1), wide=(wide, 1), power=(power, 8), start=(start, 1))
+    part = {} if start is None else {"start": (start, 1)}
+    _check(
+        bias, scale=(scale, 1), wide=(wide, 1), power=(power, 8), tolerance=(tolerance, 1), **part
+    )
     if not (scale or wide or path):
         raise InputError("scale=0, wide=0 and path=0 leave nothing to do. Use method 'omenn'.")
     options: dict[str, Any] = {"output": output, "channel_dim": channel_dim}
@@ -139,14 +151,16 @@ def focused(
     noisy = [away(step, "none")[0] for step in drawn]
     leading = (x * (torch.stack(noisy).mean(0) if noisy else weight)).sum(1)
     worth = (x * weight).abs().sum(1)
+    told = []
     if path:
-        alphas = [start + (1 - start) * (k + 0.5) / path for k in range(path)]
-        dimmed = [away(_dimmed(alpha), bias) for alpha in alphas]
-        weights = [w / alpha for (w, _), alpha in zip(dimmed, alphas, strict=True)]
-        own = _averaged(own, x, weights, [constants for _, constants in dimmed])
+        least = 0.0 if start is None else start
+        alphas = [least + (1 - least) * k / path for k in range(path)]
+        way = _Way(x, own, alphas, [away(_dimmed(alpha), bias) for alpha in alphas])
+        first = way.first(tolerance if start is None else math.inf)
+        own = way.averaged(first)
+        told.append(f"averaged from {way.said(first)} of the way to the image")
     c = own.contribution.double().sum(1) + own.bias.double()  # type: ignore[union-attr]
     size = min(c.shape[1:])
-    told = [f"averaged over {path} less bright images"] * (path > 0)
     if scale:
         a = _even(worth) ** power
         c = moved_within(c, scale * size, lambda sign: _even(sign * leading) * a)
@@ -174,27 +188,61 @@ def _unpacked(e: Explanation) -> tuple[Explanation, Callable[[Explanation], Expl
 
 
 def _dimmed(alpha: float) -> Move:
-    return lambda k, x: alpha * x
+    """α x, whose derivative is one, so that what arrives at x is W(α x) for any α."""
+    return lambda k, x: x + (alpha - 1) * x.detach()
 
 
-def _averaged(
-    e: Explanation, x: Tensor, weights: list[Tensor], constants: list[Tensor]
-) -> Explanation:
-    """The explanation with the means of weights and of constants, and evenly what is missing."""
-    weight, mean = torch.stack(weights).mean(0), torch.stack(constants).mean(0)
-    missing = e.output.double() - (weight * x).flatten(1).sum(1) - mean.flatten(1).sum(1)
-    bias = mean + missing[:, None, None] / mean[0].numel()
-    kind = e.output.dtype
-    return replace(
-        e,
-        weight=weight.to(kind),
-        contribution=(weight * x).to(kind),
-        bias=bias.to(kind),
-        sources={
-            "averaged constants": mean.flatten(1).sum(1).to(kind),
-            "evenly": missing.to(kind),
-        },
-    )
+class _Way:
+    """Weights and constants at α x, α from the least to 1, and the averages from each α on.
+
+    ``found``: W(α x) and C_b(α x) at the ``alphas``, which are evenly apart; at 1 those of ``e``.
+    """
+
+    def __init__(
+        self, x: Tensor, e: Explanation, alphas: list[float], found: list[tuple[Tensor, Tensor]]
+    ) -> None:
+        step = (1 - alphas[0]) / len(alphas)
+        self.e, self.alphas = e, [*alphas, 1.0]
+        own = (e.weight.double(), e.bias.double())  # type: ignore[union-attr]
+        weights, self.constants = zip(*found, own, strict=True)
+        integral, self.weights = torch.zeros_like(x), [weights[-1]]
+        for k in reversed(range(len(found))):
+            integral = integral + step / 2 * (weights[k] + weights[k + 1])
+            self.weights.insert(0, self.alphas[k] * weights[k] + integral)
+        maps = [(x * w).sum(1) + b for w, b in zip(self.weights, self.constants, strict=True)]
+        flat = torch.stack(maps).flatten(2)
+        self.x, self.magnitude = x, flat.abs().sum(2)  # (α, B)
+        self.missing = e.output.double() - flat.sum(2)
+
+    def first(self, tolerance: float) -> Tensor:
+        """(B,): the number of the least α, from it and from all above it little is missing."""
+        far = self.missing[:-1].abs() > tolerance * self.magnitude[:-1]  # at 1 nothing is
+        return (far.flip(0).cumsum(0) > 0).sum(0)
+
+    def averaged(self, first: Tensor) -> Explanation:
+        """The explanation with the averages from these α on, and evenly what is missing."""
+        which = (first, torch.arange(len(first), device=first.device))
+        weight, constants = (
+            torch.stack(self.weights)[which],
+            torch.stack(list(self.constants))[which],
+        )
+        missing, kind = self.missing[which], self.e.output.dtype
+        bias = constants + missing[:, None, None] / constants[0].numel()
+        return replace(
+            self.e,
+            weight=weight.to(kind),
+            contribution=(weight * self.x).to(kind),
+            bias=bias.to(kind),
+            sources={
+                "constants": constants.flatten(1).sum(1).to(kind),
+                "evenly": missing.to(kind),
+            },
+        )
+
+    def said(self, first: Tensor) -> str:
+        """From where the averages are taken: one α, or the least and the largest of a batch."""
+        ends = [self.alphas[int(k)] for k in (first.min(), first.max())]
+        return " to ".join(f"{alpha:.3g}" for alpha in dict.fromkeys(ends))
 
 
 def _check(bias: Any, **numbers: tuple[Any, int]) -> None:
