@@ -77,7 +77,7 @@ def slow_way(net: Any, plain: Any, o: dict[str, Any]) -> Tensor:
     """The averaged maps, picture by picture and from each s by a sum of its own."""
     n, bias = o["path"], o.get("bias", "spatial")
     least = o["start"] or 0.0
-    alphas = [least + (1 - least) * k / n for k in range(n + 1)]
+    alphas = [max(least + (1 - least) * k / n, 0.001) for k in range(n + 1)]
     at = [omenn.explain(net, alpha * X, 1, bias=bias) for alpha in alphas]
     maps = []
     for b in range(len(X)):
@@ -85,7 +85,8 @@ def slow_way(net: Any, plain: Any, o: dict[str, Any]) -> Tensor:
         for k in reversed(range(n + 1)):
             weight = alphas[k] * at[k].weight[b]
             for j in range(k, n):
-                weight = weight + (1 - least) / n * (at[j].weight[b] + at[j + 1].weight[b]) / 2
+                step = alphas[j + 1] - alphas[j]
+                weight = weight + step * (at[j].weight[b] + at[j + 1].weight[b]) / 2
             c = (X[b] * weight).sum(0) + at[k].bias[b]
             missing = plain.output[b] - c.sum()
             if k < n and o["start"] is None and missing.abs() > o["tolerance"] * c.abs().sum():
@@ -244,6 +245,74 @@ def test_what_is_missing_on_a_piecewise_linear_network_is_the_quadrature(start: 
     assert bool((missing(200) < missing(3)).all())
 
 
+def test_without_additive_terms_nothing_is_missing() -> None:
+    """W(0) of a ReLU that is given zero is zero, and not what it is beside it."""
+    layers = (nn.Conv2d(2, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3, bias=False))
+    e = omenn.explain(seeded(nn.Sequential(*layers)), X, 1, method="omenn-focused")
+    assert bool((e.sources["evenly"].abs() < 1e-12).all())
+    assert e.processing[0].startswith("averaged from 0.001 of the way to the image, ")
+    assert e.located == pytest.approx(1)
+
+
+class Standardised(nn.Module):
+    """Which has no output for a picture of one colour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = convnet()
+
+    def forward(self, x: Tensor) -> Tensor:
+        spread = x.std((1, 2, 3), keepdim=True)
+        return self.net((x - 0.3) / torch.where(spread < 0.5, spread - spread, spread))
+
+
+def test_it_does_not_start_where_the_model_has_no_output() -> None:
+    net = Standardised().eval()
+    net(X)
+    e = omenn.explain(net, X, 1, method="omenn-focused", tolerance=1)
+    assert e.exact
+    assert 0.3 < float(e.processing[0].split()[2]) < 1
+    with pytest.raises(omenn.InputError, match="the model's output is not finite"):
+        omenn.explain(net, X, 1, method="omenn-focused", start=0)
+
+
+def test_what_has_no_place_is_counted() -> None:
+    e = explained(start=0, path=2)
+    missing, constants = e.sources["evenly"].abs().sum(), (e.bias * 0).abs().sum()
+    even = e.sources["evenly"][:, None, None] / 48
+    constants = (e.bias - even).abs().sum()
+    share = float(missing / (missing + constants))
+    assert share > 0.01
+    assert e.reasons["uniform"] == pytest.approx(share)
+    at_zero = omenn.explain(convnet(), 0.001 * X, 1)
+    assert e.located == pytest.approx((1 - share) * at_zero.located)
+    assert e.located + sum(e.reasons.values()) == pytest.approx(1)
+    plain = omenn.explain(convnet(), X, 1)
+    assert explained(path=0).located == explained(start=1).located == plain.located
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+def test_types_are_those_of_omenn(kind: torch.dtype) -> None:
+    net, x = convnet().to(kind), X.to(kind)
+    plain = omenn.explain(net, x, 1)
+    e = omenn.explain(net, x, 1, method="omenn-focused")
+    assert e.exact
+    for name in ("matrix", "weight", "contribution", "bias"):
+        assert getattr(e, name).dtype == getattr(plain, name).dtype
+
+
+def test_a_start_at_the_image_runs_nothing_on_the_way() -> None:
+    calls = []
+    net = convnet()
+    net.register_forward_hook(lambda *_: calls.append(1))
+    counts = []
+    for options in ({"start": 1}, {"path": 0}, {"start": 0}, {"start": 0, "steps": 0}):
+        calls.clear()
+        omenn.explain(net, X, 1, method="omenn-focused", **options)
+        counts.append(len(calls))
+    assert counts[0] == counts[1] == counts[2] - 10 == counts[3]
+
+
 def test_it_starts_where_little_is_missing_from_there_on() -> None:
     def share(e: Any) -> Tensor:
         whole = e.contribution.sum(1) + e.bias
@@ -351,6 +420,33 @@ def test_options_out_of_their_range_are_refused(options: dict[str, Any], said: s
 def test_a_contrast_of_a_contrast_is_refused(target: Any) -> None:
     with pytest.raises(omenn.InputError, match=r"against= is for a class\. Leave it away"):
         explained(target=target, against="rest")
+
+
+class Mean(nn.Module):
+    """One answer for a batch, or for each of two flags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = convnet()
+
+    def forward(self, flag: Tensor, x: Tensor) -> Tensor:
+        return self.net(x).mean(0, keepdim=True) + flag[:, None]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "target"),
+    [
+        (X, lambda out: out[:, 1].sum()),
+        (X[:1], lambda out: out[0, 1]),
+        ((torch.tensor([1]), X), 1),
+        ((torch.tensor([1, 0]), draw(4, 2, 6, 8)), 1),
+    ],
+)
+def test_a_number_that_is_not_of_one_image_is_refused(inputs: Any, target: Any) -> None:
+    net = Mean().eval() if isinstance(inputs, tuple) else convnet()
+    said = r"is for a number of each image, but the target has \d for "
+    with pytest.raises(omenn.InputError, match=said):
+        omenn.explain(net, inputs, target, method="omenn-focused")
 
 
 def test_what_is_no_image_is_refused() -> None:

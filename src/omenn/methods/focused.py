@@ -33,6 +33,8 @@ from omenn.methods.plain import Move, Moved, remapped, settled
 from omenn.methods.registry import method
 
 PLACED = ("spatial", "attention", "uniform")
+FIRST = 1e-3  # the least α
+_MAPS = ("inputs", "weight", "contribution", "bias", "matrix")
 FLOOR = 0.02  # of a leader: what every pixel has, as a share of the mean
 
 
@@ -73,10 +75,11 @@ def focused(
 
         C = X ⊙ (s W(s x) + ∫_s^1 W(α x) dα) + C_b(s x) + r,    r even over the image
 
-    Where W is the Jacobian, the integral adds f(x) − f(s x) and the rest of it f(s x), so r is the
-    error of the quadrature. (s = 1 is ``omenn``, s = 0 integrated gradients from zero with the
-    constants there.) Where it is not (attention, norms, smooth activations), r is what W leaves
-    out on the way, and s is taken so near to 1, image by image, that r is small. With
+    Where W is the Jacobian and the network is continuous, the integral adds f(x) − f(s x) and the
+    rest of it f(s x), so r is the error of the quadrature. (s = 1 is ``omenn``, s = 0 integrated
+    gradients from zero with the constants there.) Where it is not (attention, norms, most smooth
+    activations), r is what W leaves out on the way. No place has earned r, so s is, image by image,
+    no further from 1 than keeps Σ|r| small against Σ|C − r|. With
     l = Σ_channels X ⊙ mean_i W(x_i) for noisy x_i as in ``dave``, o = Σ_channels |X ⊙ W(x)|, G a
     Gaussian, g = sign(G C), and every mean over the image::
 
@@ -91,20 +94,24 @@ def focused(
     Args:
         scale: σ of G, as a share of the shorter side; 0 moves nothing, and no x_i is run.
         steps, noise: number of x_i and their largest t, see ``dave``. 0 steps: l is that of the
-            image itself, and nothing is run twice.
+            image itself.
         power: how much the undisturbed magnitude counts; 0 not at all.
         wide: σ of G', as ``scale``; 0 gathers nothing.
         path: the number of steps of α, by the trapezoidal rule. 0: x alone.
-        start, tolerance: s. For None it goes down from 1 in steps of 1/path as far as |Σ r| is at
-            most this share of Σ|C|.
+        start, tolerance: s. For None it goes down from 1 in steps of 1/path as long as Σ|r| is at
+            most this share of Σ|C − r|, and the network finite. For 0 it is 0.001: W(0) of a ReLU
+            that is given zero is not its limit.
         against: ``"rest"`` or ``"runner-up"``: f_c minus these is explained, and is the sum.
         rotation, translation, scaling, flip: the x_i are moved as well, see ``dave``.
         seed: of noise and moves. The global random state is not touched.
         bias: ``"spatial"``, ``"attention"`` or ``"uniform"``, see ``omenn``.
         products, output, channel_dim: see ``omenn``.
 
+    The model is run 2 + ``steps`` + ``path`` times at most.
+
     Raises:
-        InputError: the input is not one batch of images (B, C, H, W); an option out of its range.
+        InputError: the input is not one batch of images (B, C, H, W) with a number for each; an
+            option out of its range.
 
     Example:
         >>> import torch, omenn
@@ -132,33 +139,43 @@ def focused(
         target = Contrast(_class(target, model, inputs, **options), against)  # type: ignore[arg-type]
     own = omenn(model, inputs, target, bias=bias, products=products, **options)
     run = FrozenRun(model, inputs, None, "none", channel_dim, {"products": products})
-    _check_image(run)
     _, index = run.target(target, output)
+    _check_image(run)
     fixed = settled(run, target, index, output)
 
-    def away(move: Move, collected: str) -> tuple[Tensor, Tensor]:
-        """Weights at x of the moved network, and its constants."""
+    def away(move: Move, collected: str) -> tuple[Tensor, Explanation]:
+        """Weights at x of the moved network, and the explanation there for its constants."""
         changes = {"products": products, "move": move}
         there = FrozenRun(model, inputs, None, collected, channel_dim, changes, Moved)
         f, index = there.target(fixed, output)
         gradients = there.pull_back(f)
         found, _ = _unpacked(there.wrap(f, index, gradients))
-        return gradients.inputs[0].double(), found.bias.double()  # type: ignore[union-attr]
+        return gradients.inputs[0].double(), found  # type: ignore[return-value]
 
     own, pack = _unpacked(own)
     x, weight = run.feed.values[0].double(), own.weight.double()  # type: ignore[union-attr]
-    drawn = moves.steps(run.feed, steps, seed) if scale else ()
-    noisy = [away(step, "none")[0] for step in drawn]
-    leading = (x * (torch.stack(noisy).mean(0) if noisy else weight)).sum(1)
+    leading, told = weight, []
+    if scale and steps:
+        leading = torch.zeros_like(weight)
+        for step in moves.steps(run.feed, steps, seed):
+            leading += away(step, "none")[0] / steps
+    leading = (x * leading).sum(1)
     worth = (x * weight).abs().sum(1)
-    told = []
-    if path:
+    if path and start != 1:
+        way = _Way(x, own)
         least = 0.0 if start is None else start
-        alphas = [least + (1 - least) * k / path for k in range(path)]
-        way = _Way(x, own, alphas, [away(_dimmed(alpha), bias) for alpha in alphas])
-        first = way.first(tolerance if start is None else math.inf)
-        own = way.averaged(first)
-        told.append(f"averaged from {way.said(first)} of the way to the image")
+        for k in reversed(range(path)):
+            alpha = max(least + (1 - least) * k / path, FIRST)
+            try:
+                found = away(_dimmed(alpha), bias)
+            except InputError:
+                if start is not None:
+                    raise
+                break  # no finite output there, though there is one at x
+            if not way.went(alpha, *found, math.inf if start is not None else tolerance):
+                break
+        own = way.averaged()
+        told.append(f"averaged from {way.said()} of the way to the image")
     c = own.contribution.double().sum(1) + own.bias.double()  # type: ignore[union-attr]
     size = min(c.shape[1:])
     if scale:
@@ -169,15 +186,14 @@ def focused(
         near = c
         c = moved_within(near, wide * size, lambda sign: _even(sign * near))
         told.append(f"mass gathered within {wide * size:.3g} pixels")
-    matrix = c.to(own.output.dtype)
+    matrix = c.to(own.matrix.dtype)  # type: ignore[union-attr]
     done = remapped(own, matrix, own.bias, [matrix], ", ".join(told))
     return pack(replace(done, promise=own.promise))
 
 
 def _unpacked(e: Explanation) -> tuple[Explanation, Callable[[Explanation], Explanation]]:
     """With a tensor where an input that was given by name has a dict; and the way back."""
-    names = ("weight", "contribution", "matrix", "bias", "inputs")
-    whole = {name: getattr(e, name) for name in names}
+    whole = {name: getattr(e, name) for name in _MAPS}
     keys = {name: next(iter(v)) for name, v in whole.items() if isinstance(v, Mapping)}
     first = {name: whole[name][key] for name, key in keys.items()}
 
@@ -193,55 +209,77 @@ def _dimmed(alpha: float) -> Move:
 
 
 class _Way:
-    """Weights and constants at α x, α from the least to 1, and the averages from each α on.
+    """Goes from α = 1 down, and has of each image the averages from the least α so far."""
 
-    ``found``: W(α x) and C_b(α x) at the ``alphas``, which are evenly apart; at 1 those of ``e``.
-    """
+    def __init__(self, x: Tensor, e: Explanation) -> None:
+        self.x, self.e, self.alpha = x, e, 1.0
+        self.slope = e.weight.double()  # type: ignore[union-attr]
+        self.integral = torch.zeros_like(self.slope)
+        self.weight, self.constants = self.slope, e.bias.double()  # type: ignore[union-attr]
+        self.missing = torch.zeros_like(e.output, dtype=torch.float64)
+        self.start = torch.ones_like(self.missing)
+        self.open = torch.ones_like(self.missing, dtype=torch.bool)
+        self.passed = [(1.0, e)]
 
-    def __init__(
-        self, x: Tensor, e: Explanation, alphas: list[float], found: list[tuple[Tensor, Tensor]]
-    ) -> None:
-        step = (1 - alphas[0]) / len(alphas)
-        self.e, self.alphas = e, [*alphas, 1.0]
-        own = (e.weight.double(), e.bias.double())  # type: ignore[union-attr]
-        weights, self.constants = zip(*found, own, strict=True)
-        integral, self.weights = torch.zeros_like(x), [weights[-1]]
-        for k in reversed(range(len(found))):
-            integral = integral + step / 2 * (weights[k] + weights[k + 1])
-            self.weights.insert(0, self.alphas[k] * weights[k] + integral)
-        maps = [(x * w).sum(1) + b for w, b in zip(self.weights, self.constants, strict=True)]
-        flat = torch.stack(maps).flatten(2)
-        self.x, self.magnitude = x, flat.abs().sum(2)  # (α, B)
-        self.missing = e.output.double() - flat.sum(2)
+    def went(self, alpha: float, slope: Tensor, there: Explanation, tolerance: float) -> bool:
+        """Take in W(α x) and C_b(α x); whether any image goes on.
 
-    def first(self, tolerance: float) -> Tensor:
-        """(B,): the number of the least α, from it and from all above it little is missing."""
-        far = self.missing[:-1].abs() > tolerance * self.magnitude[:-1]  # at 1 nothing is
-        return (far.flip(0).cumsum(0) > 0).sum(0)
+        It does if no more than the tolerance is missing of f(x), as a share of Σ|C|.
+        """
+        self.integral = self.integral + (self.alpha - alpha) / 2 * (self.slope + slope)
+        self.alpha, self.slope = alpha, slope
+        weight, constants = alpha * slope + self.integral, there.bias.double()  # type: ignore[union-attr]
+        c = ((self.x * weight).sum(1) + constants).flatten(1)
+        missing = self.e.output.double() - c.sum(1)
+        self.open = self.open & ~(missing.abs() > tolerance * c.abs().sum(1))
+        here = self.open[:, None, None]
+        self.weight = torch.where(here[:, None], weight, self.weight)
+        self.constants = torch.where(here, constants, self.constants)
+        self.missing = torch.where(self.open, missing, self.missing)
+        self.start = torch.where(self.open, alpha, self.start)
+        self.passed.append((alpha, replace(there, **dict.fromkeys(_MAPS, torch.empty(0)))))
+        return bool(self.open.any())
 
-    def averaged(self, first: Tensor) -> Explanation:
-        """The explanation with the averages from these α on, and evenly what is missing."""
-        which = (first, torch.arange(len(first), device=first.device))
-        weight, constants = (
-            torch.stack(self.weights)[which],
-            torch.stack(list(self.constants))[which],
-        )
-        missing, kind = self.missing[which], self.e.output.dtype
-        bias = constants + missing[:, None, None] / constants[0].numel()
+    def averaged(self) -> Explanation:
+        """The explanation with the averages, and evenly what is missing."""
+        e, kind = self.e, self.e.matrix.dtype  # type: ignore[union-attr]
+        bias = self.constants + self.missing[:, None, None] / self.constants[0].numel()
+        located, unlocated = self._placed()
         return replace(
-            self.e,
-            weight=weight.to(kind),
-            contribution=(weight * self.x).to(kind),
-            bias=bias.to(kind),
+            e,
+            weight=self.weight.to(e.weight),  # type: ignore[arg-type]
+            contribution=(self.weight * self.x).to(e.contribution),  # type: ignore[arg-type]
+            bias=bias.to(e.bias),  # type: ignore[arg-type]
             sources={
-                "constants": constants.flatten(1).sum(1).to(kind),
-                "evenly": missing.to(kind),
+                "constants": self.constants.flatten(1).sum(1).to(kind),
+                "evenly": self.missing.to(kind),
             },
+            located=located,
+            unlocated=unlocated,
         )
 
-    def said(self, first: Tensor) -> str:
+    def _placed(self) -> tuple[float, dict[str, dict[str, float]]]:
+        """Which constants have a place: the mean over images of what was found at their s.
+
+        What is missing has none, and counts with them where it is more than rounding.
+        """
+        rounding = self.e.tolerance * (1 + self.e.magnitude.double())
+        size = float(self.constants.abs().sum())
+        even = float(self.missing.abs()[self.missing.abs() > rounding].sum())
+        known = 1 - even / (size + even) if size + even else 1.0
+        located, unlocated = 0.0, {"omenn-focused": {"uniform": 1 - known}} if known < 1 else {}
+        for alpha, e in self.passed:
+            share = known * float((self.start == alpha).double().mean())
+            located += share * e.located
+            for module, reasons in e.unlocated.items():
+                for why, part in reasons.items():
+                    sums = unlocated.setdefault(module, {})
+                    sums[why] = sums.get(why, 0.0) + share * part
+        return located, unlocated
+
+    def said(self) -> str:
         """From where the averages are taken: one α, or the least and the largest of a batch."""
-        ends = [self.alphas[int(k)] for k in (first.min(), first.max())]
+        ends = (float(self.start.min()), float(self.start.max()))
         return " to ".join(f"{alpha:.3g}" for alpha in dict.fromkeys(ends))
 
 
@@ -258,8 +296,13 @@ def _check(bias: Any, **numbers: tuple[Any, int]) -> None:
 
 def _check_image(run: FrozenRun) -> None:
     feed = run.feed
+    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in feed.leaves)
+    if not feed.batched or (is_image(feed, 0) and len(feed.leaves[0]) != feed.samples):
+        raise InputError(
+            "method 'omenn-focused' is for a number of each image, but the target has "
+            f"{feed.samples} for {shapes}. Use method 'omenn'."
+        )
     if len(feed.leaves) != 1 or not is_image(feed, 0):
-        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in feed.leaves)
         raise InputError(
             f"method 'omenn-focused' is for one batch of images (B, C, H, W), but {shapes} is "
             "explained. Use method 'omenn', whose map can be smoothed with processed()."
