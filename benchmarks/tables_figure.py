@@ -69,8 +69,8 @@ def draw(run: Run, table: Table, name: str, path: Path) -> None:
     for panel in panels[1:]:
         panel.set_yticks(range(len(lines)), [])
     figure.suptitle(
-        f"{name}, {table.pictures} pictures. Orange: the exact maps of this library; on grey: not "
-        "better than the best trivial row",
+        f"{name}, {table.pictures} pictures. Orange: omenn and omenn-focused; on grey: not better "
+        "than the best trivial row",
         fontsize=9,
         color=INK,
     )

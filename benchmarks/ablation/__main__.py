@@ -100,9 +100,28 @@ def main(words: Sequence[str] | None = None) -> None:
         test = computed(
             Phase("test", a.test_scenes, a.test_mosaics, a.work, a.device), a, reported, reported
         )
+        if a.write:
+            refuse_parts(validation, rows)
+            refuse_parts(test, reported)
         for model in test.models:
             print(f"test, {model}\n\n{tables.ranking(test, model, a.top)}\n")
         publish(a, validation, test)
+
+
+def refuse_parts(board: Board, rows: Sequence[Row]) -> None:
+    """A page is of whole phases.
+
+    Raises:
+        SystemExit: a row is neither finished nor failed on a model.
+    """
+    keys = [(model, row.name) for model in board.models for row in rows]
+    missing = [key for key in keys if key not in board.found and key not in board.why]
+    if missing:
+        model, name = missing[0]
+        raise SystemExit(
+            f"{len(missing)} of {len(keys)} rows are not finished, the first is {name} on {model}. "
+            "Leave --no-run and --only away, or --write."
+        )
 
 
 def publish(a: argparse.Namespace, validation: Board, test: Board) -> None:
@@ -127,6 +146,7 @@ def _said(a: argparse.Namespace) -> list[str]:
     said += ["--test-scenes", str(a.test_scenes)] if a.test_scenes != a.scenes else []
     said += ["--mosaics", str(a.mosaics)]
     said += ["--test-mosaics", str(a.test_mosaics)] if a.test_mosaics != a.mosaics else []
+    said += ["--device", a.device] if a.device != "cpu" else []
     said += ["--models", *a.models] if tuple(a.models) != configurations.MODELS else []
     return [*said, *(["--short"] if a.short else []), "--write"]
 

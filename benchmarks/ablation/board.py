@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation.configurations import EXACT, GAE, METRICS, PEER, TRIVIAL, Row
+import omenn
+from benchmarks.ablation import exact_map
+from benchmarks.ablation.configurations import EXACT, GAE, METRICS, PEER, SMOOTHED, TRIVIAL, Row
+from omenn.errors import InputError
 from omenn.run.bench import cells
 from omenn.run.bench.plan import Plan
 from omenn.run.bench.store import Store
+from omenn.show.writing import write_files
 
 MEASURES = {
     "FunnyBirds mean": (METRICS[0], "mean"),
@@ -21,7 +26,8 @@ MEASURES = {
 }
 PROTOCOLS = tuple(MEASURES)
 TOP = 3
-SAME = 3  # digits
+SAME = 6  # digits
+ROWS = "rows.txt"
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,34 @@ class Part:
             open_plan = replace(self._plan, models=(), methods=())
             self._store = Store(self.folder, open_plan)
             self._store.begin(open_plan)
+            self._check_rows()
         return self._store
+
+    def _check_rows(self) -> None:
+        """Refuse cells of rows of other code: the store knows the package's, without what shows.
+
+        Raises:
+            InputError: the rows, or the steps that they postprocess maps with, have changed.
+        """
+        made = rows_code()
+        path = self.folder / ROWS
+        if not path.exists():
+            write_files({path: made.encode()})
+        elif path.read_text() != made:
+            raise InputError(
+                f"'{self.folder}' holds results of other rows: the code of exact_map.py or of "
+                "postprocessing has changed. Choose another folder with --work, or delete this one."
+            )
+
+
+def rows_code() -> str:
+    """A digest of what makes the rows of the ablation, beside the package's own methods."""
+    show = Path(omenn.__file__).parent / "show"
+    steps = (show / f"{name}.py" for name in ("postprocess", "smoothing", "outliers", "layout"))
+    digest = hashlib.sha256()
+    for path in (Path(exact_map.__file__), *steps):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 class Phase:
@@ -140,9 +173,14 @@ class Board:
         ]
 
     def first(self, model: str, protocol: str, rows: Sequence[Row] | None = None) -> Row:
-        """The row with the largest value; smoothed maps of other methods are no method."""
-        among = self.there(model, EXACT, PEER, TRIVIAL) if rows is None else rows
+        """The row with the largest value; of equal ones an exact row, then as they come."""
+        among = self.there(model) if rows is None else rows
         return max(among, key=lambda row: _sortable(self.cell(model, row, protocol).value))
+
+    def equal(self, model: str, protocol: str, first: Row) -> int:
+        """How many other rows have the same value as a row."""
+        values = [self.cell(model, row, protocol).value for row in self.there(model)]
+        return sum(_same(value, self.cell(model, first, protocol).value) for value in values) - 1
 
     def within(self, model: str, protocol: str, row: Row, first: Row) -> bool:
         """Whether a row is the first, or not below the interval of the first."""
@@ -204,7 +242,7 @@ class Board:
         return sum(self.place(model, p, row) <= TOP for model in there for p in PROTOCOLS)
 
     def place(self, model: str, protocol: str, row: Row) -> int:
-        """1 + how many other methods and trivial maps are above a row.
+        """1 + how many other methods, smoothed or not, and trivial maps are above a row.
 
         Methods whose rules coincide on a model have the same map there and count once: those that
         agree in every protocol to :data:`SAME` digits.
@@ -212,10 +250,14 @@ class Board:
         value = _sortable(self.cell(model, row, protocol).value)
         above = {
             tuple(round(self.cell(model, other, p).value, SAME) for p in PROTOCOLS)
-            for other in self.there(model, PEER, TRIVIAL)
+            for other in self.there(model, PEER, SMOOTHED, TRIVIAL)
             if _sortable(self.cell(model, other, protocol).value) > value
         }
         return 1 + len(above)
+
+
+def _same(a: float, b: float) -> bool:
+    return round(a, SAME) == round(b, SAME)
 
 
 def _sortable(value: float) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ablation.board import PROTOCOLS, Board
-from benchmarks.ablation.configurations import PEER, TRIVIAL, Row
+from benchmarks.ablation.configurations import PEER, SMOOTHED, TRIVIAL, Row
 from omenn.data.atomic import replacing
 
 INK, OWN, DEFAULT, OTHER, NONE = "#333333", "#c2410c", "#d97706", "#5f7893", "#b5b5b5"
@@ -41,7 +41,7 @@ def _shown(test: Board, model: str, own: Row, default: Row) -> list[tuple[str, R
     rows = [("exact, chosen" + " = default" * (own == default), own, OWN)]
     if own != default:
         rows.append(("exact, default", default, DEFAULT))
-    rows += [(row.name, row, OTHER) for row in test.there(model, PEER)]
+    rows += [(row.label, row, OTHER) for row in test.there(model, PEER, SMOOTHED)]
     rows += [(f"{row.name} (trivial)", row, NONE) for row in test.there(model, TRIVIAL)]
     return sorted(rows, key=lambda entry: test.mean_rank(entry[1], [model]))
 

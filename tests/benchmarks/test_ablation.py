@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import omenn
 from benchmarks.ablation import __main__ as ablation
+from benchmarks.ablation import board as board_of
 from benchmarks.ablation import configurations, tables
 from benchmarks.ablation.board import PROTOCOLS, Board, Cell, Phase
 from benchmarks.ablation.configurations import EXACT, PEER, SMOOTHED, TRIVIAL, Row
@@ -236,18 +238,27 @@ class TestChoice:
         assert two.default() == FINE
         assert two.chosen("a") == ROUGH
 
-    def test_a_smoothed_peer_is_not_the_first(self) -> None:
+    def test_a_smoothed_peer_counts_as_a_method(self) -> None:
         values = {"m": {FINE.name: (0.5, 0.5, 0.5), SOFT.name: (0.9, 0.9, 0.9)}}
         soft = board(values, [FINE, SOFT])
-        assert soft.first("m", PROTOCOLS[0]) == FINE
+        assert soft.first("m", PROTOCOLS[0]) == SOFT
+        assert soft.place("m", PROTOCOLS[0], FINE) == 2
+
+    def test_methods_count_once_only_if_they_agree_to_six_digits(self) -> None:
+        for apart, place in ((1e-8, 2), (1e-4, 4)):
+            near = {f"p{k}": (0.6 + k * apart,) * 3 for k in range(3)}
+            values = {"m": {FINE.name: (0.5, 0.5, 0.5), **near}}
+            few = board(values, [FINE, *PEERS[:3]])
+            assert few.place("m", PROTOCOLS[0], FINE) == place
 
     def test_goal_table(self) -> None:
         chosen = {"m": FINE}
         lines = tables.goal(self.one, self.one, chosen, ROUGH).splitlines()[2:]
         cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-        assert [line[4] for line in cells] == ["**yes**"] * 3
-        assert [line[6] for line in cells] == ["no", "no", "**yes**"]
-        assert [line[8:] for line in cells] == [
+        assert [line[3] for line in cells] == ["1 of 3", "1 of 3", "1 of 3"]
+        assert [line[5] for line in cells] == ["**yes**"] * 3
+        assert [line[7] for line in cells] == ["no", "no", "**yes**"]
+        assert [line[9:] for line in cells] == [
             ["1", "**yes**"],
             ["1", "**yes**"],
             ["2", "**yes**"],
@@ -257,19 +268,33 @@ class TestChoice:
         assert "Of 3 pairs" in words
         assert "of the first, in 3; the one" in words
         assert "protocols of the model in 1." in words
-        assert words.endswith("in 3.")
+        assert words.endswith("in 3; it is not `omenn-focused` as the library makes it.")
+        library = replace(ROUGH, entry=Entry("omenn-focused", "omenn-focused", {}))
+        words = tables.goal_in_words(self.one, self.one, chosen, library)
+        assert words.endswith("it is `omenn-focused` as the library makes it.")
+
+    def test_rows_with_the_value_of_the_first_are_counted(self) -> None:
+        zeros = dict.fromkeys((FINE.name, "p0", "constant"), (0.0, 0.0, 0.0))
+        even = board({"m": zeros}, [FINE, PEERS[0], BLIND])
+        line = tables.goal(even, even, {"m": FINE}, FINE).splitlines()[2]
+        assert f"| {FINE.label} and 2 more: 0.000" in line
+        assert line.count("**yes**, but not above a trivial map") == 3
+        words = tables.goal_in_words(even, even, {"m": FINE}, FINE)
+        assert "of the first, in 0; the one" in words
+        assert "protocols of the model in 0." in words
+        assert "smoothed or not, in 0;" in words
 
     def test_what_is_best_by_a_protocol_is_chosen_by_validation(self) -> None:
         swapped = {FINE.name: (0.9, 0.9, 0.9), ROUGH.name: (0.1, 0.1, 0.1), "p0": (0.2, 0.2, 0.2)}
         test = board({"m": {**swapped, "constant": (0, 0, 0)}}, [FINE, ROUGH, PEERS[0], BLIND])
         lines = tables.goal(self.one, test, {"m": FINE}, FINE).splitlines()[2:]
-        assert ["no" in line.split("|")[5] for line in lines] == [True, True, False]
+        assert ["no" in line.split("|")[6] for line in lines] == [True, True, False]
 
     def test_goal_says_where_a_trivial_map_is_not_beaten(self) -> None:
         values = {FINE.name: (0.5, 0.5, 0.5), "p0": (0.1, 0.1, 0.1), "constant": (0.5, 0.4, 0.55)}
         blind = board({"m": values}, [FINE, PEERS[0], BLIND])
         lines = tables.goal(blind, blind, {"m": FINE}, FINE).splitlines()[2:]
-        wanted = [2, 0, 2]
+        wanted = [3, 0, 3]
         assert [line.count("not above a trivial map") for line in lines] == wanted
 
     def test_ablation_table_tells_why_a_row_failed(self) -> None:
@@ -344,10 +369,29 @@ class TestCommand:
         ablation.main([*words, "--no-run"])
         assert capsys.readouterr().out == first
         assert page.read_text() == text
+        gone = next((tmp_path / "work").glob("test-*/cells/birds-convnet/rollout/*.json"))
+        gone.unlink()
+        page.write_text(text)
+        with pytest.raises(SystemExit, match=r"1 of 4 rows are not finished, the first is rollout"):
+            ablation.main([*words, "--no-run"])
+        assert page.read_text() == text
+        ablation.main(words)
         validation = Phase("validation", 4, 2, tmp_path / "work").read(["birds-convnet"], few)
         test = Phase("test", 4, 2, tmp_path / "work").read(["birds-convnet"], few)
         assert validation.found.keys() == test.found.keys() != set()
         assert validation.found != test.found
+
+    def test_cells_of_other_rows_are_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def store() -> object:
+            return Phase("test", 4, 2, tmp_path).parts[0].store
+
+        store()
+        store()
+        monkeypatch.setattr(board_of, "rows_code", lambda: "0")
+        with pytest.raises(InputError, match=r"holds results of other rows: the code of exact_map"):
+            store()
 
     @pytest.mark.parametrize(
         ("words", "text"),
