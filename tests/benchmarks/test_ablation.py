@@ -140,7 +140,7 @@ class TestRows:
 
     def test_labels(self) -> None:
         labels = {row.label for row in configurations.rows()}
-        wanted = {"plain", "bias=uniform", "focused", "focused: wide=0", "*edges*"}
+        wanted = {"plain", "bias=uniform", "focused", "focused: path=10, wide=0", "*edges*"}
         assert wanted | {"xgradient + gaussian:2.0"} <= labels
 
     def test_products_make_no_difference_here(self) -> None:

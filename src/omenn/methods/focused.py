@@ -55,7 +55,7 @@ def focused(
     noise: float = 0.3,
     power: float = 1.0,
     wide: float = 0.12,
-    path: int = 10,
+    path: int = 20,
     start: float | None = None,
     tolerance: float = 0.05,
     against: str | None = None,
