@@ -219,7 +219,7 @@ class _Way:
         self.missing = torch.zeros_like(e.output, dtype=torch.float64)
         self.start = torch.ones_like(self.missing)
         self.open = torch.ones_like(self.missing, dtype=torch.bool)
-        self.passed = [(1.0, e)]
+        self.places = {1.0: (e.located, e.unlocated)}  # α → where its constants belong
 
     def went(self, alpha: float, slope: Tensor, there: Explanation, tolerance: float) -> bool:
         """Take in W(α x) and C_b(α x); whether any image goes on.
@@ -237,7 +237,7 @@ class _Way:
         self.constants = torch.where(here, constants, self.constants)
         self.missing = torch.where(self.open, missing, self.missing)
         self.start = torch.where(self.open, alpha, self.start)
-        self.passed.append((alpha, replace(there, **dict.fromkeys(_MAPS, torch.empty(0)))))
+        self.places[alpha] = (there.located, there.unlocated)
         return bool(self.open.any())
 
     def averaged(self) -> Explanation:
@@ -268,10 +268,10 @@ class _Way:
         even = float(self.missing.abs()[self.missing.abs() > rounding].sum())
         known = 1 - even / (size + even) if size + even else 1.0
         located, unlocated = 0.0, {"omenn-focused": {"uniform": 1 - known}} if known < 1 else {}
-        for alpha, e in self.passed:
+        for alpha, (placed, rest) in self.places.items():
             share = known * float((self.start == alpha).double().mean())
-            located += share * e.located
-            for module, reasons in e.unlocated.items():
+            located += share * placed
+            for module, reasons in rest.items():
                 for why, part in reasons.items():
                     sums = unlocated.setdefault(module, {})
                     sums[why] = sums.get(why, 0.0) + share * part
