@@ -146,6 +146,12 @@ DIFFERENCE = (
     "published protocol (`published=true`), its defect with the last class as well."
 )
 
+PRINTED = (
+    "Published means are as they are printed, also where they do not follow from the parts: those "
+    "of RISE on ViT-B/16, of BagNet, and of Rollout, whose contrastivity counts as 0 there, as does "
+    "what was not computed (–)."
+)
+
 
 def beside(runs: Sequence[Run], sizes: Mapping[str, tuple[int, int]]) -> str:
     """The published means beside ours, by method, and below them every published part.
@@ -236,7 +242,7 @@ def _parts(ours: Mapping[str, Table], columns: Mapping[str, Column | None]) -> s
                 shown = [short(by_measure[m].value) for m in (*PARTS, "mean")]
                 label = f"*{line.name}*" if line.trivial else f"`{line.name}`"
                 rows.append([f"our `{name}`", label, *facts, *shown])
-    inside = written(header, rows)
+    inside = f"{written(header, rows)}\n\n{PRINTED}"
     return folded("All published rows and ours, by part", inside)
 
 

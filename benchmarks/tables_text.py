@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.report import table as written
 from benchmarks.tables_read import Run, opened
-from omenn.show.bench_table import Column, Line, Table, fewer, interval, short
+from omenn.show.bench_table import Column, Line, Table, fewer, interval, notes, short
 
 OWN = ("omenn", "omenn-focused")
 GROUPS: Mapping[str, Sequence[str]] = {
@@ -298,21 +298,8 @@ def failures(table: Table) -> str:
 
 def counted(table: Table) -> str:
     """What protocols counted on the way, folded up: how often, of which rows."""
-    notes: dict[tuple[str, str], dict[str, int]] = {}
-    for line in table.lines:
-        for metric, own in line.counted.items():
-            for what, number in own.items():
-                notes.setdefault((metric, what), {})[line.name] = number
-    rows_ = [line.name for line in table.lines if line.values]
-    said = [f"- {metric}: {what}: {_who(who, rows_)}" for (metric, what), who in notes.items()]
+    said = [f"- {metric}: {what}: {who}" for (metric, what), who in notes(table).items()]
     return folded("What was counted and not left out in silence", "\n".join(said))
-
-
-def _who(who: Mapping[str, int], everyone: Sequence[str]) -> str:
-    numbers = set(who.values())
-    if len(numbers) == 1 and set(who) >= set(everyone):
-        return f"{numbers.pop()} for every row"
-    return ", ".join(f"{name} {number}" for name, number in who.items())
 
 
 def costs(table: Table) -> str:

@@ -16,8 +16,10 @@ from omenn.data.imagenet import ImageNet, imagenet_synsets
 from omenn.judge.explainers import explainer
 from omenn.judge.faithfulness import faithfulness_correlation
 from omenn.models import sources
+from omenn.run.bench.plan import Plan
 from omenn.run.bench.store import Store
 
+ROOT = Path(__file__).parents[2]
 RESUMABLE = "omenn: interrupted; what is finished stays; run the same command again to go on\n"
 METRICS = "srg[patch=8],sparseness"
 
@@ -74,6 +76,27 @@ class TestBench:
         code, out, _ = run(*quick, "--methods", "rollout", "-o", "x")
         assert code == 1
         assert "failed: nets.py:build, rollout" in out
+
+    def test_a_metric_that_judged_nothing(self, run: Run, quick: tuple[object, ...]) -> None:
+        code, out, _ = run(*quick, "--metrics", "sparseness,gae[steps=1]", "-o", "x")
+        assert code == 1
+        assert "failed: nets.py:build, omenn, gae[steps=1]: mosaics need four pictures" in out
+
+    def test_the_small_plan(self, run: Run) -> None:
+        """That of the documentation, with two pictures, one model, and no extra."""
+        plan = str(ROOT / "benchmarks/plans/small.toml")
+        code, _, err = run(
+            *("bench", plan, "--models", "birds-vit", "--limit", 4, "-o", "x"),
+            *("--metrics", "funnybirds,gae[steps=5],insertion-deletion[step=1024]"),
+        )
+        assert (code, err) == (0, "")
+        found = json.loads(Path("x/results.json").read_text())["models"][0]
+        assert [m["method"] for m in found["methods"] if not m["trivial"]] == [
+            entry.name for entry in Plan.from_file(Path(plan)).methods
+        ]
+        assert not any(method["failures"] for method in found["methods"])
+        means = {m["method"]: m["values"][0]["value"] for m in found["methods"]}
+        assert means["omenn"] > max(means[name] for name in ("constant", "random"))
 
     def test_trivial_maps_alone_are_no_failure(self, run: Run, quick: tuple[object, ...]) -> None:
         code, out, _ = run(*quick, "--methods", "constant,random", "-o", "x")

@@ -73,3 +73,11 @@ def test_nothing_is_printed_about_progress_without_a_terminal(net: str, picture:
     process = subprocess_of("explain", picture, "-m", net, "-o", "x.png", env=environment)
     _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
+
+
+def test_python_m_omenn() -> None:
+    for module in ("omenn", "omenn.cli"):
+        done = subprocess.run(
+            [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.startswith("omenn ")

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import bench_trees
 from bench_trees import BOX, GOLDFISH, RETRIEVER, SIZE, TENCH
 from omenn.data import birds, imagenet
 from omenn.errors import InputError, MissingExtra
+from omenn.judge import joined
 from omenn.judge.bench_data import KINDS, MASKS, PARTS, TRAINING, evenly, kind_of, open_data
+from omenn.judge.trial import Subject
+from omenn.models.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +185,43 @@ def test_imagenet_s(tmp_path: Path) -> None:
     own = {"mapping": "folders"}
     data = open_data(f"imagenet-s:{tmp_path}", "validation", 3, options=own)
     assert [data.pictures.label(k) for k in data.indices] == [0, 1, 2]
+
+
+def test_boxes_are_taken_as_they_are(tmp_path: Path) -> None:
+    """Two boxes in opposite corners are no box around both."""
+    root = bench_trees.imagenet(tmp_path / "a", each=1)
+    corners = [(0, 0, 4, 4), (16, 12, 20, 16)]
+    for path in (root / "Annotations").rglob("*.xml"):
+        text = path.read_text()
+        one = text[text.index("<object>") : text.index("</annotation>")]
+        objects = ""
+        for corner in corners:
+            new = one
+            for key, old, value in zip(("xmin", "ymin", "xmax", "ymax"), BOX, corner, strict=True):
+                new = new.replace(f"<{key}>{old}<", f"<{key}>{value}<")
+            objects += new
+        path.write_text(text.replace(one, objects))
+    data = open_data(f"imagenet:{root}", "val", 3)
+    assert data.boxes
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 20, 1000)).eval()
+    plain = Preprocessing(size=(16, 20), mean=(0.0,) * 3, std=(1.0,) * 3)
+    subject = Subject(model, data, plain)
+    assert subject.boxes.sum((1, 2)).tolist() == [32, 32, 32]
+    assert bool(subject.boxes[:, 0, 0].all())
+    assert not bool(subject.boxes[:, 8, 10].any())
+    between = torch.zeros(3, 16, 20)
+    between[:, 8, 10] = 1.0
+    found = joined.energy_pointing_game(
+        lambda images, targets: between, subject.images, subject.labels, **where(subject)
+    )
+    assert found.mean == 0
+    assert not open_data(f"voc:{bench_trees.voc(tmp_path / 'b')}", "val", 1).boxes
+    options = {"task": "detection"}
+    assert open_data(f"voc:{tmp_path / 'b'}", "val", 1, options=options).boxes
+
+
+def where(subject: Subject) -> dict[str, torch.Tensor]:
+    return {"masks": subject.masks, "boxes": subject.boxes}
 
 
 @pytest.mark.parametrize("task", ["segmentation", "detection"])

@@ -365,14 +365,14 @@ class TestEveryMetric:
 @pytest.mark.parametrize(
     ("metric", "option", "text"),
     [
-        (faithfulness_correlation, {"subset": 64}, "size of a set=64 .* least 1 and at most 63"),
-        (faithfulness_correlation, {"subset": 2.5}, "the size of a set=2.5 must be a whole number"),
+        (faithfulness_correlation, {"subset": 64}, "subset=64 .* least 1 and at most 63"),
+        (faithfulness_correlation, {"subset": 2.5}, "subset=2.5 must be a whole number"),
         (faithfulness_correlation, {"runs": 1}, "runs=1 must be a whole number of at least 2"),
         (faithfulness_correlation, {"fill": "blak"}, "fill='blak' is not known: did you mean 'bl"),
         (faithfulness_correlation, {"fill": torch.ones(1)}, r"fill has the shape \(1,\), the imag"),
         (faithfulness_correlation, {"fill": True}, "fill=True is not known: known are black"),
         (sensitivity_n, {"sizes": []}, "sizes is empty. Give how many features"),
-        (sensitivity_n, {"sizes": [3, 0]}, "the size of a set=0 must be a whole number"),
+        (sensitivity_n, {"sizes": [3, 0]}, "a size of sizes=0 must be a whole number"),
         (faithfulness_estimate, {"step": 32}, "step=32 must be .* at least 1 and at most 31"),
         (monotonicity_correlation, {"step": 0}, "step=0 must be a whole number of at least 1"),
         (monotonicity_correlation, {"samples": 0}, "samples=0 must be a whole number of at least"),

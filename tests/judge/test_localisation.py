@@ -187,6 +187,12 @@ def test_a_picture_without_a_mark_is_left_out_and_counted(name: str) -> None:
     assert none.chance is None
 
 
+def test_a_tolerance_beyond_the_picture() -> None:
+    maps, masks = torch.zeros(1, 4, 6), torch.zeros(1, 4, 6)
+    maps[0, 0, 0] = masks[0, 3, 5] = 1
+    assert [pointing_game(maps, masks, tolerance=d).mean for d in (5.8, 5.9, 1e300)] == [0, 1, 1]
+
+
 def test_tolerance_is_in_proportion_to_the_side() -> None:
     maps, masks = torch.zeros(2, 224, 300), torch.zeros(2, 224, 300)
     maps[:, 100, 100] = 1

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from omenn.errors import InputError
-from omenn.judge import by_quantus, joined, protocols, quantus
+from omenn.judge import by_quantus, protocols, quantus
 from omenn.judge.bench_data import MASKS, PARTS, TRAINING, BenchData, open_data
 from omenn.judge.explainers import Explainer, explainer
+from omenn.judge.localisation import boxed
 from omenn.judge.protocol import Measure, Protocol
 from omenn.judge.protocols import PROTOCOLS
 from omenn.judge.score import Score
@@ -178,7 +179,7 @@ def test_the_box_around_a_mask() -> None:
     wanted = torch.zeros_like(masks)
     wanted[0, 1:4, 2:5] = True
     wanted[1, 2, 2] = True
-    assert torch.equal(joined.boxed(masks), wanted)
+    assert torch.equal(boxed(masks), wanted)
 
 
 def test_energy_in_the_box_or_in_the_mask(subject: Subject) -> None:
@@ -187,7 +188,7 @@ def test_energy_in_the_box_or_in_the_mask(subject: Subject) -> None:
         box: protocol(trial(subject, "constant"), box=box).measures["energy pointing game"].chance
         for box in (True, False)
     }
-    mask, box = subject.masks.double(), joined.boxed(subject.masks).double()
+    mask, box = subject.masks.double(), boxed(subject.masks).double()
     assert chance == {True: pytest.approx(float(box.mean())), False: float(mask.mean())}
     assert chance[True] > chance[False]
 
@@ -264,7 +265,8 @@ class TestTrial:
 
         one = with_maps(own, counting)
         one.compute(noting)
-        assert calls == around == [3, 3, 2]
+        assert around == [3, 3, 2]
+        assert calls == [1, *around]  # the first picture once before
         wanted = counting(own.images, own.predicted)
         calls.clear()
         assert torch.equal(one.maps, wanted)
@@ -352,6 +354,24 @@ class TestSubject:
     def test_a_model_with_too_few_outputs(self) -> None:
         with pytest.raises(InputError, match=r"the model has 5 outputs, the data 50 classes\."):
             made(nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 5)).eval())
+
+
+def test_more_pictures_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from omenn.judge import trial
+
+    monkeypatch.setattr(trial, "_memory", lambda: 3 * 8 * (3 * 256 * 4) - 1)
+    message = r"8 pictures of the shape \(3, 16, 16\) are held at once .* Lower limit\."
+    with pytest.raises(InputError, match=message):
+        made(Network().eval())
+    monkeypatch.setattr(trial, "_memory", lambda: 3 * 8 * (3 * 256 * 4))
+    assert len(made(Network().eval()).images) == 8
+
+
+def test_idsds_with_no_picture() -> None:
+    from omenn.judge import joined
+
+    with pytest.raises(InputError, match="pictures=0 must be a whole number of at least 1"):
+        joined.idsds(None, None, torch.zeros(1), torch.zeros(1), pictures=0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("epochs", "falls"), [(1, 1), (2, 1), (3, 1), (5, 2), (8, 3), (30, 10)])

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,30 @@ class TestNumbers:
         registered("counting", counting)
         metrics = ["sparseness", "complexity", "srg[patch=8]", "completeness"]
         run(tmp_path / "out", models=[net], methods=["counting"], metrics=metrics, chunk=3)
-        assert asked == [3, 1]
+        assert asked == [1, 3, 1]  # the first picture before, so that no cost is that of beginning
 
     def test_time_and_memory_of_each_method(self, tmp_path: Path, net: str) -> None:
         found = run(tmp_path / "out", models=[net]).record["models"][0]["methods"]
         assert all(method["seconds_per_picture"] > 0 for method in found)
         cost = found[0]["peak_memory_bytes"]
         assert cost is None or cost >= 0
+
+    def test_the_first_call_is_not_in_the_time(
+        self, tmp_path: Path, net: str, registered: Any
+    ) -> None:
+        """What a method does once, such as building something, is no cost of a map."""
+        calls: list[int] = []
+
+        def slow_to_begin(model: Any, inputs: Any, target: Any = None) -> Any:
+            calls.append(len(inputs))
+            time.sleep(0.5 * (len(calls) == 1))
+            return omenn.explain(model, inputs, target)
+
+        registered("slow-to-begin", slow_to_begin)
+        plan = {"models": [net], "methods": ["slow-to-begin"], "metrics": ["sparseness"]}
+        found = run(tmp_path / "out", **plan).record["models"][0]["methods"][0]
+        assert calls[0] == 1
+        assert 4 * found["seconds_per_picture"] < 0.5
 
 
 class TestGoingOn:
@@ -341,6 +359,24 @@ class TestFailures:
         counted = cell(out, net, "broken", "sparseness")["counted"]
         assert counted == {REPLACED: 1, "constant maps": 1}
 
+    def test_what_is_counted_is_said(self, tmp_path: Path, net: str, registered: Any) -> None:
+        """In the terminal and in Markdown, not in the page and the data alone."""
+
+        def broken(model: Any, inputs: Any, target: Any = None) -> Any:
+            e = omenn.explain(model, inputs, target)
+            e.matrix[:] = torch.nan
+            return e
+
+        registered("broken", broken)
+        out = tmp_path / "out"
+        plan = {"methods": ["omenn", "broken"], "metrics": ["sparseness"], "trivial": True}
+        done = run(out, models=[net], **plan)
+        assert f"counted: {net}, sparseness: {REPLACED}: broken 4" in done.remarks
+        assert not any("constant 4" in said for said in done.remarks)  # a trivial map is constant
+        written = (out / "results.md").read_text()
+        assert f"Counted: {REPLACED}: broken 4.\n" in written
+        assert "Counted: constant maps: broken 4, constant 4.\n" in written
+
     def test_maps_of_another_shape(self, tmp_path: Path, net: str, registered: Any) -> None:
         def halved(model: Any, inputs: Any, target: Any = None) -> Any:
             e = omenn.explain(model, inputs, target)
@@ -351,8 +387,8 @@ class TestFailures:
         done = run(out, models=[net], methods=["halved", "omenn"])
         error = cell(out, net, "halved", "sparseness")["error"]
         assert error == (
-            "the method gives maps of the shape (4, 16, 8) for images of the shape "
-            "(4, 3, 16, 16), expected (4, 16, 16). Bring them to the input."
+            "the method gives maps of the shape (1, 16, 8) for images of the shape "
+            "(1, 3, 16, 16), expected (1, 16, 16). Bring them to the input."
         )
         assert error in (out / "results.md").read_text()
         assert not done.failed

@@ -152,6 +152,7 @@ class TestPlans:
         [
             ({"metods": "omenn"}, r"the plan has an unknown key 'metods': did you mean 'methods'"),
             ({"limit": 0}, "limit is 0, expected 1 or more"),
+            ({"limit": 10**14}, "limit is 100000000000000, expected at most 1000000"),
             ({"limit": "8"}, "limit is '8', expected a whole number"),
             ({"limit": True}, "limit is True, expected a whole number"),
             ({"seed": -1}, "seed is -1, expected 0 or more"),

@@ -60,6 +60,19 @@ def test_a_failure_while_moving_leaves_no_part(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_is_told_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the error names no file itself."""
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"'.*second' cannot be written: No space left"):
+        write_files({tmp_path / "second": b"x"})
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is a folder"):
         check_writable(tmp_path)

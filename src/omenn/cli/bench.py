@@ -10,7 +10,7 @@ import typer
 from omenn.run import terminal
 from omenn.run.arguments import AsJson, Verbose
 
-EXIT_ALL_FAILED = 1
+EXIT_IN_VAIN = 1
 
 Names = "NAME,…|all"
 PlanFile = Annotated[
@@ -89,7 +89,8 @@ def bench(
     every cell, so that the same command goes on where it was interrupted. Maps
     that know no model are judged as well: what is not above them counts for nothing.
 
-    Exit code 0, also if some cells failed; 1 if no method could be judged.
+    Exit code 0, also if some cells failed; 1 if no method could be judged, or none
+    by one of the metrics; 2 for a plan that cannot be run.
 
     [bold]Examples:[/]
 
@@ -134,4 +135,4 @@ def bench(
     else:
         terminal.show(*done.tables, *done.remarks)
     if done.failed:
-        raise typer.Exit(EXIT_ALL_FAILED)
+        raise typer.Exit(EXIT_IN_VAIN)

@@ -3,7 +3,9 @@
 NOTE [where the subject is]
 The mask of a picture is where its labelled class is seen: of birds all parts, of ImageNet and VOC's
 ``detection`` the boxes, of ImageNet-S and VOC's ``segmentation`` the pixels that belong to it for
-certain. A picture without boxes has an empty mask, which protocols leave out and count.
+certain. A picture without boxes has an empty mask, which protocols leave out and count. Where a
+protocol wants boxes, masks that are boxes (``boxes`` of ``BenchData``) are taken as they are, any
+number of them; of other masks the one box around all that is marked.
 """
 
 from __future__ import annotations
@@ -36,8 +38,9 @@ class BenchData:
     """Pictures, which of them are judged, how many classes there are, and what else is known.
 
     ``pictures`` has ``label(k)`` and ``image(k)``, and is a ``PartData`` where ``gives`` says so.
-    ``where`` a subject is, see NOTE [where the subject is]. ``train``: as many pictures, evenly
-    spread, of the split that models are trained on.
+    ``where`` a subject is, see NOTE [where the subject is]; ``boxes``: whether these masks are
+    boxes already. ``train``: as many pictures, evenly spread, of the split that models are trained
+    on.
     """
 
     pictures: Any
@@ -46,6 +49,7 @@ class BenchData:
     gives: frozenset[str] = frozenset()
     where: Callable[[int], np.ndarray] | None = None
     train: Callable[[int], BenchData] | None = None
+    boxes: bool = False
 
     def mask(self, index: int) -> np.ndarray:
         """Where the subject of a picture is seen, (height, width) bool.
@@ -247,7 +251,8 @@ def _imagenet(
     train = None
     if any((root / place).is_dir() for place in places):
         train = _training(lambda: ImageNet(root, "train", classes=data.synsets), classes)
-    return _complete(data, chosen, classes, {MASKS} if boxed else set(), where, train)
+    gives = {MASKS} if boxed else set[str]()
+    return _complete(data, chosen, classes, gives, where, train, boxes=True)
 
 
 def _imagenet_s(
@@ -279,7 +284,8 @@ def _voc(
     train = None
     if (sets / "train.txt").exists():
         train = _training(lambda: VOC(root, "train", task=task), classes)
-    return _complete(data, chosen, classes, {MASKS}, where, train)
+    boxes = task == "detection"
+    return _complete(data, chosen, classes, {MASKS}, where, train, boxes=boxes)
 
 
 def _cifar10(root: Path, asked: Asked) -> BenchData:
@@ -297,9 +303,11 @@ def _complete(
     gives: set[str],
     where: Callable[[int], np.ndarray] | None,
     train: Callable[[int], BenchData] | None,
+    *,
+    boxes: bool = False,
 ) -> BenchData:
     gives = gives | ({TRAINING} if train is not None else set())
-    return BenchData(data, chosen, classes, frozenset(gives), where, train)
+    return BenchData(data, chosen, classes, frozenset(gives), where, train, boxes)
 
 
 def _training(opened: Callable[[], Any], classes: int) -> Callable[[int], BenchData]:

@@ -73,6 +73,7 @@ def faithfulness_correlation(
     """
     game = Removal.of(f, images, targets, maps, fill, features, outcome, chunk)
     size = game.size if subset is None else subset
+    whole_number("subset", size, 1, game.count)
     return game.score("faithfulness correlation", _random_sets(game, [size], runs, seed)[:, 0])
 
 
@@ -259,7 +260,7 @@ def summed_maps(maps: Tensor, images: Tensor) -> Tensor:
 def _random_sets(game: Removal, sizes: Sequence[int], runs: int, seed: int) -> Tensor:
     """(B, sizes): the correlation over ``runs`` random sets of each size."""
     for size in sizes:
-        whole_number("the size of a set", size, 1, game.count)
+        whole_number("a size of sizes", size, 1, game.count)
     whole_number("runs", runs, 2)
     whole_number("seed", seed, 0)
     generator = torch.Generator().manual_seed(seed)

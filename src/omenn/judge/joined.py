@@ -20,8 +20,10 @@ from omenn.judge.in_domain import Recipe
 from omenn.judge.keep_remove import METRICS, keep_remove
 from omenn.judge.maps import Model
 from omenn.judge.parts import Responses
+from omenn.judge.removal import whole_number
 from omenn.judge.road import road
 from omenn.judge.score import Score
+from omenn.judge.similarity import Similarity
 from omenn.judge.trial import Measured, Verdict
 
 
@@ -127,7 +129,7 @@ def parameter_randomisation(
     targets: Tensor,
     *,
     order: randomisation.Order = "top_down",
-    similarity: str = "spearman",
+    similarity: Similarity = "spearman",
     absolute: bool = True,
     seed: int = 0,
     chunk: int = 16,
@@ -149,7 +151,7 @@ def smooth_randomisation(
     samples: int = 50,
     noise: float = 0.1,
     order: randomisation.Order = "bottom_up",
-    similarity: str = "spearman",
+    similarity: Similarity = "spearman",
     absolute: bool = True,
     seed: int = 0,
     chunk: int = 16,
@@ -174,12 +176,12 @@ def energy_pointing_game(
     images: Tensor,
     labels: Tensor,
     masks: Tensor,
+    boxes: Tensor,
     *,
     box: bool = True,
 ) -> Score:
-    """In the box around what is marked, as published; or in the mask itself."""
-    maps = explain(images, labels)
-    return localisation.energy_pointing_game(maps, boxed(masks) if box else masks)
+    """In the boxes, as published; or in the mask itself."""
+    return localisation.energy_pointing_game(explain(images, labels), boxes if box else masks)
 
 
 def pointing_game(
@@ -215,21 +217,6 @@ def relevance_rank(
     return localisation.relevance_rank_accuracy(explain(images, labels), masks, seed=seed)
 
 
-def boxed(masks: Tensor) -> Tensor:
-    """(B, H, W) bool: the smallest box around all that is marked.
-
-    >>> import torch
-    >>> boxed(torch.tensor([[[1, 0, 0], [0, 0, 1], [0, 0, 0]]]) > 0).int().tolist()
-    [[[1, 1, 1], [1, 1, 1], [0, 0, 0]]]
-    """
-
-    def between(line: Tensor) -> Tensor:
-        line = line.long()
-        return (line.cumsum(1) > 0) & (line.flip(1).cumsum(1).flip(1) > 0)
-
-    return between(masks.any(2))[:, :, None] & between(masks.any(1))[:, None, :]
-
-
 def idsds(
     tuned: Callable[[int, Recipe], nn.Module],
     make: randomisation.Make,
@@ -251,6 +238,7 @@ def idsds(
     Published are 30 epochs of all training pictures with batches of 256; the rate falls to a tenth
     after each third of the epochs, as there.
     """
+    whole_number("pictures", pictures, 1)
     localised = {"cells": cells, "fill": fill}
     step = max(1, -(-epochs // 3)) if isinstance(epochs, int) else 1  # thirds, rounded up
     recipe = Recipe(epochs, batch, rate, step=step, seed=seed, **localised)

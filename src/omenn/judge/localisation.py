@@ -117,7 +117,7 @@ def pointing_game(
     number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
     if not number or not 0 <= tolerance < math.inf:
         raise InputError(f"tolerance={tolerance!r} must be a number of pixels, 0 or more.")
-    hits = _grown(inside, tolerance)
+    hits = _grown(inside, min(tolerance, sum(maps.shape[1:])))  # farther apart are no two pixels
     largest = descending(maps.flatten(1), seed)[:, :1]
     found = hits.flatten(1).gather(1, largest)[:, 0].double()
     return _score("pointing game", found, maps, inside, area_shares(hits))
@@ -156,6 +156,20 @@ def seen_by(preprocessing: Preprocessing, mask: np.ndarray) -> Tensor:
     )
     picture = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255)
     return plain(picture)[0, 0] > 0.5
+
+
+def boxed(masks: Tensor) -> Tensor:
+    """(B, H, W) bool: the smallest box around all that is marked.
+
+    >>> boxed(torch.tensor([[[1, 0, 0], [0, 0, 1], [0, 0, 0]]]) > 0).int().tolist()
+    [[[1, 1, 1], [1, 1, 1], [0, 0, 0]]]
+    """
+
+    def between(line: Tensor) -> Tensor:
+        line = line.long()
+        return (line.cumsum(1) > 0) & (line.flip(1).cumsum(1).flip(1) > 0)
+
+    return between(masks.any(2))[:, :, None] & between(masks.any(1))[:, None, :]
 
 
 def _mass(name: str, maps: Tensor, masks: Tensor | None, mass: Mass) -> Score:

@@ -4,9 +4,9 @@ NOTE [by name]
 The function is one as it stands in its module. It is called with those of the arguments in
 ``GIVEN`` that it names: ``f``, ``model``, ``images``, ``labels``, ``targets`` (the predicted
 classes), ``classes`` (how many), ``maps`` (of the images for the targets), ``explain``, ``make``
-(the same method on another model), ``masks`` (of the labels' classes), ``seen``, ``tuned`` (trains
-the model on), ``seed``, ``chunk``, ``tick``. Whatever else it can be told is an option of the
-protocol.
+(the same method on another model), ``masks`` (of the labels' classes), ``boxes`` (around what they
+mark), ``seen``, ``tuned`` (trains the model on), ``seed``, ``chunk``, ``tick``. Whatever else it
+can be told is an option of the protocol.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from omenn.judge.score import Score
 from omenn.judge.trial import REPLACED, Measured, Trial, Verdict
 
 GIVEN = frozenset(
-    "f model images labels targets classes maps explain make masks seen tuned seed chunk "
+    "f model images labels targets classes maps explain make masks boxes seen tuned seed chunk "
     "tick".split()
 )
-NEEDS = {"seen": PARTS, "masks": MASKS, "tuned": TRAINING}
+NEEDS = {"seen": PARTS, "masks": MASKS, "boxes": MASKS, "tuned": TRAINING}
 """Argument → what the data must give for it."""
 
 
@@ -109,6 +109,7 @@ class Protocol:
             "explain": lambda: trial.explain,
             "make": lambda: trial.make,
             "masks": lambda: subject.masks,
+            "boxes": lambda: subject.boxes,
             "seen": lambda: subject.seen,
             "tuned": lambda: subject.tuned,
             "seed": lambda: subject.seed,

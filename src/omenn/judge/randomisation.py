@@ -19,7 +19,7 @@ from omenn.judge.maps import checked_images, checked_maps, checked_targets, cons
 from omenn.judge.removal import whole_number
 from omenn.judge.robustness import maps_of, noisy
 from omenn.judge.score import Score
-from omenn.judge.similarity import SIMILARITIES, histogram_entropy
+from omenn.judge.similarity import SIMILARITIES, Similarity, histogram_entropy
 
 Make = Callable[[nn.Module], Explainer]
 """A model → who makes its maps: ``lambda model: explainer(model, "omenn")``."""
@@ -66,7 +66,7 @@ def parameter_randomisation(
     targets: int | Tensor,
     *,
     order: Order = "top_down",
-    similarity: str = "spearman",
+    similarity: Similarity = "spearman",
     absolute: bool = True,
     seed: int = 0,
     chunk: int = 16,
@@ -112,7 +112,7 @@ def smooth_randomisation(
     samples: int = 50,
     noise: float = 0.1,
     order: Order = "bottom_up",
-    similarity: str = "spearman",
+    similarity: Similarity = "spearman",
     absolute: bool = True,
     seed: int = 0,
     chunk: int = 16,
@@ -172,7 +172,7 @@ def random_logit(
     targets: int | Tensor,
     classes: int,
     *,
-    similarity: str = "ssim",
+    similarity: Similarity = "ssim",
     absolute: bool = False,
     seed: int = 0,
     chunk: int = 16,

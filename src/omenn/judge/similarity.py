@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -57,6 +58,7 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     return torch.where((a == b).flatten(1).all(1), 1.0, found)
 
 
+Similarity = Literal["spearman", "ssim"]
 SIMILARITIES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
     {"spearman": rank_similarity, "ssim": structural_similarity}
 )

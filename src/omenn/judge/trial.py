@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,12 +18,13 @@ from omenn.errors import InputError
 from omenn.judge.bench_data import MASKS, PARTS, BenchData
 from omenn.judge.explainers import Explainer
 from omenn.judge.in_domain import Recipe, fine_tune
-from omenn.judge.localisation import seen_by
+from omenn.judge.localisation import boxed, seen_by
 from omenn.judge.maps import Model, logits_of, not_finite
 from omenn.judge.parts import Responses, responses
 from omenn.judge.score import Score
 from omenn.models.preprocessing import Preprocessing
 
+COPIES = 3  # of all pictures at the peak of a protocol: they, what replaces them, float64 maps
 REPLACED = "maps that are not finite, judged as zero"
 
 
@@ -81,8 +83,10 @@ class Subject:
         self.device, self.seed, self.chunk = device, seed, chunk
         self.looked_at = 4 * chunk  # pictures without explanations take less memory
         self.f: Model = lambda images: pick_output(model(images), None)
-        rows = [preprocessing(data.pictures.image(index)) for index in data.indices]
-        self.images = torch.cat(rows).to(device)
+        first = preprocessing(data.pictures.image(data.indices[0]))
+        _check_room(first, len(data.indices))
+        rows = (preprocessing(data.pictures.image(index)) for index in data.indices[1:])
+        self.images = torch.cat([first, *rows]).to(device)
         self.labels = torch.tensor([data.pictures.label(k) for k in data.indices], device=device)
         self.logits = logits_of(self.f, self.images, self.looked_at)
         if self.logits.shape[1] < data.classes:
@@ -121,6 +125,11 @@ class Subject:
         found = [seen_by(self.preprocessing, self.data.mask(index)) for index in self.data.indices]
         return torch.stack(found).to(self.device)
 
+    @property
+    def boxes(self) -> Tensor:
+        """(N, H, W) bool: the boxes of the data; where it has none, one around each mask."""
+        return self.masks if self.data.boxes else boxed(self.masks)
+
     def tuned(self, pictures: int, recipe: Recipe) -> nn.Module:
         """The model, trained on with pictures that lack a cell; see :func:`in_domain.fine_tune`.
 
@@ -154,6 +163,25 @@ class Subject:
     def accuracy(self) -> Score:
         """The share of pictures whose class has the largest logit."""
         return Score("accuracy", (self.predicted == self.labels).double().cpu())
+
+
+def _check_room(picture: Tensor, count: int) -> None:
+    """Refuse more pictures than fit: some copies of all of them are held at once."""
+    needed, there = COPIES * count * picture.nbytes, _memory()
+    if there is not None and needed > there:
+        raise InputError(
+            f"{count} pictures of the shape {tuple(picture.shape[1:])} are held at once and would "
+            f"take about {needed / 2**30:.1f} GB, of {there / 2**30:.1f} GB that this machine has. "
+            "Lower limit."
+        )
+
+
+def _memory() -> int | None:
+    """Bytes of the machine; None where that cannot be had."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 class _Prepared:
@@ -208,8 +236,10 @@ class Trial:
         """Explain every picture for the predicted class, chunk by chunk, inside ``around(count)``.
 
         Only here maps are kept for later, so that no result depends on what was judged before it.
+        The first picture is explained once more before, outside of ``around``.
         """
         s = self.subject
+        _maps(self._made, s.images[:1], s.predicted[:1])  # what is done once is no cost of a map
         for images, targets in zip(
             s.images.split(s.chunk), s.predicted.split(s.chunk), strict=True
         ):

@@ -179,6 +179,29 @@ def fewer(table: Table, columns: Sequence[Column]) -> str:
     return f"Fewer numbers than pictures, of a row: {', '.join(said)}." if said else ""
 
 
+def notes(table: Table) -> dict[tuple[str, str], str]:
+    """(Metric, what was counted) → how often, of which rows: maps that are constant, pictures that
+    are left out, and the like.
+
+    >>> lines = [Line(name, False, values={Column("m", "m"): Value(1, 1, 1, 1)},
+    ...     counted={"m": {"constant maps": 2}}) for name in ("a", "b")]
+    >>> notes(Table("net", "", "", 1, {}, tuple(lines)))
+    {('m', 'constant maps'): '2 for every row'}
+    """
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for line in table.lines:
+        for metric, own in line.counted.items():
+            for what, count in own.items():
+                found.setdefault((metric, what), {})[line.name] = count
+    rows = {line.name for line in table.lines if line.values}
+    return {
+        key: f"{next(iter(who.values()))} for every row"
+        if len(set(who.values())) == 1 and set(who) >= rows
+        else ", ".join(f"{name} {count}" for name, count in who.items())
+        for key, who in found.items()
+    }
+
+
 def _end(end: float) -> str:
     """Three digits, and all of a whole number that is not long.
 

@@ -26,6 +26,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
     """
     waiting: list[tuple[Path, Path]] = []
     created: list[Path] = []
+    path: Path | None = None
     try:
         for path, content in files.items():
             check_writable(path)
@@ -39,7 +40,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
             waiting.pop(0)
         created.clear()
     except OSError as error:
-        place = error.filename2 or error.filename or "the result"
+        place = error.filename2 or error.filename or path  # a full disk names no file
         raise OutputError(
             f"'{place}' cannot be written: {error.strerror or reason(error)}. Choose another place."
         ) from error

@@ -233,6 +233,7 @@ _EXAMPLES = {
     "metrics": '"funnybirds", "gae"',
 }
 _LEAST = {"limit": 1, "chunk": 1, "seed": 0}
+_MOST = {"limit": 1_000_000}
 _TYPES = {int: "a whole number", bool: "true or false", str: "a word"}
 
 
@@ -242,6 +243,8 @@ def _checked(key: str, value: Any, kind: type) -> Any:
         raise InputError(f"{key} is {value!r}, expected {_TYPES[kind]}.")
     if key in _LEAST and value < _LEAST[key]:
         raise InputError(f"{key} is {value}, expected {_LEAST[key]} or more.")
+    if key in _MOST and value > _MOST[key]:
+        raise InputError(f"{key} is {value}, expected at most {_MOST[key]}.")
     return value
 
 

@@ -6,14 +6,24 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from omenn.errors import MissingExtra
 from omenn.run.bench.entries import Entry
 from omenn.run.bench.plan import Plan
 from omenn.run.bench.store import Store, finite
-from omenn.show.bench_table import Bench, Column, Line, Table, Value, fewer, interval, short
+from omenn.show.bench_table import (
+    Bench,
+    Column,
+    Line,
+    Table,
+    Value,
+    fewer,
+    interval,
+    notes,
+    short,
+)
 from omenn.show.wording import PROMISES
 
 if TYPE_CHECKING:
@@ -246,6 +256,11 @@ def markdown(bench: Bench) -> str:
             said.append(f"{summary}. 95 % intervals in brackets.")
             own = [column for column in bench.columns if column.metric == metric]
             said.append(_lines(table, own, intervals=True))
+            said += [
+                f"Counted: {what}: {who}."
+                for (name, what), who in notes(table).items()
+                if name == metric
+            ]
         said.append(f"### {table.model}: cost")
         said.append(_costs(table))
     return "\n\n".join(said) + "\n"
@@ -344,11 +359,18 @@ def remarks(bench: Bench) -> list[str]:
             for reason in dict.fromkeys(line.failures.values()):
                 metrics = [name for name, words in line.failures.items() if words == reason]
                 said.append(f"failed: {table.model}, {line.name}, {', '.join(metrics)}: {reason}")
+        methods = replace(table, lines=tuple(line for line in table.lines if not line.trivial))
+        for (metric, what), who in notes(methods).items():
+            said.append(f"counted: {table.model}, {metric}: {what}: {who}")
     return [LEGEND, *said] if bench.trivial else said
 
 
-def all_failed(bench: Bench) -> bool:
-    """Whether no method could be judged at all; no trivial map, where there are only those."""
+def in_vain(bench: Bench) -> bool:
+    """Whether no method could be judged, or nothing by one of the metrics.
+
+    Trivial maps count where there are only those.
+    """
     lines = [line for table in bench.tables for line in table.lines]
     judged = [line for line in lines if not line.trivial] or lines
-    return not any(line.values for line in judged)
+    found = {column.metric for line in judged for column in line.values}
+    return found != set(bench.metrics)

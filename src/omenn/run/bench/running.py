@@ -27,7 +27,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Done:
-    """What a run says at its end. ``failed``: no method could be judged at all."""
+    """What a run says at its end. ``failed``: no method could be judged, or none by a metric."""
 
     record: dict[str, Any]
     tables: list[Any]
@@ -71,6 +71,4 @@ def run(prepared: Prepared, tick: Callable[[str], None] = lambda step: None) -> 
     made, missing = results.files(bench)
     files = store.finish(made)
     said = [*results.remarks(bench), *missing, f"wrote {store.folder / 'index.html'}"]
-    return Done(
-        results.record(bench), results.printed(bench), said, files, results.all_failed(bench)
-    )
+    return Done(results.record(bench), results.printed(bench), said, files, results.in_vain(bench))

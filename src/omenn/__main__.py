@@ -1,0 +1,8 @@
+"""``python -m omenn``."""
+
+import sys
+
+from omenn.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
