@@ -148,8 +148,8 @@ DIFFERENCE = (
 
 PRINTED = (
     "Published means are as they are printed, also where they do not follow from the parts: those "
-    "of RISE on ViT-B/16, of BagNet, and of Rollout, whose contrastivity counts as 0 there, as does "
-    "what was not computed (–)."
+    "of RISE on ViT-B/16, of BagNet, and of Rollout, whose contrastivity counts as 0 there, as "
+    "does what was not computed (–)."
 )
 
 

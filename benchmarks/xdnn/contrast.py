@@ -34,6 +34,7 @@ from benchmarks.xdnn.networks import (
     parsed,
     scenes,
     version,
+    written_by,
 )
 from omenn.data.progress import progress_bar
 from omenn.judge.score import bootstrap_interval
@@ -155,10 +156,11 @@ def text_of(rows: Mapping[str, Found], a: argparse.Namespace, where: str) -> str
     note = (
         f"{a.scenes} test scenes, the normalised input times α. *1 − cos*: of the angle between "
         "A(αx) and A(x). *Relative L1*: Σ|A(αx)/α − A(x)| / Σ|A(x)|. Means over scenes, 95 % "
-        f"bootstrap intervals over scenes in brackets. {where}. Written by `python -m {COMMAND} "
-        f"--write`; {environment()}."
+        f"bootstrap intervals over scenes in brackets. {where}. "
+        f"{written_by(COMMAND, a)}; {environment()}."
     )
-    return f"{accuracies(rows)}\n\n{changes(rows)}\n\n{note}"
+    image = f"![Accuracy and X-Gradient against contrast](images/{IMAGE.name})"
+    return "\n\n".join([accuracies(rows), changes(rows), image, note])
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -36,6 +36,7 @@ from benchmarks.xdnn.networks import (
     parsed,
     scenes,
     version,
+    written_by,
 )
 from omenn.data.progress import progress_bar
 
@@ -178,7 +179,7 @@ def text_of(rows: Mapping[str, Found], a: argparse.Namespace, rounds: int, where
         f"points to float32, so that their sum misses 1 by up to {rounding():.1e}, which is all "
         f"that is left in float64 where f(αx) = α f(x)). Time: medians over {rounds} paired rounds "
         "of the ratio within a round, quartiles in brackets (of fewer than five: least and most), "
-        f"float32, {a.device}. {where}. Written by `python -m {COMMAND} --write`; {environment()}."
+        f"float32, {a.device}. {where}. {written_by(COMMAND, a)}; {environment()}."
     )
     return f"{distance_table(rows)}\n\n{seconds_table(rows)}\n\n{note}"
 

@@ -126,10 +126,22 @@ def networks(command: str, a: argparse.Namespace) -> list[Network]:
         timing.fail(
             command, f"--weights {a.weights} has no {there[0].name}-{a.seed}/, nor that of another."
         )
+    if a.write and missing:
+        timing.fail(
+            command,
+            f"--write publishes all networks, and there are no weights of {', '.join(missing)}: "
+            "train them with benchmarks.xdnn.twins and give their folder with --weights.",
+        )
     if not a.short or a.models:
         return there
     twins = next((pair for pair in PAIRS.items() if found[pair[1]]), ORDER[:2])
     return [network for network in there if network.name in twins]
+
+
+def written_by(command: str, a: argparse.Namespace) -> str:
+    """The command that makes a published block again."""
+    weights = "" if a.weights is None else f" --weights runs/xdnn/{a.weights.name}"
+    return f"Written by `python -m {command}{weights} --write`"
 
 
 def loaded(name: str, weights: Path | None, seed: int, device: str = "cpu") -> Network | None:

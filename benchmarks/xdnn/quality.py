@@ -34,6 +34,7 @@ from benchmarks.xdnn.networks import (
     parsed,
     scenes,
     version,
+    written_by,
 )
 from omenn.data.progress import progress_bar
 from omenn.judge import METRICS, blurred, keep_remove
@@ -178,8 +179,9 @@ def text_of(rows: Mapping[str, Mapping[str, Found]], a: argparse.Namespace, wher
         "best of a column, to three digits. KPM, KNM, RPM and RNM are areas below the logit of the "
         "scene's class, and comparable within a network alone; KAM and RAM are areas below the "
         f"accuracy. Shares and blur as published, the blur in proportion to the side. {where}. "
-        f"Written by `python -m {COMMAND} --write`; {environment()}."
+        f"{written_by(COMMAND, a)}; {environment()}."
     )
+    parts.append(f"![Keep and remove, a pair of networks](images/{IMAGE.name})")
     return "\n\n".join(parts)
 
 

@@ -75,8 +75,18 @@ class TestTrainTable:
     def test_a_step_or_a_weight_of_the_prior_that_is_too_large(self, run: Run, file: str) -> None:
         words = ("train", "table", file, "--target", "outcome", *WORDS)
         refused(run(*words, "--learning-rate", "1e30"), "training stopped at step")
-        prior = ("--prior", "sparsity", "--prior-weight", "1e30", "--no-bias")
-        refused(run(*words, *prior), r"stopped at step 1 of 5: .*a smaller weight of the prior")
+        for weight in ("1e30", "1e39", "1e300"):
+            prior = ("--prior", "sparsity", "--prior-weight", weight, "--no-bias")
+            refused(run(*words, *prior), r"stopped at step 1 of 5: .*a smaller weight of the prior")
+
+    def test_a_damaged_checkpoint(self, run: Run, file: str) -> None:
+        words = ("train", "table", file, "--target", "outcome", *WORDS, "--out", "x")
+        Path("x").mkdir()
+        Path("x/table.checkpoint.pt").write_bytes(b"nothing of the kind")
+        message = (
+            r"x/table.checkpoint.pt cannot be read: it is damaged, or no checkpoint\. Remove it"
+        )
+        refused(run(*words), message)
 
     def test_interrupted_it_goes_on_to_the_same_weights(
         self, run: Run, file: str, monkeypatch: pytest.MonkeyPatch

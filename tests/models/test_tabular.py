@@ -313,7 +313,7 @@ class TestInterruption:
         with pytest.raises(WeightsError, match="belongs to another training"):
             train_table(file, "kind", out, **SMALL)
         checkpoint.write_bytes(whole[:500])
-        with pytest.raises(WeightsError, match=r"cannot be read .* Remove it to start afresh"):
+        with pytest.raises(WeightsError, match=r"cannot be read: .* Remove it to start afresh"):
             train_table(file, "kind", out, **SMALL)
 
 

@@ -649,6 +649,26 @@ def test_another_state_is_refused(state: Any) -> None:
         AttributionPrior("sparsity", 1).load_state_dict(state)
 
 
+@pytest.mark.parametrize(
+    ("prior", "name"),
+    [("right-reasons", "mask"), ("consistency", "other"), ("expected-sign", "sign")],
+)
+@pytest.mark.parametrize("rows", [2, 3, 6])
+def test_rows_of_another_batch_are_refused(prior: str, name: str, rows: int) -> None:
+    """Also as many rows as samples are taken, which would be paired with any of them."""
+    model, x = nn.Linear(4, 2), torch.ones(5, 4)
+    term = AttributionPrior(prior, 1.0, fraction=0.4)
+    message = rf"{name} \({rows}, 4\) has {rows} rows for a batch of 5 samples\. Give one for each"
+    with pytest.raises(InputError, match=message):
+        term(model, x, **{name: torch.ones(rows, 4)})
+    assert term(model, x, **{name: torch.ones(5, 4)}) >= 0
+
+
+def test_a_prior_of_ones_own_may_have_tensors_of_any_shape() -> None:
+    prior = AttributionPrior(lambda a, between: (a @ between).sum(), 1.0, fraction=0.4)
+    assert prior(nn.Linear(4, 2), torch.ones(5, 4), between=torch.ones(4, 2)).isfinite()
+
+
 def test_a_context_that_may_be_either() -> None:
     model, x = nn.Linear(4, 2), torch.ones(4, 4)
     prior = AttributionPrior("expected-sign", 1, fraction=0.5)

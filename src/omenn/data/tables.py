@@ -112,8 +112,8 @@ class _Reading:
                 return math.nan
             raise InputError(
                 f"line {line} of {self.path} has no value in column '{column}' (it holds "
-                f"'{cell}'). Fill it, remove the row, or choose missing='mean' for the column's "
-                "training mean."
+                f"'{cell}'). Fill it, remove the row, or choose missing='mean' (--missing "
+                "mean) for the column's training mean."
             )
         value = _parsed(cell)
         if value is None:

@@ -23,11 +23,12 @@ from torch.nn import functional as F
 from omenn.data.atomic import replacing
 from omenn.data.progress import progress_bar
 from omenn.data.tables import Scale, Table, read_table
-from omenn.errors import InputError, ModelError, WeightsError, reason
+from omenn.errors import InputError, ModelError, WeightsError
 from omenn.models.randomness import seeded
 from omenn.models.recipes import LARGEST_RATE
 from omenn.models.tabular import CARD, HIDDEN, WEIGHTS, TableNetwork, roc_auc
 from omenn.xdnn import AttributionPrior
+from omenn.xdnn.attribution_prior import TermNotFinite
 
 SHARES = {"validation": 0.2, "test": 0.2}  # of the rows of every class; the rest trains
 
@@ -103,7 +104,7 @@ class _Run:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as error:
             raise WeightsError(
-                f"the checkpoint {path} cannot be read ({reason(error)}). "
+                f"the checkpoint {path} cannot be read: it is damaged, or no checkpoint. "
                 "Remove it to start afresh."
             ) from error
         if not isinstance(state, dict) or state.get("settings") != asdict(self.settings):
@@ -156,8 +157,8 @@ class _Run:
         try:
             return prior(self.network, x, explained)
         except InputError as error:
-            if not self.epoch:  # a mistake of the caller, as nothing has been trained yet
-                raise
+            if not self.epoch and not isinstance(error, TermNotFinite):
+                raise  # a mistake of the caller, as nothing has been trained yet
             raise _Diverged(str(error).rstrip(".")) from error
 
     @torch.no_grad()

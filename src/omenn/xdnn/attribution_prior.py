@@ -28,6 +28,10 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+class TermNotFinite(InputError):
+    """The term of the loss is NaN or infinite: a training stops at this step."""
+
+
 class AttributionPrior:
     """weight · prior(attributions of the model), to be added to a loss.
 
@@ -83,7 +87,7 @@ class AttributionPrior:
         output: Any = None,
         **options: Any,
     ) -> None:
-        self.prior, self.takes = find(prior), _takes(find(prior))
+        self.given, self.prior, self.takes = prior, find(prior), _takes(find(prior))
         self.name = prior if isinstance(prior, str) else getattr(prior, "__name__", "prior")
         if method not in METHODS:
             raise InputError(
@@ -124,6 +128,8 @@ class AttributionPrior:
         if count < samples:
             rows = torch.randperm(samples, generator=self._generator)[:count]
             question = question.rows(rows)
+            if isinstance(self.given, str):  # of a prior of one's own nothing is known
+                _check_rows(context, whole)
             context = {k: _subset(k, v, rows, whole) for k, v in context.items()}
         return self._judged(self._attributed(question), {"target": question.index, **context})
 
@@ -231,9 +237,10 @@ class AttributionPrior:
             )
         term = self.weight * value.reshape(())
         if not bool(torch.isfinite(term.detach())):
-            raise InputError(
+            raise TermNotFinite(
                 f"the prior {self.name!r} is {float(value.detach()):g} at finite attributions, "
-                f"times the weight {self.weight:g}: the loss would not be finite."
+                f"times the weight {self.weight:g}: the loss would not be finite. Use a smaller "
+                "weight."
             )
         return term
 
@@ -309,6 +316,20 @@ def _expanded(baseline: Any, x: Tensor) -> Tensor:
             f"the baseline{shape} does not expand to the input {tuple(x.shape)}: give a number, "
             "one sample, or one for each sample."
         ) from None
+
+
+def _check_rows(context: Mapping[str, Any], whole: tuple[int, ...]) -> None:
+    """Refuse a tensor with rows for other samples than the batch has.
+
+    Of a part of the batch it would be taken as it is: its rows might belong to none of them.
+    """
+    for name, value in context.items():
+        one = name == "sign" and isinstance(value, Tensor) and value.ndim < len(whole)
+        if isinstance(value, Tensor) and value.ndim and not one and len(value) not in (1, whole[0]):
+            raise InputError(
+                f"{name} {tuple(value.shape)} has {len(value)} rows for a batch of {whole[0]} "
+                "samples. Give one for each sample of the whole batch, also with fraction below 1."
+            )
 
 
 def _subset(name: str, value: Any, rows: Tensor, whole: tuple[int, ...]) -> Any:
