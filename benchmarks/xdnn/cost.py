@@ -167,7 +167,8 @@ def text_of(found: Sequence[Mapping[str, Sequence[float]]], a: argparse.Namespac
     slow = min(a.rounds, SLOW_ROUNDS)
     note = (
         f"`{a.arch}`, {a.batch} scenes of 64 px, float32, {a.device}; medians over {a.rounds} "
-        f"paired rounds ({slow} with 16 points), in brackets the quartiles (of fewer than five the "
+        f"paired rounds ({slow} with 16 points, in rounds of their own, whose ms are not to be "
+        "compared with the others'), in brackets the quartiles (of fewer than five the "
         f"least and the most). Written by `python -m {COMMAND} --write`; {environment()}."
     )
     return f"{table(header, cells(found))}\n\n{note}"
