@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.ablation.board import PROTOCOLS, Board
 from benchmarks.ablation.configurations import PEER, SMOOTHED, TRIVIAL, Row
 from omenn.data.atomic import replacing
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 INK, OWN, DEFAULT, OTHER, NONE = "#333333", "#c2410c", "#d97706", "#5f7893", "#b5b5b5"
 
 
 def draw(test: Board, chosen: Mapping[str, Row], default: Row, path: Path) -> None:
+    """The figure, into a file."""
+    figure = figure_of(test, chosen, default)
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png")
+
+
+def figure_of(test: Board, chosen: Mapping[str, Row], default: Row) -> Figure:
     """What was chosen, the default, the other methods and the trivial maps, best first."""
     import matplotlib
 
@@ -24,17 +34,16 @@ def draw(test: Board, chosen: Mapping[str, Row], default: Row, path: Path) -> No
     heights = [len(rows) for rows in shown.values()]
     figure = Figure(figsize=(11, 1 + 0.2 * sum(heights)), dpi=150, layout="constrained")
     panels = figure.subplots(len(shown), len(PROTOCOLS), squeeze=False, height_ratios=heights)
+    for title, panel in zip(PROTOCOLS, panels[0], strict=True):
+        panel.set_title(title, fontsize=10, color=INK, weight="bold")
     for line, (model, rows) in zip(panels, shown.items(), strict=True):
         for panel, protocol in zip(line, PROTOCOLS, strict=True):
             _panel(panel, test, model, protocol, rows)
-            if line is panels[0]:
-                panel.set_title(protocol, fontsize=10, color=INK, weight="bold")
         line[0].set_ylabel(model, fontsize=10, color=INK, weight="bold")
         names = [name for name, _, _ in rows]
         for panel in line:
             panel.set_yticks(range(len(rows)), names if panel is line[0] else [])
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png")
+    return figure
 
 
 def _shown(test: Board, model: str, own: Row, default: Row) -> list[tuple[str, Row, str]]:

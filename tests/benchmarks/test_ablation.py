@@ -17,6 +17,7 @@ from benchmarks.ablation import configurations, tables
 from benchmarks.ablation.board import PROTOCOLS, Board, Cell, Phase
 from benchmarks.ablation.configurations import EXACT, PEER, SMOOTHED, TRIVIAL, Row
 from benchmarks.ablation.exact_map import averaged, back, exact, registered, smoothed
+from benchmarks.ablation.figure import figure_of
 from omenn.core.depth import levels_of
 from omenn.errors import InputError, OmennError
 from omenn.methods.moves import Affine
@@ -380,6 +381,9 @@ class TestCommand:
         test = Phase("test", 4, 2, tmp_path / "work").read(["birds-convnet"], few)
         assert validation.found.keys() == test.found.keys() != set()
         assert validation.found != test.found
+        own = next(row for row in few if row.group == EXACT)
+        shown = figure_of(test, {"birds-convnet": own}, own).axes
+        assert [panel.get_title() for panel in shown] == list(PROTOCOLS)
 
     def test_cells_of_other_rows_are_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
