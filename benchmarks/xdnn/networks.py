@@ -96,6 +96,8 @@ def parsed(
         timing.fail(parser.prog, "--scenes is at least 2 and --threads at least 1.")
     if a.write and a.short:
         timing.fail(parser.prog, "--write publishes the full form: leave --short out.")
+    if a.write and a.models:
+        timing.fail(parser.prog, "--write publishes all networks: leave --models out.")
     if a.weights is not None and not a.weights.is_dir():
         timing.fail(parser.prog, f"--weights {a.weights}: there is no such folder.")
     if a.device.startswith("cuda") and not torch.cuda.is_available():
@@ -140,8 +142,12 @@ def networks(command: str, a: argparse.Namespace) -> list[Network]:
 
 def written_by(command: str, a: argparse.Namespace) -> str:
     """The command that makes a published block again."""
-    weights = "" if a.weights is None else f" --weights runs/xdnn/{a.weights.name}"
-    return f"Written by `python -m {command}{weights} --write`"
+    words = [command]
+    if a.weights is not None:
+        inside = a.weights.resolve().is_relative_to(ROOT)
+        words += ["--weights", str(a.weights.resolve().relative_to(ROOT)) if inside else "FOLDER"]
+    words += ["--seed", str(a.seed)] if a.seed else []
+    return f"Written by `python -m {' '.join(words)} --write`"
 
 
 def loaded(name: str, weights: Path | None, seed: int, device: str = "cpu") -> Network | None:

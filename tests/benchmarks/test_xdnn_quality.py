@@ -326,6 +326,14 @@ class TestNetworks:
             (["--scenes", "1"], "--scenes is at least 2 and --threads at least 1."),
             (["--threads", "0"], "--scenes is at least 2 and --threads at least 1."),
             (["--write", "--short"], "--write publishes the full form: leave --short out."),
+            (
+                ["--write", "--models", "birds-resnet"],
+                "--write publishes all networks: leave --models out.",
+            ),
+            (
+                ["--write"],
+                "--write publishes all networks, and there are no weights of birds-xresnet",
+            ),
             (["--weights", "/nowhere"], "--weights /nowhere: there is no such folder."),
         ],
     )

@@ -87,6 +87,9 @@ class TestTrainTable:
             r"x/table.checkpoint.pt cannot be read: it is damaged, or no checkpoint\. Remove it"
         )
         refused(run(*words), message)
+        Path("x/table.checkpoint.pt").unlink()
+        Path("x/table.checkpoint.pt").mkdir()
+        refused(run(*words), r"x/table.checkpoint.pt cannot be read: Is a directory\. Give access")
 
     def test_interrupted_it_goes_on_to_the_same_weights(
         self, run: Run, file: str, monkeypatch: pytest.MonkeyPatch

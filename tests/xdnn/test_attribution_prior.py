@@ -787,7 +787,8 @@ def test_a_prior_that_is_none(prior: Any, text: str) -> None:
 
 
 def test_a_weight_that_leads_out_of_the_numbers() -> None:
-    with pytest.raises(InputError, match="times the weight 1e\\+300: the loss would not be finite"):
+    message = r"times the weight 1e\+300, which is too large: the loss would not be finite"
+    with pytest.raises(InputError, match=message):
         AttributionPrior(lambda a: a.square().mean() + 1, 1e300)(NET, X, 0)
 
 

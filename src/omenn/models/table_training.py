@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from omenn.data.atomic import replacing
 from omenn.data.progress import progress_bar
 from omenn.data.tables import Scale, Table, read_table
-from omenn.errors import InputError, ModelError, WeightsError
+from omenn.errors import InputError, ModelError, WeightsError, reason
 from omenn.models.randomness import seeded
 from omenn.models.recipes import LARGEST_RATE
 from omenn.models.tabular import CARD, HIDDEN, WEIGHTS, TableNetwork, roc_auc
@@ -102,7 +102,12 @@ class _Run:
     def load(self, path: Path) -> None:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:
+        except OSError as error:
+            raise WeightsError(
+                f"the checkpoint {path} cannot be read: {reason(error)}. Give access to it, or "
+                "choose another folder."
+            ) from error
+        except Exception as error:  # whatever torch finds in a file that is none of its own
             raise WeightsError(
                 f"the checkpoint {path} cannot be read: it is damaged, or no checkpoint. "
                 "Remove it to start afresh."

@@ -179,9 +179,9 @@ def fewer(table: Table, columns: Sequence[Column]) -> str:
     return f"Fewer numbers than pictures, of a row: {', '.join(said)}." if said else ""
 
 
-def notes(table: Table) -> dict[tuple[str, str], str]:
+def notes(table: Table, *, trivial: bool = True) -> dict[tuple[str, str], str]:
     """(Metric, what was counted) → how often, of which rows: maps that are constant, pictures that
-    are left out, and the like.
+    are left out, and the like. Without ``trivial`` those of the trivial maps are not listed.
 
     >>> lines = [Line(name, False, values={Column("m", "m"): Value(1, 1, 1, 1)},
     ...     counted={"m": {"constant maps": 2}}) for name in ("a", "b")]
@@ -194,12 +194,14 @@ def notes(table: Table) -> dict[tuple[str, str], str]:
             for what, count in own.items():
                 found.setdefault((metric, what), {})[line.name] = count
     rows = {line.name for line in table.lines if line.values}
-    return {
-        key: f"{next(iter(who.values()))} for every row"
-        if len(set(who.values())) == 1 and set(who) >= rows
-        else ", ".join(f"{name} {count}" for name, count in who.items())
-        for key, who in found.items()
-    }
+    hidden = set() if trivial else {line.name for line in table.lines if line.trivial}
+    said = {}
+    for key, who in found.items():
+        if len(set(who.values())) == 1 and set(who) >= rows:
+            said[key] = f"{next(iter(who.values()))} for every row"
+        elif named := [f"{name} {count}" for name, count in who.items() if name not in hidden]:
+            said[key] = ", ".join(named)
+    return said
 
 
 def _end(end: float) -> str:

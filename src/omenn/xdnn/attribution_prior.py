@@ -29,7 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 class TermNotFinite(InputError):
-    """The term of the loss is NaN or infinite: a training stops at this step."""
+    """The weight makes the term of the loss infinite: a training stops at this step."""
 
 
 class AttributionPrior:
@@ -237,11 +237,13 @@ class AttributionPrior:
             )
         term = self.weight * value.reshape(())
         if not bool(torch.isfinite(term.detach())):
-            raise TermNotFinite(
+            said = (
                 f"the prior {self.name!r} is {float(value.detach()):g} at finite attributions, "
-                f"times the weight {self.weight:g}: the loss would not be finite. Use a smaller "
-                "weight."
+                f"times the weight {self.weight:g}"
             )
+            if bool(torch.isfinite(value.detach())):
+                raise TermNotFinite(f"{said}, which is too large: the loss would not be finite.")
+            raise InputError(f"{said}: the loss would not be finite.")
         return term
 
 

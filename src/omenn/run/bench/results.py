@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from omenn.errors import MissingExtra
@@ -359,8 +359,7 @@ def remarks(bench: Bench) -> list[str]:
             for reason in dict.fromkeys(line.failures.values()):
                 metrics = [name for name, words in line.failures.items() if words == reason]
                 said.append(f"failed: {table.model}, {line.name}, {', '.join(metrics)}: {reason}")
-        methods = replace(table, lines=tuple(line for line in table.lines if not line.trivial))
-        for (metric, what), who in notes(methods).items():
+        for (metric, what), who in notes(table, trivial=False).items():
             said.append(f"counted: {table.model}, {metric}: {what}: {who}")
     return [LEGEND, *said] if bench.trivial else said
 
