@@ -131,7 +131,7 @@ def test_explaining_loads_torch_alone() -> None:
 # Models are trained and converted with xdnn.
 LEVELS = {
     "errors": 0, "core": 1, "data": 1, "methods": 2, "xdnn": 3, "models": 4, "show": 4, "judge": 5,
-    "run": 6, "cli": 7, "web": 7,
+    "run": 6, "cli": 7, "web": 7, "__main__": 8,
 }  # fmt: skip
 # Convenience methods of a result reach for pictures, when they are called.
 UPWARD = {("core/explanation.py", "show")}

@@ -104,8 +104,8 @@ class _Run:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except OSError as error:
             raise WeightsError(
-                f"the checkpoint {path} cannot be read: {reason(error)}. Give access to it, or "
-                "choose another folder."
+                f"the checkpoint {path} cannot be read: {error.strerror or reason(error)}. Give "
+                "access to it, or choose another folder."
             ) from error
         except Exception as error:  # whatever torch finds in a file that is none of its own
             raise WeightsError(
