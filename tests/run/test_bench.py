@@ -7,7 +7,6 @@ import json
 import math
 import shutil
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,23 +105,6 @@ class TestNumbers:
         assert all(method["seconds_per_picture"] > 0 for method in found)
         cost = found[0]["peak_memory_bytes"]
         assert cost is None or cost >= 0
-
-    def test_the_first_call_is_not_in_the_time(
-        self, tmp_path: Path, net: str, registered: Any
-    ) -> None:
-        """What a method does once, such as building something, is no cost of a map."""
-        calls: list[int] = []
-
-        def slow_to_begin(model: Any, inputs: Any, target: Any = None) -> Any:
-            calls.append(len(inputs))
-            time.sleep(0.5 * (len(calls) == 1))
-            return omenn.explain(model, inputs, target)
-
-        registered("slow-to-begin", slow_to_begin)
-        plan = {"models": [net], "methods": ["slow-to-begin"], "metrics": ["sparseness"]}
-        found = run(tmp_path / "out", **plan).record["models"][0]["methods"][0]
-        assert calls[0] == 1
-        assert 4 * found["seconds_per_picture"] < 0.5
 
 
 class TestGoingOn:

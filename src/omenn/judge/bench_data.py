@@ -284,8 +284,7 @@ def _voc(
     train = None
     if (sets / "train.txt").exists():
         train = _training(lambda: VOC(root, "train", task=task), classes)
-    boxes = task == "detection"
-    return _complete(data, chosen, classes, {MASKS}, where, train, boxes=boxes)
+    return _complete(data, chosen, classes, {MASKS}, where, train, boxes=task == "detection")
 
 
 def _cifar10(root: Path, asked: Asked) -> BenchData:

@@ -259,8 +259,6 @@ def summed_maps(maps: Tensor, images: Tensor) -> Tensor:
 
 def _random_sets(game: Removal, sizes: Sequence[int], runs: int, seed: int) -> Tensor:
     """(B, sizes): the correlation over ``runs`` random sets of each size."""
-    for size in sizes:
-        whole_number("a size of sizes", size, 1, game.count)
     whole_number("runs", runs, 2)
     whole_number("seed", seed, 0)
     generator = torch.Generator().manual_seed(seed)
@@ -281,6 +279,8 @@ def _sizes(game: Removal, sizes: Sequence[int] | None) -> list[int]:
         return sorted({round(low * (high / low) ** (k / 7)) for k in range(8)})
     if not len(sizes):
         raise InputError("sizes is empty. Give how many features the sets have.")
+    for size in sizes:
+        whole_number("a size of sizes", size, 1, game.count)
     return list(sizes)
 
 

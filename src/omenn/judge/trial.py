@@ -125,7 +125,7 @@ class Subject:
         found = [seen_by(self.preprocessing, self.data.mask(index)) for index in self.data.indices]
         return torch.stack(found).to(self.device)
 
-    @property
+    @cached_property
     def boxes(self) -> Tensor:
         """(N, H, W) bool: the boxes of the data; where it has none, one around each mask."""
         return self.masks if self.data.boxes else boxed(self.masks)

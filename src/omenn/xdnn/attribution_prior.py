@@ -16,7 +16,7 @@ from omenn.core.surroundings import alone
 from omenn.errors import InputError, did_you_mean
 from omenn.xdnn import attributions as by
 from omenn.xdnn.attributions import Question, rows_of
-from omenn.xdnn.priors import Prior, find
+from omenn.xdnn.priors import PRIORS, Prior, find
 
 # Method → its options and their defaults.
 METHODS: dict[str, dict[str, Any]] = {
@@ -87,7 +87,7 @@ class AttributionPrior:
         output: Any = None,
         **options: Any,
     ) -> None:
-        self.given, self.prior, self.takes = prior, find(prior), _takes(find(prior))
+        self.prior, self.takes = find(prior), _takes(find(prior))
         self.name = prior if isinstance(prior, str) else getattr(prior, "__name__", "prior")
         if method not in METHODS:
             raise InputError(
@@ -128,7 +128,7 @@ class AttributionPrior:
         if count < samples:
             rows = torch.randperm(samples, generator=self._generator)[:count]
             question = question.rows(rows)
-            if isinstance(self.given, str):  # of a prior of one's own nothing is known
+            if self.prior in PRIORS.values():  # of a prior of one's own nothing is known
                 _check_rows(context, whole)
             context = {k: _subset(k, v, rows, whole) for k, v in context.items()}
         return self._judged(self._attributed(question), {"target": question.index, **context})
@@ -326,8 +326,10 @@ def _check_rows(context: Mapping[str, Any], whole: tuple[int, ...]) -> None:
     Of a part of the batch it would be taken as it is: its rows might belong to none of them.
     """
     for name, value in context.items():
-        one = name == "sign" and isinstance(value, Tensor) and value.ndim < len(whole)
-        if isinstance(value, Tensor) and value.ndim and not one and len(value) not in (1, whole[0]):
+        if not isinstance(value, Tensor) or not value.ndim:
+            continue
+        one = name == "sign" and value.ndim < len(whole)
+        if not one and len(value) not in (1, whole[0]):
             raise InputError(
                 f"{name} {tuple(value.shape)} has {len(value)} rows for a batch of {whole[0]} "
                 "samples. Give one for each sample of the whole batch, also with fraction below 1."

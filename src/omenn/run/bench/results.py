@@ -251,15 +251,14 @@ def markdown(bench: Bench) -> str:
         if table.warning:
             said.append(f"**{table.warning}**")
         said.append(_lines(table, bench.headlines, intervals=False))
+        counted = notes(table)
         for metric, summary in bench.metrics.items():
             said.append(f"### {table.model}: {metric}")
             said.append(f"{summary}. 95 % intervals in brackets.")
             own = [column for column in bench.columns if column.metric == metric]
             said.append(_lines(table, own, intervals=True))
             said += [
-                f"Counted: {what}: {who}."
-                for (name, what), who in notes(table).items()
-                if name == metric
+                f"Counted: {w}: {who}." for (name, w), who in counted.items() if name == metric
             ]
         said.append(f"### {table.model}: cost")
         said.append(_costs(table))
