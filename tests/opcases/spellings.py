@@ -134,6 +134,7 @@ LAYOUT: list[Case] = [
         "torch.split_with_sizes": lambda x: torch.split_with_sizes(x, [1, 3], 2)[1],
         "T.tensor_split": lambda x: x.tensor_split((1,), 2)[1],
         "T.hsplit": lambda x: x.hsplit(3)[1],
+        "torch.dsplit": lambda x: torch.dsplit(x, 2)[1], "T.dsplit": lambda x: x.dsplit((1,))[0],
         "torch.unsafe_split": lambda x: torch.unsafe_split(x, 2, 1)[0],
         "T.unsafe_split": lambda x: x.unsafe_split(2, 1)[1],
     }, X),

@@ -61,6 +61,11 @@ def inputs_of(marked: Sequence[tuple[Tensor, Mark]]) -> frozenset[Any]:
     return frozenset().union(*(m.inputs for _, m in marked if m.kind != IDS))
 
 
+def coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
+    """The less precise of two types."""
+    return b if a is None or torch.finfo(b).eps > torch.finfo(a).eps else a
+
+
 def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
     """``value`` with ``sub`` applied to each tensor in it (nested tuples, lists and dicts)."""
     if isinstance(value, Tensor):
@@ -73,6 +78,11 @@ def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, dict):
         return {k: substitute(v, sub) for k, v in value.items()}
     return value
+
+
+def _whole(value: Tensor) -> Tensor:
+    """A value that is no view: a custom function may not hand out views of what it made."""
+    return value.clone() if value._is_view() else value
 
 
 class Call:
@@ -212,9 +222,7 @@ class Call:
         self, x: Tensor, value: Tensor, vjp: Callable[..., Tensor], *coefficients: Tensor | None
     ) -> Tensor:
         """``value`` as a frozen function of x: its backward is ``vjp(grad, *coefficients)``."""
-        if value._is_view():  # a custom function may not hand out views of what it made
-            value = value.clone()
-        y = Frozen.apply(x, [value], vjp, *coefficients)
+        y = Frozen.apply(x, [_whole(value)], vjp, *coefficients)
         return self.written(x, y)
 
     def overwrite(self) -> None:
@@ -244,7 +252,7 @@ class Call:
         if self.owner.grid is None:
             return self.frozen(x, value, vjp, *coefficients)
         ones = self.owner.ones_for(self, value)
-        y = Affine.apply(x, [value], vjp, (term,), ones, None, *coefficients)
+        y = Affine.apply(x, [_whole(value)], vjp, (term,), ones, None, *coefficients)
         return self.written(x, y)
 
     def written(self, x: Tensor, y: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch.overrides import _get_current_function_mode_stack as _modes
 from omenn.core import place as places
 from omenn.core import unseen
 from omenn.core.autograd import NODES, Constant
-from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark, inputs_of
+from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark, coarser, inputs_of
 from omenn.core.caller import running_module
 from omenn.core.constants import Constants, finite
 from omenn.core.graph import reaches
@@ -92,20 +92,22 @@ class Interceptor(TorchFunctionMode):
 
     # --- marks -----------------------------------------------------------------------------
 
-    def mark_of(self, t: Tensor) -> Mark | None:
-        """The mark of a tensor in this explanation, if it has one."""
+    def known(self, t: Tensor) -> Mark | None:
+        """The mark that a tensor wears, if it wears one."""
         mark = t.__dict__.get(_ATTRIBUTE)
-        if mark is not None:
-            if mark.owner is self:
-                return mark
-            if mark.owner in self.outer:
-                raise unseen.nested()
+        if mark is not None and mark.owner is self:
+            return mark
         entry = self.leaves.get(id(t))
-        if entry is not None and entry[0] is t:
-            return entry[1]
-        if t.requires_grad and t.grad_fn is not None:
-            return self._adopt(t)
-        return None
+        return entry[1] if entry is not None and entry[0] is t else None
+
+    def mark_of(self, t: Tensor) -> Mark | None:
+        """The same; one without, whose history reaches the input, is taken over or refused."""
+        mark = self.known(t)
+        if mark is not None:
+            return mark
+        if getattr(t.__dict__.get(_ATTRIBUTE), "owner", None) in self.outer:
+            raise unseen.nested()
+        return self._adopt(t)
 
     def refuse_foreign(self, t: Tensor) -> None:
         """Raises InputError for a tensor that an explanation around this one follows."""
@@ -242,7 +244,7 @@ class Interceptor(TorchFunctionMode):
             carries = t.requires_grad and t.grad_fn is not None and not call.held
             kind = CARRIED if carries else FROZEN
             if carries and t.dtype is not self.coarsest:
-                self.coarsest = _coarser(self.coarsest, t.dtype)
+                self.coarsest = coarser(self.coarsest, t.dtype)
             place = found[k] if k < len(found) else None
             true = twin[k] if twin else None
             self.set_mark(t, Mark(self, kind, place, rank, inputs, true, call.layer_of(t)))
@@ -388,10 +390,6 @@ class Interceptor(TorchFunctionMode):
 
 # Operators that mix channels: a bounded input does not make their output bounded.
 _UNBOUNDED = frozenset("linear conv conv_transpose matmul bmm einsum".split())
-
-
-def _coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
-    return b if a is None or torch.finfo(b).eps > torch.finfo(a).eps else a
 
 
 def _needs_gradient(args: Any, kwargs: dict[str, Any]) -> bool:

@@ -50,6 +50,7 @@ _ALIASES = {
     "expand_as": "expand", "type_as": "to", "float": "to", "double": "to", "half": "to",
     "bfloat16": "to", "type": "to", "cpu": "to", "cuda": "to",
     "split_with_sizes": "split", "tensor_split": "split", "hsplit": "split", "vsplit": "split",
+    "dsplit": "split",
     "unsafe_chunk": "chunk", "unsafe_split": "split",
     "hstack": "stacked", "vstack": "stacked", "dstack": "stacked",
     "expit": "sigmoid", "erf": "erf", "selu": "elu", "celu": "elu",

@@ -68,7 +68,7 @@ def _versions(*tensors: Tensor | None) -> tuple[int, ...]:
 def connected(call: Call, v: Tensor) -> Tensor:
     """v itself, or its equal with a shorter history: x times its columns of the layer."""
     y = v._base
-    mark = None if y is None else call.owner.mark_of(y)
+    mark = None if y is None else call.owner.known(y)  # what torch made of its own wears none
     if y is None or mark is None or mark.place is None or mark.layer is None:
         return v
     layer, x = mark.layer, mark.layer.input()

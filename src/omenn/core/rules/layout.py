@@ -30,6 +30,32 @@ def reshaped(call: Call) -> Any:
     return call.run()
 
 
+# So many parts of a tensor are views of their own. More cost more on the way back than one node.
+_FEW = 4
+
+
+def parted(call: Call) -> Any:
+    """``chunk``, ``split`` and ``unbind``: several views at once, each taken by itself.
+
+    Autograd refuses writes into views that one node gave, which inference allows.
+    """
+    x, name = call.carried[0], call.func.__name__
+    parts = call.value()
+    if not 0 < len(parts) <= _FEW or name.startswith("unsafe") or not parts[0]._is_view():
+        return call.run()
+    if call.operator == "unbind":
+        dim = call.args[1] if len(call.args) > 1 else call.kwargs.get("dim", 0)
+        return tuple(x.select(dim, k) for k in range(len(parts)))
+    fixed = {"hsplit": min(1, x.ndim - 1), "vsplit": 0, "dsplit": 2}.get(name)
+    given = call.args[2] if len(call.args) > 2 else call.kwargs.get("dim", 0)
+    dim = given if fixed is None else fixed
+    found, start = [], 0
+    for part in parts:
+        found.append(x.narrow(dim, start, part.shape[dim]))
+        start += part.shape[dim]
+    return type(parts)(found)
+
+
 def carried_on(call: Call) -> Any:
     """``detach`` and ``data``: the value flows on, so the explanation follows it."""
     return call.carried[0].view_as(call.carried[0])
@@ -281,11 +307,12 @@ def gathered(call: Call, out: Any) -> Any:
 
 ROWS: dict[str, Row] = (
     rows(
-        "permute transpose adjoint movedim expand narrow select chunk split unbind getitem "
-        "diagonal rot90 broadcast_to t",
+        "permute transpose adjoint movedim expand narrow select getitem diagonal rot90 "
+        "broadcast_to t",
         linear,
         rearranged,
     )
+    | rows("chunk split unbind", parted, rearranged)
     | rows(
         "reshape flatten unflatten squeeze unsqueeze atleast_1d atleast_2d atleast_3d",
         linear,
