@@ -178,3 +178,12 @@ class TestExplain:
         assert code == 0
         assert "[bold]a[i].png" in out
         assert "wrote [red]/x.json" in out
+
+
+def test_tokens_of_a_picture_are_drawn_as_their_grid(run: Run, picture: Path) -> None:
+    words = ("-m", "birds-vit", "--at", "blocks.1", "--set", "resample=none", "-o", "x.html")
+    code, _, err = run("explain", picture, *words)
+    assert (code, err) == (0, "")
+    html = Path("x.html").read_text(encoding="utf-8")
+    assert html.count("above it 1 token in front: ") == 4  # C, both of its parts, the contrast
+    assert 'width="8" height="9"' in html  # 8 x 8 patches, and the class token above

@@ -13,7 +13,7 @@ import omenn
 from omenn import Explanation
 from omenn.errors import InputError
 from omenn.show.maps import signed_rgb
-from omenn.show.panels import Case, case_of, grid, number, panels, shortened
+from omenn.show.panels import Case, case_of, number, panels, shortened
 
 MakeCase = Callable[..., Case]
 
@@ -99,34 +99,6 @@ class TestOtherMethods:
         assert shown[1].total == pytest.approx(shown[2].total, abs=1e-5)
         alone = panels(case(explanation=changed, contrast=None))
         assert [panel.key for panel in alone] == ["input", "c", "overlay"]
-
-
-class TestGrid:
-    def test_two_axes_are_a_picture(self) -> None:
-        assert grid(torch.ones(3, 5)).shape == (3, 5)
-
-    @pytest.mark.parametrize("extra", range(6))
-    def test_tokens_become_a_square(self, extra: int) -> None:
-        tokens = torch.cat([torch.full((extra,), -1.0), torch.arange(49.0)])
-        assert np.array_equal(grid(tokens), np.arange(49.0).reshape(7, 7))
-
-    def test_other_single_axes_are_one_row(self) -> None:
-        assert grid(torch.ones(7)).shape == (1, 7)
-        assert grid(torch.ones(9)).shape == (1, 9)
-
-    @pytest.mark.parametrize("shape", [(), (2, 3, 4)])
-    def test_other_shapes_have_no_picture(self, shape: tuple[int, ...]) -> None:
-        with pytest.raises(InputError, match="has no picture"):
-            grid(torch.ones(shape))
-
-    def test_the_sum_counts_tokens_outside_of_the_picture(self, case: MakeCase) -> None:
-        network = nn.Sequential(nn.Linear(3, 1), nn.Flatten(), nn.Linear(17, 2)).eval()
-        result = omenn.explain(network, torch.randn(1, 17, 3), 0)
-        shown = panels(case(explanation=result, image=None, contrast=None))
-        assert shown[0].exact.pixels.shape == (4, 4, 3)
-        assert shown[0].total == pytest.approx(float(result.output), abs=1e-5)
-        first = float(result.matrix[0, 0])
-        assert shown[0].note == f"{number(first)} of it at tokens without a place here"
 
 
 class TestCaseOf:

@@ -267,7 +267,7 @@ class TestTokens:
         ("shape", "how", "words"),
         [
             ((2, 12), {}, r"shape \(2, 12\): one axis of places.*grid=\(height, width\)\. A seq"),
-            ((2, 197), {}, r"grid=\(height, width\), perhaps \(14, 14\)\. A sequence: sequence=T"),
+            ((2, 197), {}, r"grid=\(height, width\)\. A sequence: sequence=T"),
             ((2, 12), {"grid": (4, 4)}, r"grid=\(4, 4\) needs .* with 16 tokens or more, got .*12"),
             ((2, 4, 4), {"grid": (4, 4)}, r"needs maps of tokens .*, got shape \(2, 4, 4\)"),
             ((2, 16), {"grid": 4}, r"grid=4 is not known, expected two positive integers"),

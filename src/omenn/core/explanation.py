@@ -164,11 +164,14 @@ class Explanation:
 
         return plot(self, index, **options)
 
-    def save(self, path: str | Path) -> Path:
-        """Writes the explanation; the ending decides: .safetensors, .json, .png or .html."""
+    def save(self, path: str | Path, **options: Any) -> Path:
+        """Writes the explanation; the ending decides: .safetensors, .json, .png or .html.
+
+        ``options`` of pictures: see :func:`omenn.show.plot`.
+        """
         from omenn.show import save
 
-        return save(self, path)
+        return save(self, path, **options)
 
     @staticmethod
     def load(path: str | Path) -> Explanation:

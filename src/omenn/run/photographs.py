@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from omenn import Certificate, Contrast
+    from omenn import Certificate, Contrast, Explanation
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,21 @@ def explain_tensor(
         seconds=seconds,
         weights=source.weights,
         warning=warning_of(source),
+        grid=_grid_of(explanation, source, tensor),
     )
     return _changed(case, request.post)
+
+
+def _grid_of(
+    explanation: Explanation, source: Source, tensor: torch.Tensor
+) -> tuple[int, int] | None:
+    """Of the tokens of a module's output that was not brought to the picture, if they have one."""
+    from omenn.core.token_grid import token_grid
+
+    at, matrix = explanation.at, explanation.matrix
+    if not isinstance(at, str) or not hasattr(matrix, "ndim") or matrix.ndim != 2:
+        return None
+    return token_grid(source.model, tensor, at)
 
 
 def _changed(case: Case, steps: Sequence[str]) -> Case:

@@ -132,12 +132,13 @@ def report(
     or none where the matrix was changed already.
     """
     import omenn
+    from omenn.show.drawing import chosen
     from omenn.show.page import Report
-    from omenn.show.panels import matrix_of
 
     first = cases[0].explanation
     if smooth is None:
-        smooth = 0.0 if first.processing else usual_smoothing(matrix_of(first, 0).shape)
+        shape = tuple(chosen(first.matrix).shape[1:])
+        smooth = 0.0 if first.processing else usual_smoothing(shape)
     constants = f" · constants: {first.bias_placement}" if is_omenn(first) else ""
     found = [] if certificate is None else [certificate]
     about = f"{source.spec} on {cases[0].name}"
@@ -154,8 +155,11 @@ def report(
 
 
 def usual_smoothing(shape: tuple[int, ...]) -> float:
-    """The width of the Gaussian for a matrix of this shape: a fortieth of its side, or none."""
-    width = round(min(shape) / 40, 1)
+    """The width of the Gaussian for a matrix of this shape: a fortieth of its side, or none.
+
+    A single axis of tokens or columns has none: nobody knows which of them are neighbours.
+    """
+    width = round(min(shape[-2:]) / 40, 1) if len(shape) > 1 else 0.0
     return width if width >= 0.5 else 0.0
 
 

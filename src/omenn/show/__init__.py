@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from omenn.core.token_grid import token_grid
+from omenn.show.drawing import drawn
 from omenn.show.maps import scale_of, signed_rgb, smooth
 from omenn.show.outliers import clamp, mad
 from omenn.show.postprocess import postprocess
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "bilateral",
     "clamp",
+    "drawn",
     "gaussian",
     "heatmap",
     "load",
@@ -29,6 +32,7 @@ __all__ = [
     "scale_of",
     "signed_rgb",
     "smooth",
+    "token_grid",
 ]
 
 
@@ -38,22 +42,34 @@ def heatmap(
     *,
     smooth: float = 0.0,
     scale: float | None = None,
+    grid: tuple[int, int] | None = None,
+    input: str | int | None = None,
 ) -> np.ndarray:
     """The matrix of one sample as a picture (H, W, 3), uint8: white is zero, red adds.
 
-    ``smooth`` is the σ of a Gaussian in entries that keeps the sum; ``scale`` the number at the
-    end of the colours (default: the 99.5 % quantile of |C|).
+    Every entry of the matrix is drawn once, whatever its shape; :func:`omenn.show.drawn` gives the
+    numbers. A sequence or a table is one row; of three axes the first counts slices, which lie
+    beside one another. Cells without an entry are grey.
+
+    Args:
+        smooth: σ of a Gaussian, in entries, that keeps the sum.
+        scale: the number at the end of the colours (default: the 99.5 % quantile of |C|).
+        grid: (h, w) where the entries are tokens of a picture: the last h·w, line by line. Those in
+            front (class token, registers) have a line of their own above. Never guessed;
+            :func:`omenn.show.token_grid` tells it from where a module's tokens lie.
+        input: whose matrix, if there are several inputs: a name or a position.
 
     Raises:
-        InputError: no such sample, or a matrix without a picture.
+        InputError: no such sample or input, or a matrix without a picture.
 
     >>> import omenn, torch
     >>> e = omenn.explain(torch.nn.Flatten().eval(), torch.ones(1, 1, 2, 3), target=4)
     >>> assert e.heatmap().shape == (2, 3, 3)
     """
-    from omenn.show import maps, panels
+    from omenn.show import drawing, maps
 
-    return maps.signed_rgb(maps.smooth(panels.matrix_of(explanation, index), smooth), scale)
+    shown = drawing.sample_of(explanation, index, grid, input).smoothed(smooth)
+    return shown.pixels(maps.scale_of(shown.entries()) if scale is None else scale)
 
 
 def plot(
@@ -65,9 +81,9 @@ def plot(
 ) -> Figure:
     """A matplotlib figure of one sample: input, C, C_w ⊙ X and C_b on one scale, with the sums.
 
-    ``smooth`` > 0 adds a row of smoothed maps. More words and pictures may be given by name:
-    ``image`` (H, W, 3) uint8, ``name``, ``model``, ``target``, ``warning`` (see
-    ``omenn.show.panels.Case``).
+    ``smooth`` > 0 adds a row of smoothed maps. ``grid`` and ``input``: see :func:`heatmap`. More
+    words and pictures may be given by name: ``image`` (H, W, 3) uint8, ``name``, ``model``,
+    ``target``, ``warning`` (see ``omenn.show.panels.Case``).
     """
     from omenn.show.figure import figure
     from omenn.show.panels import case_of

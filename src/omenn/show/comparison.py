@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from omenn.core.explanation import PROMISES, Explanation
+from omenn.show.drawing import drawn
 from omenn.show.maps import scale_of, signed_rgb, smooth
-from omenn.show.panels import View, matrix_of
+from omenn.show.panels import View
 from omenn.show.wording import Verdict, verdict
 
 
@@ -87,7 +88,7 @@ def cell_of(explanation: Explanation) -> Cell:
         InputError: the map has no picture.
     """
     return Cell(
-        values=matrix_of(explanation, 0),
+        values=np.nan_to_num(drawn(explanation)),
         total=float(explanation.total[0].detach()),
         output=float(explanation.output[0].detach()),
         residual=float(explanation.residual[0].detach()),

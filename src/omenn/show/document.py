@@ -73,7 +73,7 @@ def image(view: View, alt: str, name: str = "") -> str:
     """An image with everything inside; ``name`` are its classes, by which views are switched."""
     content = base64.b64encode(png(view.pixels)).decode("ascii")
     height, width = view.pixels.shape[:2]
-    kind = "map" if view.scale is not None else ""
+    kind = f"map {view.form}".strip() if view.scale is not None else ""
     return (
         f'<img class="{f"{name} {kind}".strip()}" width="{width}" height="{height}" '
         f'alt="{escape(alt)}" src="data:image/png;base64,{content}">'

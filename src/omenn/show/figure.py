@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 INK, QUIET, WARNING = "#1d2433", "#5a6375", "#9a5b00"
 SIDE = 2.35  # inches of one panel
+STRIP = 0.4  # inches of the height of a row of entries
+DPI = 150
 _COLUMNS = 3  # at least as wide, for the words
 
 
@@ -37,15 +39,41 @@ def figure(case: Case, *, sigma: float = 0.0) -> Figure:
         rows[0] = [entry for entry in rows[0] if entry not in over]
         rows.append([(panel, view, f"{title}, smoothed") for panel, view, title in over])
         rows[1] += [(panel, panel.smoothed, "smoothed") for panel in shown if panel.smoothed]
-    columns, height = max(_COLUMNS, *map(len, rows)), len(rows) * (SIDE + 0.75) + 1.25
-    drawn = Figure(figsize=(columns * (SIDE + 0.2) + 0.3, height), dpi=150, facecolor="white")
-    for number_, row in enumerate(rows):
-        top = height - 0.95 - number_ * (SIDE + 0.75)
-        for column, (panel, view, title) in enumerate(row):
-            corner = (0.25 + column * (SIDE + 0.2), top)
-            draw(drawn, view, title, panel if number_ == 0 else None, corner)
+    columns = max(_COLUMNS, *(sum(entry[1].form != "strip" for entry in row) for row in rows))
+    width = columns * (SIDE + 0.2) + 0.3
+    corners, low = _placed(rows, width)
+    height = low + 0.8
+    drawn = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    for (panel, view, title, told), (left, top, across) in zip(
+        [(*entry, row is rows[0]) for row in rows for entry in row],
+        corners,
+        strict=True,
+    ):
+        draw(drawn, view, title, panel if told else None, (left, height - top), across)
     _words(drawn, case, height, sigma)
     return drawn
+
+
+def _placed(
+    rows: list[list[tuple[Panel, View, str]]], width: float
+) -> tuple[list[tuple[float, float, float]], float]:
+    """(left, top, width) of every picture in inches from the upper left; where they end.
+
+    Strips have a line of their own each, as wide as the figure.
+    """
+    corners, top = [], 0.95
+    for row in rows:
+        column = 0
+        for _, view, _ in row:
+            if view.form == "strip":
+                top += (SIDE + 0.75) * bool(column)
+                corners.append((0.25, top, width - 0.5))
+                top, column = top + STRIP + 0.95, 0
+            else:
+                corners.append((0.25 + column * (SIDE + 0.2), top, SIDE))
+                column += 1
+        top += (SIDE + 0.75) * bool(column)
+    return corners, top - 0.5
 
 
 def figure_png(case: Case, *, sigma: float = 0.0) -> bytes:
@@ -56,20 +84,35 @@ def figure_png(case: Case, *, sigma: float = 0.0) -> bytes:
 
 
 def draw(
-    drawn: Figure, view: View, title: str, panel: Panel | None, corner: tuple[float, float]
+    drawn: Figure,
+    view: View,
+    title: str,
+    panel: Panel | None,
+    corner: tuple[float, float],
+    across: float = SIDE,
 ) -> None:
     """One picture, with the sum and the note of ``panel``; its upper left corner in inches."""
     left, top = corner
     width, height = drawn.get_size_inches()
-    axes = drawn.add_axes((left / width, (top - 0.25 - SIDE) / height, SIDE / width, SIDE / height))
-    axes.imshow(
-        view.pixels, interpolation="nearest" if view.scale is not None else "auto", aspect="equal"
+    down = STRIP if view.form == "strip" else SIDE
+    axes = drawn.add_axes(
+        (left / width, (top - 0.25 - down) / height, across / width, down / height)
     )
-    axes.set_title(maths(shortened(title, 22)), fontsize=10, loc="left", color=INK, pad=4)
+    rows, columns = view.pixels.shape[:2]
+    fits = view.scale is not None and rows <= down * DPI and columns <= across * DPI
+    # with more entries than dots, each dot is the mean of its entries: none is passed over
+    axes.imshow(
+        view.pixels,
+        interpolation="nearest" if fits else "auto",
+        aspect="auto" if view.form else "equal",
+    )
+    axes.set_title(
+        maths(shortened(title, int(across * 9.4))), fontsize=10, loc="left", color=INK, pad=4
+    )
     bare(axes)
     if view.scale is not None:
         bar = drawn.add_axes(
-            (left / width, (top - 0.36 - SIDE) / height, SIDE / width, 0.07 / height)
+            (left / width, (top - 0.36 - down) / height, across / width, 0.07 / height)
         )
         bar.imshow(colours()[None], aspect="auto")
         bare(bar)
@@ -81,8 +124,9 @@ def draw(
                 color=QUIET,
             )  # fmt: skip
     if panel is not None and panel.total is not None:
-        axes.text(
-            0, -0.135, panel.note, transform=axes.transAxes, va="top", fontsize=7.5, color=INK
+        drawn.text(
+            left / width, (top - 0.57 - down) / height,
+            textwrap.fill(panel.note, int(across * 19)), va="top", fontsize=7.5, color=INK,
         )  # fmt: skip
         axes.set_title(f"sum {number(panel.total)}", fontsize=9, loc="right", color=INK, pad=4)
 

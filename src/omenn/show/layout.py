@@ -145,19 +145,11 @@ def as_pictures(maps: Tensor, layout: Layout) -> Tensor:
     if pictures.ndim < 3:
         raise InputError(
             f"the map has shape {tuple(maps.shape)}: one axis of places, whose neighbours nobody "
-            f"knows. Tokens of a picture: grid=(height, width){_example(maps.shape[1])}. A "
-            "sequence: sequence=True. One picture (height, width): batched=False, or map[None]."
+            "knows. Tokens of a picture: grid=(height, width). A sequence: sequence=True. One "
+            "picture (height, width): batched=False, or map[None]. Columns of a table have no "
+            "neighbours: cut outliers alone, with clamp or mad."
         )
     return pictures
-
-
-def _example(tokens: int) -> str:
-    """The square that fits, with at most five tokens in front of it."""
-    for extra in range(min(6, tokens)):
-        side = math.isqrt(tokens - extra)
-        if side > 3 and side * side == tokens - extra:
-            return f", perhaps ({side}, {side})"
-    return ""
 
 
 def _pair(name: str, value: Any, square: bool) -> tuple[int, int] | None:

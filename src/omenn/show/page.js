@@ -6,7 +6,7 @@ for (const button of document.querySelectorAll(".picture")) {
     const large = dialog.querySelector("img");
     large.src = shown.src;
     large.alt = shown.alt;
-    large.className = shown.classList.contains("map") ? "map" : "";
+    large.className = shown.className.replace(/exact|smoothed/, "");
     dialog.querySelector("p").textContent = shown.alt;
     dialog.showModal();
   });

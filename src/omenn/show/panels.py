@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omenn.errors import InputError
-from omenn.show.maps import as_matrix, overlay, scale_of, signed_rgb, smooth
+from omenn.show.drawing import check_index, chosen, drawing_of
+from omenn.show.maps import overlay, scale_of, smooth
 from omenn.show.wording import collects, in_logits, is_omenn, number, symbol, through
 
 if TYPE_CHECKING:
     from omenn import Explanation
+
+
+STRETCHED = 8
+"""From this ratio of its sides on a map would be a line: it is stretched."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,14 @@ class View:
 
     pixels: np.ndarray
     scale: float | None = None
+
+    @property
+    def form(self) -> str:
+        """How it is stretched to be seen: as a ``strip``, as a ``tower``, or not at all ("")."""
+        height, width = self.pixels.shape[:2]
+        if self.scale is None or max(height, width) < STRETCHED * min(height, width):
+            return ""
+        return "strip" if width > height else "tower"
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class Panel:
         exact: the picture, entry by entry.
         smoothed: the same after ``maps.smooth``; None where nothing is smoothed.
         total: sum of all entries, in logits where the method promises that; None for a photograph.
-        note: what of the number is not in the picture; empty where all of it is.
+        note: how the entries lie where that is not plain, and what of the number is not drawn.
     """
 
     key: str
@@ -63,6 +74,8 @@ class Case:
         seconds: how long the explanation took.
         weights: where the weights of the network come from.
         warning: what a reader must know first, e.g. that the weights are random.
+        grid: (h, w) of the tokens of a map (tokens,), if they are a picture.
+        input: which input's map is drawn, where there are several: its name or position.
     """
 
     name: str
@@ -78,6 +91,12 @@ class Case:
     seconds: float | None = None
     weights: str = ""
     warning: str = ""
+    grid: tuple[int, int] | None = None
+    input: str | int | None = None
+
+    def sample(self, structure: Any) -> Any:
+        """Of tensors in the structure of the inputs the sample's part of the one that is drawn."""
+        return chosen(structure, self.input)[self.index].detach().double()
 
 
 def case_of(explanation: Explanation, index: int = 0, **words: Any) -> Case:
@@ -86,13 +105,13 @@ def case_of(explanation: Explanation, index: int = 0, **words: Any) -> Case:
     Without an ``image`` the input tensor is shown if it has one or three channels, stretched to
     its own range, as nobody knows here how it was normalised.
     """
-    _check_index(explanation, index)
+    check_index(explanation, index)
     words.setdefault("name", f"sample {index}")
     words.setdefault("model", "model")
     words.setdefault("target", f"class {int(explanation.target[index])}")
     image = words.pop("image", None)
     if image is None:
-        image = _stretched(explanation.inputs, index)
+        image = _stretched(explanation, index, words.get("input"))
     return Case(explanation=explanation, index=index, image=image, **words)
 
 
@@ -102,83 +121,46 @@ def panels(case: Case, *, sigma: float = 0.0) -> list[Panel]:
     The maps of one logit share one scale; the contrast has its own, as it is another number.
 
     Raises:
-        InputError: the matrix of this explanation has no picture (see ``grid``).
+        InputError: the matrix of this explanation has no picture, see ``drawing_of``.
     """
-    result, index = case.explanation, case.index
-    whole = matrix_of(result, index)
+    result = case.explanation
     words = _words(case)
     shown: list[Panel] = []
     if case.image is not None:
         height, width = case.image.shape[:2]
         sentence = f"What the network received, {width} × {height} pixels."
         shown.append(Panel("input", "Input", sentence, View(case.image)))
-    apart = _apart(result, index)
     entries = _entries(case)
-    shown += _signed({key: entries[key] for key in words if key in entries}, words, sigma, apart)
-    if case.image is not None:
-        drawn = words["weight"][0] if "c" not in entries else symbol(result)
-        shown.append(_overlay(case.image, whole, sigma, drawn))
+    entries = {key: entries[key] for key in words if key in entries}
+    shown += _signed(entries, words, sigma, case, result)
+    whole = drawing_of(case.sample(result.matrix), case.grid)
+    if case.image is not None and whole.plane:
+        letter = words["weight"][0] if "c" not in entries else symbol(result)
+        shown.append(_overlay(case.image, whole.pictures[0, 0], sigma, letter))
     if case.contrast is not None:
         title = f"Why not {case.rival}?"
         sentence = (
             f"{symbol(result)} for the difference of two logits: red speaks for {case.target}, "
             f"blue for {case.rival}, the runner-up."
         )
-        difference = case.contrast.matrix[index].detach().double()
+        difference = {"contrast": case.sample(case.contrast.matrix)}
         words = {"contrast": (title, sentence)}
-        shown += _signed({"contrast": difference}, words, sigma, _apart(case.contrast, index))
+        shown += _signed(difference, words, sigma, case, case.contrast)
     return shown
 
 
 def _entries(case: Case) -> dict[str, Any]:
     """The maps of one number by key: the whole and its parts, or the whole before and after."""
-    result, index = case.explanation, case.index
-    whole = result.matrix[index].detach().double()
+    result = case.explanation
+    whole = case.sample(result.matrix)
     if result.processing:  # what was done was done to the whole, so there are no parts of it
-        before = case.before
-        return {"c": whole} | ({"before": before.matrix[index].detach().double()} if before else {})
+        return {"c": whole} | ({"before": case.sample(case.before.matrix)} if case.before else {})
     if result.bias_placement == "separate":
         return {"weight": whole}
     if not collects(result):
         return {"c": whole}
-    bias = result.bias[index].detach().double()
+    bias = case.sample(result.bias)
     return {"c": whole, "weight": whole - bias, "bias": bias}
-
-
-def matrix_of(explanation: Explanation, index: int) -> np.ndarray:
-    """The matrix C of one sample as a picture (H, W), see ``grid``."""
-    _check_index(explanation, index)
-    if not hasattr(explanation.matrix, "detach"):
-        raise InputError(
-            "an explanation of several inputs has several matrices and no one picture. "
-            "Draw each with omenn.show.signed_rgb, or save it as .safetensors or .json."
-        )
-    return grid(explanation.matrix[index])
-
-
-def grid(matrix: Any) -> np.ndarray:
-    """The locations of one sample as a picture (H, W).
-
-    Two axes are a picture already. One axis of n² tokens, 16 at least, with up to five tokens
-    without a place in front (class token, registers), becomes n × n; these tokens are left out of
-    the picture. Any other single axis is one row.
-
-    Raises:
-        InputError: no axis, or more than two.
-    """
-    shape = tuple(matrix.shape)
-    if len(shape) == 1:
-        for extra in range(6):
-            side = math.isqrt(max(0, shape[0] - extra))
-            if side > 3 and side * side == shape[0] - extra:
-                return as_matrix(matrix[extra:].reshape(side, side))
-        return as_matrix(matrix[None])
-    if len(shape) != 2:
-        raise InputError(
-            f"a matrix of shape {shape} has no picture, expected (height, width) or (tokens,). "
-            "Save it as .safetensors or .json."
-        )
-    return as_matrix(matrix)
 
 
 def shortened(text: str, letters: int) -> str:
@@ -192,14 +174,9 @@ def shortened(text: str, letters: int) -> str:
     return f"{text[: letters // 2]}…{text[len(text) - (letters - letters // 2 - 1) :]}"
 
 
-def _check_index(explanation: Explanation, index: int) -> None:
-    count = len(explanation.output)
-    if not -count <= index < count:
-        raise InputError(f"there is no sample {index}, the explanation has {count}.")
-
-
-def _stretched(inputs: Any, index: int) -> np.ndarray | None:
-    if not hasattr(inputs, "detach") or inputs.ndim != 4 or inputs.shape[1] not in {1, 3}:
+def _stretched(explanation: Explanation, index: int, which: str | int | None) -> np.ndarray | None:
+    inputs = chosen(explanation.inputs, which)
+    if inputs.ndim != 4 or inputs.shape[1] not in {1, 3}:
         return None
     values = inputs[index].detach().to("cpu").double().numpy().transpose(1, 2, 0)
     span = float(np.ptp(values)) or 1.0
@@ -254,21 +231,24 @@ def _apart(explanation: Explanation, index: int) -> str:
 
 
 def _signed(
-    entries: dict[str, Any], words: dict[str, tuple[str, str]], sigma: float, note: str
+    entries: dict[str, Any],
+    words: dict[str, tuple[str, str]],
+    sigma: float,
+    case: Case,
+    result: Explanation,
 ) -> list[Panel]:
     """Panels of the same unit from the entries of one sample, on one scale."""
-    maps = {key: grid(values) for key, values in entries.items()}
-    scale = scale_of(*maps.values())
-    soft = {key: smooth(values, sigma) for key, values in maps.items()} if sigma else {}
-    soft_scale = scale_of(*soft.values()) if soft else None
+    maps = {key: drawing_of(values, case.grid) for key, values in entries.items()}
+    scale = scale_of(*(drawn.entries() for drawn in maps.values()))
+    soft = {key: drawn.smoothed(sigma) for key, drawn in maps.items()} if sigma else {}
+    soft_scale = scale_of(*(drawn.entries() for drawn in soft.values())) if soft else 1.0
+    apart = _apart(result, case.index)
     shown = []
-    for key, values in maps.items():
-        total = float(entries[key].sum())
-        if values.size < entries[key].numel():
-            note = f"{number(total - float(values.sum()))} of it at tokens without a place here"
-        exact = View(signed_rgb(values, scale), scale)
-        smoothed = View(signed_rgb(soft[key], soft_scale), soft_scale) if soft else None
-        shown.append(Panel(key, *words[key], exact, smoothed, total, note))
+    for key, drawn in maps.items():
+        note = "; ".join(filter(None, [drawn.words, apart]))
+        exact = View(drawn.pixels(scale), scale)
+        smoothed = View(soft[key].pixels(soft_scale), soft_scale) if soft else None
+        shown.append(Panel(key, *words[key], exact, smoothed, float(entries[key].sum()), note))
     return shown
 
 
