@@ -186,13 +186,24 @@ def test_certificate_of_an_exact_model_says_what_it_checked() -> None:
     assert set(found.sources) == {"0", "3"}
 
 
+def test_the_bias_share_has_the_sign_of_what_it_does_to_the_output() -> None:
+    """−3 x + b at x = 1: of f = −2 the constant 1 is −50 %, of f = −4 the constant −1 is 25 %."""
+    net = nn.Linear(1, 2).double().eval()
+    with torch.no_grad():
+        net.weight.fill_(-3.0)
+        net.bias.copy_(torch.tensor([1.0, -1.0]))
+    x = torch.ones(1, 1).double()
+    shares = [float(omenn.certify(net, x, k).bias_share) for k in (0, 1)]
+    assert shares == [-0.5, 0.25]
+
+
 def test_bias_share_and_sources_add_up() -> None:
     net = seeded(nn.Sequential(nn.Linear(4, 6), nn.Softplus(), nn.Linear(6, 2)))
     found = omenn.certify(net, draw(3, 4), 1)
     assert found.explanation is not None
     torch.testing.assert_close(sum(found.sources.values()), found.explanation.bias_share)
     torch.testing.assert_close(
-        found.bias_share, found.explanation.bias_share / found.explanation.output.abs()
+        found.bias_share, found.explanation.bias_share / found.explanation.output.double()
     )
     assert set(found.sources) == {"0", "1", "2"}
     assert found.located == 0.0 or 0 < found.located <= 1

@@ -139,3 +139,19 @@ class TestLoading:
         path.write_bytes(path.read_bytes()[:-10])
         with pytest.raises(InputError, match="cannot be read"):
             Explanation.load(path)
+
+
+def test_json_is_valid_whatever_the_numbers(tmp_path: Path) -> None:
+    e = omenn.explain(nn.Linear(3, 2).eval(), torch.ones(2, 3), target=0)
+    broken = e.matrix.clone()
+    broken[0, 0], broken[1, 2] = float("nan"), float("-inf")
+    e = dataclasses.replace(e, matrix=broken, residual=torch.full((2,), float("inf")))
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    path = e.save(tmp_path / "e.json")
+    content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    assert content["matrix"][0][0] is content["matrix"][1][2] is None
+    assert content["residual"] == [None, None]
+    assert content["matrix"][0][1] == pytest.approx(float(e.matrix[0, 1]))

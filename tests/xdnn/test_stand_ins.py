@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
+from omenn.core.rules import OPERATORS
 from omenn.errors import ModelError
 from omenn.xdnn import check, convert, obstacles
+from omenn.xdnn.degrees import TABLE, bounded, smooth
 from omenn.xdnn.layers import (
     ScaleNorm,
     UnitGate,
@@ -329,6 +331,7 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
+SMOOTH = [name for name, rule in TABLE.items() if rule in (smooth, bounded)]
 CURVED = [
     nn.GELU(), nn.SiLU(), nn.ELU(), nn.SELU(), nn.CELU(), nn.Softplus(), nn.Mish(), nn.Hardswish(),
     nn.Tanh(), nn.Softsign(), nn.LogSigmoid(), nn.Tanhshrink(), nn.Softshrink(), nn.Hardshrink(),
@@ -345,6 +348,21 @@ def test_activations_become_relu(act: nn.Module) -> None:
     x = randn(5, 3)
     assert torch.equal(free(x), F.relu(free[0](x)))
     assert obstacles(free) == ()
+
+
+@pytest.mark.parametrize("name", sorted(set(SMOOTH) & set(OPERATORS)))
+def test_every_operator_that_does_not_scale_is_an_obstacle(name: str) -> None:
+    function = getattr(torch, name, getattr(F, name, None))
+    more = {"softmax": (-1,), "log_softmax": (-1,), "logsumexp": (-1, True)}.get(name, ())
+    more = (2,) if name == "local_response_norm" else more
+
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * (2.0**x if name == "rpow" else function(x, *more))
+
+    x = randn(2, 3, 4).abs() + 1
+    (found,) = [o for o in obstacles(Net().eval(), x) if o.module == ""]
+    assert name.replace("_", "") in found.what.replace("_", "")
 
 
 @pytest.mark.parametrize("act", [nn.ReLU(), nn.LeakyReLU(), nn.PReLU(), nn.RReLU(), nn.Identity()])

@@ -26,9 +26,9 @@ class Certificate:
     ``fidelity``: largest |frozen − ordinary forward| relative to the largest |output|.
     ``violations``: operators that are not linear at fixed coefficients, with their module.
     ``residual`` (B,): f − ΣC. ``relative`` (B,): |residual| / (1 + Σ|C|). ``bias_share`` (B,):
-    Σ C_b / f. ``located``: share of Σ|constants| with a place on the input. ``unlocated``: module →
-    reason → share of Σ|constants| without one, the largest first. ``sources``: constants by module
-    (B,), the largest first.
+    Σ C_b / f, negative where the constants work against the output. ``located``: share of
+    Σ|constants| with a place on the input. ``unlocated``: module → reason → share of Σ|constants|
+    without one, the largest first. ``sources``: constants by module (B,), the largest first.
     """
 
     exact: bool
@@ -132,7 +132,8 @@ def certify(
         violations = (_FUSED,)
     explanation = run.wrap(f, index, run.pull_back(f))
     relative = explanation.residual.abs() / (1 + explanation.magnitude)
-    size = explanation.output.double().abs().clamp_min(1e-300)
+    output = explanation.output.double()
+    output = torch.where(output == 0, 1e-300, output)
     sources = sorted(explanation.sources.items(), key=lambda kv: -float(kv[1].abs().mean()))
     return Certificate(
         exact=explanation.exact and fidelity <= allowed,
@@ -140,7 +141,7 @@ def certify(
         violations=violations,
         residual=explanation.residual,
         relative=relative,
-        bias_share=explanation.bias_share / size,
+        bias_share=explanation.bias_share / output,
         located=explanation.located,
         unlocated=explanation.unlocated,
         sources=dict(sources),

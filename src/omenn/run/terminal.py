@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -65,7 +64,9 @@ def show(*tables: Any) -> None:
 
 def print_json(content: Any) -> None:
     """One JSON document on standard output; NaN becomes null, as JSON has none."""
-    print(json.dumps(_finite(content), indent=2, ensure_ascii=False))
+    from omenn.show.writing import as_json
+
+    print(as_json(content, indent=2))
 
 
 def fail(error: Exception, *, verbose: bool) -> int:
@@ -93,13 +94,3 @@ def interrupted(what_is_left: str = "nothing is left half-written") -> int:
     """The line and the exit code after Ctrl-C: that of an error, as there is no result."""
     print(f"omenn: interrupted; {what_is_left}", file=sys.stderr)
     return EXIT_ERROR
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    if isinstance(content, float) and (content != content or abs(content) == float("inf")):
-        return None
-    return content

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omenn.errors import InputError, OutputError, reason
-from omenn.show.writing import write_files
+from omenn.show.writing import as_json, write_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,7 +100,7 @@ def to_json(explanation: Explanation, **more: Any) -> bytes:
         "sources", {name: share.detach().tolist() for name, share in explanation.sources.items()}
     )
     content["matrix"] = _lists(explanation.matrix)
-    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
+    return (as_json(content) + "\n").encode()
 
 
 def _described(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omenn.errors import OutputError, reason
 
@@ -78,3 +81,23 @@ def check_writable(path: Path) -> None:
             f"'{path}' cannot be written: no permission to write into '{nearest}'. "
             "Choose another folder."
         )
+
+
+def as_json(content: Any, indent: int = 1) -> str:
+    """One JSON document; NaN and the infinities, which JSON does not have, become null.
+
+    >>> as_json({"a": [1.5, float("nan")]}, indent=0).split()
+    ['{', '"a":', '[', '1.5,', 'null', ']', '}']
+    """
+    return json.dumps(finite(content), ensure_ascii=False, indent=indent, allow_nan=False)
+
+
+def finite(content: Any) -> Any:
+    """The same with None in place of what is no finite number."""
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content

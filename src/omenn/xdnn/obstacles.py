@@ -16,6 +16,7 @@ from torch import nn
 
 from omenn.core.models import check_model, modules_of
 from omenn.errors import ModelError, reason
+from omenn.xdnn.degrees import TABLE, bounded, smooth
 from omenn.xdnn.layers import ReLUSoftmax, ScaleNorm, UnitGate, UnitGLU
 from omenn.xdnn.scan import Added, Found, scan
 
@@ -194,10 +195,9 @@ _DEGREE_0 = frozenset(
     "layer_norm group_norm instance_norm rms_norm normalize cosine_similarity "
     "local_response_norm".split()
 )
-_WITHOUT = frozenset(
-    "exp exp2 expm1 rpow log log1p log2 log10 log_softmax logsumexp softmin sin cos atan sinh "
-    "cosh erf erfc floor ceil round trunc frac lstm gru rnn_tanh lstm_cell gru_cell "
-    "rnn_tanh_cell".split()
+# What is no power of its input: so says the table of degrees; and what is told by another name.
+_WITHOUT = frozenset(name for name, rule in TABLE.items() if rule in (smooth, bounded)) | frozenset(
+    "softmin lstm gru rnn_tanh lstm_cell gru_cell rnn_tanh_cell".split()
 )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omenn.errors import MissingExtra
 from omenn.run.bench.entries import Entry
 from omenn.run.bench.plan import Plan
-from omenn.run.bench.store import Store, finite
+from omenn.run.bench.store import Store
 from omenn.show.bench_table import (
     Bench,
     Column,
@@ -25,6 +25,7 @@ from omenn.show.bench_table import (
     short,
 )
 from omenn.show.wording import PROMISES
+from omenn.show.writing import as_json, finite
 
 if TYPE_CHECKING:
     from rich.table import Table as Printed
@@ -115,7 +116,7 @@ def files(bench: Bench) -> tuple[dict[str, bytes], list[str]]:
     from omenn.show.bench_page import bench_page
 
     made = {
-        "results.json": (json.dumps(record(bench), indent=1, ensure_ascii=False) + "\n").encode(),
+        "results.json": (as_json(record(bench)) + "\n").encode(),
         "results.md": markdown(bench).encode(),
         "index.html": bench_page(bench).encode(),
     }

@@ -15,7 +15,7 @@ from typing import Any
 import omenn
 from omenn.errors import InputError
 from omenn.run.bench.plan import Plan
-from omenn.show.writing import check_writable, write_files
+from omenn.show.writing import as_json, check_writable, write_files
 
 RUN = "run.json"
 RESULTS = ("index.html", "results.json", "results.md", "results.parquet", "plan.toml")
@@ -138,18 +138,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _json(content: Mapping[str, Any]) -> bytes:
     """JSON in which a NaN is null."""
-    return (json.dumps(finite(content), indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def finite(content: Any) -> Any:
-    """The same with None in place of what is no number, as JSON has none."""
-    if isinstance(content, Mapping):
-        return {key: finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [finite(value) for value in content]
-    if isinstance(content, float) and (content != content or abs(content) == float("inf")):
-        return None
-    return content
+    return (as_json(content) + "\n").encode()
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
