@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from omenn.core.autograd import Affine, Frozen, Overwrite, Rewritten
+from omenn.core.flow import Flow
 from omenn.core.place import Place
 from omenn.core.spelling import Spelling, bind, names_of
 from omenn.errors import UnsupportedOperator
@@ -117,6 +118,7 @@ class Call:
         self.rank: int | None = None
         self.places: list[Place | None] | None = None
         self.layer: Layer | None = None
+        self.flow: Flow | None = None  # what the result was made from, for second derivatives
 
     # --- arguments -------------------------------------------------------------------------
 

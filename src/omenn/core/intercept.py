@@ -23,11 +23,13 @@ from omenn.core.autograd import NODES, Constant
 from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark, coarser, inputs_of
 from omenn.core.caller import running_module
 from omenn.core.constants import Constants, finite
+from omenn.core.flow import Flow
 from omenn.core.graph import reaches
 from omenn.core.models import modules_of
 from omenn.core.place import Grid, Place, Shared
 from omenn.core.recompute import checkpointed, kept
 from omenn.core.rules import OPERATORS, Row
+from omenn.core.shapes import valued
 from omenn.core.spelling import UNTOUCHED, spell
 from omenn.core.unknown import LEAVES_TORCH, tensors_in, unknown
 from omenn.core.writing import memory_of, prepare_write
@@ -135,9 +137,10 @@ class Interceptor(TorchFunctionMode):
             return mark
         raise unseen.alien(self, node)
 
-    def marked(self, args: Any, kwargs: dict[str, Any]) -> list[tuple[Tensor, Mark]]:
+    def marked(self, func: Any, args: Any, kwargs: dict[str, Any]) -> list[tuple[Tensor, Mark]]:
         """The tensors among the arguments that have a mark, each as often as it is given."""
         found: list[tuple[Tensor, Mark]] = []
+        args, kwargs = valued(func, args, kwargs)
         for values in (args, kwargs.values()) if kwargs else (args,):
             for value in values:
                 if isinstance(value, Tensor):
@@ -187,7 +190,7 @@ class Interceptor(TorchFunctionMode):
             with torch.inference_mode(False):
                 return self.__torch_function__(func, types, args, kwargs)
         kwargs = kwargs or {}
-        marked = self.marked(args, kwargs)
+        marked = self.marked(func, args, kwargs)
         if not marked:
             # Without a history to avoid, a view is made with gradients on: it may be written into.
             if self.create_graph or not _needs_gradient(args, kwargs):
@@ -218,6 +221,7 @@ class Interceptor(TorchFunctionMode):
             return row.rule(call)
         if call.inplace:
             prepare_write(self, call)
+        call.flow = Flow(call.carried, call.marked) if self.create_graph else None
         out = row.rule(call)
         self._mark_outputs(call, row, out)
         return None if call.operator == "setitem" else out
@@ -242,6 +246,7 @@ class Interceptor(TorchFunctionMode):
                 self.set_mark(t, Mark(self, FROZEN, None, 0, inputs))
                 continue
             carries = t.requires_grad and t.grad_fn is not None and not call.held
+            carries = carries and (call.flow is None or call.flow.reaches(t))
             kind = CARRIED if carries else FROZEN
             if carries and t.dtype is not self.coarsest:
                 self.coarsest = coarser(self.coarsest, t.dtype)

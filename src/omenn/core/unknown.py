@@ -21,12 +21,6 @@ LEAVES_TORCH = frozenset(
 # These hand a value over where no mark can follow it, and return nothing that could be judged.
 _UNSEEN = frozenset("__set__ set_ backward untyped_storage storage _typed_storage".split())
 
-# These take shape, type and device from a tensor, but no value.
-_FACTORIES = frozenset(
-    "new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like "
-    "rand_like randn_like empty_strided new_empty_strided".split()
-)
-
 
 def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
     """Tensors in arguments, also inside (nested) tuples, lists and dicts."""
@@ -48,8 +42,6 @@ def unknown(mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any) -
         before = _versions(args, kwargs)
         with torch.no_grad():
             out = func(*args, **kwargs)
-        if name in _FACTORIES:
-            return out
         if _versions(args, kwargs) == before and not _continuous(out):
             inputs = frozenset().union(*(m.inputs for _, m in marked if m.kind != IDS))
             for t in tensors_in([out]):

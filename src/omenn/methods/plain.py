@@ -73,7 +73,7 @@ class Plain(Moved):
     ) -> Any:
         if self._known(func):
             return super().__torch_function__(func, types, args, kwargs)
-        marked = self.marked(args, kwargs or {})
+        marked = self.marked(func, args, kwargs or {})
         if any(m.kind == CARRIED for _, m in marked):
             with torch.inference_mode(False), torch.enable_grad():
                 out = func(*args, **(kwargs or {}))

@@ -17,6 +17,7 @@ from torch import Tensor
 from omenn.core.call import CARRIED, IDS, Call, Mark
 from omenn.core.graph import reaches, short
 from omenn.core.rules import OPERATORS
+from omenn.core.shapes import valued
 from omenn.core.spelling import UNTOUCHED, spell
 from omenn.core.unknown import tensors_in
 from omenn.core.writing import memory_of
@@ -61,10 +62,6 @@ class Known(NamedTuple):
 
 
 # These take shape, type and device from a tensor, but no value.
-_FACTORIES = frozenset(
-    "new_zeros new_ones new_full new_empty new_tensor zeros_like ones_like full_like empty_like "
-    "rand_like randn_like empty_strided new_empty_strided".split()
-)
 _EMPTY = frozenset("empty new_empty empty_like empty_strided new_empty_strided".split())
 # The shape of their result depends on numbers: on masks and repetitions, or on all.
 _SHAPED_BY_INDEX = frozenset("getitem masked_select repeat_interleave".split())
@@ -149,11 +146,11 @@ class Graded(Moved):
             with torch.inference_mode(False):
                 return self.__torch_function__(func, types, args, kwargs)
         given = {k: v for k, v in kwargs.items() if k != "out"}
-        seen = [(t, known) for t in tensors_in((*args, *given.values()))
+        counted, named = valued(func, args, given)
+        seen = [(t, known) for t in tensors_in((*counted, *named.values()))
                 if (known := self.known_of(t)) is not None]  # fmt: skip
         name = getattr(func, "__name__", "")
-        fresh = name in _FACTORIES and all(t is args[0] for t, _ in seen)
-        if fresh or not (seen or len(given) < len(kwargs)):
+        if not (seen or len(given) < len(kwargs)):
             return self._unmoved(func, name, args, kwargs)
         spelling = spell(func)
         row = OPERATORS.get(spelling.operator) if spelling else None

@@ -111,7 +111,7 @@ class Scan(Plain):
         if func in UNTOUCHED or self.paused:
             return super().__torch_function__(func, types, args, kwargs)
         kwargs, before = kwargs or {}, len(self.nodes)
-        marked = self.marked(args, kwargs)
+        marked = self.marked(func, args, kwargs)
         carried = [t for t, m in marked if m.kind == CARRIED]
         spelling = spell(func)
         look = _Look(self, func, spelling, args, kwargs, carried) if carried else None

@@ -14,7 +14,7 @@ from omenn.core.constants import finite
 from omenn.core.rules.columns import layer_of, plain, product_of
 from omenn.core.rules.layout import linear
 from omenn.core.rules.placers import folded, fourier_place, sampled_place, windows
-from omenn.core.rules.products import bilinear, freeze_factors
+from omenn.core.rules.products import biased, freeze_factors
 from omenn.core.rules.row import Row, contracted, rows, same, source, spatial, unlocated
 
 
@@ -41,14 +41,9 @@ def linear_layer(call: Call) -> Tensor:
 
 def affine_layer(call: Call) -> Tensor:
     """``linear`` and convolutions: W x + b. A weight that depends on the input is a factor."""
-    bias = call.get("bias")
-    x, weight = call.get("input"), call.get("weight")
-    carried = call.is_carried(bias)
-    out = bilinear(call, [x, weight], bias if carried else None)
-    if carried or bias is None:
-        return out
+    weight = call.get("weight")
     shape = (-1,) if call.operator == "linear" else (-1, *[1] * (weight.ndim - 2))
-    return call.attach(out, call.constant(bias).reshape(shape))
+    return biased(call, [call.get("input"), weight], call.get("bias"), shape)
 
 
 def added(call: Call) -> Tensor:

@@ -196,20 +196,27 @@ def mixed_linearly(call: Call) -> Tensor:
 
 def grouped(call: Call) -> Tensor:
     """A different matrix for each group of rows (experts): linear in the rows."""
-    return _biased(call, list(call.args[:2]), call.kwargs.get("bias"))
+    return biased(call, list(call.args[:2]), call.kwargs.get("bias"))
 
 
-def _biased(call: Call, factors: Sequence[Any], bias: Tensor | None) -> Tensor:
-    """A product of factors plus a bias, which may itself depend on the input."""
-    if bias is None or call.is_carried(bias):
-        return bilinear(call, factors, bias)
-    return call.attach(bilinear(call, factors), call.constant(bias))
+def biased(
+    call: Call, factors: Sequence[Any], bias: Tensor | None, shape: Sequence[int] | None = None
+) -> Tensor:
+    """A product of factors plus a bias (of ``shape``); either may depend on the input, or both."""
+    if bias is None:
+        return bilinear(call, factors)
+    if call.is_carried(bias):
+        out = bilinear(call, factors, bias)
+        alone = not any(call.is_carried(f) for f in factors)
+        return call.attach(out, call.at_zero()) if alone else out
+    term = call.constant(bias)
+    return call.attach(bilinear(call, factors), term if shape is None else term.reshape(shape))
 
 
 def bilinear_form(call: Call) -> Tensor:
     """x₁ᵀ W x₂ + b: the product rule for two of x₁, x₂ and W."""
     factors = [call.get("input1"), call.get("input2"), call.get("weight")]
-    return _biased(call, factors, call.get("bias"))
+    return biased(call, factors, call.get("bias"))
 
 
 def gated(call: Call) -> Tensor:
