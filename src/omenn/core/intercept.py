@@ -31,7 +31,7 @@ from omenn.core.recompute import checkpointed, kept
 from omenn.core.rules import OPERATORS, Row
 from omenn.core.shapes import valued
 from omenn.core.spelling import UNTOUCHED, spell
-from omenn.core.unknown import LEAVES_TORCH, tensors_in, unknown
+from omenn.core.unknown import LEAVES_TORCH, needs_gradient, tensors_in, unknown
 from omenn.core.writing import memory_of, prepare_write
 
 _ATTRIBUTE = "_omenn_mark"
@@ -193,7 +193,7 @@ class Interceptor(TorchFunctionMode):
         marked = self.marked(func, args, kwargs)
         if not marked:
             # Without a history to avoid, a view is made with gradients on: it may be written into.
-            if self.create_graph or not _needs_gradient(args, kwargs):
+            if self.create_graph or not needs_gradient(args, kwargs):
                 return func(*args, **kwargs)
             with torch.no_grad():
                 return func(*args, **kwargs)
@@ -395,7 +395,3 @@ class Interceptor(TorchFunctionMode):
 
 # Operators that mix channels: a bounded input does not make their output bounded.
 _UNBOUNDED = frozenset("linear conv conv_transpose matmul bmm einsum".split())
-
-
-def _needs_gradient(args: Any, kwargs: dict[str, Any]) -> bool:
-    return any(t.requires_grad for t in tensors_in((*args, *kwargs.values())))

@@ -33,6 +33,10 @@ def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from tensors_in(value.values())
 
 
+def needs_gradient(args: Any, kwargs: dict[str, Any]) -> bool:
+    return any(t.requires_grad for t in tensors_in((*args, *kwargs.values())))
+
+
 def unknown(mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any) -> Any:
     """An operator without a rule is harmless only if nothing continuous comes out of it."""
     name = getattr(func, "__name__", str(func))
