@@ -116,8 +116,10 @@ def frozen(
                 "omenn.frozen needs the tensors to differentiate by, each with requires_grad=True; "
                 "call x.requires_grad_() first, outside of torch.inference_mode."
             )
-    mode = Interceptor(model, products=products, create_graph=create_graph)
-    Feed.register(mode, inputs)
     not_nested()
-    with alone(), torch.enable_grad(), mode:
-        yield mode
+    with alone():
+        mode = Interceptor(model, products=products, create_graph=create_graph)
+        mode.touched.keep_history = True  # what is made here is differentiated by the caller
+        Feed.register(mode, inputs)
+        with torch.enable_grad(), mode:
+            yield mode

@@ -1,7 +1,7 @@
 """The interceptor: a torch function mode under which a model runs as its frozen self.
 
 NOTE one tensor, one mark. Every tensor that depends on the explained input wears a mark (an
-attribute that dies with it). An operator without marked arguments is a constant and runs as it
+attribute, until the run is over). An operator without marked arguments is a constant and runs as it
 is, without history; one with marked arguments is looked up in the spelling table and replaced by
 its rule. A tensor with a history but without a mark has passed through something the mode cannot
 see (TorchScript, a custom ``autograd.Function``) and is refused.
@@ -25,6 +25,7 @@ from omenn.core.caller import running_module
 from omenn.core.constants import Constants, finite
 from omenn.core.flow import Flow
 from omenn.core.graph import reaches
+from omenn.core.lifetime import MARK, opened
 from omenn.core.models import modules_of
 from omenn.core.place import Grid, Place, Shared
 from omenn.core.recompute import checkpointed, kept
@@ -34,7 +35,6 @@ from omenn.core.spelling import UNTOUCHED, spell
 from omenn.core.unknown import LEAVES_TORCH, needs_gradient, tensors_in, unknown
 from omenn.core.writing import memory_of, prepare_write
 
-_ATTRIBUTE = "_omenn_mark"
 _PYTHON_NODE = torch.autograd.function.BackwardCFunction
 # Nodes that an in-place write through a view leaves on tensors the mode has not seen written.
 _VIEW_NODES = ("CopySlices", "AsStridedBackward")
@@ -61,6 +61,8 @@ class Interceptor(TorchFunctionMode):
         super().__init__()
         self.products = products
         self.create_graph = create_graph
+        self.touched = opened()
+        self.touched.keep_history = create_graph
         self.book = OPERATORS if book is None else book
         self.ranked = ranked
         self.notes: dict[str, Any] = {}  # what the rules of a book keep between two calls
@@ -96,7 +98,7 @@ class Interceptor(TorchFunctionMode):
 
     def known(self, t: Tensor) -> Mark | None:
         """The mark that a tensor wears, if it wears one."""
-        mark = t.__dict__.get(_ATTRIBUTE)
+        mark = t.__dict__.get(MARK)
         if mark is not None and mark.owner is self:
             return mark
         entry = self.leaves.get(id(t))
@@ -107,20 +109,21 @@ class Interceptor(TorchFunctionMode):
         mark = self.known(t)
         if mark is not None:
             return mark
-        if getattr(t.__dict__.get(_ATTRIBUTE), "owner", None) in self.outer:
+        if getattr(t.__dict__.get(MARK), "owner", None) in self.outer:
             raise unseen.nested()
         return self._adopt(t)
 
     def refuse_foreign(self, t: Tensor) -> None:
         """Raises InputError for a tensor that an explanation around this one follows."""
-        mark = t.__dict__.get(_ATTRIBUTE)
+        mark = t.__dict__.get(MARK)
         if any((mark is not None and mark.owner is o) or id(t) in o.leaves for o in self.outer):
             raise unseen.nested()
 
     def set_mark(self, t: Tensor, mark: Mark) -> None:
         if id(t) in self.leaves and self.leaves[id(t)][0] is t:
             return
-        setattr(t, _ATTRIBUTE, mark)
+        setattr(t, MARK, mark)
+        self.touched.add(t)
         if mark.kind == CARRIED:
             self.carrying.add(t)
         elif mark.kind == FROZEN:
@@ -151,7 +154,7 @@ class Interceptor(TorchFunctionMode):
         return found
 
     def _look(self, t: Tensor, found: list[tuple[Tensor, Mark]]) -> None:
-        mark = t.__dict__.get(_ATTRIBUTE)
+        mark = t.__dict__.get(MARK)
         if mark is None or mark.owner is not self:
             if mark is None and id(t) in self.own and not self.leaves:
                 return

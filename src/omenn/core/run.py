@@ -68,9 +68,10 @@ class FrozenRun:
         self.channel_dim, self.options = channel_dim, options
         self._forward(batched=True)
 
-    def _forward(self, batched: bool) -> None:
+    def _forward(self, batched: bool, strong: bool = False) -> None:
         module = self.model if isinstance(self.model, nn.Module) else None
         self.mode = self.interceptor(module, **self.options)
+        self.mode.touched.strong = strong
         depth = self._depth(batched)
         known, channel_dim = ((), self.channel_dim) if depth is None else (depth.channels(), None)
         self.feed = Feed(self.mode, self.raw, self.bias, channel_dim, batched, known)
@@ -80,6 +81,9 @@ class FrozenRun:
         except (OmennError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
+            if "weakref" in str(error) and not strong:  # see Touched
+                self._forward(batched, strong=True)
+                return
             raise self._blame(error) from error
         same = depth is not None and depth.describes(self.feed.leaves)
         self.depth = depth if same else None

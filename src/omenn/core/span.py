@@ -49,9 +49,9 @@ class Span(FrozenRun):
         options = {"products": products, "create_graph": False}
         super().__init__(model, inputs, at, "separate", None, options)
 
-    def _forward(self, batched: bool) -> None:
+    def _forward(self, batched: bool, strong: bool = False) -> None:
         with self._watched():
-            super()._forward(batched=False)
+            super()._forward(False, strong)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -114,4 +114,5 @@ class Span(FrozenRun):
         if self.found.is_complex():
             raise TargetError("the output is complex. Choose a real part of it with output=.")
         self._check(self.found)
-        return self.found
+        with torch.inference_mode(False), torch.enable_grad():
+            return self.found.clone()  # unmarked, so it keeps its history when the run is over

@@ -19,6 +19,7 @@ from torch.overrides import (
 )
 
 from omenn.core.intercept import Interceptor
+from omenn.core.lifetime import released
 from omenn.errors import InputError, ModelError
 
 _C: Any = torch._C
@@ -28,8 +29,8 @@ _C: Any = torch._C
 def alone() -> Iterator[None]:
     """Around every entry of the engine, as a decorator or a ``with`` block.
 
-    Raises InputError inside of a function transform or a trace, ModelError where PyTorch's
-    dispatch to modes is switched off.
+    What the runs inside have marked is plain again afterwards. Raises InputError inside of a
+    function transform or a trace, ModelError where PyTorch's dispatch to modes is switched off.
     """
     _needs_numbers()
     outer = [m for m in active() if not m.paused]
@@ -38,6 +39,7 @@ def alone() -> Iterator[None]:
         for mode in outer:
             mode.paused = True
             stack.callback(setattr, mode, "paused", False)
+        stack.enter_context(released())
         yield
 
 

@@ -10,6 +10,7 @@ weakly, and a constant found in it is refused.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -24,18 +25,17 @@ if TYPE_CHECKING:
 
 _FUNCTORCH: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 wrapped = _FUNCTORCH.is_functorch_wrapped_tensor
-_expired, _free = torch.UntypedStorage._expired, torch.UntypedStorage._free_weak_ref
 
 
 class Memory:
     """The memory that holds carried values, by address. Being remembered keeps no data alive.
 
-    The references are PyTorch's own weak ones, as its ``StorageWeakRef`` holds, but without an
-    object each: this is called at every operator.
+    NOTE the object of a storage lives as long as the memory, whoever holds it (a tensor, a view, a
+    NumPy array), so a weak reference to it tells whether the address is still the same memory.
     """
 
     def __init__(self) -> None:
-        self._held: dict[int, int] = {}  # address of the data -> weak reference to the storage
+        self._held: dict[int, ref[torch.UntypedStorage]] = {}  # by the address of the data
 
     def add(self, t: Tensor) -> None:
         try:
@@ -44,26 +44,17 @@ class Memory:
         except (RuntimeError, NotImplementedError):  # sparse, nested, wrapped: it has none
             return
         held = self._held.get(address)
-        if held is not None:
-            if not _expired(held):  # a view of memory that is known
-                return
-            _free(held)
-        if address:
-            self._held[address] = int(storage._weak_ref())  # pyright: ignore[reportArgumentType]
+        if address and (held is None or held() is None):  # else a view of memory that is known
+            self._held[address] = ref(storage)
 
     def drop(self, t: Tensor) -> None:
         """The whole of this memory was overwritten with a frozen value."""
-        held = self._held.pop(memory_of(t), None) if self._held else None
-        if held is not None:
-            _free(held)
+        if self._held:
+            self._held.pop(memory_of(t), None)
 
     def holds(self, t: Tensor) -> bool:
         held = self._held.get(memory_of(t)) if self._held else None
-        return held is not None and not _expired(held)
-
-    def __del__(self, free: Any = torch.UntypedStorage._free_weak_ref) -> None:
-        for held in self._held.values():
-            free(held)
+        return held is not None and held() is not None
 
 
 def check_constant(mode: Interceptor, t: Tensor) -> None:

@@ -30,6 +30,8 @@ def prepare_write(mode: Interceptor, call: Call) -> None:
             "Let the module work on a copy (.clone()) of it.",
         )
     mark = call.mark(target)
+    if target._base is not None:
+        mode.touched.add(target._base)  # PyTorch gives it a history as well
     if target._base is not None and (mark is None or mark.kind != CARRIED):
         _carry_base(mode, call, target, target._base)
     if mode.create_graph and (mark is None or mark.true is None):
