@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.report import table as written
 from benchmarks.tables_read import Run, opened
+from omenn.methods.registry import distinct
 from omenn.show.bench_table import Column, Line, Table, fewer, interval, notes, short
 
 OWN = ("omenn", "omenn-focused")
@@ -167,8 +168,10 @@ def in_words(run: Run, table: Table) -> str:
     none = [c for c in columns if not any(table.good(line, c) for line in methods(table))]
     judged = [line for line in methods(table) if line.values]
     never = [ln for ln in judged if not any(table.good(ln, c) for c in columns)]
+    count = len(distinct([line.name for line in judged]))
+    twice = f", {len(judged) - count} of them under two names," if count < len(judged) else ""
     said = [
-        f"{len(judged)} methods on {len(columns)} measures.",
+        f"{count} methods{twice} on {len(columns)} measures.",
         f"No method is better than the best trivial row on {names(none, run)}." if none else "",
         f"Better than it on no measure: {', '.join(line.name for line in never)}." if never else "",
     ]

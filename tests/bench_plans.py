@@ -32,6 +32,14 @@ class Sorted(Net):
     def forward(self, x):
         return torch.linalg.inv(super().forward(x)[:, :49].reshape(-1, 7, 7)).flatten(1)
 
+class Half(Net):
+    def __init__(self):
+        super().__init__()
+        self.bfloat16()
+
+    def forward(self, x):
+        return super().forward(x.bfloat16()).float()
+
 class Few(Net):
     def forward(self, x):
         return super().forward(x)[:, :5]

@@ -40,12 +40,17 @@ class TestList:
             assert method.source in out
         assert "gamma=0.25 epsilon=1e-06" in out
         assert "not promised" in out
+        assert "the same as alpha1beta0" in out
+        assert "the same as omenn unless told otherwise" in out
+        count = len(omenn.methods()) - sum(m.same_as is not None for m in omenn.methods().values())
+        assert out.rstrip().endswith(f"{count} methods, 2 of them under two names")
 
     def test_json(self, run: Run) -> None:
         found = {one["name"]: one for one in json.loads(run("methods", "--json")[1])["methods"]}
         assert set(found) == set(omenn.methods())
         assert found["gamma"]["options"]["gamma"] == 0.25
         assert found["omenn"]["promise"] == "exact"
+        assert (found["zplus"]["same_as"], found["omenn"]["same_as"]) == ("alpha1beta0", None)
         assert (found["omenn"]["extra"], found["omenn"]["installed"]) == (None, True)
 
     @pytest.mark.parametrize("width", [80, 120])

@@ -200,3 +200,11 @@ def test_frozen_needs_gradients() -> None:
     remedy = r"requires_grad=True; call x.requires_grad_\(\) first"
     with pytest.raises(omenn.InputError, match=remedy), omenn.frozen(draw(2, 3)):
         pass
+
+
+def test_what_is_printed_is_short_and_says_what_it_is() -> None:
+    net = torch.nn.Linear(400, 30).eval()
+    found = repr(omenn.rows(net, torch.randn(2, 400), range(30)))
+    assert found.startswith("Rows(30 of 2 samples, targets=(0, 1, 2, 3, 4, 5, 6, 7, …), residual=")
+    assert found.endswith(", exact)")
+    assert len(found) < 120

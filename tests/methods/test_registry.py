@@ -11,6 +11,7 @@ from torch import nn
 
 import omenn
 from omenn.methods import Method, find, method
+from omenn.methods.registry import distinct
 
 PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
 
@@ -68,6 +69,32 @@ def test_the_result_carries_the_promise(name: str) -> None:
     e = omenn.explain(net, torch.rand(1, 3, 8, 8), 1, method=name, **fewer)
     assert (e.method, e.promise) == (name, omenn.methods()[name].promise)
     assert e.matrix.shape == (1, 8, 8)
+
+
+def test_two_names_of_one_method_count_once() -> None:
+    twice = {m.name: m.same_as for m in own().values() if m.same_as}
+    assert twice == {"zplus": "alpha1beta0", "libragrad": "omenn"}
+    assert sorted(distinct(own())) == sorted(set(own()) - set(twice))
+    assert distinct(["zplus", "libragrad[psi=published]", "omenn"]) == [
+        "zplus",
+        "libragrad[psi=published]",
+        "omenn",
+    ]
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"any of (\d+) methods", readme) == [str(len(distinct(own())))]
+
+
+@pytest.mark.parametrize("name", ["zplus", "libragrad"])
+def test_another_name_gives_the_same_map(name: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)
+    ).eval()
+    x = torch.randn(2, 3, 8, 8)
+    a, b = (omenn.explain(net, x, 1, method=m) for m in (name, omenn.methods()[name].same_as))
+    assert torch.equal(a.matrix, b.matrix)
+    assert float(a.matrix.abs().sum()) > 0
+    assert a.method == name
 
 
 def test_an_unknown_method_and_an_unknown_option() -> None:

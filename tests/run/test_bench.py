@@ -549,3 +549,11 @@ def test_many_measures_stand_in_several_tables(tmp_path: Path, net: str) -> None
         "relevance mass accuracy",
     ]
     assert heads[1][1:] == ["relevance rank accuracy", "pointing game", "time", "memory"]
+
+
+def test_parameters_of_half_precision(tmp_path: Path, net: str) -> None:
+    half = net.replace(":build", ":Half")
+    out = tmp_path / "out"
+    done = run(out, models=[half], methods=["omenn"], limit=2)
+    assert not done.failed
+    assert all("error" not in content for content in cells(out).values())

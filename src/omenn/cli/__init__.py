@@ -243,7 +243,7 @@ def list_methods(as_json: AsJson = False, verbose: Verbose = False) -> None:
     if as_json:
         terminal.print_json({"methods": method_list.records()})
     else:
-        terminal.show(method_list.table())
+        terminal.show(method_list.table(), f"\n{method_list.counted()}")
 
 
 @app.command()

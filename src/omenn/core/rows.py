@@ -14,8 +14,11 @@ from omenn.core.surroundings import alone
 from omenn.core.target import Target
 from omenn.errors import InputError, TargetError
 
+SHOWN = 8
+"""How many targets are printed."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Rows:
     """Rows of W(x) and b(x): for target k, ``output[:, k] = Σ weight[:, k] ⊙ X + Σ bias[:, k]``.
 
@@ -29,6 +32,16 @@ class Rows:
     bias: Any
     residual: Tensor
     exact: bool
+
+    def __repr__(self) -> str:
+        state = "exact" if self.exact else "NOT EXACT"
+        samples, count = self.output.shape
+        worst = float(self.residual.detach().abs().max())
+        shown = ", ".join(map(repr, self.targets[:SHOWN])) + ", …" * (count > SHOWN)
+        return (
+            f"Rows({count} of {samples} sample{'s' * (samples != 1)}, targets=({shown}), "
+            f"residual={worst:.1e}, {state})"
+        )
 
 
 @alone()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
+from omenn.core.digest import content
 from omenn.errors import InputError, did_you_mean
 from omenn.methods.registry import find
 
@@ -85,8 +86,7 @@ def random(images: Tensor, targets: Tensor) -> Tensor:
     """Normal numbers, which are the same for the same image and target whatever the batch."""
     maps = []
     for image, target in zip(images, targets, strict=True):
-        content = image.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-        digest = hashlib.sha256(content + str(int(target)).encode()).digest()
+        digest = hashlib.sha256(content(image) + str(int(target)).encode()).digest()
         # a generator looks at 32 bits of its seed
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
         maps.append(torch.randn(image.shape[1:], generator=generator))

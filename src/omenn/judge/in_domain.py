@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from omenn.core.digest import content
 from omenn.data.atomic import replacing
 from omenn.errors import InputError, ModelError, WeightsError, reason
 from omenn.judge.idsds import CELLS, Fill, cell_mask, filling
@@ -301,5 +302,5 @@ def _digest(model: nn.Module) -> str:
     found = hashlib.sha256()
     for name, value in model.state_dict().items():
         found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        found.update(content(value))
     return found.hexdigest()[:16]

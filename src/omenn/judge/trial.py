@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.core.digest import content
 from omenn.core.target import pick_output
 from omenn.errors import InputError
 from omenn.judge.bench_data import MASKS, PARTS, BenchData
@@ -282,5 +283,4 @@ def _finite(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _key(image: Tensor, target: Tensor) -> tuple[bytes, int]:
-    content = image.detach().contiguous().cpu().numpy().tobytes()
-    return hashlib.blake2b(content, digest_size=16).digest(), int(target)
+    return hashlib.blake2b(content(image), digest_size=16).digest(), int(target)

@@ -19,6 +19,7 @@ from omenn.methods.registry import method
     promise="exact",
     summary="FullGrad of the frozen network: norms, attention and gates are constants",
     source="arXiv 2411.16760",
+    same_as="omenn",
 )
 @alone()
 def libragrad(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +21,8 @@ class Method:
 
     ``promise``: of the sum of its map, ``"exact"`` (Σ C = f, checked on every call),
     ``"approximate"`` (up to sampling, a stabiliser, or for some models only) or ``"none"``.
-    ``extra``: the extra of omenn that it needs, if any.
+    ``extra``: the extra of omenn that it needs, if any. ``same_as``: the method whose map this is
+    while none of its options is given: another name in the literature, counted once.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Method:
     summary: str
     source: str
     extra: str | None = None
+    same_as: str | None = None
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -61,7 +63,13 @@ _METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, *, promise: str, summary: str, source: str, extra: str | None = None
+    name: str,
+    *,
+    promise: str,
+    summary: str,
+    source: str,
+    extra: str | None = None,
+    same_as: str | None = None,
 ) -> Callable[[Callable[..., Explanation]], Callable[..., Explanation]]:
     """A decorator that registers ``function(model, inputs, target, **options)`` as a method.
 
@@ -83,7 +91,7 @@ def method(
         raise InputError(f"promise={promise!r} is not known. Choose one of: {', '.join(PROMISES)}.")
 
     def register(function: Callable[..., Explanation]) -> Callable[..., Explanation]:
-        _METHODS[name] = Method(name, function, promise, summary, source, extra)
+        _METHODS[name] = Method(name, function, promise, summary, source, extra, same_as)
         return function
 
     return register
@@ -99,6 +107,17 @@ def methods() -> Mapping[str, Method]:
     """
     names = sorted(_METHODS, key=lambda name: name != "omenn")  # it comes first
     return MappingProxyType({name: _METHODS[name] for name in names})
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """The names without those that are another name of a method among them.
+
+    >>> distinct(["alpha1beta0", "zplus", "gamma"])
+    ['alpha1beta0', 'gamma']
+    """
+    there = list(names)
+    known = {name: _METHODS[name].same_as for name in there if name in _METHODS}
+    return [name for name in there if known.get(name) not in there]
 
 
 def find(name: str) -> Method:

@@ -6,8 +6,7 @@ from typing import Any
 
 from omenn.core.explanation import Explanation
 from omenn.core.target import Target
-from omenn.methods.layers import alpha_beta_rule, by_layer
-from omenn.methods.propagation import Book, propagate
+from omenn.methods.alpha1beta0 import alpha1beta0
 from omenn.methods.registry import method
 
 
@@ -16,6 +15,7 @@ from omenn.methods.registry import method
     promise="approximate",
     summary="LRP-z⁺ for every layer, batch norm folded",
     source="Montavon et al. 2017, arXiv 1512.02479",
+    same_as="alpha1beta0",
 )
 def zplus(
     model: Any,
@@ -31,10 +31,8 @@ def zplus(
     """Layer-wise relevance propagation with the z⁺-rule everywhere.
 
     R_i = Σ_j (x_i⁺ w_ij⁺ + x_i⁻ w_ij⁻) / z_j⁺ R_j, z_j⁺ being the sum of such terms and b_j⁺. For
-    inputs of any sign it is the αβ-rule with α = 1, β = 0.
-
-    A batch norm behind a layer is folded into it; all else is as in the frozen book: max pooling
-    gives to the winner, sums and averages in proportion, element-wise functions pass R on.
+    inputs of any sign it is the αβ-rule with α = 1, β = 0, so this is ``method="alpha1beta0"`` by
+    the name of another paper.
 
     Example:
         >>> import torch, omenn
@@ -45,12 +43,11 @@ def zplus(
 
     Source: Montavon et al. 2017, arXiv 1512.02479.
     """
-    book = Book(by_layer(alpha_beta_rule(1.0, 0.0, epsilon)))
-    return propagate(
+    return alpha1beta0(
         model,
         inputs,
         target,
-        book,
+        epsilon=epsilon,
         at=at,
         resample=resample,
         output=output,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from omenn.core.digest import content
 from omenn.data.birds.arrays import scene_arrays
 from omenn.errors import InputError, did_you_mean
 from omenn.models.augmentation import normalised
@@ -79,7 +80,7 @@ def takes_mask(prior: AttributionPrior | None) -> bool:
 
 def digest(tensor: Tensor) -> str:
     """The beginning of a hash of the numbers."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:12]
+    return hashlib.sha256(content(tensor)).hexdigest()[:12]
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from omenn.core.digest import content
 from omenn.data.atomic import replacing
 from omenn.data.progress import progress_bar
 from omenn.data.tables import Scale, Table, read_table
@@ -337,8 +338,8 @@ def _state(prior: Prior | None) -> str | None:
 
 
 def _digest(values: Tensor) -> str:
-    content = hashlib.sha256(values.cpu().contiguous().numpy().tobytes()).hexdigest()
-    return f"{'×'.join(map(str, values.shape))} {values.dtype}, sha256 {content}"
+    found = hashlib.sha256(content(values)).hexdigest()
+    return f"{'×'.join(map(str, values.shape))} {values.dtype}, sha256 {found}"
 
 
 def _write_result(run: _Run, path: Path, out: Path, stopped: str | None = None) -> Path:

@@ -57,6 +57,7 @@ def records() -> list[dict[str, Any]]:
             "promise": method.promise,
             "summary": method.summary,
             "source": method.source,
+            "same_as": method.same_as,
             "options": {name: _plain(value) for name, value in method.options.items()},
             "extra": method.extra,
             "installed": method.extra is None or installed(method.extra),
@@ -81,11 +82,37 @@ def table() -> Table:
             needs = f"; needs {escape(f'omenn[{method.extra}]')}, {have}"
         lines = [
             escape(method.summary),
+            *([escape(same)] if (same := _same(method)) else []),
             *([f"[cyan]{escape(options)}[/]"] if (options := _options(method)) else []),
             f"[dim]{escape(method.source)}[/]{needs}",
         ]
         listed.add_row(escape(method.name), _SUMS[method.promise], "\n".join(lines))
     return listed
+
+
+def counted() -> str:
+    """How many methods there are, one that has two names counted once."""
+    import omenn
+    from omenn.methods.registry import distinct
+
+    names = list(omenn.methods())
+    count = len(distinct(names))
+    twice = len(names) - count
+    return f"{count} methods" + (f", {twice} of them under two names" if twice else "")
+
+
+def _same(method: Method) -> str:
+    if method.same_as is None:
+        return ""
+    return f"the same as {method.same_as}" + " unless told otherwise" * bool(_own(method))
+
+
+def _own(method: Method) -> set[str]:
+    """The options that the method has and the one whose name it shares has not."""
+    import omenn
+
+    other = omenn.methods().get(method.same_as or "")
+    return set(method.options) - set(other.options if other else ())
 
 
 def _options(method: Method) -> str:

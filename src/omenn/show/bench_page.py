@@ -37,9 +37,11 @@ def bench_page(bench: Bench) -> str:
 
 
 def _title(bench: Bench) -> str:
-    methods = [line for line in bench.tables[0].lines if not line.trivial]
+    from omenn.methods.registry import distinct
+
+    methods = [line.name for line in bench.tables[0].lines if not line.trivial]
     counts = (
-        (len(methods), "method"),
+        (len(distinct(methods)), "method"),
         (len(bench.tables), "model"),
         (len(bench.metrics), "metric"),
     )

@@ -8,13 +8,13 @@ the others go on.
 from __future__ import annotations
 
 import gc
-import hashlib
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from omenn.core.digest import digest
 from omenn.errors import InputError, OmennError, OutputError, reason
 from omenn.run.bench.entries import Entry
 from omenn.run.bench.plan import Plan
@@ -23,7 +23,7 @@ from omenn.run.photographs import warning_of
 from omenn.run.spending import Spent, spending
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from omenn.judge.explainers import Explainer
     from omenn.judge.trial import Subject, Trial
@@ -246,13 +246,3 @@ def fingerprint(model: nn.Module) -> str:
     """A digest of all parameters and buffers."""
     state = sorted(model.state_dict().items())
     return digest([tensor for _, tensor in state], [name for name, _ in state])
-
-
-def digest(tensors: Sequence[Tensor], names: Sequence[str] = ()) -> str:
-    """A digest of tensors, and of their names."""
-    found = hashlib.sha256(" ".join(names).encode())
-    for tensor in tensors:
-        content = tensor.detach().cpu().contiguous()
-        found.update(f"{content.dtype} {tuple(content.shape)}".encode())
-        found.update(content.flatten().view(-1).numpy().tobytes())
-    return found.hexdigest()[:16]
