@@ -24,7 +24,7 @@ def _data_written(x: Tensor) -> Tensor:
 
 
 REFUSED = {
-    "torch.func": lambda x: HEAD(x) + torch.vmap(lambda row: HEAD(row.tanh()))(x),
+    "torch.vmap": lambda x: HEAD(x) + torch.vmap(lambda row: HEAD(row.tanh()))(x),
     "new_tensor": lambda x: HEAD(x) + HEAD(x.new_tensor(BODY(x))),
     "__set__": _data_written,
     "__int__": lambda x: HEAD(x) + int(BODY(x).sum() * 1e9) / 1e9,

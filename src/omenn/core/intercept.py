@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.overrides import _get_current_function_mode_stack as _modes
 
 from omenn.core import place as places
-from omenn.core import unseen
+from omenn.core import transforms, unseen
 from omenn.core.autograd import NODES, Constant
 from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark, coarser, inputs_of
 from omenn.core.caller import running_module
@@ -27,12 +27,13 @@ from omenn.core.flow import Flow
 from omenn.core.graph import reaches
 from omenn.core.lifetime import MARK, opened
 from omenn.core.models import modules_of
+from omenn.core.origins import Origins
 from omenn.core.place import Grid, Place, Shared
 from omenn.core.recompute import checkpointed, kept
 from omenn.core.rules import OPERATORS, Row
 from omenn.core.shapes import valued
 from omenn.core.spelling import UNTOUCHED, spell
-from omenn.core.unknown import LEAVES_TORCH, needs_gradient, tensors_in, unknown
+from omenn.core.unknown import LEAVES_TORCH, tensors_in, unknown
 from omenn.core.writing import memory_of, prepare_write
 
 _PYTHON_NODE = torch.autograd.function.BackwardCFunction
@@ -81,6 +82,8 @@ class Interceptor(TorchFunctionMode):
         # Explanations inside of which this one runs: what depends on their input is refused.
         self.outer = [m for m in _modes() if isinstance(m, Interceptor)]
         self.carrying = unseen.Memory()
+        self.origins = Origins()
+        self.aside = transforms.Aside(unseen.Memory())
         self.roots: list[Tensor] = []  # tensors whose dependence is followed
         self.grid: Grid | None = None
         self.routes = False  # what sits in a class token goes along the frozen attention
@@ -160,10 +163,7 @@ class Interceptor(TorchFunctionMode):
                 return
             mark = self.mark_of(t)
             if mark is None:
-                if unseen.wrapped(t):
-                    unseen.check_wrapped(self, t)
-                elif id(t) not in self.own:
-                    unseen.check_constant(self, t)
+                unseen.check_constant(self, t)
                 return
         if mark.kind == CARRIED:
             node = t.grad_fn
@@ -185,21 +185,21 @@ class Interceptor(TorchFunctionMode):
         if checkpointed():
             with kept():
                 return self.__torch_function__(func, types, args, kwargs)
-        if func is torch._C._set_grad_enabled:
-            # The map is explained whatever the model thinks of its gradient, and a tensor that
-            # escapes the mode can only be noticed while gradients are on.
+        if func is transforms.set_gradients and not transforms.inside():
+            # Gradients stay on: what is frozen needs them, and what escapes is noticed by them.
+            self.aside.gradients = bool(args[0])
             return None
         if torch.is_inference_mode_enabled():  # as above
             with torch.inference_mode(False):
                 return self.__torch_function__(func, types, args, kwargs)
         kwargs = kwargs or {}
+        if transforms.concern(func):
+            return transforms.run(self, func, args, kwargs)
         marked = self.marked(func, args, kwargs)
         if not marked:
-            # Without a history to avoid, a view is made with gradients on: it may be written into.
-            if self.create_graph or not needs_gradient(args, kwargs):
-                return func(*args, **kwargs)
-            with torch.no_grad():
-                return func(*args, **kwargs)
+            return transforms.plain(self, func, args, kwargs)
+        if self.aside.duals:
+            transforms.check_duals(self, args, kwargs)
         carried = any(m.kind == CARRIED for _, m in marked)
         spelling = spell(func)
         row = self.book.get(spelling.operator) if spelling else None
@@ -290,7 +290,7 @@ class Interceptor(TorchFunctionMode):
         self, known: tuple[Call, Row] | None, func: Any, args: Any, kwargs: Any, marked: Any
     ) -> Any:
         """Only frozen (or id) tensors: the result is again frozen, or ids if it is integer."""
-        with torch.set_grad_enabled(self.create_graph):
+        with torch.set_grad_enabled(self.create_graph or self.aside.history):
             out = func(*args, **kwargs)
         place: list[Place | None] = []
         if known is not None and not known[1].composite:

@@ -18,6 +18,7 @@ from omenn.core.intercept import Interceptor
 from omenn.core.models import check_model
 from omenn.core.place import REASONS
 from omenn.core.target import Target, pick_output, select
+from omenn.core.transforms import NeedsHistory
 from omenn.errors import (
     InputError,
     ModelError,
@@ -69,9 +70,16 @@ class FrozenRun:
         self._forward(batched=True)
 
     def _forward(self, batched: bool, strong: bool = False) -> None:
+        try:
+            self._pass(batched, strong)
+        except NeedsHistory:
+            self._pass(batched, strong, history=True)
+
+    def _pass(self, batched: bool, strong: bool, history: bool = False) -> None:
         module = self.model if isinstance(self.model, nn.Module) else None
         self.mode = self.interceptor(module, **self.options)
         self.mode.touched.strong = strong
+        self.mode.aside.history = history
         depth = self._depth(batched)
         known, channel_dim = ((), self.channel_dim) if depth is None else (depth.channels(), None)
         self.feed = Feed(self.mode, self.raw, self.bias, channel_dim, batched, known)

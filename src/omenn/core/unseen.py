@@ -15,16 +15,13 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from omenn.core.call import CARRIED
 from omenn.core.graph import short
+from omenn.core.transforms import check_outside
 from omenn.core.writing import memory_of
 from omenn.errors import InputError, UnsupportedOperator
 
 if TYPE_CHECKING:
     from omenn.core.intercept import Interceptor
-
-_FUNCTORCH: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-wrapped = _FUNCTORCH.is_functorch_wrapped_tensor
 
 
 class Memory:
@@ -59,8 +56,12 @@ class Memory:
 
 def check_constant(mode: Interceptor, t: Tensor) -> None:
     """Refuses what counts as a constant, being none of the model's own, and may not be one."""
+    if id(t) in mode.own:
+        return
     if mode.carrying.holds(t):
         raise alias(mode)
+    check_outside(mode, t)
+    mode.origins.meet(t)
     if t.is_nested:  # torch.nested.nested_tensor copies what it is given, unseen
         raise UnsupportedOperator(
             "nested_tensor",
@@ -112,18 +113,3 @@ def nested() -> InputError:
         "an explanation inside of another one was given a tensor that depends on the input of "
         "the outer one, which could not follow it. Explain after the outer one has ended."
     )
-
-
-def check_wrapped(mode: Interceptor, t: Tensor) -> None:
-    """torch.vmap and torch.func wrap tensors: what is inside must not depend on the input."""
-    while wrapped(t):
-        t = _FUNCTORCH.get_unwrapped(t)
-    mark = mode.mark_of(t)
-    if mark is not None and mark.kind == CARRIED:
-        raise UnsupportedOperator(
-            "torch.func",
-            mode.module_path(),
-            "a function transform (torch.vmap, torch.func) of a tensor that depends on the "
-            "input cannot be followed",
-            "Write it with a batch dimension, or explain at a later module with at=.",
-        )

@@ -1,0 +1,102 @@
+"""Where the constants of a run come from: operators that were seen, or somewhere else.
+
+What counts as a constant was made by an operator seen on constants, or was there before the run, or
+comes from where the interceptor cannot see: a TorchScript function, a worker thread, NumPy, memory
+shared with another library. The last may depend on the input. A tensor is known by its memory, and
+by how often that was written into.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+
+from omenn.core.unknown import tensors_in
+from omenn.core.writing import memory_of
+
+# These make a tensor from numbers of Python or another library.
+_FROM_DATA = frozenset([torch.tensor, torch.as_tensor, torch.asarray])
+
+
+class Origins:
+    """The memory that seen operators made in one run, and the tensors that came from elsewhere.
+
+    ``met``: those, as they were met, with their version. ``meets`` is called with each.
+    """
+
+    def __init__(self, meets: Callable[[Tensor], None] | None = None) -> None:
+        self._made: dict[int, tuple[ref[torch.UntypedStorage], int]] = {}
+        self.met: list[tuple[Tensor, int]] = []
+        self._meets = meets
+
+    def made(self, t: Tensor) -> None:
+        """The tensor is the output of an operator that was seen."""
+        if _continuous(t):
+            stored = _stored(t)
+            address = memory_of(stored)
+            if address:
+                self._made[address] = (ref(stored.untyped_storage()), version(stored))
+
+    def meet(self, t: Tensor) -> None:
+        """The tensor is the argument of an operator, and counts as a constant."""
+        if not _continuous(t):
+            return  # whole numbers and truth values are decisions
+        stored = _stored(t)
+        held = self._made.get(memory_of(stored))
+        now = version(stored)
+        if held is not None and held[1] == now and held[0]() is not None:
+            return
+        self.met.append((t, now))
+        self.made(t)
+        if self._meets is not None:
+            self._meets(t)
+
+    def called(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        """An operator was called on constants: its outputs, and what it wrote into, are known."""
+        if func in _FROM_DATA and not _plain(args[0] if args else kwargs.get("data")):
+            return
+        for t in tensors_in((out,)):
+            self.made(t)
+        for t in tensors_in((*args, *kwargs.values())):
+            if memory_of(_stored(t)) in self._made:
+                self.made(t)
+
+
+def version(t: Tensor) -> int:
+    """How often the memory of a tensor was written into; -1 where that is not counted."""
+    return -1 if t.is_inference() else t._version
+
+
+def owned(t: Tensor) -> bool:
+    """Whether PyTorch alone writes into the memory of a tensor, so that its version tells all.
+
+    That of a NumPy array, or of a DLPack capsule, belongs to another library. Parameters whose
+    memory is a mapped file are read from alone.
+    """
+    if isinstance(t, nn.Parameter):
+        return True
+    try:
+        return _stored(t).untyped_storage().resizable()
+    except (RuntimeError, NotImplementedError, ValueError):
+        return True
+
+
+def _plain(data: Any) -> bool:
+    return isinstance(data, (numbers.Number, Tensor))
+
+
+def _continuous(t: Tensor) -> bool:
+    """Whether it holds numbers at all (a FakeTensor does not), which are not whole ones."""
+    return (t.is_floating_point() or t.is_complex()) and not hasattr(t, "fake_mode")
+
+
+def _stored(t: Tensor) -> Tensor:
+    """The tensor whose memory tells about t: the values of a sparse one."""
+    if t.layout is torch.sparse_coo:
+        return t._values()
+    return t if t.layout is torch.strided else t.values() if t.is_sparse_csr else t
