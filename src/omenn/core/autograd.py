@@ -171,6 +171,11 @@ def own_precision(t: Tensor) -> torch.autocast:
     return torch.autocast(t.device.type, enabled=False)
 
 
+def coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
+    """The less precise of two types."""
+    return b if a is None or torch.finfo(b).eps > torch.finfo(a).eps else a
+
+
 def dense(grad: Tensor) -> Tensor:
     """The gradient laid out once, if it has gaps: sum and layer behind would each copy it."""
     if batched(grad):  # has no layout of its own
@@ -207,6 +212,11 @@ def times(grad: Tensor, own: Tensor) -> Tensor:
     if torch.is_grad_enabled() or batched(grad) or own.is_complex():
         return grad * own
     return torch.mul(grad, own, out=own)
+
+
+def scaled(grad: Tensor, coefficient: Tensor) -> Tensor:
+    """The backward of every elementwise rule (the conjugate, where numbers are complex)."""
+    return grad * (coefficient.conj() if coefficient.is_complex() else coefficient)
 
 
 def weighted_sum(grad: Tensor, term: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -19,7 +19,7 @@ from torch.overrides import _get_current_function_mode_stack as _modes
 
 from omenn.core import place as places
 from omenn.core import transforms, unseen
-from omenn.core.autograd import NODES, Constant
+from omenn.core.autograd import NODES, Constant, coarser
 from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark, coarser, inputs_of
 from omenn.core.caller import running_module
 from omenn.core.constants import Constants, finite
@@ -88,6 +88,7 @@ class Interceptor(TorchFunctionMode):
         self.grid: Grid | None = None
         self.routes = False  # what sits in a class token goes along the frozen attention
         self.homes: list[tuple[tuple[int, ...], Place]] = []
+        self.finite = False  # what is saved for the backward pass is finite: see unreached.py
         self.paused = False  # while the engine itself works between two of the model's calls
         self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples,)
         self.constants = Constants()

@@ -21,6 +21,7 @@ from omenn.core.run import choose
 from omenn.core.span import Span, check_name
 from omenn.core.surroundings import alone
 from omenn.core.svd import SVD, leading_triplets
+from omenn.core.unreached import all_finite
 from omenn.errors import InputError, ModelError, reason
 
 Indices = int | slice | Sequence[int] | Tensor
@@ -92,7 +93,7 @@ def operator(
     if to is not None and to == start:
         raise InputError(f"{name}={start!r} and to={to!r} are one module: W is the identity.")
     span = Span(model, inputs, start, to, output, products)
-    return Operator(span, span.result(), chunk)
+    return Operator(span, chunk)
 
 
 class Operator:
@@ -120,7 +121,8 @@ class Operator:
     reference.
     """
 
-    def __init__(self, span: Span, found: Tensor, chunk: int) -> None:
+    def __init__(self, span: Span, chunk: int) -> None:
+        found, dual, back = _pulled(span)
         (leaf,) = span.feed.leaves
         double = torch.float64 in (leaf.dtype, found.dtype)
         self._dtype = torch.float64 if double else torch.float32
@@ -131,9 +133,6 @@ class Operator:
         self.tolerance = TOLERANCES.get(span.mode.coarsest or leaf.dtype, 1e-5)
         self.input = leaf.detach().reshape(-1).to(self._dtype)
         self.value = found.detach().reshape(-1).to(self._dtype)
-        with torch.inference_mode(False), torch.enable_grad():
-            dual = _generic(found).requires_grad_()
-            back = _transposed(found, [leaf, *span.mode.constants.ones()], dual)
         self._graph: tuple[Tensor, Tensor, Tensor, Tensor] | None = (leaf, found, dual, back[0])
         self.constant = self._constant(back[1:], dual)
         self._prove()
@@ -336,6 +335,18 @@ def _generic(like: Tensor) -> Tensor:
     """Random numbers, the same every time; the global random state is not touched."""
     source = torch.Generator().manual_seed(0)
     return torch.randn(like.shape, generator=source, dtype=torch.float64).to(like)
+
+
+def _pulled(span: Span) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """f, a random u, and Wᵀu at the input and at the ones of the constants."""
+    found = span.result()
+    with torch.inference_mode(False), torch.enable_grad():
+        dual = _generic(found).requires_grad_()
+        back = _transposed(found, [*span.feed.leaves, *span.mode.constants.ones()], dual)
+    if span.finite or all_finite(back):
+        return found, dual, back
+    span.forward_finite()
+    return _pulled(span)
 
 
 def _transposed(end: Tensor, wrt: list[Tensor], dual: Tensor) -> list[Tensor]:

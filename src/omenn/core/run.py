@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from omenn.core.models import check_model
 from omenn.core.place import REASONS
 from omenn.core.target import Target, pick_output, select
 from omenn.core.transforms import NeedsHistory
+from omenn.core.unreached import all_finite, saved_finite
 from omenn.errors import (
     InputError,
     ModelError,
@@ -67,6 +69,9 @@ class FrozenRun:
         self.interceptor, self.resample = interceptor, resample
         self.model, self.raw, self.at, self.bias = model, inputs, at, bias
         self.channel_dim, self.options = channel_dim, options
+        self.finite = False  # nothing but finite numbers is saved for the pass back
+        self.asked: dict[int, tuple[Tensor, Target, Any]] = {}  # explained numbers, by id
+        self.renewed: dict[int, Tensor] = {}  # the same in another forward pass
         self._forward(batched=True)
 
     def _forward(self, batched: bool, strong: bool = False) -> None:
@@ -80,11 +85,12 @@ class FrozenRun:
         self.mode = self.interceptor(module, **self.options)
         self.mode.touched.strong = strong
         self.mode.aside.history = history
+        self.mode.finite = self.finite
         depth = self._depth(batched)
         known, channel_dim = ((), self.channel_dim) if depth is None else (depth.channels(), None)
         self.feed = Feed(self.mode, self.raw, self.bias, channel_dim, batched, known)
         try:
-            with torch.inference_mode(False), torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad(), self._saving():
                 self.out = self.feed.run(self.model, self.at)
         except (OmennError, MemoryError, torch.OutOfMemoryError):
             raise
@@ -95,6 +101,14 @@ class FrozenRun:
             raise self._blame(error) from error
         same = depth is not None and depth.describes(self.feed.leaves)
         self.depth = depth if same else None
+
+    def forward_finite(self) -> None:
+        """Another forward pass that saves nothing but finite numbers."""
+        self.finite = True
+        self._forward(self.feed.batched)
+
+    def _saving(self) -> AbstractContextManager[Any]:
+        return saved_finite() if self.finite else nullcontext()
 
     def _depth(self, batched: bool) -> Depth | None:
         """Where the output of the module lies, if its map is to be brought to the input."""
@@ -118,6 +132,11 @@ class FrozenRun:
 
     def target(self, target: Target, output: Any = None) -> tuple[Tensor, Tensor]:
         """(f, class index): the explained numbers (B,), checked to be finite and affine."""
+        f, index = self._number(target, output)
+        self.asked[id(f)] = (f, target, output)
+        return f, index
+
+    def _number(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
         f, index = self._select(target, output)
         if f.ndim == 0 and self.feed.batched:
             # One number for the whole batch: the samples are one object.
@@ -141,7 +160,7 @@ class FrozenRun:
         return f, index
 
     def _select(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad(), self.mode:
+        with torch.inference_mode(False), torch.enable_grad(), self._saving(), self.mode:
             return select(pick_output(self.out, output), target, self.feed.samples)
 
     def _check(self, f: Tensor) -> None:
@@ -173,19 +192,43 @@ class FrozenRun:
 
     def pull_back(self, f: Tensor, retain: bool = False, create_graph: bool = False) -> Gradients:
         """∂Σf/∂(inputs, ones, sources) of the frozen network."""
-        return self._sorted(self._gradients(f, torch.ones_like(f), retain, create_graph))
+        grads = self._gradients(f, torch.ones_like(f), retain, create_graph)
+        if self._poisoned([f], grads):
+            (f,) = self._again([f])
+            grads = self._gradients(f, torch.ones_like(f), retain, create_graph)
+        return self._sorted(grads)
 
     def pull_back_together(self, rows: Sequence[Tensor], retain: bool) -> list[Gradients]:
         """The gradients of several explained numbers in one pass, which holds them all."""
         if len(rows) == 1:
             return [self.pull_back(rows[0], retain)]
-        with torch.enable_grad():
-            f = torch.stack(list(rows))
-        each = torch.eye(len(f), dtype=f.dtype, device=f.device).unsqueeze(-1).expand(-1, *f.shape)
-        grads = self._gradients(f, each, retain, batched=True)
+        grads = self._stacked(rows, retain)
+        if self._poisoned(rows, grads):
+            grads = self._stacked(self._again(rows), retain)
         return [
             self._sorted([None if g is None else g[k] for g in grads]) for k in range(len(rows))
         ]
+
+    def _stacked(self, rows: Sequence[Tensor], retain: bool) -> Sequence[Tensor | None]:
+        with torch.enable_grad():
+            f = torch.stack(list(rows))
+        each = torch.eye(len(f), dtype=f.dtype, device=f.device).unsqueeze(-1).expand(-1, *f.shape)
+        return self._gradients(f, each, retain, batched=True)
+
+    def _poisoned(self, rows: Sequence[Tensor], grads: Sequence[Tensor | None]) -> bool:
+        """Whether coefficients that do not reach finite outputs have made gradients NaN."""
+        known = not self.finite and all(id(f) in self.asked for f in rows)
+        return known and not all_finite(grads)
+
+    def _again(self, rows: Sequence[Tensor]) -> list[Tensor]:
+        """The explained numbers of another forward pass, with finite coefficients."""
+        self.forward_finite()
+        fresh = []
+        for f in rows:
+            _, target, output = self.asked[id(f)]
+            fresh.append(self._number(target, output)[0])
+            self.renewed[id(f)] = fresh[-1]
+        return fresh
 
     def _leaves(self) -> list[Tensor]:
         """Explained inputs, then their ones, as far as these are wanted."""
@@ -278,6 +321,7 @@ class FrozenRun:
 
     def _ordinary(self, f: Tensor) -> Tensor:
         """f without history; or as the ordinary network gives it, where derivatives are wanted."""
+        f = self.renewed.get(id(f), f)
         mark = self.mode.mark_of(f) if self.options.get("create_graph") else None
         return f.detach() if mark is None or mark.true is None else mark.true
 

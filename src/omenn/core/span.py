@@ -50,6 +50,7 @@ class Span(FrozenRun):
         super().__init__(model, inputs, at, "separate", None, options)
 
     def _forward(self, batched: bool, strong: bool = False) -> None:
+        self.calls.clear()
         with self._watched():
             super()._forward(False, strong)
 

@@ -29,6 +29,21 @@ def fused(call: Call) -> Any:
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     how = Softmax(bool(call.get("is_causal")), scale, bool(call.get("enable_gqa")))
     mask = call.true(mask) if isinstance(mask, Tensor) else None
+
+    def grouped(out: Tensor) -> Tensor:
+        if how.grouped:
+            # Not unflatten, which rows that travel together (chunk=) have no rule for.
+            groups = (shape[-3], out.shape[-3] // shape[-3])
+            out = out.reshape(*out.shape[:-3], *groups, *out.shape[-2:]).sum(-3)
+        return out.sum_to_size(shape)
+
+    if call.owner.finite:  # a mask of −∞ is no coefficient; the weights that it makes are
+        key = call.true(k)
+        if how.grouped:
+            key = key.repeat_interleave(q.shape[-3] // key.shape[-3], -3)
+        seen = weights(call.true(q), key, mask, how)
+        back = lambda grad, seen: grouped(seen.transpose(-2, -1) @ grad)  # noqa: E731
+        return call.frozen(v, call.value(), back, seen)
     value, lse = native(call, mask, how)
 
     def vjp(
@@ -40,11 +55,7 @@ def fused(call: Call) -> Any:
             out = weights(query, key, mask, how).transpose(-2, -1) @ grad
         else:
             out = at_values(grad, query, key, mask, lse, how)
-        if how.grouped:
-            # Not unflatten, which rows that travel together (chunk=) have no rule for.
-            groups = (shape[-3], out.shape[-3] // shape[-3])
-            out = out.reshape(*out.shape[:-3], *groups, *out.shape[-2:]).sum(-3)
-        return out.sum_to_size(shape)
+        return grouped(out)
 
     return call.frozen(connected(call, v), value, vjp, call.true(q), call.true(k), mask, lse)
 

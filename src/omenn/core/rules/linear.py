@@ -121,7 +121,7 @@ def sampled(call: Call) -> Any:
 ROWS: dict[str, Row] = (
     rows("linear", linear_layer, contracted)
     | rows("add sub", added, same)
-    | rows("sum mean nanmean", linear, reduced)
+    | rows("sum mean", linear, reduced)
     | rows("dropout", dropped, same)
     | rows("avg_pool pixel_shuffle pixel_unshuffle", linear, spatial)
     | rows("interpolate", linear, spatial)

@@ -180,7 +180,7 @@ def normalised(call: Call) -> Tensor:
     """x ⟦1/max(‖x‖, ε)⟧ (``F.normalize``)."""
     x, p, dim = call.get("input"), call.get("p", 2.0), call.get("dim", 1)
     norm = call.true(x).norm(p, dim, keepdim=True).clamp_min(call.get("eps", 1e-12))
-    return call.frozen(x, call.value(), lambda g, n: g / n, norm)
+    return call.frozen(x, call.value(), lambda g, inverse: g * inverse, norm.reciprocal())
 
 
 def local_response(call: Call) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.core.autograd import times
+from omenn.core.autograd import scaled, times
 from omenn.core.call import Call
 from omenn.core.rules.linear import reduced
 from omenn.core.rules.row import Row, rows, same, unlocated
@@ -19,11 +19,6 @@ from omenn.core.rules.row import Row, rows, same, unlocated
 # How readily an operator's output is frozen as a factor of a product.
 GATE, BOUNDED = 2, 1
 _RANKS = {"sigmoid": GATE, "hardsigmoid": GATE, "exp": GATE, "tanh": BOUNDED, "erf": BOUNDED}
-
-
-def scaled(grad: Tensor, coefficient: Tensor) -> Tensor:
-    """The backward of every pointwise rule (the conjugate, where numbers are complex)."""
-    return grad * (coefficient.conj() if coefficient.is_complex() else coefficient)
 
 
 def pointwise(call: Call) -> Tensor:
@@ -254,6 +249,16 @@ def spread_out(call: Call) -> Any:
     return call.frozen(x, value, _spread(call, x), centred * inverse)
 
 
+def mean_of_numbers(call: Call) -> Any:
+    """``nanmean``: Σ ⟦1/n⟧ x over the n elements that are numbers."""
+    if not call.owner.finite:
+        return call.run()
+    x, dims = call.carried[0], _dims(call, call.carried[0])
+    counted = call.true(x).isnan().logical_not()
+    count = counted.sum(dims, keepdim=True)
+    return call.frozen(x, call.value(), _spread(call, x), counted.to(x.dtype) / count)
+
+
 def variance_and_mean(call: Call) -> Any:
     raise call.refuse(
         "variance and mean in one call have no rule", "Use x.var(...) and x.mean(...)."
@@ -299,6 +304,7 @@ ROWS: dict[str, Row] = (
     | rows("logsumexp", frozen_value, reduced)
     | rows("log_softmax", log_normalised, same)
     | rows("norm", normed, reduced)
+    | rows("nanmean", mean_of_numbers, reduced)
     | rows("var std", spread_out, reduced)
     | rows("var_mean std_mean", variance_and_mean, unlocated)
 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.core.autograd import Halve
+from omenn.core.autograd import Halve, scaled
 from omenn.core.call import Call
 from omenn.core.rules.columns import connected
 from omenn.core.rules.placers import added_place, einsum_place, matmul_place
@@ -140,6 +140,11 @@ def divided(call: Call) -> Any:
         raise call.refuse("a division that rounds is not linear")
     if not call.is_carried(a) or a is b:
         return call.hold()  # nothing is left that carries: a frozen constant
+    if call.owner.finite:
+        inverse = 1 / (call.true(b) if isinstance(b, Tensor) else torch.as_tensor(b, dtype=a.dtype))
+        shape, dtype = a.shape, a.dtype
+        vjp = lambda grad, c: scaled(grad, c).sum_to_size(shape).to(dtype)  # noqa: E731
+        return call.frozen(a, call.value(), vjp, inverse)
     frozen_b = call.true(b) if call.is_carried(b) else None
 
     def sub(t: Tensor) -> Tensor:
