@@ -171,11 +171,6 @@ def own_precision(t: Tensor) -> torch.autocast:
     return torch.autocast(t.device.type, enabled=False)
 
 
-def coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
-    """The less precise of two types."""
-    return b if a is None or torch.finfo(b).eps > torch.finfo(a).eps else a
-
-
 def dense(grad: Tensor) -> Tensor:
     """The gradient laid out once, if it has gaps: sum and layer behind would each copy it."""
     if batched(grad):  # has no layout of its own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -84,6 +85,14 @@ def _compact(index: Tensor) -> Tensor:
     lines = index.reshape(index.shape[0], -1)
     first = lines[:, :1]
     return first.reshape(-1) if bool((lines == first).all()) else index.reshape(-1)
+
+
+def ones_at(place: Place, means: Sequence[Tensor]) -> Tensor:
+    """U at a place; a constant of several inputs without a place is split evenly."""
+    if len(means) < 2 or bool(place.located().any()):
+        return place.ones()
+    even = torch.stack([m for m in means if m.shape == place.grid.mean.shape]).mean(0)
+    return even[place.grid.sample[place.cells]]
 
 
 def finite(term: Tensor) -> Tensor | None:

@@ -19,10 +19,10 @@ from torch.overrides import _get_current_function_mode_stack as _modes
 
 from omenn.core import place as places
 from omenn.core import transforms, unseen
-from omenn.core.autograd import NODES, Constant, coarser
+from omenn.core.autograd import NODES, Constant
 from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark, coarser, inputs_of
 from omenn.core.caller import running_module
-from omenn.core.constants import Constants, finite
+from omenn.core.constants import Constants, finite, ones_at
 from omenn.core.flow import Flow
 from omenn.core.graph import reaches
 from omenn.core.lifetime import MARK, opened
@@ -365,16 +365,8 @@ class Interceptor(TorchFunctionMode):
             # The constant of another layer is told, if at all, where that layer was called.
             if any(m.kind == FROZEN and m.inputs for _, m in call.marked):
                 self.frozen_constants.add(name)
-        return self.constants.add(name, place, self._ones(call, place))
-
-    def _ones(self, call: Call, place: Place) -> Tensor:
-        """U at a place; a constant of several inputs without a place is split evenly."""
         inputs = inputs_of([(t, m) for t, m in call.marked if m.kind == CARRIED])
-        if len(inputs) < 2 or bool(place.located().any()):
-            return place.ones()
-        means = [self.means[k] for k in inputs]
-        even = torch.stack([m for m in means if m.shape == place.grid.mean.shape]).mean(0)
-        return even[place.grid.sample[place.cells]]
+        return self.constants.add(name, place, ones_at(place, [self.means[k] for k in inputs]))
 
     def nowhere(self, t: Tensor) -> Place | None:
         return None if self.grid is None else places.unplaced(self.grid, t.shape)
