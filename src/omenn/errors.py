@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class OmennError(Exception):
@@ -41,9 +42,13 @@ class UnsupportedOperator(OmennError):
     def __init__(self, operator: str, module: str, why: str, remedy: str) -> None:
         self.operator = operator
         self.module = module
+        self._reason = (why, remedy)
         super().__init__(
             f"operator '{operator}' in module '{module or '(model)'}': {why}. {remedy}"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:  # to be copied and pickled
+        return type(self), (self.operator, self.module, *self._reason)
 
 
 class WeightsError(OmennError):

@@ -210,6 +210,7 @@ def test_limits(name: str) -> None:
     assert error.endswith((RULE, "Write it as c + a * b."))
 
 
+@pytest.mark.filterwarnings("ignore:The reduce argument")  # as the model itself warns
 def test_scatter_that_has_no_derivative() -> None:
     def model(x: Tensor) -> Tensor:
         index = torch.zeros(3, 4).long()

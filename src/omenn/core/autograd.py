@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -118,6 +119,27 @@ class Overwrite(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         # For a part of a tensor zeros, not None: torch would drop the gradient of the rest.
         return torch.zeros_like(grads[0]) if ctx.part else None, grads[0]
+
+
+class Opaque(torch.autograd.Function):
+    """A value that no rule made: nothing flows back through it to what it was made of, ``parents``.
+
+    ``overwritten``: the tensor that it was written into in place, if it was.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, error: Exception, overwritten: Tensor | None, value: list[Tensor], *parents: Tensor
+    ) -> Tensor:
+        ctx.error = error
+        if overwritten is None:
+            return value.pop()
+        ctx.mark_dirty(overwritten)
+        return overwritten
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        raise copy(ctx.error)
 
 
 class Halve(torch.autograd.Function):

@@ -19,7 +19,7 @@ from omenn.errors import UnsupportedOperator
 if TYPE_CHECKING:
     from omenn.core.intercept import Interceptor
 
-CARRIED, FROZEN, IDS = "carried", "frozen", "ids"
+CARRIED, FROZEN, IDS, OPAQUE = "carried", "frozen", "ids", "opaque"
 
 
 @dataclass(slots=True)
@@ -27,9 +27,10 @@ class Mark:
     """What the interceptor knows of a tensor.
 
     ``kind``: ``carried`` (affine in the explained input), ``frozen`` (depends on the input, but
-    held constant) or ``ids`` (explained integer ids). ``rank``: how readily a factor is frozen in
-    a product (2 softmax and sigmoid, 1 tanh, 0 unbounded). ``inputs``: keys of the explained
-    inputs. ``true``: the same tensor in the ordinary graph, kept for second derivatives.
+    held constant), ``ids`` (explained integer ids) or ``opaque`` (depends on the input in a way
+    that no rule knows; ``error`` says since which operator). ``rank``: how readily a factor is
+    frozen in a product (2 softmax and sigmoid, 1 tanh, 0 unbounded). ``inputs``: keys of the
+    explained inputs. ``true``: the same tensor in the ordinary graph, kept for second derivatives.
     ``layer``: the linear layer that it is the output of.
     """
 
@@ -40,6 +41,7 @@ class Mark:
     inputs: frozenset[Any] = frozenset()
     true: Tensor | None = None
     layer: Layer | None = None
+    error: UnsupportedOperator | None = None
 
 
 class Layer(NamedTuple):
@@ -72,10 +74,7 @@ def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return sub(value)
     if isinstance(value, (list, tuple)):
-        items = [substitute(v, sub) for v in value]
-        if isinstance(value, list):
-            return items
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        return alike(value, [substitute(v, sub) for v in value])
     if isinstance(value, dict):
         return {k: substitute(v, sub) for k, v in value.items()}
     return value
@@ -84,6 +83,15 @@ def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
 def _whole(value: Tensor) -> Tensor:
     """A value that is no view: a custom function may not hand out views of what it made."""
     return value.clone() if value._is_view() else value
+
+
+def alike(value: list[Any] | tuple[Any, ...], items: list[Any]) -> Any:
+    """The items as a sequence of the kind of ``value``: a list, a named tuple, a tuple."""
+    if isinstance(value, list):
+        return items
+    if hasattr(value, "n_sequence_fields"):  # torch.return_types
+        return type(value)(items)
+    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
 
 
 class Call:

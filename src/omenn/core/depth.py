@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from omenn.core.inputs import Feed
 from omenn.core.intercept import Interceptor
 from omenn.core.place import Place, full, resampled
+from omenn.core.unknown import raise_opaque
 from omenn.errors import UnsupportedOperator
 
 RESAMPLINGS = ("bilinear", "nearest", "none")
@@ -171,6 +172,7 @@ def _listener(mode: Interceptor, feed: Feed, found: list[Located]) -> Any:
         mode.paused = True
         try:
             for t in _tensors(out):
+                raise_opaque(mode, t)
                 mark = mode.mark_of(t)
                 found.append(Located(tuple(t.shape), None if mark is None else mark.place))
         finally:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from omenn.core.autograd import NODES, Halve
+from omenn.core.autograd import NODES, Halve, Opaque
 
 # Native nodes that are linear in everything that flows through them: moving, adding, selecting.
 _LINEAR = frozenset(
@@ -70,6 +71,8 @@ def violations(output: Tensor, roots: Sequence[Tensor]) -> list[str]:
 
     A native node must be known as linear, a product may have one factor on a path to the leaves
     (or two halved ones), and a Python node must be one of the engine's own.
+
+    Raises the UnsupportedOperator of an opaque value, if one of the nodes made it.
     """
     if not _doubtful(output.grad_fn):
         return []
@@ -114,6 +117,8 @@ def _doubtful(root: Any) -> bool:
 def _problem(node: Any, live: set[Any]) -> str | None:
     if isinstance(node, NODES):
         return None
+    if isinstance(node, Opaque._backward_cls):
+        raise copy(node.error)  # pyright: ignore[reportAttributeAccessIssue]
     name = short(node)
     if isinstance(node, torch.autograd.function.BackwardCFunction):
         return f"custom autograd.Function '{name}'"

@@ -3,8 +3,9 @@
 NOTE one tensor, one mark. Every tensor that depends on the explained input wears a mark (an
 attribute, until the run is over). An operator without marked arguments is a constant and runs as it
 is, without history; one with marked arguments is looked up in the spelling table and replaced by
-its rule. A tensor with a history but without a mark has passed through something the mode cannot
-see (TorchScript, a custom ``autograd.Function``) and is refused.
+its rule; without a rule the result is opaque (``unknown.py``). A tensor with a history but without
+a mark has passed through something the mode cannot see (TorchScript, a custom
+``autograd.Function``) and is opaque, too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.overrides import _get_current_function_mode_stack as _modes
 from omenn.core import place as places
 from omenn.core import transforms, unseen
 from omenn.core.autograd import NODES, Constant
-from omenn.core.call import CARRIED, FROZEN, IDS, Call, Mark, coarser, inputs_of
+from omenn.core.call import CARRIED, FROZEN, IDS, OPAQUE, Call, Mark, coarser, inputs_of
 from omenn.core.caller import running_module
 from omenn.core.constants import Constants, finite, ones_at
 from omenn.core.flow import Flow
@@ -33,8 +34,8 @@ from omenn.core.recompute import checkpointed, kept
 from omenn.core.rules import OPERATORS, Row
 from omenn.core.shapes import valued
 from omenn.core.spelling import UNTOUCHED, spell
-from omenn.core.unknown import LEAVES_TORCH, tensors_in, unknown
-from omenn.core.writing import memory_of, prepare_write
+from omenn.core.unknown import LEAVES_TORCH, ruled, tensors_in, unknown
+from omenn.core.writing import freeze_written, memory_of, prepare_write
 
 _PYTHON_NODE = torch.autograd.function.BackwardCFunction
 # Nodes that an in-place write through a view leaves on tensors the mode has not seen written.
@@ -128,7 +129,7 @@ class Interceptor(TorchFunctionMode):
             return
         setattr(t, MARK, mark)
         self.touched.add(t)
-        if mark.kind == CARRIED:
+        if mark.kind in (CARRIED, OPAQUE):
             self.carrying.add(t)
         elif mark.kind == FROZEN:
             self.carrying.drop(t)
@@ -142,7 +143,13 @@ class Interceptor(TorchFunctionMode):
             mark = Mark(self, CARRIED, self.home(t) or self.nowhere(t))
             self.set_mark(t, mark)
             return mark
-        raise unseen.alien(self, node)
+        return self._alien(t, node)
+
+    def _alien(self, t: Tensor, node: Any) -> Mark:
+        """The mark of what unseen code made."""
+        mark = Mark(self, OPAQUE, error=unseen.alien(self, node))
+        self.set_mark(t, mark)
+        return mark
 
     def marked(self, func: Any, args: Any, kwargs: dict[str, Any]) -> list[tuple[Tensor, Mark]]:
         """The tensors among the arguments that have a mark, each as often as it is given."""
@@ -169,10 +176,10 @@ class Interceptor(TorchFunctionMode):
         if mark.kind == CARRIED:
             node = t.grad_fn
             if isinstance(node, _PYTHON_NODE) and not isinstance(node, NODES):
-                raise unseen.alien(self, node)
+                mark = self._alien(t, node)
             if not t.requires_grad:
                 raise unseen.cut(self)
-        elif self.carrying.holds(t):
+        elif mark.kind != OPAQUE and self.carrying.holds(t):
             raise unseen.alias(self)
         found.append((t, mark))
 
@@ -204,8 +211,9 @@ class Interceptor(TorchFunctionMode):
         carried = any(m.kind == CARRIED for _, m in marked)
         spelling = spell(func)
         row = self.book.get(spelling.operator) if spelling else None
-        if spelling is None or row is None:
-            if carried:
+        opaque = any(m.kind == OPAQUE for _, m in marked)
+        if spelling is None or row is None or opaque:
+            if carried or opaque:
                 return unknown(self, func, args, kwargs, marked)
             return self._constant(None, func, args, kwargs, marked)
         call = Call(self, func, spelling, args, kwargs, marked)
@@ -213,14 +221,12 @@ class Interceptor(TorchFunctionMode):
             if spelling.operator == "embedding" and any(m.kind == IDS for _, m in marked):
                 return self._embedding(call)
             return self._constant((call, row), func, args, kwargs, marked)
-        if kwargs.get("out") is not None:
-            raise call.refuse("out= is not supported")
-        if torch.is_grad_enabled():
-            return self._apply(call, row)
-        with torch.enable_grad():
-            return self._apply(call, row)
+        return ruled(self, call, row)
 
     def _apply(self, call: Call, row: Row) -> Any:
+        """What the rule of a row makes of a call, with its marks."""
+        if call.kwargs.get("out") is not None:
+            raise call.refuse("out= is not supported")
         if row.composite:
             return row.rule(call)
         if call.inplace:
@@ -315,14 +321,8 @@ class Interceptor(TorchFunctionMode):
         if inputs and getattr(func, "__name__", "") in LEAVES_TORCH:
             self.frozen_constants.add(self.module_path())
         if known is not None and known[0].inplace:
-            self._freeze_written(known[0].first, inputs)
+            freeze_written(self, known[0].first, inputs)
         return out
-
-    def _freeze_written(self, target: Any, inputs: frozenset[Any]) -> None:
-        """A frozen value was written into a constant: that, and what it is a part of, is frozen."""
-        for t in (target, getattr(target, "_base", None)):
-            if isinstance(t, Tensor) and id(t) not in self.own and self.mark_of(t) is None:
-                self.set_mark(t, Mark(self, FROZEN, None, 0, inputs))
 
     def _embedding(self, call: Call) -> Any:
         """The lookup of explained ids: its output is the explained input."""

@@ -20,6 +20,7 @@ from omenn.core.models import check_model
 from omenn.core.place import REASONS
 from omenn.core.target import Target, pick_output, select
 from omenn.core.transforms import NeedsHistory
+from omenn.core.unknown import raise_opaque
 from omenn.core.unreached import all_finite, saved_finite
 from omenn.errors import (
     InputError,
@@ -164,6 +165,7 @@ class FrozenRun:
             return select(pick_output(self.out, output), target, self.feed.samples)
 
     def _check(self, f: Tensor) -> None:
+        raise_opaque(self.mode, f)
         if not bool(torch.isfinite(f.detach()).all()):
             raise InputError(
                 "the model's output is not finite (NaN or infinite), so there is nothing to "

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from omenn.core.call import CARRIED, Call, Mark
+from omenn.core.call import CARRIED, FROZEN, Call, Mark
 
 if TYPE_CHECKING:
     from omenn.core.intercept import Interceptor
+
+# Why a write into the model's own memory is refused, and what to do.
+OWN = (
+    "it writes an input-dependent value into a parameter or buffer of the model",
+    "Let the module work on a copy (.clone()) of it.",
+)
 
 
 def memory_of(t: Tensor) -> int:
@@ -20,15 +26,24 @@ def memory_of(t: Tensor) -> int:
         return 0
 
 
+def owned(mode: Interceptor, t: Tensor) -> bool:
+    """Whether a tensor is a parameter or buffer of the model, or shares the memory of one."""
+    own = id(t) in mode.own or id(t._base) in mode.own
+    return own or bool(mode.memory and memory_of(t) in mode.memory)
+
+
+def freeze_written(mode: Interceptor, target: Any, inputs: frozenset[Any]) -> None:
+    """A frozen value was written into a constant: that, and what it is a part of, is frozen."""
+    for t in (target, getattr(target, "_base", None)):
+        if isinstance(t, Tensor) and id(t) not in mode.own and mode.mark_of(t) is None:
+            mode.set_mark(t, Mark(mode, FROZEN, None, 0, inputs))
+
+
 def prepare_write(mode: Interceptor, call: Call) -> None:
     """What is written into must not be the model's own, and may need an ordinary twin."""
     target: Tensor = call.first
-    own = id(target) in mode.own or id(target._base) in mode.own
-    if own or (mode.memory and memory_of(target) in mode.memory):
-        raise call.refuse(
-            "it writes an input-dependent value into a parameter or buffer of the model",
-            "Let the module work on a copy (.clone()) of it.",
-        )
+    if owned(mode, target):
+        raise call.refuse(*OWN)
     mark = call.mark(target)
     if target._base is not None:
         mode.touched.add(target._base)  # PyTorch gives it a history as well

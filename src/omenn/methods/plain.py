@@ -27,7 +27,7 @@ from omenn.core.rules import OPERATORS, Row
 from omenn.core.run import FrozenRun, choose
 from omenn.core.spelling import UNTOUCHED, spell
 from omenn.core.target import Contrast, Target, pick_output
-from omenn.core.unknown import LEAVES_TORCH, tensors_in
+from omenn.core.unknown import LEAVES_TORCH, raise_opaque, tensors_in
 from omenn.errors import TargetError, UnsupportedOperator
 
 # (index of an explained input, its value) → the value that the model is given in its place.
@@ -151,6 +151,7 @@ class PlainRun(FrozenRun):
         )
 
     def _check(self, f: Tensor) -> None:
+        raise_opaque(self.mode, f)
         try:
             super()._check(f)
         except UnsupportedOperator:  # not linear, as it may be here
