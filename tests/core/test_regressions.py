@@ -130,3 +130,31 @@ def test_a_weight_is_not_written_behind_its_back():
     assert torch.equal(model.layer.weight, before)
     with pytest.raises(omenn.ModelError, match="TorchScript"):
         omenn.explain(torch.jit.trace(HEAD, X), X)
+
+
+@pytest.mark.parametrize("name", ["relu_", "tanh_", "abs_", "sigmoid_"])
+@pytest.mark.parametrize("write", [lambda y, x: y.add_(x), lambda y, x: y[:, :2].mul_(0.5)])
+def test_written_over_after_an_activation(name: str, write) -> None:
+    """Runs without gradients, and PyTorch itself cannot differentiate some of it."""
+    w, x = torch.randn(4, 4).double(), torch.randn(2, 4).double()
+
+    def in_place(x: Tensor) -> Tensor:
+        y = x @ w
+        getattr(y, name)()
+        write(y, x)
+        return y / torch.tensor([3, 2])[:, None]
+
+    def apart(x: Tensor) -> Tensor:
+        y = getattr(torch, name[:-1])(x @ w).clone()
+        write(y, x)
+        return y / torch.tensor([3, 2])[:, None]
+
+    got, wanted = omenn.explain(in_place, x, 1), omenn.explain(apart, x, 1)
+    assert got.exact
+    assert torch.equal(got.output, in_place(x)[:, 1])
+    torch.testing.assert_close(got.weight, wanted.weight)
+    torch.testing.assert_close(got.matrix, wanted.matrix)
+    rows = omenn.rows(in_place, x, [0, 1, 2], chunk=2)
+    torch.testing.assert_close(rows.weight[:, 1], wanted.weight)
+    with omenn.operator(in_place, x) as op:
+        torch.testing.assert_close(op.rows([1])[0].reshape(2, 4)[:1], wanted.weight[:1])

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from omenn.core.autograd import own_precision
 from omenn.core.explain import PRODUCTS
 from omenn.core.explanation import TOLERANCES
-from omenn.core.run import choose
+from omenn.core.run import choose, no_way_back
 from omenn.core.span import Span, check_name
 from omenn.core.surroundings import alone
 from omenn.core.svd import SVD, leading_triplets
-from omenn.core.unreached import all_finite
+from omenn.core.unreached import Overwritten, all_finite, overwritten
 from omenn.errors import InputError, ModelError, reason
 
 Indices = int | slice | Sequence[int] | Tensor
@@ -340,11 +340,15 @@ def _generic(like: Tensor) -> Tensor:
 def _pulled(span: Span) -> tuple[Tensor, Tensor, list[Tensor]]:
     """f, a random u, and Wᵀu at the input and at the ones of the constants."""
     found = span.result()
-    with torch.inference_mode(False), torch.enable_grad():
-        dual = _generic(found).requires_grad_()
-        back = _transposed(found, [*span.feed.leaves, *span.mode.constants.ones()], dual)
-    if span.finite or all_finite(back):
-        return found, dual, back
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            dual = _generic(found).requires_grad_()
+            back = _transposed(found, [*span.feed.leaves, *span.mode.constants.ones()], dual)
+        if span.finite or all_finite(back):
+            return found, dual, back
+    except Overwritten as error:
+        if span.finite:
+            raise no_way_back(error) from error
     span.forward_finite()
     return _pulled(span)
 
@@ -357,10 +361,9 @@ def _transposed(end: Tensor, wrt: list[Tensor], dual: Tensor) -> list[Tensor]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise ModelError(
-            f"the model runs, but cannot be pulled back: {reason(error)}. Turn gradient "
-            "checkpointing off; write in place only into what no other operator needs."
-        ) from error
+        if overwritten(error):
+            raise Overwritten(str(error)) from error
+        raise no_way_back(error) from error
     if any(g is not None and not g.requires_grad and bool(g.any()) for g in grads):
         raise ModelError(
             "a rule gives a gradient that cannot be differentiated, so no vector can go forward. "

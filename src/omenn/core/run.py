@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from omenn.core.place import REASONS
 from omenn.core.target import Target, pick_output, select
 from omenn.core.transforms import NeedsHistory
 from omenn.core.unknown import raise_opaque
-from omenn.core.unreached import all_finite, saved_finite
+from omenn.core.unreached import Overwritten, all_finite, overwritten, saved_apart
 from omenn.errors import (
     InputError,
     ModelError,
@@ -70,7 +70,7 @@ class FrozenRun:
         self.interceptor, self.resample = interceptor, resample
         self.model, self.raw, self.at, self.bias = model, inputs, at, bias
         self.channel_dim, self.options = channel_dim, options
-        self.finite = False  # nothing but finite numbers is saved for the pass back
+        self.finite = False  # finite copies are saved for the pass back: see unreached.py
         self.asked: dict[int, tuple[Tensor, Target, Any]] = {}  # explained numbers, by id
         self.renewed: dict[int, Tensor] = {}  # the same in another forward pass
         self._forward(batched=True)
@@ -104,12 +104,12 @@ class FrozenRun:
         self.depth = depth if same else None
 
     def forward_finite(self) -> None:
-        """Another forward pass that saves nothing but finite numbers."""
+        """Another forward pass that saves finite copies."""
         self.finite = True
         self._forward(self.feed.batched)
 
     def _saving(self) -> AbstractContextManager[Any]:
-        return saved_finite() if self.finite else nullcontext()
+        return saved_apart() if self.finite else nullcontext()
 
     def _depth(self, batched: bool) -> Depth | None:
         """Where the output of the module lies, if its map is to be brought to the input."""
@@ -194,22 +194,34 @@ class FrozenRun:
 
     def pull_back(self, f: Tensor, retain: bool = False, create_graph: bool = False) -> Gradients:
         """∂Σf/∂(inputs, ones, sources) of the frozen network."""
-        grads = self._gradients(f, torch.ones_like(f), retain, create_graph)
-        if self._poisoned([f], grads):
-            (f,) = self._again([f])
-            grads = self._gradients(f, torch.ones_like(f), retain, create_graph)
+        grads = self._pulled(
+            [f], lambda fs: self._gradients(fs[0], torch.ones_like(f), retain, create_graph)
+        )
         return self._sorted(grads)
 
     def pull_back_together(self, rows: Sequence[Tensor], retain: bool) -> list[Gradients]:
         """The gradients of several explained numbers in one pass, which holds them all."""
         if len(rows) == 1:
             return [self.pull_back(rows[0], retain)]
-        grads = self._stacked(rows, retain)
-        if self._poisoned(rows, grads):
-            grads = self._stacked(self._again(rows), retain)
+        grads = self._pulled(rows, lambda fs: self._stacked(fs, retain))
         return [
             self._sorted([None if g is None else g[k] for g in grads]) for k in range(len(rows))
         ]
+
+    def _pulled(
+        self, rows: Sequence[Tensor], pull: Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
+    ) -> Sequence[Tensor | None]:
+        """What ``pull`` gives; from another forward pass, where this one cannot be used."""
+        once_more = not self.finite and all(id(f) in self.asked for f in rows)
+        try:
+            grads = pull(rows)
+        except Overwritten as error:
+            if not once_more:
+                raise no_way_back(error) from error
+        else:
+            if not once_more or all_finite(grads):
+                return grads
+        return pull(self._again(rows))
 
     def _stacked(self, rows: Sequence[Tensor], retain: bool) -> Sequence[Tensor | None]:
         with torch.enable_grad():
@@ -217,13 +229,8 @@ class FrozenRun:
         each = torch.eye(len(f), dtype=f.dtype, device=f.device).unsqueeze(-1).expand(-1, *f.shape)
         return self._gradients(f, each, retain, batched=True)
 
-    def _poisoned(self, rows: Sequence[Tensor], grads: Sequence[Tensor | None]) -> bool:
-        """Whether coefficients that do not reach finite outputs have made gradients NaN."""
-        known = not self.finite and all(id(f) in self.asked for f in rows)
-        return known and not all_finite(grads)
-
     def _again(self, rows: Sequence[Tensor]) -> list[Tensor]:
-        """The explained numbers of another forward pass, with finite coefficients."""
+        """The explained numbers of another forward pass, which saves finite copies."""
         self.forward_finite()
         fresh = []
         for f in rows:
@@ -254,11 +261,9 @@ class FrozenRun:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            remedy = "Pull rows back one by one with chunk=1; turn" if batched else "Turn"
-            raise ModelError(
-                f"the model runs, but cannot be pulled back: {reason(error)}. {remedy} gradient "
-                "checkpointing off; write in place only into what no other operator needs."
-            ) from error
+            if overwritten(error) and not self.finite:
+                raise Overwritten(str(error)) from error
+            raise no_way_back(error, batched) from error
 
     def _sorted(self, grads: Sequence[Tensor | None]) -> Gradients:
         """Gradients at the leaves, zero where none arrived; those at the constants summed."""
@@ -326,6 +331,15 @@ class FrozenRun:
         f = self.renewed.get(id(f), f)
         mark = self.mode.mark_of(f) if self.options.get("create_graph") else None
         return f.detach() if mark is None or mark.true is None else mark.true
+
+
+def no_way_back(error: Exception, batched: bool = False) -> ModelError:
+    """The error of a pass back that PyTorch refuses."""
+    remedy = "Pull rows back one by one with chunk=1; turn" if batched else "Turn"
+    return ModelError(
+        f"the model runs, but cannot be pulled back: {reason(error)}. {remedy} gradient "
+        "checkpointing off; write in place only into what no other operator needs."
+    )
 
 
 def _by_reason(sources: dict[str, Tensor], samples: int, f: Tensor, dtype: torch.dtype) -> Tensor:

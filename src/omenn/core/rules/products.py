@@ -141,7 +141,9 @@ def divided(call: Call) -> Any:
     if not call.is_carried(a) or a is b:
         return call.hold()  # nothing is left that carries: a frozen constant
     if call.owner.finite:
-        inverse = 1 / (call.true(b) if isinstance(b, Tensor) else torch.as_tensor(b, dtype=a.dtype))
+        below = call.true(b) if isinstance(b, Tensor) else torch.as_tensor(b, dtype=a.dtype)
+        # 1 over integers would have the default type.
+        inverse = 1 / (below if below.is_floating_point() or below.is_complex() else below.to(a))
         shape, dtype = a.shape, a.dtype
         vjp = lambda grad, c: scaled(grad, c).sum_to_size(shape).to(dtype)  # noqa: E731
         return call.frozen(a, call.value(), vjp, inverse)
