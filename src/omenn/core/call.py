@@ -127,6 +127,7 @@ class Call:
         self.places: list[Place | None] | None = None
         self.layer: Layer | None = None
         self.flow: Flow | None = None  # what the result was made from, for second derivatives
+        self.link: Any = None  # how the result is made, where that is elementwise
 
     # --- arguments -------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from omenn.core import transforms, unseen
 from omenn.core.autograd import NODES, Constant
 from omenn.core.call import CARRIED, FROZEN, IDS, OPAQUE, Call, Mark, coarser, inputs_of
 from omenn.core.caller import running_module
+from omenn.core.chains import Chains
 from omenn.core.constants import Constants, finite, ones_at
 from omenn.core.flow import Flow
 from omenn.core.graph import reaches
@@ -94,6 +95,7 @@ class Interceptor(TorchFunctionMode):
         self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples,)
         self.constants = Constants()
         self.shared = Shared()
+        self.chains = Chains(self)
         self.frozen_constants: set[str] = set()
         self.held = ""  # the last operator whose result was frozen
         self.embedded: Callable[[Tensor, Mark], Tensor] | None = None
@@ -229,11 +231,14 @@ class Interceptor(TorchFunctionMode):
             raise call.refuse("out= is not supported")
         if row.composite:
             return row.rule(call)
+        chain = self.chains.found(call)
         if call.inplace:
             prepare_write(self, call)
-        call.flow = Flow(call.carried, call.marked) if self.create_graph else None
-        out = row.rule(call)
-        self._mark_outputs(call, row, out)
+        use = chain or call
+        use.flow = Flow(use.carried, use.marked) if self.create_graph else None
+        out = row.rule(call) if chain is None else chain.applied()
+        self._mark_outputs(use, row, out)
+        self.chains.add(call, out)
         return None if call.operator == "setitem" else out
 
     def _mark_outputs(self, call: Call, row: Row, out: Any) -> None:
@@ -283,7 +288,7 @@ class Interceptor(TorchFunctionMode):
             true = ordinary(call.first)
         return [true] if isinstance(out, Tensor) else list(true)
 
-    def _places(self, call: Call, row: Row, out: Any) -> list[Place | None]:
+    def _places(self, call: Call, row: Any, out: Any) -> list[Place | None]:
         if call.places is None:
             if torch.is_grad_enabled():
                 found = row.placer(call, out)
@@ -320,8 +325,10 @@ class Interceptor(TorchFunctionMode):
                 self.set_mark(t, Mark(self, FROZEN, None, 0, inputs))
         if inputs and getattr(func, "__name__", "") in LEAVES_TORCH:
             self.frozen_constants.add(self.module_path())
-        if known is not None and known[0].inplace:
-            freeze_written(self, known[0].first, inputs)
+        if known is not None:
+            self.chains.note(known[0], out)
+            if known[0].inplace:
+                freeze_written(self, known[0].first, inputs)
         return out
 
     def _embedding(self, call: Call) -> Any:
@@ -345,12 +352,12 @@ class Interceptor(TorchFunctionMode):
             return y
         if frozen:
             self.frozen_constants.add(self.module_path())
-        place = self._places(call, self.book[call.operator], y)[0] or self.nowhere(y)
+        place = self._places(call, self.book.get(call.operator), y)[0] or self.nowhere(y)
         return self.carry(call, y, found, place)
 
     def ones_for(self, call: Call, y: Tensor) -> Tensor:
         """The ones of a new constant term of the output y of this call."""
-        place = self._places(call, self.book[call.operator], y)[0] or self.nowhere(y)
+        place = self._places(call, self.book.get(call.operator), y)[0] or self.nowhere(y)
         return self.share(call, place)
 
     def carry(self, call: Call, y: Tensor, term: Tensor, place: Place | None) -> Tensor:

@@ -65,7 +65,9 @@ def unknown(mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any) -
         error = _no_rule(mode, name, leaves)
     if leaves:
         raise error
-    return native(mode, func, args, kwargs, marked, error)
+    out = native(mode, func, args, kwargs, marked, error)
+    mode.chains.compared(func, args, kwargs, marked, out)
+    return out
 
 
 def _no_rule(mode: Interceptor, name: str, leaves: bool) -> UnsupportedOperator:

@@ -17,6 +17,7 @@ from torch import Tensor
 from omenn.core.call import Call, substitute
 from omenn.core.place import Place, compacted, full
 from omenn.core.rules import OPERATORS
+from omenn.core.rules.chain import FROZEN_CHAIN
 from omenn.methods.attnlrp import joint
 from omenn.methods.layers import Layer, layer_of
 from omenn.methods.propagation import Book, ruled
@@ -164,7 +165,9 @@ def positive(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
 
 
 def elementwise(call: Call) -> Any:
-    """h_a = f(|x|); at x = 0, where R is zero, a slope may be infinite."""
+    """h_a = f(|x|). At x = 0, where R is zero, a slope may be infinite; for an odd f and x < 0 both
+    parts cancel, and what rounding leaves of them must not be normalised.
+    """
     if len(inputs_of(call)) > 1:
         raise call.refuse("a parameter of the function depends on the input")
     function = as_function(call)
@@ -173,7 +176,9 @@ def elementwise(call: Call) -> Any:
 
     def vjp(grad: Tensor, x: Tensor) -> tuple[Tensor]:
         found = relevance([x], 0, grad, function, function)
-        return (normalised(x, torch.where(x == 0, 0, found), place),)
+        alone = relevance([x], 0, grad, function, lambda xs: torch.zeros_like(xs[0]))
+        nothing = (x == 0) | (found.abs() <= 1e3 * torch.finfo(x.dtype).eps * alone.abs())
+        return (normalised(x, torch.where(nothing, 0, found), place),)
 
     return joint(call, vjp, [x])
 
@@ -388,4 +393,5 @@ def abslrp_book(pooling: str = "auto") -> Book:
     rows |= ruled("layer_norm group_norm instance_norm rms_norm batch_norm", normalisation)
     rows |= ruled("scaled_dot_product_attention", attention, composite=True)
     rows |= ruled("fourier complex view_as_complex diff", refused)
+    rows["chain"] = FROZEN_CHAIN._replace(rule=elementwise)
     return Book(rows, ranked=False)

@@ -12,6 +12,7 @@ from torch import Tensor
 from omenn.core.autograd import Halve, Joint
 from omenn.core.call import Call
 from omenn.core.explanation import Explanation
+from omenn.core.rules.chain import FROZEN_CHAIN, frozen_chain
 from omenn.core.target import Target
 from omenn.methods.layers import by_layer, epsilon_rule
 from omenn.methods.propagation import Book, propagate, ruled, stabilised
@@ -127,11 +128,18 @@ def identity_rule(epsilon: float) -> Callable[[Call], Any]:
     return identity
 
 
+def chained(epsilon: float) -> Callable[[Any], Any]:
+    """A function spelled by several operators: the identity rule, as for any of one operator."""
+    identity = identity_rule(epsilon)
+    return lambda call: identity(call) if bool(call.at_origin.any()) else frozen_chain(call)
+
+
 def attnlrp_book(epsilon: float) -> Book:
     rows = by_layer(epsilon_rule(epsilon), fold=False)
     rows |= ruled("softmax", differentiated)
     rows |= ruled("scaled_dot_product_attention", attention)
     rows |= ruled(_SHIFTED, identity_rule(max(epsilon, 1e-9)))
+    rows["chain"] = FROZEN_CHAIN._replace(rule=chained(max(epsilon, 1e-9)))
     return Book(rows, ranked=False)
 
 

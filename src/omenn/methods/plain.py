@@ -24,6 +24,7 @@ from omenn.core.graph import reaches, short
 from omenn.core.intercept import Interceptor
 from omenn.core.recompute import checkpointed
 from omenn.core.rules import OPERATORS, Row
+from omenn.core.rules.chain import FROZEN_CHAIN
 from omenn.core.run import FrozenRun, choose
 from omenn.core.spelling import UNTOUCHED, spell
 from omenn.core.target import Contrast, Target, pick_output
@@ -64,8 +65,11 @@ class Plain(Moved):
     ``bent``: operator → module that called it first, of operators that are not homogeneous.
     """
 
-    def __init__(self, model: nn.Module | None = None, **options: Any) -> None:
+    def __init__(
+        self, model: nn.Module | None = None, *, constants: bool = False, **options: Any
+    ) -> None:
         super().__init__(model, book=table(), **options)
+        self.chains.off = not constants  # a derivative alone is the same in any spelling
         self.bent: dict[str, str] = {}
 
     def __torch_function__(
@@ -145,7 +149,7 @@ class PlainRun(FrozenRun):
         resample: str = "none",
     ) -> None:
         choose("resample", resample, RESAMPLINGS)
-        options = {"move": move}
+        options = {"move": move, "constants": bias != "none"}
         super().__init__(
             model, inputs, at, bias, channel_dim, options, interceptor, resample=resample
         )
@@ -283,10 +287,11 @@ _OWN = {
 
 def table() -> dict[str, Row]:
     """The rows of the ordinary model: the frozen ones where they have the true derivative."""
-    return {
+    rows = {
         name: row if name in _LINEAR else row._replace(rule=_OWN.get(name, native), composite=False)
         for name, row in OPERATORS.items()
     }
+    return rows | {"chain": FROZEN_CHAIN._replace(rule=native)}
 
 
 # --- what methods on it share --------------------------------------------------------------------
