@@ -205,10 +205,9 @@ def test_unusable_inputs(inputs: Any, text: str) -> None:
 
 def test_ids_that_reach_no_embedding() -> None:
     text = message(omenn.InputError, lambda ids: ids.double() @ draw(4, 2), ROWS.long())
-    assert text == (
-        "nothing could be explained: no floating-point input, and the integer inputs never "
-        "reached an embedding."
-    )
+    assert "the integer inputs never reached an embedding" in text
+    assert "(3, 4) int64" in text
+    assert "nn.Embedding" in text
 
 
 # --- the target ------------------------------------------------------------------------------
@@ -309,7 +308,7 @@ def test_output_that_is_not_there(model: Any, output: Any, kind: str) -> None:
 )
 def test_output_that_does_not_depend_on_the_input(model: Any) -> None:
     text = message(omenn.TargetError, model)
-    assert text == "the explained output does not depend on the input."
+    assert text.startswith("the explained output does not depend on the input")
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).double().eval()
     with pytest.raises(omenn.TargetError, match=r"does not depend on the output of '0'\.$"):
         omenn.explain(net, ROWS, lambda y: torch.ones(3).double(), at="0")

@@ -90,6 +90,22 @@ LAYERS: list[Case] = [
     *table("conv_transpose", {"3d": seeded(nn.ConvTranspose3d(2, 1, 2))}, VOLUME),
     *table("embedding", {"carried table": lambda w: F.embedding(torch.tensor([[0, 2], [1, 1]]), w)},
            draw(3, 4), samples=False),
+    *table("embedding_bag", {
+        how: lambda w, how=how: F.embedding_bag(torch.tensor([[0, 2], [1, 1]]), w, mode=how)
+        for how in ("sum", "mean", "max")
+    }, draw(3, 4), samples=False),
+    *table("embedding_bag", {
+        "offsets": lambda w: F.embedding_bag(torch.tensor([0, 2, 1]), w, torch.tensor([0, 2])),
+        "padding": lambda w: F.embedding_bag(torch.tensor([[0, 2], [1, 1]]), w, padding_idx=1),
+        "largest without padding": lambda w: F.embedding_bag(
+            torch.tensor([[0, 2], [1, 1]]), w, mode="max", padding_idx=1),
+        "last offset": lambda w: F.embedding_bag(
+            torch.tensor([0, 2, 1]), w, torch.tensor([0, 2, 3]), mode="sum",
+            include_last_offset=True),
+    }, draw(3, 4), samples=False),
+    *table("embedding_bag", {"weighted": lambda w: F.embedding_bag(
+        torch.tensor([[0, 2], [1, 1]]), draw(3, 4), mode="sum", per_sample_weights=w)},
+           draw(2, 2), samples=False),
 ]  # fmt: skip
 
 ADDED: list[Case] = [

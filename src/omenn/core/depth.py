@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.core.entries import structured
 from omenn.core.inputs import Feed
 from omenn.core.intercept import Interceptor
 from omenn.core.place import Place, full, resampled
@@ -56,7 +57,10 @@ class Depth:
 
     def __init__(self, feed: Feed, found: Sequence[Located], resample: str) -> None:
         self.found, self.resample = found, resample
-        self.ones, self.batch = feed.ones[0], feed.batch[0]
+        (index,) = set(feed.owners)
+        entry = feed.entries[index]
+        self.feed, self.entry = feed, entry
+        self.ones, self.batch = entry.ones, entry.axis
 
     def channels(self) -> list[int | None]:
         return [one.channel for one in self.found]
@@ -64,6 +68,11 @@ class Depth:
     def describes(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these are the tensors that the module returned."""
         return [tuple(t.shape) for t in tensors] == [one.shape for one in self.found]
+
+    def shaped(self, one: Tensor) -> Any:
+        """A map at the input in the structure of the inputs."""
+        keys = [key for key, _ in self.feed.items]
+        return structured(self.feed.kind, keys, {self.entry.key: one})
 
     def brought(self, maps: Sequence[Tensor], batch: Sequence[int]) -> Tensor:
         """The maps of all tensors, summed at the locations of the input, (B, *locations).
@@ -157,7 +166,7 @@ def depth_of(
         handle.remove()
     if not found:
         found = _as_feature_map(model, feed, at)
-    if len(feed.leaves) != 1 or not any(one.on_input for one in found):
+    if len(set(feed.owners)) != 1 or not any(one.on_input for one in found):
         return None
     return Depth(feed, found, resample)
 
@@ -211,7 +220,7 @@ def _as_feature_map(model: nn.Module, feed: Feed, at: str) -> list[Located]:
     if len(feed.leaves) != 1:
         return []
     leaf = feed.leaves[0]
-    place = next((p for shape, p in feed.mode.homes if shape == tuple(leaf.shape)), None)
+    place = feed.mode.homes[0][1] if feed.mode.homes else None
     if place is None or leaf.ndim < 3 or any(len(s) != leaf.ndim for s in shapes):
         return []
     with torch.enable_grad():
@@ -242,9 +251,9 @@ def levels_of(model: Any, inputs: Any, channel_dim: int | None = None) -> dict[s
     finally:
         for handle in handles:
             handle.remove()
-    if len(feed.leaves) != 1:
+    if len(set(feed.owners)) != 1:
         return {}
-    levels = _coarser(calls, feed.ones[0].numel())
+    levels = _coarser(calls, feed.entries[feed.owners[0]].ones.numel())
     return {name: cells // feed.samples for name, cells in levels.items()}
 
 

@@ -49,6 +49,8 @@ def leaves(value: Structure) -> list[Tensor]:
     """The tensors of a structure, in order."""
     if isinstance(value, Tensor):
         return [value]
+    if value is None:  # an input that nothing is explained of
+        return []
     if isinstance(value, Mapping):
         return [t for v in value.values() for t in leaves(v)]
     return [t for v in value for t in leaves(v)]

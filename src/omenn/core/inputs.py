@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from omenn.core.call import CARRIED, IDS, Mark
+from omenn.core.entries import Entry, Key, Spread, direct, entry_of, placed, structured
+from omenn.core.given import check, items_of, normal
 from omenn.core.intercept import Interceptor
-from omenn.core.place import Place, input_place
-from omenn.core.unknown import tensors_in
+from omenn.core.place import Place, compacted, full, unplaced
 from omenn.errors import InputError
-
-Key = int | str | None
 
 # What ``bias`` may be for other books than the frozen one: constants are not carried along; with
 # ``"places"`` it is still known which sample each element of a tensor belongs to, and with
@@ -30,7 +29,7 @@ def default_channel(ndim: int) -> int | None:
 
 
 class Feed:
-    """The explained inputs of one run: leaves, their ones images, and the call's arguments."""
+    """The explained inputs of one run: entries with their leaves, and the call's arguments."""
 
     def __init__(
         self,
@@ -44,18 +43,20 @@ class Feed:
         self.mode, self.bias, self.batched = mode, bias, batched
         self.channel_dim = channel_dim
         self.known = known  # channel dimensions of the first leaves, where they are known
-        self.kind, self.items = _items(inputs)
-        self.keys: list[Key] = []
+        self.kind, self.items = items_of(inputs)
+        self.at = False  # whether the leaves are what a module returned
+        self.entries: list[Entry] = []
+        # By leaf: its entry, itself, its value, and its dimensions of channels and samples.
+        self.owners: list[int] = []
         self.leaves: list[Tensor] = []
         self.values: list[Tensor] = []
-        self.ones: list[Tensor] = []
         self.channels: list[int | None] = []
         self.batch: list[int] = []
+        self.spreads: list[Spread | None] = []  # of leaves of integer inputs
         self.mismatch: tuple[int, ...] | None = None  # shape of a leaf without a batch dimension
         self.samples = self._samples()
         mode.routes = bias == "attention"
-        mode.embedded = self._embedded
-        self._single = not isinstance(inputs, (tuple, list, Mapping))
+        mode.made = self._made
 
     def _samples(self) -> int:
         tensors = [(k, v) for k, v in self.items if isinstance(v, Tensor)]
@@ -63,103 +64,134 @@ class Feed:
             raise InputError("no tensor was given to explain: inputs must hold at least one.")
         for key, t in tensors:
             self.mode.refuse_foreign(t)
-            name = "the input" if key is None else f"input {key!r}"
-            odd = t.layout != torch.strided or t.is_nested
-            if odd or t.is_complex() or t.is_meta or t.is_quantized:
-                kind = (
-                    "complex"
-                    if t.is_complex()
-                    else "meta"
-                    if t.is_meta
-                    else "nested"
-                    if t.is_nested
-                    else "sparse or quantised"
-                )
-                raise InputError(f"{name} is {kind}; give an ordinary tensor of real numbers.")
-            if t.numel() == 0:
-                raise InputError(f"{name} is empty: its shape is {tuple(t.shape)}.")
-            if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-                count = int((~torch.isfinite(t)).sum())
-                raise InputError(
-                    f"{name} has {count} values that are NaN or infinite; an explanation would be "
-                    "meaningless. Clean the input first."
-                )
-            if t.ndim == 0:
-                raise InputError(f"{name} is a single number; a batch dimension is needed.")
+            check(key, t)
         return tensors[0][1].shape[0] if self.batched else 1
+
+    @property
+    def keys(self) -> list[Key]:
+        """The keys of the leaves."""
+        return [self.entries[k].key for k in self.owners]
+
+    @property
+    def ones(self) -> list[Tensor]:
+        """The ones images of the entries."""
+        return [entry.ones for entry in self.entries]
 
     # --- leaves ----------------------------------------------------------------------------
 
     def leaf(self, key: Key, value: Tensor, true: Tensor | None = None) -> Tensor:
         """A marked copy of ``value`` for the model; its leaf is remembered under ``key``."""
-        index = len(self.keys)
+        channel = self._channel(value)
+        entry = self._entry(key, value, channel)
+        if not entry.known:
+            self.mismatch = self.mismatch or tuple(value.shape)
+        return self._leaf(entry, value, true, entry.place, entry.batch, channel)
+
+    def _leaf(
+        self,
+        entry: Entry,
+        value: Tensor,
+        true: Tensor | None,
+        place: Place | None,
+        batch: int,
+        channel: int | None,
+        home: Place | None = None,
+    ) -> Tensor:
+        index = self.entries.index(entry)
         leaf = value.detach().requires_grad_()
-        place, ones, channel = self._place(leaf)
-        self.keys.append(key)
+        entry.leaves.append(len(self.leaves))
+        self.owners.append(index)
         self.leaves.append(leaf)
-        self.ones.append(ones)
         self.channels.append(channel)
+        self.batch.append(batch)
+        self.spreads.append(None if home is None else Spread(home, self.entries))
         keep = self.mode.create_graph
         self.values.append((true if true is not None else value) if keep else leaf.detach())
         inside = leaf.clone()  # the model may write into its input
         twin = self.values[-1].clone() if keep else None
-        mark = Mark(self.mode, CARRIED, place, 0, frozenset([index]), twin)
-        self.mode.set_mark(inside, mark)
+        place = None if self.bias == "none" else place
+        self.mode.set_mark(inside, Mark(self.mode, CARRIED, place, 0, frozenset([index]), twin))
         self.mode.roots.append(leaf)
         if place is not None:
             self.mode.homes.append((tuple(leaf.shape), place))
+            if self.bias not in NOT_COLLECTED:
+                self.mode.grid = self.mode.grid or entry.place.grid
         return inside
 
-    def _place(self, leaf: Tensor) -> tuple[Place | None, Tensor, int | None]:
+    def _entry(self, key: Key, value: Tensor, channel: int | None, own: bool = True) -> Entry:
+        """A new entry; ``own``: its value is its leaf."""
+        batch, known = self._batch_dim(value)
+        if channel is not None and self.batched and channel % value.ndim == batch:
+            raise InputError(
+                f"channel_dim={channel} of an input of the shape {tuple(value.shape)} is its batch "
+                "dimension. Give the dimension of the channels, or 0 to keep all dimensions."
+            )
+        types = [value.dtype]
+        if not own:
+            types = [self.mode.dtype, *(v.dtype for _, v in self.items if isinstance(v, Tensor))]
+        wide = torch.float64 if torch.float64 in types else torch.float32
+        spread = self.bias not in ("spatial", "attention", "mapped")
+        grad = self.bias not in ("separate", "none", "places")
+        how = (value, self.samples, batch, channel)
+        ones, place = placed(*how, spread, self.batched, wide, grad)
+        entry = Entry(key, value, ones, place, batch, channel, known=known)
+        if not own:
+            there = (ones, place)
+            if spread:
+                there = placed(*how, False, self.batched, wide, True)
+            entry.home_ones, entry.home = there
+        self.entries.append(entry)
+        index = len(self.entries) - 1
+        for name in (index, direct(index)):
+            self.mode.grids[name] = place.grid
+            self.mode.means[name] = place.grid.mean
+        self.mode.entries = self.entries
+        return entry
+
+    def _channel(self, leaf: Tensor) -> int | None:
         # A batch of images that is explained as one object is still a batch of images.
         ndim = leaf.ndim + (not self.batched and leaf.ndim < 3)
         channel = default_channel(ndim) if self.channel_dim is None else self.channel_dim
         if len(self.channels) < len(self.known):
             channel = self.known[len(self.channels)]
-        if channel is not None and not isinstance(channel, int):
+        if isinstance(channel, bool) or not (channel is None or isinstance(channel, int)):
             raise InputError(f"channel_dim must be an integer, but {channel!r} was given.")
+        if channel == 0:  # no dimension is summed over
+            return None
         if channel is not None and not -leaf.ndim <= channel < 0:
             raise InputError(
                 f"channel_dim={channel} does not fit an input of {leaf.ndim} dimensions; count "
-                "from the end, −1 being the last."
+                "from the end, −1 being the last, or give 0 to keep all dimensions."
             )
-        shape = list(leaf.shape) if self.batched else [1, *leaf.shape]
-        batch = self._batch_dim(leaf)
-        if channel is not None:
-            del shape[channel]
-        wide = torch.float64 if leaf.dtype == torch.float64 else torch.float32
-        ones = torch.ones(shape, dtype=wide, device=leaf.device)
-        ones.requires_grad_(self.bias not in ("separate", "none", "places"))
-        place = input_place(
-            ones,
-            self.samples,
-            batch,
-            channel,
-            self.bias not in ("spatial", "attention", "mapped"),
-            self.batched,
-        )
-        self.batch.append(batch)
-        if self.bias == "none":
-            return None, ones, channel
-        if self.bias in NOT_COLLECTED:
-            return place, ones, channel
-        self.mode.means[len(self.keys)] = place.grid.mean
-        self.mode.grid = self.mode.grid or place.grid
-        return place, ones, channel
+        return channel
 
-    def _batch_dim(self, leaf: Tensor) -> int:
-        """Where the samples are: the first dimension (windows of a sample follow one another)."""
-        if not self.batched or leaf.shape[0] % self.samples == 0:
-            return 0
-        if self.samples in leaf.shape:  # the state of a recurrent layer: (layers, B, D)
-            return leaf.shape.index(self.samples)
-        self.mismatch = self.mismatch or tuple(leaf.shape)
-        return 0
+    def _batch_dim(self, value: Tensor) -> tuple[int, bool]:
+        """Where the samples are (windows of a sample follow one another); whether that is known."""
+        if not self.batched or value.shape[0] == self.samples:
+            return 0, True
+        if self.samples in value.shape:  # the state of a recurrent layer: (layers, B, D)
+            return value.shape.index(self.samples), True
+        return 0, value.shape[0] % self.samples == 0
 
-    def _embedded(self, out: Tensor, ids: Mark) -> Tensor:
-        """Explained ids became vectors: those are the explained input."""
-        (key,) = ids.inputs or (None,)
-        return self.leaf(key, out, out)
+    def _made(self, out: Tensor, given: Tensor, mark: Mark) -> Tensor:
+        """A float made of an integer input, element by element or row by row, as a leaf."""
+        first, *others = sorted(entry_of(name) for name in mark.inputs)
+        entry = self.entries[first]
+        assert entry.home is not None
+        for k in others:  # ids of two inputs, put together: each has its part
+            self.entries[k].reached = True
+        rows = out.ndim - given.ndim
+        if mark.place is None:
+            self.mismatch = self.mismatch or tuple(out.shape)
+            home = unplaced(entry.home.grid, out.shape)
+        else:
+            cells = full(mark.place.cells, given.shape)
+            home = mark.place.with_cells(cells.reshape(*cells.shape, *[1] * rows))
+        sample = compacted(home.grid.sample[full(home.cells, out.shape)])
+        batch = next((d for d, n in enumerate(sample.shape) if n > 1), 0)
+        channel = entry.channel if out.shape == entry.value.shape else -1 if rows else None
+        place = entry.for_constants(home)
+        return self._leaf(entry, out, out, place, batch, channel, home)
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
         """Copies of the caller's arguments: the model may write into its input."""
@@ -181,7 +213,8 @@ class Feed:
 
     def run(self, model: Any, at: str | None) -> Any:
         """Calls the model under the interceptor, with marked inputs (or a marked module output)."""
-        items = [(k, _normal(v)) for k, v in self.items]
+        self.at = at is not None
+        items = [(k, normal(v)) for k, v in self.items]
         if at is None:
             items = [(k, self._enter(k, v)) for k, v in items]
         args = [v for k, v in items if not isinstance(k, str)]
@@ -193,22 +226,33 @@ class Feed:
             else:
                 out = self._run_at(model, at, args, kwargs)
         finally:
-            self.mode.embedded = None  # no cycle: an explanation is freed as soon as it is dropped
+            self.mode.made = None  # no cycle: an explanation is freed as soon as it is dropped
         if not self.leaves:
-            why = "no floating-point input, and the integer inputs never reached an embedding."
-            why = f"'{at}' was never called, or returned no floating-point tensor." if at else why
-            raise InputError(f"nothing could be explained: {why}")
+            raise self._nothing(at)
         return out
+
+    def _nothing(self, at: str | None) -> InputError:
+        if at is not None:
+            why = f"'{at}' was never called, or returned no floating-point tensor."
+            return InputError(f"nothing could be explained: {why}")
+        return InputError(
+            "nothing could be explained: no floating-point input, and the integer inputs never "
+            f"reached an embedding ({self.described()}). Look the ids up in an nn.Embedding, for "
+            "which a one-hot code and a linear layer are another form; give what they stand for "
+            "as floating-point numbers; or explain at a module that returns such, with at=."
+        )
 
     def _enter(self, key: Key, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         if value.is_floating_point():
             return self.leaf(key, value, value)
-        if value.dtype == torch.bool:
-            return value
+        pixels = value.dtype == torch.uint8 and value.ndim > 3
+        entry = self._entry(key, value, self._channel(value) if pixels else None, own=False)
         ids = value.clone()
-        self.mode.set_mark(ids, Mark(self.mode, IDS, None, 0, frozenset([key])))
+        name = direct(len(self.entries) - 1)
+        place = entry.home if entry.known else None
+        self.mode.set_mark(ids, Mark(self.mode, IDS, place, 0, frozenset([name])))
         return ids
 
     def _run_at(self, model: nn.Module, at: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -239,7 +283,7 @@ class Feed:
         if isinstance(out, Tensor):
             if not out.is_floating_point():
                 return out
-            return self.leaf(len(self.keys), out, out)
+            return self.leaf(len(self.entries), out, out)
         if isinstance(out, (tuple, list)):
             items = [self._replace(o) for o in out]
             return type(out)(*items) if hasattr(out, "_fields") else type(out)(items)
@@ -252,26 +296,48 @@ class Feed:
 
     # --- results ---------------------------------------------------------------------------
 
-    def located_sum(self, contribution: Tensor, k: int) -> Tensor:
-        """Contribution summed over channels, (B, *locations)."""
-        c = contribution if self.batched else contribution.unsqueeze(0)
-        channel = self.channels[k]
-        return self.batch_first(c if channel is None else c.sum(channel), k)
+    def located(self, contributions: Sequence[Tensor]) -> list[Tensor]:
+        """What the leaves have, summed at the locations of each entry, (B, *locations)."""
+        found: dict[int, Tensor] = {}
+        for c, spread in zip(contributions, self.spreads, strict=True):
+            if spread is not None:
+                for k, there in spread.back(c, self.entries).items():
+                    found[k] = found[k] + there if k in found else there
+        maps = []
+        for k, entry in enumerate(self.entries):
+            if entry.home is not None:
+                c = found[k] if k in found else torch.zeros_like(entry.ones)
+            else:
+                (leaf,) = entry.leaves
+                c = contributions[leaf] if self.batched else contributions[leaf].unsqueeze(0)
+                c = c if entry.channel is None else c.sum(entry.channel)
+            maps.append(self.batch_first(c, k))
+        return maps
 
     def batch_first(self, locations: Tensor, k: int) -> Tensor:
-        """(B, *locations), wherever the samples of leaf k are."""
-        return locations.movedim(self.batch[k], 0)
+        """(B, *locations), wherever the samples of entry k are."""
+        return locations.movedim(self.entries[k].axis, 0)
 
-    def shaped(self, values: Sequence[Tensor]) -> Any:
-        """Per-leaf values in the structure of the inputs."""
-        if len(values) == 1 and (self._single or not isinstance(self.keys[0], str)):
-            return values[0]
-        if all(isinstance(k, str) for k in self.keys):
-            found: dict[str, Any] = {}
-            for k, v in zip(self.keys, values, strict=True):
-                found[str(k)] = v if str(k) not in found else (*_many(found[str(k)]), v)
-            return found
-        return tuple(values)
+    def shaped(self, maps: Sequence[Any]) -> Any:
+        """One value per entry in the structure of the inputs; of what a module returned, in order.
+
+        Entries that nothing is explained of are left out.
+        """
+        found = {e.key: m for e, m in zip(self.entries, maps, strict=True) if e.shown}
+        if self.at:
+            return next(iter(found.values())) if len(found) == 1 else tuple(found.values())
+        return structured(self.kind, [key for key, _ in self.items], found)
+
+    def by_leaf(self, values: Sequence[Tensor], none: Callable[[Entry], Tensor]) -> Any:
+        """One value per leaf in the structure of the inputs: a tuple for several lookups of one.
+
+        ``none(entry)`` for an entry without leaves.
+        """
+        found = []
+        for entry in self.entries:
+            own = [values[k] for k in entry.leaves]
+            found.append(own[0] if len(own) == 1 else tuple(own) if own else none(entry))
+        return self.shaped(found)
 
     @staticmethod
     def register(mode: Interceptor, inputs: Sequence[Tensor]) -> None:
@@ -282,39 +348,6 @@ class Feed:
             mode.roots.append(x)
 
 
-def _normal(value: Any) -> Any:
-    """A tensor made under ``torch.inference_mode`` as one that autograd accepts."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
-
-
-def _many(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
-def _plain(items: Iterable[tuple[Key, Any]]) -> list[tuple[Key, Any]]:
-    """The items, none of which may hide tensors inside: those would not be explained."""
-    found = list(items)
-    for key, value in found:
-        if not isinstance(value, Tensor) and any(True for _ in tensors_in([value])):
-            raise InputError(
-                f"input {key!r} is a {type(value).__name__} of tensors. Give each tensor as an "
-                "input of its own, and let a function put them together for the model."
-            )
-    return found
-
-
-def _items(inputs: Any) -> tuple[str, list[tuple[Key, Any]]]:
-    if isinstance(inputs, Tensor):
-        return "tensor", [(None, inputs)]
-    if isinstance(inputs, Mapping):
-        bad = [k for k in inputs if not isinstance(k, str)]
-        if bad:
-            raise InputError(
-                f"the keys of inputs must be argument names, but {bad[0]!r} was given."
-            )
-        return "dict", _plain(inputs.items())
-    if isinstance(inputs, (tuple, list)):
-        return "tuple", _plain(enumerate(inputs))
-    raise InputError(
-        f"inputs must be a tensor, a tuple or a dict of them, but {type(inputs).__name__} is given."
-    )
+def nothing(entry: Entry) -> Tensor:
+    """The weights of an input that only constants lie at: zero."""
+    return torch.zeros(entry.value.shape, dtype=entry.ones.dtype, device=entry.value.device)

@@ -10,40 +10,40 @@ a mark has passed through something the mode cannot see (TorchScript, a custom
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.overrides import _get_current_function_mode_stack as _modes
 
-from omenn.core import place as places
 from omenn.core import transforms, unseen
-from omenn.core.autograd import NODES, Constant
-from omenn.core.call import CARRIED, FROZEN, IDS, OPAQUE, Call, Mark, coarser, inputs_of
+from omenn.core.autograd import NODES
+from omenn.core.call import CARRIED, FROZEN, OPAQUE, Call, Mark, coarser, inputs_of
 from omenn.core.caller import running_module
 from omenn.core.chains import Chains
-from omenn.core.constants import Constants, finite, ones_at
 from omenn.core.flow import Flow
 from omenn.core.graph import reaches
 from omenn.core.lifetime import MARK, opened
+from omenn.core.lookups import converted, looked_up
 from omenn.core.models import modules_of
 from omenn.core.origins import Origins
-from omenn.core.place import Grid, Place, Shared
+from omenn.core.place import Place
+from omenn.core.placing import Placing
+from omenn.core.provenance import mark_frozen, mark_written, names_in, taken
 from omenn.core.recompute import checkpointed, kept
 from omenn.core.rules import OPERATORS, Row
 from omenn.core.shapes import valued
 from omenn.core.spelling import UNTOUCHED, spell
 from omenn.core.unknown import LEAVES_TORCH, ruled, tensors_in, unknown
-from omenn.core.writing import freeze_written, memory_of, prepare_write
+from omenn.core.writing import memory_of, prepare_write
 
 _PYTHON_NODE = torch.autograd.function.BackwardCFunction
 # Nodes that an in-place write through a view leaves on tensors the mode has not seen written.
 _VIEW_NODES = ("CopySlices", "AsStridedBackward")
 
 
-class Interceptor(TorchFunctionMode):
+class Interceptor(Placing):
     """Runs what is called under it in frozen form. One per explanation, never shared.
 
     ``products``: which factor of a product of two equally bounded tensors carries: ``"half"`` of
@@ -71,6 +71,8 @@ class Interceptor(TorchFunctionMode):
         self.notes: dict[str, Any] = {}  # what the rules of a book keep between two calls
         self.names: dict[int, str] = {}
         self.own: set[int] = set()
+        # float64, if the model has any of it, or nobody knows
+        self.dtype = torch.float64 if model is None else torch.float32
         self.memory: set[int] = set()  # addresses of the model's parameters and buffers
         if model is not None:
             for name, m in modules_of(model):
@@ -79,6 +81,8 @@ class Interceptor(TorchFunctionMode):
                     if t is not None:
                         self.own.add(id(t))
                         self.memory.add(memory_of(t))
+                        if t.dtype == torch.float64:
+                            self.dtype = t.dtype
             self.memory.discard(0)
         self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
         # Explanations inside of which this one runs: what depends on their input is refused.
@@ -87,18 +91,13 @@ class Interceptor(TorchFunctionMode):
         self.origins = Origins()
         self.aside = transforms.Aside(unseen.Memory())
         self.roots: list[Tensor] = []  # tensors whose dependence is followed
-        self.grid: Grid | None = None
         self.routes = False  # what sits in a class token goes along the frozen attention
-        self.homes: list[tuple[tuple[int, ...], Place]] = []
         self.finite = False  # what is saved for the backward pass is finite: see unreached.py
         self.paused = False  # while the engine itself works between two of the model's calls
-        self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples,)
-        self.constants = Constants()
-        self.shared = Shared()
         self.chains = Chains(self)
-        self.frozen_constants: set[str] = set()
         self.held = ""  # the last operator whose result was frozen
-        self.embedded: Callable[[Tensor, Mark], Tensor] | None = None
+        # Makes a float of an explained integer input a leaf: (float, integers, their mark).
+        self.made: Callable[[Tensor, Tensor, Mark], Tensor] | None = None
         self.coarsest: torch.dtype | None = None  # the least precise type that carried a value
 
     # --- marks -----------------------------------------------------------------------------
@@ -210,6 +209,9 @@ class Interceptor(TorchFunctionMode):
             return transforms.plain(self, func, args, kwargs)
         if self.aside.duals:
             transforms.check_duals(self, args, kwargs)
+        again = converted(self, func, args, kwargs, marked)
+        if again is not None:
+            return again
         carried = any(m.kind == CARRIED for _, m in marked)
         spelling = spell(func)
         row = self.book.get(spelling.operator) if spelling else None
@@ -220,8 +222,10 @@ class Interceptor(TorchFunctionMode):
             return self._constant(None, func, args, kwargs, marked)
         call = Call(self, func, spelling, args, kwargs, marked)
         if not carried:
-            if spelling.operator == "embedding" and any(m.kind == IDS for _, m in marked):
-                return self._embedding(call)
+            if spelling.operator == "embedding_bag":
+                return row.rule(call)
+            if (rows := looked_up(self, call)) is not None:
+                return rows
             return self._constant((call, row), func, args, kwargs, marked)
         return ruled(self, call, row)
 
@@ -250,24 +254,26 @@ class Interceptor(TorchFunctionMode):
             rank = 0
         elif rank is None:
             rank = min([m.rank for _, m in call.marked if m.kind == CARRIED])
-        inputs = inputs_of(call.marked)
+        inputs = names_in(m for _, m in call.marked)
+        carriers = names_in(m for _, m in call.marked if m.kind == CARRIED)
         twin = self._twin(call, out)
         outs = [out] if isinstance(out, Tensor) else list(out)
         for k, t in enumerate(outs):
-            if not isinstance(t, Tensor) or t.dtype == torch.bool:
+            if not isinstance(t, Tensor):
                 continue
+            place = found[k] if k < len(found) else None
             if not (t.is_floating_point() or t.is_complex()):
                 # Indices and rounded values: should they be added somewhere, it will be told.
-                self.set_mark(t, Mark(self, FROZEN, None, 0, inputs))
+                self.set_mark(t, Mark(self, FROZEN, place, 0, inputs))
                 continue
             carries = t.requires_grad and t.grad_fn is not None and not call.held
             carries = carries and (call.flow is None or call.flow.reaches(t))
             kind = CARRIED if carries else FROZEN
             if carries and t.dtype is not self.coarsest:
                 self.coarsest = coarser(self.coarsest, t.dtype)
-            place = found[k] if k < len(found) else None
             true = twin[k] if twin else None
-            self.set_mark(t, Mark(self, kind, place, rank, inputs, true, call.layer_of(t)))
+            of = carriers if kind == CARRIED else inputs
+            self.set_mark(t, Mark(self, kind, place, rank, of, true, call.layer_of(t)))
 
     def _twin(self, call: Call, out: Any) -> list[Any] | None:
         """The same call in the ordinary graph (only kept for second derivatives)."""
@@ -307,87 +313,22 @@ class Interceptor(TorchFunctionMode):
         place: list[Place | None] = []
         if known is not None and not known[1].composite:
             try:
-                place = self._places(*known, out)
+                there = taken(known[0], out)
+                place = self._places(*known, out) if there is None else [there]
             except (RuntimeError, IndexError, TypeError, ValueError, AttributeError):
                 place = []  # a place is a courtesy here: the tensor carries nothing
-        inputs = inputs_of(marked)
-        ids = frozenset().union(*(m.inputs for _, m in marked if m.kind == IDS))
-        outs = [out] if isinstance(out, Tensor) else out if isinstance(out, (list, tuple)) else []
-        for k, t in enumerate(outs):
-            if not isinstance(t, Tensor) or t.dtype == torch.bool:
-                continue
-            there = place[k] if k < len(place) else None
-            if t.is_floating_point() or t.is_complex():
-                self.set_mark(t, Mark(self, FROZEN, there, 0, inputs))
-            elif ids:
-                self.set_mark(t, Mark(self, IDS, there, 0, ids))
-            elif inputs:
-                self.set_mark(t, Mark(self, FROZEN, None, 0, inputs))
-        if inputs and getattr(func, "__name__", "") in LEAVES_TORCH:
+        self.freeze(func, marked, out, place)
+        if inputs_of(marked) and getattr(func, "__name__", "") in LEAVES_TORCH:
             self.frozen_constants.add(self.module_path())
         if known is not None:
             self.chains.note(known[0], out)
             if known[0].inplace:
-                freeze_written(self, known[0].first, inputs)
+                mark_written(self, known[0].first, marked)
         return out
 
-    def _embedding(self, call: Call) -> Any:
-        """The lookup of explained ids: its output is the explained input."""
-        with torch.set_grad_enabled(self.create_graph):
-            out = call.func(*call.args, **call.kwargs)
-        ids = next((m for t, m in call.marked if m.kind == IDS), None)
-        if self.embedded is None or ids is None:
-            return out
-        return self.embedded(out, ids)
-
-    # --- constants -------------------------------------------------------------------------
-
-    def attach(self, call: Call, y: Tensor, term: Tensor, frozen: bool = False) -> Tensor:
-        """Carries ``term``, a constant that was added to y, to the ones image of the input.
-
-        ``frozen``: the constant itself depends on the input (it is told in the result).
-        """
-        found = None if self.grid is None else finite(term)
-        if found is None:
-            return y
-        if frozen:
-            self.frozen_constants.add(self.module_path())
-        place = self._places(call, self.book.get(call.operator), y)[0] or self.nowhere(y)
-        return self.carry(call, y, found, place)
-
-    def ones_for(self, call: Call, y: Tensor) -> Tensor:
-        """The ones of a new constant term of the output y of this call."""
-        place = self._places(call, self.book.get(call.operator), y)[0] or self.nowhere(y)
-        return self.share(call, place)
-
-    def carry(self, call: Call, y: Tensor, term: Tensor, place: Place | None) -> Tensor:
-        return Constant.apply(y, self.share(call, place), term)  # type: ignore[return-value]
-
-    def share(self, call: Call, place: Place | None, name: str | None = None) -> Tensor:
-        """Ones at a place for a new constant term of the module that runs, or of ``name``."""
-        # There is a grid here, so there is at least the whole input as a place.
-        assert place is not None
-        if name is None:
-            name = self.module_path()
-            # The constant of another layer is told, if at all, where that layer was called.
-            if any(m.kind == FROZEN and m.inputs for _, m in call.marked):
-                self.frozen_constants.add(name)
-        inputs = inputs_of([(t, m) for t, m in call.marked if m.kind == CARRIED])
-        return self.constants.add(name, place, ones_at(place, [self.means[k] for k in inputs]))
-
-    def nowhere(self, t: Tensor) -> Place | None:
-        return None if self.grid is None else places.unplaced(self.grid, t.shape)
-
-    def home(self, t: Tensor) -> Place | None:
-        """The place of an explained input with the leading dimensions of t (nodes, tokens)."""
-        for shape, place in self.homes:
-            lead = len(shape) - 1
-            if lead and t.ndim > lead and tuple(t.shape[:lead]) == shape[:lead]:
-                kept = places.reduced(place, shape, [lead], False)
-                return kept.with_cells(
-                    kept.cells.reshape(*kept.cells.shape, *[1] * (t.ndim - lead))
-                )
-        return None
+    def freeze(self, func: Any, marked: Any, out: Any, found: Sequence[Place | None] = ()) -> None:
+        """Marks what came of an operator through which nothing flows."""
+        mark_frozen(self, func, marked, out, found)
 
     # --- names -----------------------------------------------------------------------------
 

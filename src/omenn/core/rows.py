@@ -114,6 +114,8 @@ def _filled(into: Any, value: Any, k: int, count: int) -> Any:
             )
         into[:, k] = value.detach()
         return into
+    if value is None:  # an input that nothing is explained of
+        return None
     if isinstance(value, dict):
         return {n: _filled(into and into[n], v, k, count) for n, v in value.items()}
     return tuple(_filled(into and into[n], v, k, count) for n, v in enumerate(value))

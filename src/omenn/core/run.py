@@ -14,7 +14,7 @@ from omenn.core.autograd import last_pass, own_precision
 from omenn.core.depth import Depth, depth_of
 from omenn.core.explanation import TOLERANCES, Explanation, located_shares
 from omenn.core.graph import violations
-from omenn.core.inputs import NOT_COLLECTED, Feed
+from omenn.core.inputs import NOT_COLLECTED, Feed, nothing
 from omenn.core.intercept import Interceptor
 from omenn.core.models import check_model
 from omenn.core.place import REASONS
@@ -175,6 +175,14 @@ class FrozenRun:
         if mark is None or not f.is_floating_point():
             where = f"the output of '{self.at}'" if self.at else "the input"
             raise TargetError(f"the explained output does not depend on {where}.")
+        if mark.kind != "carried" and not self.mode.held:
+            where = f"the output of '{self.at}'" if self.at else "the input"
+            raise TargetError(
+                f"the explained output does not depend on {where} but by way of whole numbers and "
+                "decisions (comparisons, rounding, one-hot codes), which have no derivative. "
+                "Explain a number before them with output= or target=; ids are explained where "
+                "they are looked up in a table (nn.Embedding)."
+            )
         if mark.kind != "carried":
             raise UnsupportedOperator(
                 self.mode.held or "softmax",
@@ -268,6 +276,10 @@ class FrozenRun:
     def _sorted(self, grads: Sequence[Tensor | None]) -> Gradients:
         """Gradients at the leaves, zero where none arrived; those at the constants summed."""
         leaves, n = self._leaves(), len(self.feed.leaves)
+        wanted = [entry for entry in self.feed.entries if entry.ones.requires_grad]
+        for entry, found in zip(wanted, grads[n : n + len(wanted)], strict=True):
+            entry.reached = entry.reached or found is not None
+        self.mode.tell(grads[len(leaves) :])
         filled = [
             torch.zeros_like(w) if g is None else g
             for g, w in zip(grads[: len(leaves)], leaves, strict=True)
@@ -280,39 +292,31 @@ class FrozenRun:
         """The explanation from one set of gradients."""
         feed, samples = self.feed, self.feed.samples
         wide = torch.float64 if f.dtype == torch.float64 else torch.float32
-        contribution, matrix, bias = [], [], []
         split = _by_reason(g.sources, samples, f, wide)
         located, unlocated = located_shares(list(g.sources), split.detach())
         summed = split.sum(1)
         sources = dict(zip(g.sources, summed.unbind(), strict=True))
         apart = self.bias == "separate"
         constant = summed.sum(0)
-        for k, (x, w) in enumerate(zip(feed.values, g.inputs, strict=True)):
-            c = w.to(wide) * x.to(wide)
-            total = feed.located_sum(c, k)
-            if self.bias in NOT_COLLECTED:
-                b = torch.zeros_like(total)
-            elif apart:
-                b = constant / len(feed.values)
-            else:
-                b = feed.batch_first(g.ones[k], k)  # U is one: C_b = ∂f/∂U ⊙ U
-            contribution.append(c)
-            bias.append(b)
-            matrix.append(total if apart else total + b)
-        if self.depth is not None:
-            matrix = [self.depth.brought(matrix, feed.batch)]
-            bias = bias if apart else [self.depth.brought(bias, feed.batch)]
-        residual, magnitude = _sums(f, matrix, bias if apart else [], samples)
+        contribution = [w.to(wide) * x.to(wide) for x, w in zip(feed.values, g.inputs, strict=True)]
+        matrix = feed.located(contribution)
+        if self.bias in NOT_COLLECTED or apart:
+            bias = [torch.zeros_like(m) for m in matrix]
+        else:  # U is one: C_b = ∂f/∂U ⊙ U
+            bias = [feed.batch_first(g.ones[k], k) for k in range(len(feed.entries))]
+            matrix = [m + b for m, b in zip(matrix, bias, strict=True)]
+        matrix, shown = self.brought(matrix)
+        residual, magnitude = _sums(f, matrix, [constant] if apart else [], samples)
         # A model that computes in float32 inside float64 is exact to float32.
         dtype = self.mode.coarsest or feed.values[0].dtype
         return Explanation(
             output=self._ordinary(f),
             target=index,
-            inputs=feed.shaped(feed.values),
-            weight=feed.shaped(g.inputs),
-            contribution=feed.shaped(contribution),
-            bias=constant if apart else feed.shaped(bias),
-            matrix=feed.shaped(matrix),
+            inputs=feed.by_leaf(feed.values, lambda entry: entry.value),
+            weight=feed.by_leaf(g.inputs, nothing),
+            contribution=feed.by_leaf(contribution, nothing),
+            bias=constant if apart else self.brought(bias)[1],
+            matrix=shown,
             residual=residual,
             magnitude=magnitude,
             sources=sources,
@@ -325,6 +329,13 @@ class FrozenRun:
             products=self.options.get("products", "half"),
             frozen_constants=tuple(sorted(self.mode.frozen_constants)),
         )
+
+    def brought(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+        """One map per entry, brought to the input if they are at a module; and their structure."""
+        if self.depth is None:
+            return list(maps), self.feed.shaped(maps)
+        one = self.depth.brought(maps, self.feed.batch)
+        return [one], self.depth.shaped(one)
 
     def _ordinary(self, f: Tensor) -> Tensor:
         """f without history; or as the ordinary network gives it, where derivatives are wanted."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from omenn.core.autograd import Opaque
-from omenn.core.call import FROZEN, OPAQUE, Call, Mark, alike, inputs_of, substitute
+from omenn.core.call import OPAQUE, Call, Mark, alike, inputs_of, substitute
 from omenn.core.spelling import spell
 from omenn.core.writing import OWN, memory_of, owned
 from omenn.errors import UnsupportedOperator
@@ -113,7 +113,7 @@ def native(
             raise copy(error)
     given = list({id(t): t for t in tensors_in((*args, *kwargs.values()))}.values())
     before = [_version(t) for t in given]
-    result = Result(mode, given, marked, error)
+    result = Result(mode, func, given, marked, error)
     numbers = substitute(args[1:], result.number), substitute(kwargs, result.number)
     with torch.no_grad():
         out = func(*args[:1], *numbers[0], **numbers[1])
@@ -134,9 +134,15 @@ class Result:
     """Puts marks and a history on what an operator made natively of ``marked`` arguments."""
 
     def __init__(
-        self, mode: Interceptor, given: list[Tensor], marked: Any, error: UnsupportedOperator
+        self,
+        mode: Interceptor,
+        func: Any,
+        given: list[Tensor],
+        marked: Any,
+        error: UnsupportedOperator,
     ) -> None:
-        self.mode, self.given, self.error = mode, given, error
+        self.mode, self.func, self.marked = mode, func, marked
+        self.given, self.error = given, error
         self.mark = Mark(mode, OPAQUE, None, 0, inputs_of(marked), error=error)
         self.parents = [t for t in given if t.requires_grad and mode.mark_of(t) is not None]
 
@@ -178,10 +184,8 @@ class Result:
             return t
         if not _continuous(t) and any(memory_of(p) == memory_of(t) for p in self.parents):
             raise copy(self.error)  # the bits of a number are no decision
-        if t.dtype == torch.bool:
-            return t
         if not _continuous(t):
-            self.mode.set_mark(t, Mark(self.mode, FROZEN, None, 0, self.mark.inputs))
+            self.mode.freeze(self.func, self.marked, t)
             return t
         y = self._alias(t)
         if y is None:

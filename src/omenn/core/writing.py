@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from omenn.core.call import CARRIED, FROZEN, Call, Mark
+from omenn.core.call import CARRIED, Call, Mark
 
 if TYPE_CHECKING:
     from omenn.core.intercept import Interceptor
@@ -30,13 +30,6 @@ def owned(mode: Interceptor, t: Tensor) -> bool:
     """Whether a tensor is a parameter or buffer of the model, or shares the memory of one."""
     own = id(t) in mode.own or id(t._base) in mode.own
     return own or bool(mode.memory and memory_of(t) in mode.memory)
-
-
-def freeze_written(mode: Interceptor, target: Any, inputs: frozenset[Any]) -> None:
-    """A frozen value was written into a constant: that, and what it is a part of, is frozen."""
-    for t in (target, getattr(target, "_base", None)):
-        if isinstance(t, Tensor) and id(t) not in mode.own and mode.mark_of(t) is None:
-            mode.set_mark(t, Mark(mode, FROZEN, None, 0, inputs))
 
 
 def prepare_write(mode: Interceptor, call: Call) -> None:

@@ -261,7 +261,7 @@ class AttentionRun:
         What tokens without a place have is left out, and else the sum stays.
         """
         maps = brought(self.feed, self.products[0].keys, relevance, resample == "bilinear")
-        contributions = [over_channels(self.feed, m, k) for k, m in enumerate(maps)]
+        contributions = over_channels(self.feed, maps)
         return explained(self.feed, self.f.detach(), self.index, contributions)
 
 

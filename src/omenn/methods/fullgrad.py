@@ -137,14 +137,13 @@ def published(run: LayersRun, target: Target, output: Any) -> Explanation:
     ]
     layers = [(place, values) for _, place, values in run.layers(g)]
     canvas = Canvas(feed, [(p, v.shape) for p, v in (*inputs, *layers)])
-    zero = [torch.zeros_like(u.movedim(feed.batch[k], 0)) for k, u in enumerate(feed.ones)]
+    zero = [torch.zeros_like(feed.batch_first(u, k)) for k, u in enumerate(feed.ones)]
     bias = _summed([zero, *(canvas.brought(*_rescaled(p, v)) for p, v in layers)])
     matrix = _summed([bias, *(canvas.brought(*_rescaled(p, v)) for p, v in inputs)])
-    shown = (feed.shaped(matrix), feed.shaped(bias))
-    if run.depth is not None:
-        matrix = [run.depth.brought(matrix, feed.batch)]
-        shown = (matrix[0], run.depth.brought(bias, feed.batch))
-    return remapped(e, *shown, matrix, "ψ: absolute, rescaled, upsampled; lossy")
+    matrix, shown = run.brought(matrix)
+    return remapped(
+        e, shown, run.brought(bias)[1], matrix, "ψ: absolute, rescaled, upsampled; lossy"
+    )
 
 
 def _summed(maps: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -175,7 +174,12 @@ class Canvas:
     def __init__(self, feed: Feed, found: Sequence[tuple[Place, Sequence[int]]]) -> None:
         self.feed = feed
         self.lattices: dict[int, torch.Size] = {}  # grid → (B, *size) of its first cells
-        if len(feed.leaves) > 1 or not feed.batched or feed.batch[0] or feed.ones[0].ndim > 4:
+        if (
+            len(feed.entries) > 1
+            or not feed.batched
+            or feed.entries[0].axis
+            or feed.ones[0].ndim > 4
+        ):
             return
         for place, shape in found:
             size = self._lattice(full(place.cells, shape), shape)

@@ -228,7 +228,7 @@ def grad_cam(
 
     (found,) = task.attributions(attribute)
     there_map = _at_input(found.squeeze(1), there, feed)
-    return task.explanation([over_channels(task.feed, there_map, 0)])
+    return task.explanation(over_channels(task.feed, [there_map]))
 
 
 def _at_input(found: Tensor, there: Output, feed: Feed) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from omenn.core.depth import boxed
 from omenn.core.explanation import TOLERANCES, Explanation
-from omenn.core.inputs import Feed
+from omenn.core.inputs import Feed, nothing
 from omenn.core.place import Place
 
 
@@ -21,15 +21,15 @@ def explained(
     ``matrix`` is their sum over channels, ``bias`` is zero, and so is ``weight``: such a method has
     no operator W(x) of which its map would be W ⊙ X. ``f`` (B,) is the explained number.
     """
-    matrix = [feed.located_sum(c, k) for k, c in enumerate(contributions)]
+    matrix = feed.located(contributions)
     flat = [m.double().reshape(feed.samples, -1) for m in matrix]
     total = torch.stack([m.sum(1) for m in flat]).sum(0)
     return Explanation(
         output=f,
         target=index,
-        inputs=feed.shaped(feed.values),
-        weight=feed.shaped([torch.zeros_like(x) for x in feed.values]),
-        contribution=feed.shaped(contributions),
+        inputs=feed.by_leaf(feed.values, lambda entry: entry.value),
+        weight=feed.by_leaf([torch.zeros_like(x) for x in feed.values], nothing),
+        contribution=feed.by_leaf(contributions, nothing),
         bias=feed.shaped([torch.zeros_like(m) for m in matrix]),
         matrix=feed.shaped(matrix),
         residual=f.double() - total,
@@ -73,10 +73,21 @@ def _footprint(feed: Feed, place: Place, k: int) -> list[int]:
     return (hit.amax(0) - hit.amin(0) + 1)[1:].tolist()
 
 
-def over_channels(feed: Feed, locations: Tensor, k: int) -> Tensor:
-    """A map (B, *locations) of the k-th explained input as a contribution: even over channels."""
-    shape, channel = feed.values[k].shape, feed.channels[k]
-    there = locations.movedim(0, feed.batch[k])
-    if channel is None:
-        return there.expand(shape).clone()
-    return (there.unsqueeze(channel) / shape[channel]).expand(shape).clone()
+def over_channels(feed: Feed, maps: Sequence[Tensor]) -> list[Tensor]:
+    """A map (B, *locations) of each explained input as contributions of its leaves, one each.
+
+    Even over the channels, and over the lookups of the same ids.
+    """
+    found = []
+    for k, x in enumerate(feed.values):
+        entry = feed.entries[feed.owners[k]]
+        there = maps[feed.owners[k]].movedim(0, entry.axis)
+        spread = feed.spreads[k]
+        if spread is not None:
+            found.append(spread.forth(there, x.shape) / len(entry.leaves))
+        elif entry.channel is None:
+            found.append(there.expand(x.shape).clone())
+        else:
+            even = there.unsqueeze(entry.channel) / x.shape[entry.channel]
+            found.append(even.expand(x.shape).clone())
+    return found

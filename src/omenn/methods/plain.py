@@ -176,9 +176,9 @@ _LINEAR = frozenset(
     stacked pad setitem index_put index_add index_copy scatter_add masked_fill index_fill fill where
     copy_ scatter add sub sum mean nanmean dropout avg_pool pixel_shuffle pixel_unshuffle
     interpolate channel_shuffle native_channel_shuffle max_unpool unfold fold affine_grid fourier
-    embedding relu leaky_relu rrelu deg2rad rad2deg max_pool amax median nanmedian kthvalue topk
-    sort cummax cummin batch_norm multi_head_attention_forward rnn_tanh rnn_relu rnn_tanh_cell
-    rnn_relu_cell _pack_padded_sequence _pad_packed_sequence
+    embedding embedding_bag relu leaky_relu rrelu deg2rad rad2deg max_pool amax median nanmedian
+    kthvalue topk sort cummax cummin batch_norm multi_head_attention_forward rnn_tanh rnn_relu
+    rnn_tanh_cell rnn_relu_cell _pack_padded_sequence _pad_packed_sequence
     """.split()
 )
 

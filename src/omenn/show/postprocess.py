@@ -302,6 +302,8 @@ def _each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """The structure with every tensor of it changed, in the order of ``leaves``."""
     if isinstance(value, Tensor):
         return function(value)
+    if value is None:
+        return None
     if isinstance(value, Mapping):
         return {name: _each(part, function) for name, part in value.items()}
     return tuple(_each(part, function) for part in value)

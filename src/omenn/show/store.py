@@ -130,6 +130,8 @@ def _rebuilt(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
 def _lists(value: Any) -> Any:
     if hasattr(value, "detach"):
         return value.detach().tolist()
+    if value is None:
+        return None
     if isinstance(value, Mapping):
         return {name: _lists(part) for name, part in value.items()}
     return [_lists(part) for part in value]

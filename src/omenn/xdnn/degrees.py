@@ -310,7 +310,8 @@ channel_shuffle native_channel_shuffle max_unpool affine_grid fourier relu leaky
 rad2deg reversed long int short char byte to_sparse abs std std_mean
 """
 _SAME = """
-cat stack stacked block_diag diff complex embedding index_add index_copy scatter_add hypot
+cat stack stacked block_diag diff complex embedding embedding_bag index_add index_copy scatter_add
+hypot
 """
 # The same; the indices that come with them are of degree 0.
 _CHOSEN = """

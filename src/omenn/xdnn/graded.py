@@ -171,13 +171,13 @@ class Graded(Moved):
             out = func(*args, **kwargs)
         if name in _EMPTY:
             out.zero_()  # what is not there yet may be of any degree
-        marks = [mark for t in tensors if (mark := self.mark_of(t)) is not None]
-        ids = next((mark for mark in marks if mark.kind == IDS), None)
-        if ids is None:
+        marked = [(t, mark) for t in tensors if (mark := self.mark_of(t)) is not None]
+        index, ids = next(((t, m) for t, m in marked if m.kind == IDS), (None, None))
+        if index is None or ids is None:
             return out
         spelling = spell(func)
-        if spelling is not None and spelling.operator == "embedding" and self.embedded:
-            return self.embedded(out, ids)
+        if spelling is not None and spelling.operator == "embedding" and self.made:
+            return self.made(out, index, ids)
         for t in tensors_in([out]):
             if not _is_number(t) and t.dtype != torch.bool:
                 self.set_mark(t, ids)

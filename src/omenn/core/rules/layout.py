@@ -67,6 +67,8 @@ def rearranged(call: Call, out: Any) -> Any:
     if found is None:
         return None
     x, place = found
+    if call.args and isinstance(call.args[0], Tensor) and call.args[0] is not x:
+        return None  # x is an index
 
     def view(cells: Tensor) -> object:
         swap = lambda t: cells if t is x else t  # noqa: E731

@@ -11,6 +11,7 @@ from torch import Tensor
 from omenn.core import place as places
 from omenn.core.call import Call
 from omenn.core.constants import finite
+from omenn.core.lookups import bag
 from omenn.core.rules.columns import layer_of, plain, product_of
 from omenn.core.rules.layout import linear
 from omenn.core.rules.placers import folded, fourier_place, sampled_place, windows
@@ -133,4 +134,5 @@ ROWS: dict[str, Row] = (
     | rows("grid_sample", sampled, sampled_place)
     | rows("fourier", linear, fourier_place)
     | rows("embedding", linear, unlocated)  # a table that depends on the input
+    | {"embedding_bag": Row(bag, unlocated, composite=True)}
 )
