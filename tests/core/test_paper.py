@@ -54,11 +54,11 @@ def test_two_layer_network_against_a_matrix_computed_by_hand() -> None:
     assert e.residual.tolist() == [0.0]
 
 
-def test_two_layer_network_when_placed_evenly() -> None:
+def test_two_layer_network_when_placed_evenly_over_what_acts() -> None:
     x = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
     e = omenn.explain(two_layers(), x, 0, bias="uniform")
-    assert e.bias.tolist() == [[-0.875, -0.875]]
-    assert e.matrix.tolist() == [[3.125, -0.875]]
+    assert e.bias.tolist() == [[-1.75, 0.0]]
+    assert e.matrix.tolist() == [[2.25, 0.0]]
 
 
 def test_two_layer_network_where_both_hidden_units_are_active() -> None:

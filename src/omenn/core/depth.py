@@ -21,6 +21,7 @@ from omenn.core.entries import structured
 from omenn.core.inputs import Feed
 from omenn.core.intercept import Interceptor
 from omenn.core.place import Place, full, resampled
+from omenn.core.spread import spread
 from omenn.core.unknown import raise_opaque
 from omenn.errors import UnsupportedOperator
 
@@ -60,7 +61,7 @@ class Depth:
         (index,) = set(feed.owners)
         entry = feed.entries[index]
         self.feed, self.entry = feed, entry
-        self.ones, self.batch = entry.ones, entry.axis
+        self.ones, self.mean, self.batch = entry.ones, entry.place.grid.mean, entry.axis
 
     def channels(self) -> list[int | None]:
         return [one.channel for one in self.found]
@@ -74,33 +75,49 @@ class Depth:
         keys = [key for key, _ in self.feed.items]
         return structured(self.feed.kind, keys, {self.entry.key: one})
 
-    def brought(self, maps: Sequence[Tensor], batch: Sequence[int]) -> Tensor:
+    def brought(
+        self, maps: Sequence[Tensor], batch: Sequence[int], acts: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """The maps of all tensors, summed at the locations of the input, (B, *locations).
 
         ``batch``: the dimension of each tensor that came first in its map, that of the samples.
+        ``acts``: where each tensor acts on the output, everywhere if not given. What has no place
+        on the input is spread over the locations of those that have one and act.
         """
-        parts = zip(maps, self.found, batch, strict=True)
-        return torch.stack([self._brought(*part) for part in parts]).sum(0)
+        acts = [torch.ones_like(m) for m in maps] if acts is None else acts
+        located, amounts, seen = [], [], []
+        for m, act, one, dim in zip(maps, acts, self.found, batch, strict=True):
+            if one.place is None:
+                amounts.append(m.reshape(len(self.mean), -1).sum(1))
+                continue
+            there, amount = self._back(m, one.place, one, dim)
+            amounts.append(amount)
+            seen.append(self._back(act.detach().to(m.dtype), one.place, one, dim)[0] > 0)
+            if self.resample == "bilinear" and there.ndim > 2 and one.on_input:
+                for axis, width in enumerate(self._footprint(one.place), start=1):
+                    there = boxed(there, axis, width)
+            located.append(there)
+        (everywhere,) = spread([torch.stack(amounts).sum(0)], [torch.stack(seen).any(0)])
+        return torch.stack([*located, everywhere]).sum(0)
 
-    def _brought(self, matrix: Tensor, one: Located, batch: int) -> Tensor:
-        place = one.place
-        if place is None:
-            size = self.ones.movedim(self.batch, 0).shape
-            even = matrix.reshape(size[0], -1).sum(1) / (self.ones.numel() // size[0])
-            return even.reshape(-1, *[1] * (len(size) - 1)).expand(size).clone()
+    def _back(
+        self, matrix: Tensor, place: Place, one: Located, batch: int
+    ) -> tuple[Tensor, Tensor]:
+        """What the elements of a map have at the locations of the input; and without a place."""
         cells = full(place.cells, one.shape)
         if one.channel is not None:
             cells = cells.select(one.channel, 0)
         cells = cells.movedim(batch, 0)
         with torch.enable_grad():
-            spread = (place.grid.u[cells] * matrix).sum()
-        twice = matrix.requires_grad
-        (there,) = torch.autograd.grad(spread, self.ones, retain_graph=True, create_graph=twice)
-        there = there.movedim(self.batch, 0)
-        if self.resample == "bilinear" and there.ndim > 2 and one.on_input:
-            for dim, width in enumerate(self._footprint(place), start=1):
-                there = boxed(there, dim, width)
-        return there
+            total = (place.grid.u[cells] * matrix).sum()
+        there, amount = torch.autograd.grad(
+            total,
+            [self.ones, self.mean],
+            retain_graph=True,
+            create_graph=matrix.requires_grad,
+            materialize_grads=True,
+        )
+        return there.movedim(self.batch, 0), amount
 
     def _footprint(self, place: Place) -> list[int]:
         """How many locations of the input a cell covers, along each of its dimensions."""

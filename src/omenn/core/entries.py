@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.core.place import Place, full, input_place
+from omenn.core.place import Grid, Place, full, input_place
 from omenn.errors import InputError
 
 Key = int | str | None
@@ -126,15 +126,20 @@ class Spread:
         if self.plain is not None:
             self.sample, self.slots = grid.sample, grid.slots
             return
-        homes = {k: e.home_ones for k, e in enumerate(entries) if e.home_ones is not None}
+        homes = {k: e for k, e in enumerate(entries) if e.home_ones is not None}
         found, self.cells = place.cells.unique(return_inverse=True)
         with torch.enable_grad():
             u = grid.u[found]
         each = torch.eye(len(u), dtype=u.dtype, device=u.device)
+        ones = [e.home_ones for e in homes.values()] + [_home(e).mean for e in homes.values()]
         rows = torch.autograd.grad(
-            u, list(homes.values()), each, True, allow_unused=True, is_grads_batched=True
+            u, ones, each, True, materialize_grads=True, is_grads_batched=True
         )
-        self.rows = {k: r.flatten(1) for k, r in zip(homes, rows, strict=True) if r is not None}
+        for (k, e), r, lost in zip(homes.items(), rows, rows[len(homes) :], strict=False):
+            own = _home(e).sample[: _home(e).slots]
+            there = r.flatten(1) + (lost / own.bincount(minlength=lost.shape[1]))[:, own]
+            if bool(there.any()):
+                self.rows[k] = there
 
     def back(self, c: Tensor, entries: Sequence[Entry]) -> dict[int, Tensor]:
         """The sums of c at the locations of each entry (the shape of its ones)."""
@@ -162,3 +167,8 @@ class Spread:
         count = count.index_add(0, cells.flatten(), ones.sum_to_size(cells.shape).flatten())
         there = torch.cat([flat, flat.new_zeros(len(count) - len(flat))]) / count.clamp_min(1)
         return there[cells].expand(shape).clone()
+
+
+def _home(entry: Entry) -> Grid:
+    assert entry.home is not None
+    return entry.home.grid

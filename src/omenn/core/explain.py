@@ -58,7 +58,8 @@ def explain(
             the sum), or ``"none"``: they stay at the locations of the module's output.
         bias: where constants go: ``"spatial"`` to the place of their operator; ``"attention"`` the
             same, and those of a class token along the frozen attention; ``"uniform"`` evenly over
-            the input; ``"separate"`` kept apart as one number per sample.
+            the input; ``"separate"`` kept apart as one number per sample. What has no place, and
+            what is spread evenly, goes to the locations that act on the output alone.
         output: where the logits are in a structured output: callable, key or index.
         products: of two equally bounded factors ``"half"`` of each carries, or ``"left"`` or
             ``"right"`` alone.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from omenn.core.inputs import NOT_COLLECTED, Feed, nothing
 from omenn.core.intercept import Interceptor
 from omenn.core.models import check_model
 from omenn.core.place import REASONS
+from omenn.core.spread import spread
 from omenn.core.target import Target, pick_output, select
 from omenn.core.transforms import NeedsHistory
 from omenn.core.unknown import raise_opaque
@@ -45,6 +46,7 @@ class Gradients:
     inputs: list[Tensor]
     ones: list[Tensor]
     sources: dict[str, Tensor]
+    means: list[Tensor] = field(default_factory=list)  # without a place, by input and sample
 
 
 class FrozenRun:
@@ -248,8 +250,13 @@ class FrozenRun:
         return fresh
 
     def _leaves(self) -> list[Tensor]:
-        """Explained inputs, then their ones, as far as these are wanted."""
-        return [*self.feed.leaves, *(u for u in self.feed.ones if u.requires_grad)]
+        """Explained inputs, then ones: of their samples and of their locations, if wanted."""
+        ones = [u for u in self.feed.ones if u.requires_grad]
+        return [*self.feed.leaves, *self._means(), *ones]
+
+    def _means(self) -> list[Tensor]:
+        means = [self.mode.means.get(k) for k in range(len(self.feed.ones))]
+        return [m for m in means if m is not None and m.requires_grad]
 
     def _gradients(
         self,
@@ -275,10 +282,11 @@ class FrozenRun:
 
     def _sorted(self, grads: Sequence[Tensor | None]) -> Gradients:
         """Gradients at the leaves, zero where none arrived; those at the constants summed."""
-        leaves, n = self._leaves(), len(self.feed.leaves)
+        leaves, n, means = self._leaves(), len(self.feed.leaves), self._means()
         wanted = [entry for entry in self.feed.entries if entry.ones.requires_grad]
-        for entry, found in zip(wanted, grads[n : n + len(wanted)], strict=True):
-            entry.reached = entry.reached or found is not None
+        for kind in (grads[n : n + len(means)], grads[n + len(means) :]):
+            for entry, found in zip(wanted, kind, strict=False):
+                entry.reached = entry.reached or found is not None
         self.mode.tell(grads[len(leaves) :])
         filled = [
             torch.zeros_like(w) if g is None else g
@@ -286,7 +294,8 @@ class FrozenRun:
         ]
         terms = list(grads[len(leaves) :])
         sources = self.mode.constants.by_module(terms, self.feed.samples)
-        return Gradients(filled[:n], filled[n:], sources)
+        m = n + len(means)
+        return Gradients(filled[:n], filled[m:], sources, filled[n:m])
 
     def wrap(self, f: Tensor, index: Tensor, g: Gradients) -> Explanation:
         """The explanation from one set of gradients."""
@@ -300,12 +309,9 @@ class FrozenRun:
         constant = summed.sum(0)
         contribution = [w.to(wide) * x.to(wide) for x, w in zip(feed.values, g.inputs, strict=True)]
         matrix = feed.located(contribution)
-        if self.bias in NOT_COLLECTED or apart:
-            bias = [torch.zeros_like(m) for m in matrix]
-        else:  # U is one: C_b = ∂f/∂U ⊙ U
-            bias = [feed.batch_first(g.ones[k], k) for k in range(len(feed.entries))]
-            matrix = [m + b for m, b in zip(matrix, bias, strict=True)]
-        matrix, shown = self.brought(matrix)
+        bias, acts = self._placed(g, [torch.zeros_like(m) for m in matrix])
+        matrix = [m + b for m, b in zip(matrix, bias, strict=True)]
+        matrix, shown = self.brought(matrix, acts)
         residual, magnitude = _sums(f, matrix, [constant] if apart else [], samples)
         # A model that computes in float32 inside float64 is exact to float32.
         dtype = self.mode.coarsest or feed.values[0].dtype
@@ -315,7 +321,7 @@ class FrozenRun:
             inputs=feed.by_leaf(feed.values, lambda entry: entry.value),
             weight=feed.by_leaf(g.inputs, nothing),
             contribution=feed.by_leaf(contribution, nothing),
-            bias=constant if apart else self.brought(bias)[1],
+            bias=constant if apart else self.brought(bias, acts)[1],
             matrix=shown,
             residual=residual,
             magnitude=magnitude,
@@ -330,12 +336,28 @@ class FrozenRun:
             frozen_constants=tuple(sorted(self.mode.frozen_constants)),
         )
 
-    def brought(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+    def brought(
+        self, maps: Sequence[Tensor], acts: Sequence[Tensor] | None = None
+    ) -> tuple[list[Tensor], Any]:
         """One map per entry, brought to the input if they are at a module; and their structure."""
         if self.depth is None:
             return list(maps), self.feed.shaped(maps)
-        one = self.depth.brought(maps, self.feed.batch)
+        one = self.depth.brought(maps, self.feed.batch, acts)
         return [one], self.depth.shaped(one)
+
+    def _placed(self, g: Gradients, none: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """C_b of each entry, zero where it is not wanted, and the locations that act."""
+        weighed = [
+            (w.detach() != 0).to(x.dtype) for w, x in zip(g.inputs, self.feed.values, strict=True)
+        ]
+        acts = [m != 0 for m in self.feed.located(weighed)]
+        if self.bias in (*NOT_COLLECTED, "separate"):
+            return none, acts
+        # U is one: C_b = ∂f/∂U ⊙ U
+        bias = [self.feed.batch_first(g.ones[k], k) for k in range(len(none))]
+        acts = [a | (b.detach() != 0) for a, b in zip(acts, bias, strict=True)]
+        own = [not entry.leaves for entry in self.feed.entries]
+        return [b + e for b, e in zip(bias, spread(g.means, acts, own), strict=True)], acts
 
     def _ordinary(self, f: Tensor) -> Tensor:
         """f without history; or as the ordinary network gives it, where derivatives are wanted."""

@@ -8,8 +8,8 @@ pooling, convolution and reductions make a new grid by averaging. So a constant 
 tensor reaches the input through ``u[cells]``, and because ``u`` is one everywhere the forward pass
 never changes.
 
-Each grid ends with slots that hold the mean over the whole input, one per sample and reason: the
-place of what has no place, and why it has none (:data:`REASONS`).
+Each grid ends with slots, one per sample and reason: the place of what has no place, and why it has
+none (:data:`REASONS`). Their ones are leaves of their own, one a sample.
 """
 
 from omenn.core.place.grid import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,25 +18,25 @@ _SLOTTED = (TOKEN, POOLED, OPERATOR)
 class Grid:
     """Cells of a resampled ones image: ``u`` (n,), ``sample`` (n,) and ``reason`` (n,).
 
-    ``reason`` is 0 where a cell is located. The cells are followed by ``tail``, slots that hold
-    the mean over the whole input: ``samples`` of them for each reason.
+    ``reason`` is 0 where a cell is located. The cells are followed by ``tail``, slots for what has
+    no location: ``samples`` of them for each reason.
     """
 
     __slots__ = ("base", "reason", "sample", "samples", "slots", "tail", "u")
 
     def __init__(self, u: Tensor, sample: Tensor, reason: Tensor, tail: Tail) -> None:
-        self.samples = tail[0].numel() // len(_SLOTTED)
+        self.samples = tail.mean.numel()
         self.slots = u.numel()  # index of the first slot
         self.tail = tail
         self.base: Grid | None = None  # the grid that this one extends
-        self.u = torch.cat([u.flatten(), tail[0]])
-        self.sample = torch.cat([sample.flatten(), tail[1]])
-        self.reason = torch.cat([reason.flatten(), tail[2]])
+        self.u = torch.cat([u.flatten(), tail.u])
+        self.sample = torch.cat([sample.flatten(), tail.sample])
+        self.reason = torch.cat([reason.flatten(), tail.reason])
 
     @property
     def mean(self) -> Tensor:
-        """The mean over the whole input, (samples,)."""
-        return self.tail[0][: self.samples]
+        """One for each sample: what has no location hangs on it. (samples,)"""
+        return self.tail.mean
 
     def extended(self, u: Tensor, sample: Tensor) -> Grid:
         """This grid with more cells behind, placed by attention; its own keep their indices."""
@@ -59,14 +60,20 @@ class Grid:
         return sample + (self.slots + (reason - 1) * self.samples)
 
 
-Tail = tuple[Tensor, Tensor, Tensor]
+class Tail(NamedTuple):
+    """The slots of a grid: u, sample and reason of each; and the ones that u repeats."""
+
+    mean: Tensor
+    u: Tensor
+    sample: Tensor
+    reason: Tensor
 
 
 def tail_of(mean: Tensor) -> Tail:
-    """(u, sample, reason) of the slots for the mean over the whole input, (samples,)."""
+    """The slots for ``mean``, a one for each sample."""
     sample = torch.arange(mean.numel(), device=mean.device)
     reason = torch.tensor(_SLOTTED, device=mean.device).repeat_interleave(mean.numel())
-    return mean.repeat(len(_SLOTTED)), sample.repeat(len(_SLOTTED)), reason
+    return Tail(mean, mean.repeat(len(_SLOTTED)), sample.repeat(len(_SLOTTED)), reason)
 
 
 class Place:
@@ -116,16 +123,26 @@ class Place:
         slots = self.grid.slot(self.grid.sample[rows])
         return slots.reshape(-1, *[1] * (cells.ndim - 1)) if cells.ndim else slots.reshape(())
 
-    def regrid(self, u: Tensor, cells: Tensor, reason: Tensor | None = None) -> Place:
-        """A new grid with the values ``u``; ``cells`` (same shape) tell sample and reason."""
+    def regrid(
+        self, u: Tensor, cells: Tensor, reason: Tensor | None = None, inputs: bool = False
+    ) -> Place:
+        """A new grid with the values ``u``; ``cells`` (same shape) tell sample and reason.
+
+        What has no location hangs on the ones of its sample; with ``inputs`` u holds these of
+        several inputs already.
+        """
         grid = self.grid
+        sample = grid.sample[cells]
         if reason is None:
             reason = grid.reason[cells]
         # One cell per sample is the whole input: honest about it, it is not located.
         if u.numel() <= grid.samples:
             reason = reason.masked_fill(reason == 0, POOLED)
+        lost = (reason != 0) & (reason != ROUTED)
+        if not inputs and bool(lost.any()):
+            u = torch.where(lost, grid.mean[sample], u)
         fresh = torch.arange(u.numel(), device=u.device).reshape(u.shape)
-        return Place(Grid(u, grid.sample[cells], reason, grid.tail), fresh)
+        return Place(Grid(u, sample, reason, grid.tail), fresh)
 
 
 # A place, the shape of its tensor, and the dimensions along which positions were mixed.
@@ -135,14 +152,19 @@ Origin = tuple[Place, Sequence[int], Sequence[int]]
 def input_place(
     ones: Tensor, samples: int, batch: int, channel: int | None, spread: bool, batched: bool
 ) -> Place:
-    """The place of an explained input with the locations of ``ones``, samples along ``batch``."""
+    """The place of an explained input with the locations of ``ones``, samples along ``batch``.
+
+    NOTE two leaves. What has a location hangs on ``ones``, and what has none on the ones of its
+    sample: only after the pass back it is known which locations act on the output, and so where
+    it is spread (see ``omenn.core.spread``).
+    """
     rows = ones.shape[batch]
     sample = torch.arange(rows, device=ones.device) * samples // rows
     sample = sample.reshape(-1, *[1] * (ones.ndim - 1 - batch)).expand_as(ones)
-    sizes = sample.flatten().bincount(minlength=samples).clamp_min_(1)
-    mean = ones.new_zeros(samples).index_add(0, sample.flatten(), ones.flatten()) / sizes
-    u = mean[sample] if spread else ones
+    mean = torch.ones(samples, dtype=ones.dtype, device=ones.device)
+    mean.requires_grad_(ones.requires_grad)
     why = UNIFORM if spread else 0 if ones.numel() > samples else POOLED
+    u = mean[sample] if why else ones
     cells = torch.arange(ones.numel(), device=ones.device).reshape(ones.shape)
     reason = torch.full_like(cells, why)
     if not batched:
@@ -215,7 +237,7 @@ def mixed(places: Sequence[Place], shapes: Sequence[Sequence[int]]) -> Place:
     u = torch.stack(torch.broadcast_tensors(*ones)).mean(0)
     cells = [full(p.cells, [1] * ndim) for p in places]
     best = max(range(len(places)), key=lambda k: cells[k].numel())
-    return places[best].regrid(u, cells[best].expand(u.shape))
+    return places[best].regrid(u, cells[best].expand(u.shape), inputs=True)
 
 
 Part = tuple[Place | None, Sequence[int]]

@@ -158,10 +158,26 @@ def _beside(placed: Sequence[tuple[Place, Sequence[int]]], dim: int) -> Place | 
     return best if all(torch.equal(cells, best.cells) for cells in others) else None
 
 
+def _constant(grid: Grid, sample: Tensor, dim: int, size: Sequence[int], stacked: bool) -> Tensor:
+    """Cells of a constant of ``size`` beside a tensor with samples ``sample``: without location.
+
+    Along the batch it is as many times a batch as it has rows for (a reference for each sample);
+    if it is no whole number of batches, it is the first sample's.
+    """
+    if not stacked and sample.shape[dim] > 1:
+        times, rest = divmod(size[dim], sample.shape[dim])
+        batches = bool((sample != sample.narrow(dim, 0, 1)).any()) and times > 0 and rest == 0
+        if batches:
+            sample = torch.cat([sample] * times, dim)
+        else:
+            sample = sample.narrow(dim, 0, 1)
+    return grid.slot(sample)
+
+
 def joined(
     parts: Sequence[tuple[Place | None, Sequence[int]]], dim: int, stacked: bool = False
 ) -> Place:
-    """The place of a concatenation; parts without a place (constants) get the whole input."""
+    """The place of a concatenation; parts without a place (constants) have no location."""
     placed = [(p, s) for p, s in parts if p is not None]
     first, shape = placed[0]
     ndim = len(shape)
@@ -171,13 +187,10 @@ def joined(
     same = all(p.grid is first.grid for p, _ in placed)
     if not same:  # bring all cells into one grid, one after the other
         first, parts = one_grid(parts)
-    own = full(first.cells, shape)
-    if not stacked:
-        own = own.narrow(dim, 0, 1)
-    nowhere = first.grid.slot(first.grid.sample[own])
+    own = first.grid.sample[full(first.cells, shape)]
     columns = []
     for place, size in parts:
-        cells = full(place.cells, size) if place else nowhere
+        cells = full(place.cells, size) if place else _constant(first.grid, own, dim, size, stacked)
         if stacked:
             cells, size = cells.unsqueeze(dim), [*size[:dim], 1, *size[dim:]]
         columns.append(cells.expand(*[*cells.shape[:dim], size[dim], *cells.shape[dim + 1 :]]))

@@ -199,7 +199,7 @@ def cell(call: Call) -> Any:
 
 
 def packed_place(call: Call, out: Any) -> Any:
-    """Packing moves rows; the padding that unpacking adds belongs where its sequence begins."""
+    """Packing moves rows; the padding that unpacking adds has no place in its sequence."""
     found = source(call)
     if found is None:
         return None
@@ -210,7 +210,8 @@ def packed_place(call: Call, out: Any) -> Any:
     args = (cells, *call.args[1:3], -1, *call.args[4:])
     moved = call.func(*args)[0]
     first = moved.narrow(1 if call.args[2] else 0, 0, 1)
-    return [place.with_cells(torch.where(moved < 0, first, moved)), None]
+    padding = place.grid.slot(place.grid.sample[first])
+    return [place.with_cells(torch.where(moved < 0, padding, moved)), None]
 
 
 def unpacked(call: Call) -> Any:

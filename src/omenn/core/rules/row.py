@@ -66,7 +66,7 @@ def placed_by(call: Call, x: Tensor, place: Place, make: Callable[[], Any]) -> A
 
 
 def unlocated(call: Call, out: Any) -> Any:
-    """No known place: the whole input, sample by sample."""
+    """No known place, sample by sample."""
     found = source(call)
     if found is None:
         return None
