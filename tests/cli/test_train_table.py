@@ -50,7 +50,7 @@ class TestTrainTable:
     def test_mistakes(self, run: Run, file: str) -> None:
         base = ("train", "table", file, "--target")
         refused(run(*base, "outcom"), "did you mean 'outcome'?")
-        refused(run("train", "table", "none.csv", "--target", "y"), "No such file")
+        refused(run("train", "table", "none.csv", "--target", "y"), "does not exist")
         refused(run(*base, "outcome", "--prior", "sparcity"), "sparcity")
         refused(run(*base, "outcome", "--prior-weight", 2), "need a prior: add --prior sparsity")
         refused(run(*base, "outcome", "--prior", "sparsity", "--prior-weight", -1), "weight must")
@@ -89,7 +89,7 @@ class TestTrainTable:
         refused(run(*words), message)
         Path("x/table.checkpoint.pt").unlink()
         Path("x/table.checkpoint.pt").mkdir()
-        refused(run(*words), r"x/table.checkpoint.pt cannot be read: Is a directory\. Give access")
+        refused(run(*words), r"table\.checkpoint\.pt' cannot be read: it is a folder")
 
     def test_interrupted_it_goes_on_to_the_same_weights(
         self, run: Run, file: str, monkeypatch: pytest.MonkeyPatch

@@ -239,7 +239,7 @@ class TestFiles:
             sources.load(f"{path}:{function}")
 
     def test_specs_without_a_file_or_a_function(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match=r"there is no file .*none\.py"):
+        with pytest.raises(ModelError, match=r"none\.py' cannot be read"):
             sources.load(f"{tmp_path}/none.py:build")
         with pytest.raises(ModelError, match=r"Write it as path/to/file\.py:function"):
             sources.load(str(write(tmp_path / "net.py", NET)))

@@ -390,7 +390,7 @@ class TestRefuses:
             train_table(file, "kind", file / "out", **SMALL)
 
     def test_folders_without_a_network(self, file: Path, tmp_path: Path) -> None:
-        with pytest.raises(WeightsError, match=r"table.json' cannot be read: No such file.*Name"):
+        with pytest.raises(WeightsError, match=r"table.json' cannot be read: it does not exist"):
             tabular.load(tmp_path)
         out = tmp_path / "out"
         train_table(file, "kind", out, **SMALL)
@@ -399,7 +399,7 @@ class TestRefuses:
             tabular.load(out)
         for text in ("{", "[]", "{}"):
             (out / "table.json").write_text(text)
-            with pytest.raises(WeightsError, match=r"the card .* cannot be read"):
+            with pytest.raises(WeightsError, match=r"the card .* (cannot be read|is no JSON)"):
                 tabular.load(out)
 
 

@@ -78,7 +78,7 @@ def test_checkpoints_that_do_not_fit(tmp_path, cache):
     with pytest.raises(WeightsError, match="belongs to another training"):
         train_birds("birds-convnet", tmp_path, epochs=1, cache=cache)
     checkpoint.write_bytes(whole[:1000])
-    with pytest.raises(WeightsError, match=r"cannot be read .* Remove it to start afresh"):
+    with pytest.raises(WeightsError, match=r"cannot be read: .* Remove it to start afresh"):
         train_birds("birds-convnet", tmp_path, epochs=1, cache=cache)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -210,7 +210,7 @@ def compare(
     from omenn.run import options, photographs
 
     if out is not None:
-        comparing.check_output(out, smooth)
+        comparing.check_output(out)
     with terminal.progress(1) as tick:
         tick(f"building {model}")
         source = sources.load(model, weights=weights, seed=seed, device=device)
@@ -309,11 +309,15 @@ def _end(exact: bool) -> None:
         raise typer.Exit(EXIT_NOT_EXACT)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code: 0, 1 (not exact), 2 (an error or Ctrl-C, one line)."""
+def main(arguments: Sequence[str] | None = None, begun: Callable[[], object] = lambda: None) -> int:
+    """Run the command; the exit code: 0, 1 (not exact), 2 (an error or Ctrl-C, one line).
+
+    ``begun`` is called as soon as KeyboardInterrupt is caught here.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     verbose = "-v" in words or "--verbose" in words
     try:
+        begun()
         with warnings.catch_warnings():
             if not verbose:  # what libraries warn about is rarely for the user of a command
                 warnings.simplefilter("ignore")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from omenn.locks import locked
 from omenn.run import terminal
 from omenn.run.arguments import AsJson, Verbose
 
@@ -126,7 +127,7 @@ def bench(
         "device": device,
         "trivial": False if no_trivial else None,
     }
-    with terminal.resumable():
+    with terminal.resumable(), locked(out):
         prepared = running.prepare(plan, {k: v for k, v in flags.items() if v is not None}, out)
         with terminal.progress(prepared.steps) as tick:
             done = running.run(prepared, tick)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from omenn.locks import locked
 from omenn.run import terminal
 from omenn.run.arguments import Verbose
 
@@ -32,7 +33,7 @@ def data_birds(
     """
     from omenn.data import birds
 
-    with terminal.resumable():
+    with terminal.resumable(), locked(out):
         folder = birds.write(
             out, train_scenes=train_scenes, test_scenes=test_scenes, size=size, seed=seed
         )

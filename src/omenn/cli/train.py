@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from omenn.locks import locked
 from omenn.run import terminal
 from omenn.run.arguments import Device, Verbose
 
@@ -86,7 +87,7 @@ def train_birds(
             f"given. Add --prior {', '.join(bird_priors.BIRD_PRIORS[:-1])} or "
             f"{bird_priors.BIRD_PRIORS[-1]}."
         )
-    with terminal.resumable():
+    with terminal.resumable(), locked(out):
         path = training.train_birds(
             arch,
             out,
@@ -156,7 +157,7 @@ def train_table(
         term = AttributionPrior(prior, 1.0 if prior_weight is None else prior_weight, method)
     elif prior_weight is not None or prior_method is not None:
         raise InputError("--prior-weight and --prior-method need a prior: add --prior sparsity.")
-    with terminal.resumable():
+    with terminal.resumable(), locked(out):
         path = table_training.train_table(
             file,
             target,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from omenn.errors import OutputError
+from omenn.files import why
 
 
 @contextmanager
@@ -23,15 +26,31 @@ def replacing(path: Path) -> Iterator[Path]:
     >>> target.read_text(), len(list(target.parent.iterdir()))
     ('whole', 1)
     """
-    beside = path.with_name(f".{os.getpid()}-{path.name}")
+    # a part of the name alone, as one of the greatest length must not become longer
+    beside = path.with_name(f".{os.getpid()}-{path.name[-100:]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
         os.replace(beside, path)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}. Choose another folder."
-        ) from error
+    except (OSError, ValueError) as error:
+        if not isinstance(error, OSError) and "null" not in str(error):
+            raise
+        raise OutputError(f"cannot write {path}: {why(error)}. Choose another folder.") from error
     finally:
-        if beside.exists():
+        with suppress(OSError, ValueError):
             beside.unlink()
+
+
+def write_checkpoint(state: Any, path: Path) -> None:
+    """What ``torch.load`` reads again, whole or not at all.
+
+    It is made in memory: torch's own writer answers a full disk with an error that does not say so.
+
+    Raises OutputError where the place cannot be written.
+    """
+    import torch
+
+    content = io.BytesIO()
+    torch.save(state, content)
+    with replacing(path) as beside:
+        beside.write_bytes(content.getbuffer())

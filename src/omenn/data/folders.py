@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from omenn.errors import InputError, reason
+from omenn.files import GB, opened, read_bytes
 
 ENDINGS = frozenset({".jpeg", ".jpg", ".png"})
 """What counts as a picture, in small letters."""
@@ -29,6 +30,9 @@ SYNSET = re.compile(r"n\d{8}")
 """The name of a WordNet noun, which ImageNet calls its classes by."""
 
 SHOWN = 5
+
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused before they are decoded: 64 million pixels are 192 MB of RGB."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,23 @@ def read_ids(path: Path) -> np.ndarray:
 
 def _opened(path: Path, *, decode: bool = True) -> Image.Image:
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            opened(path, "picture", most=GB, remedy="The set is not complete: restore it.") as file,
+        ):
             warnings.simplefilter("ignore")  # odd metadata, of which photographs have plenty
-            with Image.open(path) as image:
+            with Image.open(file) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise InputError(
+                        f"{path} has {width} x {height} pixels, and at most {MAX_PIXELS / 1e6:.0f} "
+                        "million are read. Scale it down."
+                    )
                 if decode:
                     image.load()
                 return image
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: the set is not complete. Restore it.") from None
+    except InputError:
+        raise
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not a picture that can be read. Restore it.") from error
     except Exception as error:  # decoders of broken files raise almost anything
@@ -103,10 +116,9 @@ def read_boxes(path: Path, size: tuple[int, int], first: int) -> tuple[Box, ...]
         InputError: missing, not XML, without a name or numbers, or a box without a pixel.
     """
     try:
-        root = ElementTree.parse(path).getroot()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: the picture has no annotation.") from None
-    except (OSError, ElementTree.ParseError) as error:
+        remedy = "The picture has no annotation: restore it."
+        root = ElementTree.fromstring(read_bytes(path, "annotation", remedy=remedy))
+    except ElementTree.ParseError as error:
         raise InputError(f"{path} cannot be read as XML: {reason(error)}. Restore it.") from error
     try:
         said = [float(root.findtext(f"size/{side}") or 0) for side in ("width", "height")]

@@ -6,15 +6,16 @@ Explainable AI Methods", ICCV 2023, arXiv 2308.06248.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from omenn.data.folders import read_picture
 from omenn.errors import InputError
+from omenn.files import GB, read_json
 
 MAP_COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "beak": ((255, 255, 0),),
@@ -68,15 +69,10 @@ class FunnyBirds:
 
     def _json(self, name: str, kind: type) -> Any:
         path = self.root / name
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(
-                f"{path} does not exist; give the folder that holds classes.json, parts.json and "
-                f"dataset_{self.split}.json"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read as JSON: {error}") from error
+        remedy = (
+            f"Give the folder that holds classes.json, parts.json and dataset_{self.split}.json."
+        )
+        content = read_json(path, "list", most=GB, remedy=remedy)
         if not isinstance(content, kind):
             raise InputError(
                 f"{path} holds a {type(content).__name__}, FunnyBirds a {kind.__name__}"
@@ -87,13 +83,7 @@ class FunnyBirds:
         path = self.root / f"{name}.png"
         if not path.exists() and (self.root / f"{name}.jpg").exists():
             path = self.root / f"{name}.jpg"
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist; the set is not complete") from None
-        except (OSError, UnidentifiedImageError) as error:
-            raise InputError(f"{path} cannot be read as an image: {error}") from error
+        return read_picture(path)
 
     def _place(self, index: int) -> str:
         return f"{self.label(index)}/{self._checked(index):06d}"

@@ -28,6 +28,7 @@ from omenn.data.folders import (
     within,
 )
 from omenn.errors import InputError, MissingExtra, did_you_mean, reason
+from omenn.files import read_text
 
 EXPECTED = (
     "{split}/<synset>/<name>.JPEG, with synsets such as n01440764; or ILSVRC/Data/CLS-LOC/{split}/ "
@@ -181,10 +182,10 @@ def read_classes(classes: Classes) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return _checked([(synset, "") for synset in classes], "classes=")
     path = Path(classes)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, "list of classes", empty=True)
         if path.suffix.lower() == ".json":
             return _checked(_of_json(json.loads(text)), str(path))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read as a list of classes: {reason(error)}. Expected is a line for "
             'each that begins with its synset, or JSON like {"0": ["n01440764", "tench"]}.'

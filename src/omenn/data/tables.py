@@ -13,8 +13,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,11 @@ import torch
 from torch import Tensor
 
 from omenn.errors import InputError, did_you_mean, reason
+from omenn.files import GB, opened
+
+MOST = 2 * GB
+COLUMNS = 100_000
+"""More of a file than this is refused before it is read."""
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "."})
 """What counts as a missing cell, in small letters and without blanks around it."""
@@ -180,7 +187,10 @@ def _table(reading: _Reading, dtype: torch.dtype) -> Table:
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not empty, each with the number of its (last) line."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with (
+            opened(path, "table", most=MOST, empty=True) as content,
+            io.TextIOWrapper(content, encoding="utf-8-sig", newline="") as file,
+        ):
             reader = csv.reader(file)
             for cells in reader:
                 if cells:
@@ -191,8 +201,9 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             "Save it as UTF-8."
         ) from error
     except (OSError, ValueError, csv.Error) as error:
-        what = getattr(error, "strerror", None) or reason(error)
-        raise InputError(f"{path} cannot be read as CSV: {what}. Check the file.") from error
+        raise InputError(
+            f"{path} cannot be read as CSV: {reason(error)}. Check the file."
+        ) from error
 
 
 def _check_header(path: Path, header: list[str], target: str) -> None:
@@ -203,7 +214,12 @@ def _check_header(path: Path, header: list[str], target: str) -> None:
             f"the header of {path} is one cell with {found[0]!r} in it. "
             "Save the file with commas between the cells."
         )
-    if twice := [name for k, name in enumerate(header) if name in header[:k]]:
+    if len(header) > COLUMNS:
+        raise InputError(
+            f"{path} has {len(header)} columns, and at most {COLUMNS} are read. Write each row as "
+            "a line, or keep the columns that matter."
+        )
+    if twice := [name for name, count in Counter(header).items() if count > 1]:
         raise InputError(f"{path} has two columns '{twice[0]}'. Give each column its own name.")
     if target not in header:
         raise InputError(f"{path} has no column '{target}': {did_you_mean(target, header)}")

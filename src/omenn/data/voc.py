@@ -25,6 +25,7 @@ from omenn.data.folders import (
     size_of,
 )
 from omenn.errors import InputError, TargetError, did_you_mean
+from omenn.files import read_text
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -73,12 +74,9 @@ class VOC:
                 f"JPEGImages/, Annotations/, SegmentationClass/ and ImageSets/{_SETS[task]}/, as "
                 "in VOCdevkit/VOC2012/",
             )
-        try:
-            lines = (sets / f"{split}.txt").read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"there is no readable image set {sets / split}.txt. {found_in(sets)}"
-            ) from error
+        lines = read_text(
+            sets / f"{split}.txt", "image set", empty=True, remedy=found_in(sets)
+        ).splitlines()
         self.ids = [line.split()[0] for line in lines if line.strip()]
         if not self.ids:
             raise InputError(f"the image set {sets / split}.txt names no picture. Restore it.")

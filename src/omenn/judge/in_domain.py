@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omenn.core.digest import content
-from omenn.data.atomic import replacing
-from omenn.errors import InputError, ModelError, WeightsError, reason
+from omenn.data.atomic import write_checkpoint
+from omenn.errors import InputError, ModelError, WeightsError
 from omenn.judge.idsds import CELLS, Fill, cell_mask, filling
 from omenn.judge.maps import checked_images, checked_targets, of_targets
+from omenn.models.checkpoints import read_checkpoint
 from omenn.models.randomness import seeded
 
 
@@ -184,18 +185,13 @@ class _Run:
             "optimiser": self.optimiser.state_dict(),
             "epoch": self.epoch,
         }
-        with replacing(path) as beside:
-            torch.save(state, beside)
+        write_checkpoint(state, path)
 
     def load(self, path: Path) -> None:
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            settings, epoch = state["settings"], state["epoch"]
-        except Exception as error:  # torch raises almost anything for a damaged file
-            raise WeightsError(
-                f"the checkpoint {path} cannot be read ({reason(error)}). Remove it to start "
-                "afresh."
-            ) from error
+        state = read_checkpoint(path, self.device)
+        if not isinstance(state, dict) or not {"settings", "epoch"} <= state.keys():
+            raise WeightsError(f"{path} is no checkpoint of omenn. Remove it to start afresh.")
+        settings, epoch = state["settings"], state["epoch"]
         other = [name for name, value in self.settings.items() if settings.get(name) != value]
         if other:
             raise WeightsError(

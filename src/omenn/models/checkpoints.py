@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from omenn.errors import WeightsError, reason
+from omenn.files import GB, opened, size
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.")
 _NAMED_IN_MESSAGE = 3
+_COPIES = 16  # of the weights of a model, in a checkpoint of its training
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -36,22 +39,57 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     >>> assert model(torch.ones(1, 2)).item() == 2
     """
     path = Path(path)
-    state = _unwrapped(_read(path), path)
+    state = _unwrapped(_read(path, _most(model)), path)
     _check_fit(model, state, path)
     model.load_state_dict(state, strict=False)
 
 
-def _read(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            beginning = file.read(16)
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"the weights '{path}' cannot be read: {reason(error)}. Check the name of the file."
-        ) from error
-    if beginning[8:9] == b"{":  # safetensors: eight bytes of length, then JSON
-        return _read_safetensors(path)
-    return _read_torch(path)
+def read_checkpoint(path: Path, device: Any) -> Any:
+    """What ``torch.save`` wrote to go on from; no code is run.
+
+    Raises:
+        WeightsError: it cannot be opened, or is none.
+    """
+    import torch
+
+    with opened(path, "checkpoint", most=64 * GB, kind=WeightsError) as file:
+        try:
+            _check_archive(file, 64 * GB)
+            return torch.load(file, map_location=device, weights_only=True)
+        except Exception as error:  # whatever torch finds in a file that is none of its own
+            raise WeightsError(
+                f"the checkpoint {path} cannot be read: it is damaged, or no checkpoint. "
+                "Remove it to start afresh."
+            ) from error
+
+
+def _most(model: nn.Module) -> int:
+    """How many bytes of weights are read for a model: with optimisers and averages beside them."""
+    own = sum(
+        t.numel() * t.element_size() for t in model.state_dict().values() if hasattr(t, "numel")
+    )
+    return GB + _COPIES * own
+
+
+def _read(path: Path, most: int) -> Any:
+    with opened(path, "weights", most=most, kind=WeightsError) as file:
+        beginning = file.read(16)
+        file.seek(0)
+        if beginning[8:9] == b"{":  # safetensors: eight bytes of length, then JSON
+            return _read_safetensors(path)
+        return _read_torch(path, file, most)
+
+
+def _check_archive(file: BinaryIO, most: int) -> None:
+    """Raises ValueError for an archive that would be much larger in memory than on disk."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            inside = sum(entry.file_size for entry in archive.infolist())
+        if inside > most:
+            raise ValueError(
+                f"it would take {size(inside)} of memory, expected at most {size(most)}"
+            )
+    file.seek(0)
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -67,13 +105,14 @@ def _read_safetensors(path: Path) -> Any:
         ) from error
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path, file: BinaryIO, most: int) -> Any:
     import torch
 
     try:
+        _check_archive(file, most)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickle protocols; what counts is below
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"the weights '{path}' are refused: the file is no safetensors file and, read as a "
@@ -101,10 +140,27 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
             f"{type(content).__name__}. Save it with torch.save(model.state_dict(), ...)."
         )
     state = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    for name, value in state.items():
+        if kind := _odd(value):
+            raise WeightsError(
+                f"the weights '{path}' hold a {kind} tensor ('{name}'), expected dense ones. "
+                "Save the state of the ordinary model."
+            )
     for prefix in _PREFIXES:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+def _odd(value: Tensor) -> str:
+    """What a tensor is that has no plain numbers; empty for one that has."""
+    import torch
+
+    if value.is_meta:
+        return "meta (empty)"
+    if value.is_quantized:
+        return "quantised"
+    return "" if value.layout == torch.strided else "sparse"
 
 
 def _check_fit(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

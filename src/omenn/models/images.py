@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from omenn.data.folders import MAX_PIXELS
 from omenn.errors import InputError, reason
-
-MAX_PIXELS = 64_000_000
-"""Larger pictures are refused before they are decoded: 64 million pixels are 192 MB of RGB."""
+from omenn.files import GB, opened
 
 # Why a list: Pillow also opens formats that start other programs (EPS runs Ghostscript) or that
 # hold no photograph. A file is recognised by its content, never by its name.
@@ -34,15 +33,14 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     >>> assert image.mode == "RGB" and image.size == (3, 2) and image.getpixel((0, 0)) == (77,) * 3
     """
     path = Path(path)
-    _check_readable(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), opened(path, "picture", most=GB) as file:
             # Pillow warns about bombs and odd metadata; the limit below is ours and is an error.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_available()) as opened:
-                _check_size(path, opened.size, max_pixels)
-                opened.load()
-                return _as_rgb(ImageOps.exif_transpose(opened))
+            with Image.open(file, formats=_available()) as picture:
+                _check_size(path, picture.size, max_pixels)
+                picture.load()
+                return _as_rgb(ImageOps.exif_transpose(picture))
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -66,23 +64,6 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
 def _available() -> list[str]:
     Image.init()  # some of them exist only where Pillow was built with their library
     return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _check_readable(path: Path) -> None:
-    try:
-        if path.is_dir():
-            raise InputError(f"'{path}' is a folder. Name the picture files inside, e.g. {path}/*")
-        if not path.exists():
-            raise InputError(f"'{path}' does not exist. Check the name of the picture file.")
-        if not path.is_file():
-            raise InputError(f"'{path}' is not a regular file. Name a picture file.")
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise InputError(f"'{path}' is empty. Use an intact copy of the picture.")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"'{path}' cannot be read: {reason(error)}. Check its name and permissions."
-        ) from error
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:

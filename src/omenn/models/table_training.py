@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omenn.core.digest import content
-from omenn.data.atomic import replacing
+from omenn.data.atomic import replacing, write_checkpoint
 from omenn.data.progress import progress_bar
-from omenn.data.tables import Scale, Table, read_table
-from omenn.errors import InputError, ModelError, WeightsError, reason
+from omenn.data.tables import MOST, Scale, Table, read_table
+from omenn.errors import InputError, ModelError, WeightsError
+from omenn.files import read_bytes, read_json
+from omenn.models.checkpoints import read_checkpoint
 from omenn.models.randomness import seeded
 from omenn.models.recipes import LARGEST_RATE
 from omenn.models.tabular import CARD, HIDDEN, WEIGHTS, TableNetwork, roc_auc
@@ -97,22 +99,10 @@ class _Run:
             "loss": self.loss,
             "prior": getattr(self.prior, "state_dict", dict)(),
         }
-        with replacing(path) as beside:
-            torch.save(state, beside)
+        write_checkpoint(state, path)
 
     def load(self, path: Path) -> None:
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except OSError as error:
-            raise WeightsError(
-                f"the checkpoint {path} cannot be read: {error.strerror or reason(error)}. Give "
-                "access to it, or choose another folder."
-            ) from error
-        except Exception as error:  # whatever torch finds in a file that is none of its own
-            raise WeightsError(
-                f"the checkpoint {path} cannot be read: it is damaged, or no checkpoint. "
-                "Remove it to start afresh."
-            ) from error
+        state = read_checkpoint(path, self.device)
         if not isinstance(state, dict) or state.get("settings") != asdict(self.settings):
             raise WeightsError(
                 f"the checkpoint {path} belongs to another training. "
@@ -210,7 +200,7 @@ def train_table(
     path, out = Path(path), Path(out)
     table = read_table(path, target, missing=missing)
     settings = _Settings(
-        file_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        file_sha256=hashlib.sha256(read_bytes(path, "table", most=MOST)).hexdigest(),
         target=target,
         missing=missing,
         hidden=list(hidden),
@@ -248,7 +238,7 @@ def widths(text: str) -> tuple[int, ...]:
 
 def summary(weights: Path) -> tuple[str, str]:
     """What to say of a finished training: how good, and how to read it."""
-    card = json.loads(weights.with_name(CARD).read_text(encoding="utf-8"))
+    card = read_json(weights.with_name(CARD), "card")
     found, folder = card["result"], str(weights.parent)
     return (
         f"wrote {weights}: ROC-AUC {found['validation_auc']:.4f} on {card['data']['validation']} "

@@ -6,7 +6,6 @@ Two classes have one output, the log-odds of the second class; more have one out
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from omenn.data.tables import Scale
 from omenn.errors import InputError, WeightsError, reason
+from omenn.files import read_json
 from omenn.models.checkpoints import load_weights
 from omenn.models.randomness import seeded
 
@@ -113,7 +113,7 @@ def load(folder: Path | str) -> TableNetwork:
     """
     card_path = Path(folder) / CARD
     try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
+        card = read_json(card_path, "card", kind=WeightsError)
         shape = card["network"]
         with seeded(0):  # layers draw weights before they get the trained ones
             network = TableNetwork(
@@ -122,10 +122,9 @@ def load(folder: Path | str) -> TableNetwork:
                 hidden=shape["hidden"],
                 bias=shape["bias"],
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        what = getattr(error, "strerror", None) or reason(error)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise WeightsError(
-            f"the card '{card_path}' cannot be read: {what}. "
+            f"the card '{card_path}' cannot be read: {reason(error)}. "
             "Name the folder that 'omenn train table' wrote to, or train again."
         ) from error
     load_weights(network, Path(folder) / WEIGHTS)

@@ -26,16 +26,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from omenn.data.atomic import replacing
+from omenn.data.atomic import write_checkpoint
 from omenn.data.birds import INSTANCES, PARTS
 from omenn.data.birds.arrays import SceneArrays, scene_arrays
 from omenn.data.progress import progress_bar
-from omenn.errors import InputError, ModelError, WeightsError, reason
+from omenn.errors import InputError, ModelError, WeightsError
 from omenn.models.architectures import ARCHITECTURES, Classifier
 from omenn.models.augmentation import Move, drawn_move, normalised, tinted
 from omenn.models.bird_priors import described, digest, takes_mask
 from omenn.models.bundled import SIZE
 from omenn.models.cards import Trained, write_result
+from omenn.models.checkpoints import read_checkpoint
 from omenn.models.randomness import check_seed
 from omenn.models.recipes import Recipe, recipe_of
 
@@ -152,17 +153,10 @@ class _Run:
             "seconds": self.seconds,
             "history": self.history,
         }
-        with replacing(path) as beside:
-            torch.save(state, beside)
+        write_checkpoint(state, path)
 
     def load(self, path: Path) -> None:
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:
-            raise WeightsError(
-                f"the checkpoint {path} cannot be read ({reason(error)}). "
-                "Remove it to start afresh."
-            ) from error
+        state = read_checkpoint(path, self.device)
         if not isinstance(state, dict) or state.get("settings") != self.settings:
             raise WeightsError(
                 f"the checkpoint {path} belongs to another training. "
@@ -333,8 +327,7 @@ def _stopped(run: _Run, stop: _Diverged, batches: int, checkpoint: Path) -> Mode
     left = "No step was done, so that no weights were written."
     if stop.step:
         kept = checkpoint.with_name(f"{run.arch}.stopped.pt")
-        with replacing(kept) as beside:
-            torch.save({"model": run.average.state_dict()}, beside)
+        write_checkpoint({"model": run.average.state_dict()}, kept)
         left = f"The weights before that step are kept in {kept}."
     return ModelError(
         f"the training of {run.arch} stopped at step {stop.step % batches + 1} of {batches} in "

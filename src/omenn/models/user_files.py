@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omenn.errors import ModelError, OmennError, did_you_mean, reason
+from omenn.files import opened
 
 _counter = itertools.count()
 
@@ -56,8 +57,8 @@ def _split(spec: str) -> tuple[Path, str]:
     if spec.endswith(".py") or not name.isidentifier():
         raise ModelError(f"'{spec}' names no function. Write it as path/to/file.py:function.")
     path = Path(file)
-    if not path.is_file():
-        raise ModelError(f"there is no file '{path}'. Check the path in front of ':{name}'.")
+    with opened(path, "file", kind=ModelError, remedy=f"Check the path in front of ':{name}'."):
+        pass  # a regular file that is not too large
     return path, name
 
 

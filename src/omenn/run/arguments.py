@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -65,11 +66,20 @@ Post = Annotated[
         "order. What it does to the sum is said.",
     ),
 ]
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number of entries, expected such as 2.5.")
+    return value
+
+
 Smooth = Annotated[
     float | None,
     typer.Option(
         metavar="S",
         min=0.0,
+        callback=_finite,
         help="Also draw the maps under a Gaussian of S entries that keeps the sum "
         "(default: a fortieth of the picture; 0: not).",
     ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -71,14 +70,12 @@ def names_of(text: str | None) -> list[str]:
     return names
 
 
-def check_output(out: Path, smooth: float | None) -> None:
+def check_output(out: Path) -> None:
     """Refuse an output that cannot be made, before any work.
 
     Raises:
         InputError: an unknown ending. OutputError: the place cannot be written.
     """
-    if smooth is not None and not math.isfinite(smooth):
-        raise InputError(f"--smooth is {smooth}, expected a number of entries such as 2.5.")
     if out.suffix.lower() not in ENDINGS:
         raise InputError(f"'{out}' ends in '{out.suffix}', expected {' or '.join(ENDINGS)}.")
     check_writable(out)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omenn.errors import InputError
+from omenn.files import is_folder
+from omenn.printable import file_name
 from omenn.run.photographs import Request, certify_file, explain_file
 from omenn.show.panels import Case
 from omenn.show.store import ENDINGS
@@ -38,9 +39,7 @@ def check_output(out: Path, count: int, smooth: float | None) -> None:
         OutputError: the place cannot be written.
     """
     ending = out.suffix.lower()
-    if smooth is not None and not math.isfinite(smooth):
-        raise InputError(f"--smooth is {smooth}, expected a number of entries such as 2.5.")
-    if out.is_dir() or not ending:
+    if is_folder(out) or not ending:
         check_writable(out / "index.html")
         return
     if ending not in ENDINGS:
@@ -117,7 +116,7 @@ def remarks(cases: Sequence[Case], written: Sequence[Path]) -> list[str]:
 
 def draws(out: Path) -> bool:
     """Whether the output shows pictures, and not numbers alone."""
-    return out.suffix.lower() not in {".safetensors", ".json"} or out.is_dir()
+    return out.suffix.lower() not in {".safetensors", ".json"} or is_folder(out)
 
 
 def report(
@@ -189,9 +188,9 @@ def contents(out: Path, cases: Sequence[Case], report: Report | None) -> dict[Pa
         if ending == ".json":
             return {out: store.to_json(explanation, **record(cases[0]))}
         return {out: store.to_safetensors(explanation)}
-    if ending == ".png" and not out.is_dir():
+    if ending == ".png" and not is_folder(out):
         return {out: figure.figure_png(cases[0], sigma=report.sigma)}
-    if ending == ".html" and not out.is_dir():
+    if ending == ".html" and not is_folder(out):
         return {out: page.page(report).encode()}
     files = {
         out / f"{stem}.png": figure.figure_png(case, sigma=report.sigma)
@@ -270,7 +269,7 @@ def _stems(cases: Sequence[Case]) -> list[str]:
     """File names without ending, all different, also where letter case does not count."""
     stems: list[str] = []
     for case in cases:
-        stem = Path(case.name).stem or "picture"
+        stem = file_name(Path(case.name).stem) or "picture"
         taken = {other.casefold() for other in stems}
         tries = (stem if attempt == 1 else f"{stem}-{attempt}" for attempt in range(1, 10**6))
         stems.append(next(name for name in tries if name.casefold() not in taken))

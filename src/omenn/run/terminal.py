@@ -1,4 +1,9 @@
-"""What a command prints: tables on standard output, progress and errors on standard error."""
+"""What a command prints: tables on standard output, progress and errors on standard error.
+
+NOTE [text from outside]
+Names of files, classes and modules and messages of exceptions come from outside and may hold what
+a terminal obeys. Whatever is printed goes through this module and ``printable``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from omenn.errors import OmennError, reason
+from omenn.printable import printable
 
 EXIT_ERROR = 2
 
@@ -34,6 +40,8 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 
     The bar is on standard error, and absent where that is not a terminal.
     """
+    from rich.markup import escape
+
     from omenn.data.progress import progress_bar
 
     bar = progress_bar()
@@ -44,7 +52,7 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 
         def tick(step: str) -> None:
             nonlocal begun
-            bar.update(task, description=step, completed=begun)
+            bar.update(task, description=escape(printable(step)), completed=begun)
             begun += 1
 
         yield tick
@@ -58,8 +66,21 @@ def show(*tables: Any) -> None:
     if not console.is_terminal:
         console = Console(width=200)
     for table in tables:
-        line = isinstance(table, str)
-        console.print(table, soft_wrap=line, markup=not line, highlight=False)
+        if isinstance(table, str):
+            console.print(printable(table), soft_wrap=True, markup=False, highlight=False)
+        else:
+            console.print(_Printable(table))
+
+
+class _Printable:
+    """Something that rich draws, with its text made printable and its colours left."""
+
+    def __init__(self, shown: Any) -> None:
+        self.shown = shown
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        for segment in console.render(self.shown, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
 def print_json(content: Any) -> None:
@@ -72,7 +93,7 @@ def print_json(content: Any) -> None:
 def fail(error: Exception, *, verbose: bool) -> int:
     """One line on standard error (with ``verbose`` the traceback before it); the exit code."""
     if verbose:
-        traceback.print_exception(error)
+        print(printable("".join(traceback.format_exception(error))), file=sys.stderr, end="")
     if isinstance(error, OmennError):
         line = str(error)
     elif (message := getattr(error, "format_message", None)) is not None:
@@ -86,7 +107,7 @@ def fail(error: Exception, *, verbose: bool) -> int:
     else:
         hint = "" if verbose else " Run again with -v for the traceback."
         line = f"unexpected {type(error).__name__}: {reason(error)}.{hint}"
-    print(f"omenn: error: {' '.join(line.split())}", file=sys.stderr)
+    print(f"omenn: error: {printable(' '.join(line.split()))}", file=sys.stderr)
     return EXIT_ERROR
 
 

@@ -10,6 +10,7 @@ from html import escape
 
 import numpy as np
 
+from omenn.printable import printable
 from omenn.show.maps import colours, png
 from omenn.show.panels import View
 from omenn.show.wording import Verdict, number
@@ -24,7 +25,7 @@ def document(title: str, body: Sequence[str], names: Sequence[str] = ("page",)) 
     """A whole HTML document; ``names`` are those of the style sheets and scripts inside of it."""
     styles = "".join(_resource(f"{name}.css") for name in names)
     scripts = "".join(_resource(f"{name}.js") for name in names)
-    return (
+    return printable(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n"

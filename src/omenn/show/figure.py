@@ -6,6 +6,7 @@ import io
 import textwrap
 from typing import TYPE_CHECKING
 
+from omenn.printable import printable
 from omenn.show.maps import colours
 from omenn.show.panels import Case, Panel, View, panels, shortened
 from omenn.show.wording import is_omenn, number, sum_line, verdict
@@ -176,5 +177,5 @@ def bare(axes: Axes) -> None:
 
 def maths(text: str) -> str:
     """The symbols of the page in matplotlib's notation; other dollar signs stay as they are."""
-    text = text.replace("$", r"\$")
+    text = printable(text).replace("$", r"\$")
     return text.replace("C_w", "$C_w$").replace("C_b", "$C_b$").replace("⊙", r"$\odot$")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omenn.errors import InputError, OutputError, reason
+from omenn.files import GB, opened
 from omenn.show.writing import as_json, write_files
 
 if TYPE_CHECKING:
@@ -56,7 +57,10 @@ def load(path: str | Path) -> Explanation:
     from omenn import Explanation
 
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with (
+            opened(path, "explanation", most=64 * GB),
+            safe_open(str(path), framework="pt") as file,
+        ):
             described = json.loads((file.metadata() or {}).get("explanation", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:

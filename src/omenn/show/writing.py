@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omenn.errors import OutputError, reason
+from omenn.errors import OutputError
+from omenn.files import is_folder, why
+from omenn.printable import printable
+
+LONGEST = 255
+"""Bytes of a name, of the usual file systems."""
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
@@ -45,7 +50,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
     except OSError as error:
         place = error.filename2 or error.filename or path  # a full disk names no file
         raise OutputError(
-            f"'{place}' cannot be written: {error.strerror or reason(error)}. Choose another place."
+            f"'{place}' cannot be written: {why(error)}. Choose another place."
         ) from error
     finally:
         for beside, _ in waiting:
@@ -67,12 +72,17 @@ def check_writable(path: Path) -> None:
     if "\0" in str(path):
         raise OutputError(f"'{path!s}' cannot be written: no name contains a null character.")
     try:
-        if path.is_dir():
+        if is_folder(path):
             raise OutputError(f"'{path}' is a folder, expected the name of a file to write.")
         nearest = next(folder for folder in path.absolute().parents if folder.exists())
-    except OSError as error:
+        if len(os.fsencode(path.name)) > LONGEST:
+            raise OutputError(
+                f"'{path}' cannot be written: its name is longer than {LONGEST} bytes. "
+                "Choose a shorter one."
+            )
+    except (OSError, ValueError) as error:
         raise OutputError(
-            f"'{path}' cannot be written: {error.strerror or reason(error)}. Choose another place."
+            f"'{path}' cannot be written: {why(error)}. Choose another place."
         ) from error
     if not nearest.is_dir():
         raise OutputError(f"'{path}' cannot be written: '{nearest}' is a file, not a folder.")
@@ -93,9 +103,11 @@ def as_json(content: Any, indent: int = 1) -> str:
 
 
 def finite(content: Any) -> Any:
-    """The same with None in place of what is no finite number."""
+    """The same with None in place of what is no finite number, and all text printable."""
+    if isinstance(content, str):
+        return printable(content)
     if isinstance(content, Mapping):
-        return {key: finite(value) for key, value in content.items()}
+        return {finite(key): finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [finite(value) for value in content]
     if isinstance(content, float) and not math.isfinite(content):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from omenn.data.atomic import replacing
+from omenn.data.atomic import write_checkpoint
 from omenn.errors import InputError, MissingExtra
 from omenn.xdnn.attribution_prior import AttributionPrior
 
@@ -130,8 +130,7 @@ class _Prior:
     def _save_rng_state(self, output_dir: str) -> None:
         above: Any = super()
         above._save_rng_state(output_dir)
-        with replacing(self._state_file(output_dir)) as beside:
-            torch.save(self.attribution_prior.state_dict(), beside)
+        write_checkpoint(self.attribution_prior.state_dict(), self._state_file(output_dir))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         above: Any = super()

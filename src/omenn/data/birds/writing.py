@@ -36,6 +36,8 @@ from omenn.data.birds.scenes import (
 from omenn.data.birds.shapes import BEAK_COLOURS, DYES
 from omenn.data.progress import progress_bar
 from omenn.errors import InputError, OutputError
+from omenn.files import read_json
+from omenn.locks import NAME
 
 _SETTINGS = "omenn-birds.json"
 _SHAPES: dict[PartName, int] = {"beak": 4, "eye": 3, "foot": 4, "tail": 3, "wing": 2}
@@ -130,14 +132,14 @@ def _claim(out: Path, settings: dict[str, int]) -> None:
     path = out / _SETTINGS
     if path.exists():
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            found = read_json(path, "list")
+        except InputError:
             found = None
         if found != settings:
             raise OutputError(
                 f"{out} holds a set made with other settings ({found}). Choose another folder."
             )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(inside.name != NAME for inside in out.iterdir()):
         raise OutputError(f"{out} is not empty and holds no generated birds. Choose a new folder.")
     _write_json(path, settings)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omenn.errors import InputError, did_you_mean
+from omenn.printable import printable
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
@@ -42,7 +43,7 @@ class Entry:
             InputError: neither of them, brackets that do not close, an option given twice.
         """
         if isinstance(given, str):
-            base, options = _split(given.strip(), kind)
+            base, options = _split(_text_of(given, kind).strip(), kind)
             return cls(_written(base, options), base, options)
         if not isinstance(given, Mapping) or not isinstance(given.get(kind), str):
             example = f'"NAME" or {{ {kind} = "NAME", option = 1 }}'
@@ -51,6 +52,8 @@ class Entry:
         own = given.get("name", _written(given[kind], options))
         if not isinstance(own, str) or not own.strip():
             raise InputError(f"the name of a {kind} is {own!r}, expected a word.")
+        for text in (own, given[kind], *filter(lambda one: isinstance(one, str), options.values())):
+            _text_of(text, kind)
         return cls(own, given[kind], options)
 
     def record(self, kind: str) -> str | dict[str, Any]:
@@ -95,6 +98,16 @@ def check_options(
             raise InputError(
                 f"option '{name}' of the {kind} '{entry.base}' is {value!r}, expected {wanted}."
             )
+
+
+def _text_of(text: str, kind: str) -> str:
+    """The same; InputError where it holds what the files of a benchmark cannot say again."""
+    if printable(text) != text:
+        raise InputError(
+            f"the {kind} '{text}' of the plan has characters that are no text. Rename the file "
+            "that it names."
+        )
+    return text
 
 
 def _split(text: str, kind: str) -> tuple[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omenn.errors import InputError, did_you_mean, reason
+from omenn.files import read_text
 from omenn.run.bench.entries import Entry, check_options, words
 
 KINDS = {"models": "model", "methods": "method", "metrics": "metric"}
@@ -87,11 +88,11 @@ class Plan:
             InputError: no such file, no TOML, or as ``from_words``.
         """
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the plan '{path}' cannot be read: {reason(error)}.") from error
-        except tomllib.TOMLDecodeError as error:
-            raise InputError(f"the plan '{path}' is no TOML: {reason(error)}.") from error
+            content = tomllib.loads(read_text(path, "plan", empty=True))
+        except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+            raise InputError(
+                f"the plan '{path}' is no TOML: {reason(error)}. Correct that line."
+            ) from error
         return cls.from_words({**content, **(changes or {})})
 
     @property
@@ -169,6 +170,17 @@ class Plan:
             else:
                 near = did_you_mean(entry.base, [*known, *TRIVIAL])
                 raise InputError(f"unknown method '{entry.base}': {near}")
+
+    def check_models(self) -> None:
+        """Refuse options of models that are not known.
+
+        Raises:
+            InputError: with the nearest ones.
+        """
+        from omenn.models import sources
+
+        for entry in self.models:
+            check_options(entry, "model", {"weights": None, "seed": 0}, sources.load)
 
     def pictures(self, side: int = 64) -> Any:
         """The pictures of the plan, those that are drawn with ``side`` pixels."""

@@ -51,6 +51,7 @@ def prepare(file: Path | None, flags: Mapping[str, Any], out: Path) -> Prepared:
     plan = Plan.from_file(file, flags) if file is not None else Plan.from_words(flags)
     sources.check_device(plan.device)
     plan.check_data()
+    plan.check_models()
     store = Store(out, plan)
     cells.check_models(plan, store)
     plan.check_methods()  # only now, as the file of a model may register a method

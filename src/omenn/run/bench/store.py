@@ -14,6 +14,7 @@ from typing import Any
 
 import omenn
 from omenn.errors import InputError
+from omenn.files import GB, read_json
 from omenn.run.bench.plan import Plan
 from omenn.show.writing import as_json, check_writable, write_files
 
@@ -130,8 +131,8 @@ def _code() -> str:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(path, "cell", most=GB)
+    except InputError:
         return None  # what cannot be read is computed again
     return found if isinstance(found, dict) else None
 
