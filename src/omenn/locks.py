@@ -53,7 +53,8 @@ def _created(folder: Path) -> list[Path]:
         nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         if not nearest.is_dir():
             raise OutputError(
-                f"'{folder}' cannot be written: '{nearest}' is a file, not a folder. Choose another."
+                f"'{folder}' cannot be written: '{nearest}' is a file, not a folder. "
+                "Choose another folder."
             )
         missing = [place for place in (*reversed(folder.parents), folder) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)

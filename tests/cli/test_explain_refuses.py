@@ -82,11 +82,11 @@ class TestExplainRefuses:
             ),
             (
                 "net.py:Raising",
-                r"cannot take a picture of .*: KeyError: 0\. Correct what it declares",
+                r"cannot take a picture of .*: KeyError: 0 \(net\.py, line \d+\)",
             ),
-            ("net.py:Scores", "the model returned list, in which no tensor of logits was found"),
-            ("net.py:Dense", r"the output has the shape \(1, 8, 8, 8\), but one row of logits"),
-            ("net.py:One", r"the output has the shape \(\), but one row of logits"),
+            ("net.py:Scores", r"'names': a list of str, 'scores': a tensor \(1, 5\)"),
+            ("net.py:Dense", r"'out': a tensor \(1, 8, 8, 8\), expected one row"),
+            ("net.py:One", r"a tensor \(\), expected one row"),
         ],
     )
     def test_models(self, run: Run, net: str, picture: Path, model: str, words: str) -> None:

@@ -30,6 +30,7 @@ from omenn.run.arguments import (
     Model,
     Out,
     OutOfComparison,
+    Output,
     Post,
     Seed,
     Settings,
@@ -122,6 +123,7 @@ def explain(
     contrast: Contrast = None,
     method: MethodName = "omenn",
     settings: Settings = None,
+    output: Output = None,
     at: At = None,
     bias: BiasOfMethod = None,
     post: Post = None,
@@ -160,7 +162,9 @@ def explain(
     options.check_steps(post or ())
     with terminal.progress(len(files) + 2) as tick:
         tick(f"building {model}")
-        source = sources.load(model, weights=weights, seed=seed, device=device)
+        source = sources.load(
+            model, weights=weights, seed=seed, device=device, output=options.output_of(output)
+        )
         # only now, as the file of the model may register a method
         chosen = options.options_of(method, settings or (), flags={"at": at, "bias": bias})
         request = photographs.Request(target, contrast, method, chosen, tuple(post or ()))
@@ -184,6 +188,7 @@ def compare(
     weights: Weights = None,
     target: Target = None,
     contrast: Contrast = None,
+    output: Output = None,
     classes: Classes = 5,
     smooth: Smooth = None,
     out: OutOfComparison = None,
@@ -213,7 +218,9 @@ def compare(
         comparing.check_output(out)
     with terminal.progress(1) as tick:
         tick(f"building {model}")
-        source = sources.load(model, weights=weights, seed=seed, device=device)
+        source = sources.load(
+            model, weights=weights, seed=seed, device=device, output=options.output_of(output)
+        )
     names = comparing.names_of(methods)  # only now, as the file of the model may register one
     chosen = options.by_method(settings or (), names)
     request = photographs.Request(target, contrast)
@@ -254,6 +261,7 @@ def certify(
     ] = None,
     weights: Weights = None,
     target: Target = None,
+    output: Output = None,
     at: At = None,
     bias: Bias = "spatial",
     homogeneous: Annotated[
@@ -282,21 +290,22 @@ def certify(
 
       omenn certify --homogeneous -m net.py:build
     """
-    import omenn
     from omenn.models import sources
-    from omenn.run import check
+    from omenn.run import check, options
 
     if homogeneous:
         check.whole_model(
             {"--target": target, "--at": at, "--bias": None if bias == "spatial" else bias}
         )
-    source = sources.load(model, weights=weights, seed=seed, device=device)
+    source = sources.load(
+        model, weights=weights, seed=seed, device=device, output=options.output_of(output)
+    )
     inputs, words = check.inputs_for(source, file, seed, device)
     if homogeneous:
         found = check.homogeneity(source, inputs)
     else:
         asked = check.target_for(source, target)
-        found = omenn.certify(source.model, inputs, asked, at=at, bias=bias)
+        found = check.exactness(source, inputs, asked, at=at, bias=bias)
     if as_json:
         terminal.print_json(check.record(found, source, words))
     else:

@@ -2,7 +2,7 @@
 
 import sys
 
-from omenn.start import main
+from omenn.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -42,6 +42,7 @@ class Preprocessing:
             ``squash`` stretches the picture to ``resize`` first; ``border`` fits all of it into
             ``resize`` and fills up with the mean.
         source: where these settings come from, in words.
+        assumed: whether nobody said so, and the usual ones were taken.
 
     Raises:
         ModelError: settings that contradict each other.
@@ -59,6 +60,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     crop: str = "center"
     source: str = field(default="ImageNet defaults", compare=False)
+    assumed: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         height, width = self.size
@@ -137,7 +139,7 @@ def from_mapping(settings: Mapping[str, Any], source: str) -> Preprocessing:
     >>> from_mapping({"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}, "net.py").size
     (32, 32)
     """
-    known = [entry.name for entry in fields(Preprocessing) if entry.name != "source"]
+    known = [entry.name for entry in fields(Preprocessing) if entry.compare]
     for name in map(str, settings):
         if name not in known:
             raise ModelError(f"unknown preprocessing setting '{name}': {did_you_mean(name, known)}")

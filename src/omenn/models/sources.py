@@ -50,6 +50,8 @@ class Source:
         weights: where the weights come from, in words.
         trained: False for random weights, None where it cannot be known.
         example_inputs: inputs to certify a model with that does not take pictures, or None.
+        file: the user's own file that built it, or None.
+        output: where the logits are in a structured output, a key or a position, or None.
     """
 
     spec: str
@@ -59,6 +61,8 @@ class Source:
     weights: str
     trained: bool | None
     example_inputs: Any = None
+    file: Path | None = None
+    output: str | int | None = None
 
     def class_name(self, index: int) -> str:
         """The name of output ``index``, or ``class 17`` where there is none."""
@@ -68,7 +72,12 @@ class Source:
 
 
 def load(
-    spec: str, *, weights: str | Path | None = None, seed: int = 0, device: str = "cpu"
+    spec: str,
+    *,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    output: str | int | None = None,
 ) -> Source:
     """Build the model that ``spec`` names (see the table above), in evaluation mode.
 
@@ -86,7 +95,7 @@ def load(
         load_weights(source.model, weights)
         source = replace(source, weights=f"weights of {Path(weights).name}", trained=True)
     source.model.eval().to(device)
-    return source
+    return replace(source, output=output)
 
 
 def check_device(device: str) -> None:
@@ -215,6 +224,7 @@ def _from_file(spec: str, seed: int) -> Source:
     prepare()  # the file may import torchvision, or timm, which does
     with seeded(seed):
         model = user_files.build(spec)
+    file = Path(spec.rpartition(":")[0])
     return Source(
         spec,
         model,
@@ -223,6 +233,7 @@ def _from_file(spec: str, seed: int) -> Source:
         f"weights as {spec} sets them; whether they are trained is not known",
         trained=None,
         example_inputs=getattr(model, "example_inputs", None),
+        file=file,
     )
 
 
@@ -239,7 +250,9 @@ def _declared_preprocessing(model: nn.Module, spec: str) -> Preprocessing:
         )
     if isinstance(getattr(model, "pretrained_cfg", None), Mapping) and "timm" in sys.modules:
         return timm_preprocessing(model, spec)
-    return Preprocessing(source=f"ImageNet defaults, as the model of {spec} declares none")
+    return Preprocessing(
+        source=f"ImageNet defaults, as the model of {spec} declares none", assumed=True
+    )
 
 
 def _import(package: str, spec: str) -> ModuleType:

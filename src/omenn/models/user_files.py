@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ def build(spec: str) -> Any:
     path, name = _split(spec)
     with _importable(path.parent):
         function = _function(path, name)
-        model = _run(function, spec)
+        model = _run(function, spec, path)
     if not isinstance(model, torch.nn.Module):
         raise ModelError(
             f"'{spec}' returned {type(model).__name__}, expected a torch.nn.Module. "
@@ -63,6 +64,8 @@ def _split(spec: str) -> tuple[Path, str]:
 
 
 def _function(path: Path, name: str) -> Callable[[], Any]:
+    import torch
+
     module_name = f"omenn_source_{next(_counter)}"
     found = importlib.util.spec_from_file_location(module_name, path)
     if found is None or found.loader is None:
@@ -70,23 +73,41 @@ def _function(path: Path, name: str) -> Callable[[], Any]:
     module = importlib.util.module_from_spec(found)
     sys.modules[module_name] = module  # dataclasses and pickles look their module up there
     loader = found.loader
-    _run(lambda: loader.exec_module(module), str(path))
+    _run(lambda: loader.exec_module(module), str(path), path)
     function = getattr(module, name, None)
+    if isinstance(function, torch.nn.Module):
+        raise ModelError(
+            f"'{name}' of '{path}' is a module ({type(function).__name__}), expected a function "
+            f"that returns one. Write 'def build(): return {name}' there, and name {path}:build."
+        )
     if not callable(function):
         own = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
         raise ModelError(f"'{path}' has no function '{name}': {did_you_mean(name, own)}")
     return function
 
 
-def _run(call: Callable[[], Any], what: str) -> Any:
+def place_in(path: Path, error: BaseException) -> str:
+    """Where in a file an exception began, as `` (net.py, line 12)``; empty if not there."""
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        return f" ({Path(error.filename).name}, line {error.lineno})"
+    folder = path.resolve().parent
+    lines = [
+        (Path(frame.filename).resolve(), frame.lineno)
+        for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    inside = [(file, line) for file, line in lines if file.parent == folder]
+    return f" ({inside[-1][0].name}, line {inside[-1][1]})" if inside else ""
+
+
+def _run(call: Callable[[], Any], what: str, path: Path) -> Any:
     try:
         return call()
     except OmennError:
         raise
     except (Exception, SystemExit) as error:
         raise ModelError(
-            f"'{what}' raised {type(error).__name__}: {reason(error)}. "
-            "Correct the file, or run it by itself to see where."
+            f"'{what}' raised {type(error).__name__}: {reason(error)}{place_in(path, error)}. "
+            "Correct the file."
         ) from error
 
 

@@ -117,6 +117,13 @@ Classes = Annotated[
 OutOfComparison = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="OUT", help=".html, or .png of the maps.")
 ]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY|N",
+        help="Where the logits are, if the model returns a dictionary or several things.",
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of random weights and numbers.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]

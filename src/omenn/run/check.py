@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omenn.errors import InputError
+from omenn.errors import InputError, TargetError
 from omenn.models.randomness import seeded
 from omenn.models.sources import Source
-from omenn.run.photographs import index_of, read_input
+from omenn.run.photographs import index_of, other_output, read_input
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,6 +57,22 @@ def whole_model(given: dict[str, str | None]) -> None:
             )
 
 
+def exactness(source: Source, inputs: Any, target: Any, **options: Any) -> Certificate:
+    """The certificate.
+
+    Raises:
+        TargetError: the output is no row of logits; what to do about it on the command line.
+    """
+    import omenn
+
+    try:
+        return omenn.certify(source.model, inputs, target, output=source.output, **options)
+    except TargetError as error:
+        if target is not None:
+            raise
+        raise TargetError(f"{error} On the command line: {other_output(source)}") from error
+
+
 def homogeneity(source: Source, inputs: Any) -> Homogeneity:
     """Whether F(αx) = α F(x), by operators and numbers."""
     from omenn.xdnn.homogeneity import check
@@ -73,6 +89,8 @@ def table(certificate: Certificate | Homogeneity, source: Source, words: str) ->
     shown.add_column(style="bold", no_wrap=True)
     shown.add_column(overflow="fold")
     known = [("model", source.spec), ("weights", source.weights), ("input", words)]
+    if source.preprocessing.assumed and source.example_inputs is None:
+        known.append(("prepared", f"by {source.preprocessing.source}: see model.preprocess"))
     for heading, text in [*known, *lines(certificate)]:
         shown.add_row(heading, escape(text))
     verdict = str(certificate).splitlines()[0]

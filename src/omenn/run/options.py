@@ -98,6 +98,15 @@ def by_method(words: Sequence[str], names: Sequence[str]) -> dict[str, dict[str,
     return {name: options_of(name, given) for name, given in sorted_.items()}
 
 
+def output_of(word: str | None) -> str | int | None:
+    """Where the logits are in an output: a position if it is a number, else a key.
+
+    >>> output_of("scores"), output_of("1"), output_of(None)
+    ('scores', 1, None)
+    """
+    return int(word) if word is not None and word.removeprefix("-").isdecimal() else word
+
+
 def check_steps(steps: Sequence[str]) -> None:
     """Refuse a step of post-processing that is not known, before any work.
 

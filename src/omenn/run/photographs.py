@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omenn.errors import InputError, OmennError, TargetError, did_you_mean, reason
+from omenn.models import user_files
 from omenn.models.images import read_image
 from omenn.models.sources import Source
 from omenn.show.panels import Case
@@ -71,7 +72,8 @@ def certify_file(file: Path, source: Source, request: Request, device: str = "cp
     tensor = read_input(file, source, device)
     asked, _ = asked_of(request, source, first_row(source, tensor))
     known = ("bias", "output", "products", "channel_dim")
-    options = {name: value for name, value in request.options.items() if name in known}
+    options: dict[str, Any] = {"output": source.output}
+    options |= {name: value for name, value in request.options.items() if name in known}
     at = request.options.get("at")
     if isinstance(at, str) and at in dict(source.model.named_modules()):
         options["at"] = at
@@ -90,7 +92,7 @@ def explain_tensor(
     """Explain one preprocessed picture (1, channels, H, W), see ``explain_file``."""
     import omenn
 
-    options: dict[str, Any] = dict(request.options)
+    options: dict[str, Any] = {"output": source.output} | dict(request.options)
     if request.method != "omenn":
         options["method"] = request.method
     logits = first_row(source, tensor)
@@ -146,8 +148,15 @@ def _changed(case: Case, steps: Sequence[str]) -> Case:
 
 
 def warning_of(source: Source) -> str:
-    """What must be said first of a model whose weights are not known to be trained."""
-    return _sentence(source.weights) if source.trained is not True else ""
+    """What must be said first: weights not known to be trained, a preprocessing nobody declared."""
+    said = [] if source.trained is True else [_sentence(source.weights)]
+    if source.preprocessing.assumed:
+        height, width = source.preprocessing.size
+        said.append(
+            f"It declares no model.preprocess, so ImageNet's is assumed: {width} × {height} "
+            "pixels, normalised by its mean and std."
+        )
+    return " ".join(said)
 
 
 def asked_of(request: Request, source: Source, logits: torch.Tensor) -> tuple[int | Contrast, str]:
@@ -229,15 +238,59 @@ def first_row(source: Source, tensor: torch.Tensor) -> torch.Tensor:
     except (OmennError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a model may raise anything
+        place = "" if source.file is None else user_files.place_in(source.file, error)
         raise InputError(
             f"the model '{source.spec}' cannot take a picture of the shape "
-            f"{tuple(tensor.shape)}: {type(error).__name__}: {reason(error)}. Correct what it "
-            f"declares as its preprocessing ({source.preprocessing.source}), or explain it from "
-            "Python."
+            f"{tuple(tensor.shape)}: {type(error).__name__}: {reason(error)}{place}. "
+            f"{_other_preprocessing(source)}"
         ) from error
-    logits = pick_output(output, None)
-    select(logits, None, len(tensor))  # refuses what is not one row of logits a picture
+    try:
+        if source.output is not None and isinstance(output, torch.Tensor):
+            raise TargetError("one tensor has no parts to be named")
+        several = isinstance(output, Mapping) and len(output) > 1
+        if source.output is None and several and output.get("logits") is None:
+            raise TargetError("which of them are the logits is not said")
+        logits = pick_output(output, source.output)
+        select(logits, None, len(tensor))  # refuses what is not one row of logits a picture
+    except TargetError as error:
+        raise TargetError(
+            f"the model '{source.spec}' returned {_described(output)}, expected one row of numbers "
+            f"for a picture, (1, classes). {other_output(source)}"
+        ) from error
     return logits.reshape(-1)
+
+
+def _described(output: Any) -> str:
+    """What a model returned, with the names and shapes of its tensors."""
+    if isinstance(output, Mapping):
+        inside = ", ".join(f"{name!r}: {_described(value)}" for name, value in output.items())
+        return f"a dictionary with {inside}" if inside else "an empty dictionary"
+    if isinstance(output, tuple | list):
+        return f"a {type(output).__name__} of {', '.join(map(_described, output)) or 'nothing'}"
+    shape = getattr(output, "shape", None)
+    return type(output).__name__ if shape is None else f"a tensor {tuple(shape)}"
+
+
+def _other_preprocessing(source: Source) -> str:
+    """What to do where a model does not take what it was given."""
+    ours = f"Its preprocessing: {source.preprocessing.source}."
+    if source.file is None:
+        return f"{ours} Write a function in a file that returns the model as it takes pictures."
+    return (
+        f"{ours} Say another in '{source.file}': "
+        'model.preprocess = {"size": 28, "mean": [0.5], "std": [0.5]}, one number a channel '
+        "(one: grey, three: red, green, blue)."
+    )
+
+
+def other_output(source: Source) -> str:
+    """What to do on the command line where a model's output is no row of logits."""
+    where = "a file, and name it as file.py:function" if source.file is None else f"'{source.file}'"
+    return (
+        "Name another part of it with --output (a key or a position), or write a function that "
+        "returns a module whose output is such a row (of a segmentation, for example, "
+        f"net(x).mean((2, 3))) in {where}."
+    )
 
 
 def best_other(logits: torch.Tensor, target: int) -> int:
