@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from omenn.core.explain import frozen
     from omenn.core.explanation import Explanation
     from omenn.core.operator import Operator, operator
-    from omenn.core.registry import rule
+    from omenn.core.registry import rule, rules
     from omenn.core.rows import Rows, rows
     from omenn.core.target import Contrast
     from omenn.methods import explain, method, methods
@@ -42,6 +42,7 @@ _HOMES = {
     "operator": "core.operator",
     "rows": "core.rows",
     "rule": "core.registry",
+    "rules": "core.registry",
 }
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "operator",
     "rows",
     "rule",
+    "rules",
 ]
 
 

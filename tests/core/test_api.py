@@ -19,7 +19,7 @@ NAMES = {
     "Certificate", "Contrast", "Explanation", "InputError", "MissingExtra", "ModelError",
     "OmennError", "Operator", "OutputError", "Rows", "TargetError", "UnsupportedOperator",
     "WeightsError", "__version__", "certify", "explain", "frozen", "method", "methods", "operator",
-    "rows", "rule",
+    "rows", "rule", "rules",
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -21,12 +22,12 @@ from opcases.networks import ROWS
 @pytest.fixture(autouse=True)
 def tables_as_before() -> Iterator[None]:
     """Rules are global: each test takes its own back."""
-    operators, (table, orders) = dict(OPERATORS), (dict(t) for t in spelling.tables())
-    yield
-    changed = (OPERATORS, *spelling.tables())
-    for now, before in zip(changed, (operators, table, orders), strict=True):
-        now.clear()
-        now.update(before)
+    tables = (OPERATORS, *spelling.tables())
+    before = [dict(t) for t in tables]
+    with omenn.rules():
+        yield
+    assert [dict(t) for t in tables] == before
+    assert "apply" not in vars(torch.autograd.function._SingleLevelFunction)
 
 
 def test_pointwise_by_name_covers_every_spelling() -> None:
@@ -163,15 +164,81 @@ def test_a_function_that_shares_its_name_with_an_operator_does_not_replace_it() 
 
 
 def test_what_rule_refuses() -> None:
-    with pytest.raises(omenn.InputError, match=r"^omenn.rule needs a function, but int was given"):
-        omenn.rule(3, "linear")
-    with pytest.raises(omenn.InputError, match=r"^torch has no function 'tann'. Give the function"):
-        omenn.rule("tann", "pointwise")
-    with pytest.raises(omenn.InputError, match=r"^kind='cubic' is not known. Give 'linear' or 'p"):
-        omenn.rule("tan", "cubic")
+    for func, kind in ((3, "linear"), ("tann", "pointwise"), ("tan", "cubic"), ("a b", "linear")):
+        with pytest.raises(omenn.InputError):
+            omenn.rule(func, kind)  # type: ignore[arg-type]
     omenn.rule("aminmax", "linear")
     with pytest.raises(omenn.UnsupportedOperator, match="for functions that return one tensor"):
         omenn.explain(lambda x: torch.aminmax(x, dim=1)[0], ROWS, lambda y: y)
+
+
+# --- undone ------------------------------------------------------------------------------------
+
+
+def refused(model: Any) -> bool:
+    return not omenn.certify(model, ROWS.abs() + 1, 1).exact
+
+
+def test_rules_are_taken_back() -> None:
+    first = omenn.rule("tan", "pointwise")
+    second = omenn.rule("tan", "linear")
+    assert refused(torch.tan)  # linear it is not
+    second.remove()
+    assert not refused(torch.tan)
+    third = omenn.rule("tan", "linear")
+    first.remove()
+    assert refused(torch.tan)
+    third.remove()
+    third.remove()
+    with pytest.raises(omenn.UnsupportedOperator):
+        omenn.explain(torch.tan, ROWS, 1)
+
+
+def test_a_scope_ends_with_its_rules() -> None:
+    with omenn.rules({"tan": "pointwise", "i0": "pointwise"}):
+        with omenn.rules({"tan": "linear"}):
+            assert refused(lambda x: x.tan())
+        omenn.rule("sinc", "pointwise")
+        assert not refused(lambda x: x.tan() + torch.sinc(x) + torch.i0(x))
+    for model in (torch.tan, torch.sinc, torch.i0):
+        assert refused(model)
+
+
+def test_a_rule_replaces_one_of_the_engine_for_a_while() -> None:
+    right = omenn.explain(torch.relu, ROWS, 1)
+    with omenn.rules({"relu": "frozen"}):
+        assert not omenn.explain(lambda x: x * torch.relu(x), ROWS, 1).weight[:, 0].any()
+    assert torch.equal(omenn.explain(torch.relu, ROWS, 1).weight, right.weight)
+
+
+# --- wrong rules -------------------------------------------------------------------------------
+
+
+DROPPED: dict[str, Any] = {
+    "value": lambda call: call.value(),
+    "constant": lambda call: torch.ones_like(call.value()),
+    "detached": lambda call: call.run().detach(),
+    "at zero": lambda call: call.at_zero(),
+}
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_a_rule_that_drops_the_input_is_refused(name: str) -> None:
+    def model(x: Tensor) -> Tensor:
+        return torch.xlogy(x.abs(), x.abs()) + x
+
+    with omenn.rules({"xlogy": DROPPED[name]}):
+        with pytest.raises(omenn.UnsupportedOperator) as caught:
+            omenn.explain(model, ROWS, 0)
+        assert caught.value.operator == "xlogy"
+        certificate = omenn.certify(model, ROWS, 0)
+        assert not certificate.exact
+        assert certificate.violations
+    with omenn.rules({"xlogy": "frozen"}):  # said on purpose, and told in the result
+        e = omenn.explain(model, ROWS, 0)
+        assert e.exact
+        assert e.frozen_constants
+        torch.testing.assert_close(e.weight[:, 0], torch.ones(3).double())
 
 
 def test_methods_say_what_they_promise() -> None:

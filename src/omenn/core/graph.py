@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from copy import copy
 from typing import Any
 
@@ -66,15 +66,19 @@ def reaches(node: Any, roots: Sequence[Tensor]) -> bool:
     return False
 
 
-def violations(output: Tensor, roots: Sequence[Tensor]) -> list[str]:
+def violations(
+    output: Tensor, roots: Sequence[Tensor], vouched: Set[Any] = frozenset()
+) -> list[str]:
     """Nodes between the leaves ``roots`` and ``output`` that are not linear at fixed coefficients.
+
+    Those in ``vouched`` count as linear.
 
     A native node must be known as linear, a product may have one factor on a path to the leaves
     (or two halved ones), and a Python node must be one of the engine's own.
 
     Raises the UnsupportedOperator of an opaque value, if one of the nodes made it.
     """
-    if not _doubtful(output.grad_fn):
+    if not _doubtful(output.grad_fn, vouched):
         return []
     order = _topological(output.grad_fn)
     wanted = {id(r) for r in roots}
@@ -85,14 +89,14 @@ def violations(output: Tensor, roots: Sequence[Tensor]) -> list[str]:
             live.add(node)
     found = []
     for node in order:
-        if node in live:
+        if node in live and node not in vouched:
             problem = _problem(node, live)
             if problem:
                 found.append(problem)
     return list(dict.fromkeys(found))
 
 
-def _doubtful(root: Any) -> bool:
+def _doubtful(root: Any, vouched: Set[Any]) -> bool:
     """Whether any node could break linearity, if all that is upstream depended on the input."""
     seen, todo = set(), [root]
     while todo:
@@ -102,7 +106,7 @@ def _doubtful(root: Any) -> bool:
         seen.add(node)
         edges = [n for n, _ in node.next_functions]
         todo += edges
-        if isinstance(node, NODES):
+        if isinstance(node, NODES) or node in vouched:
             continue
         name = short(node)
         if name in _LINEAR:

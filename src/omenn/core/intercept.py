@@ -28,6 +28,7 @@ from omenn.core.lifetime import MARK, opened
 from omenn.core.lookups import converted, looked_up
 from omenn.core.models import modules_of
 from omenn.core.origins import Origins
+from omenn.core.own import run_own
 from omenn.core.place import Place
 from omenn.core.placing import Placing
 from omenn.core.provenance import mark_frozen, mark_written, names_in, taken
@@ -95,6 +96,7 @@ class Interceptor(Placing):
         self.finite = False  # what is saved for the backward pass is finite: see unreached.py
         self.paused = False  # while the engine itself works between two of the model's calls
         self.chains = Chains(self)
+        self.vouched: set[Any] = set()  # nodes of the autograd graph that rules of users made
         self.held = ""  # the last operator whose result was frozen
         # Makes a float of an explained integer input a leaf: (float, integers, their mark).
         self.made: Callable[[Tensor, Tensor, Mark], Tensor] | None = None
@@ -176,7 +178,8 @@ class Interceptor(Placing):
                 return
         if mark.kind == CARRIED:
             node = t.grad_fn
-            if isinstance(node, _PYTHON_NODE) and not isinstance(node, NODES):
+            alien = isinstance(node, _PYTHON_NODE) and not isinstance(node, NODES)
+            if alien and node not in self.vouched:
                 mark = self._alien(t, node)
             if not t.requires_grad:
                 raise unseen.cut(self)
@@ -235,12 +238,15 @@ class Interceptor(Placing):
             raise call.refuse("out= is not supported")
         if row.composite:
             return row.rule(call)
-        chain = self.chains.found(call)
+        chain = None if row.own else self.chains.found(call)
         if call.inplace:
             prepare_write(self, call)
         use = chain or call
         use.flow = Flow(use.carried, use.marked) if self.create_graph else None
-        out = row.rule(call) if chain is None else chain.applied()
+        if chain is not None:
+            out = chain.applied()
+        else:
+            out = run_own(self, call, row) if row.own else row.rule(call)
         self._mark_outputs(use, row, out)
         self.chains.add(call, out)
         return None if call.operator == "setitem" else out

@@ -164,7 +164,9 @@ class FrozenRun:
 
     def _select(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad(), self._saving(), self.mode:
-            return select(pick_output(self.out, output), target, self.feed.samples)
+            logits = pick_output(self.out, output)
+            raise_opaque(self.mode, logits)
+            return select(logits, target, self.feed.samples)
 
     def _check(self, f: Tensor) -> None:
         raise_opaque(self.mode, f)
@@ -193,7 +195,7 @@ class FrozenRun:
                 "linear part",
                 "Explain the logits before it: output=... or a model without the last operator.",
             )
-        bad = violations(f, self.feed.leaves)
+        bad = violations(f, self.feed.leaves, self.mode.vouched)
         if bad:
             raise UnsupportedOperator(
                 bad[0].strip("'"),

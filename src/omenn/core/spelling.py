@@ -208,19 +208,12 @@ def spellings(name: str) -> list[tuple[Callable[..., Any], bool]]:
     found = {}
     for prefix in ("special_", "linalg_", "fft_"):  # as torch names what lies in these modules
         name = name.removeprefix(prefix)
-    for home in _HOMES:
+    for home in _HOMES if name.isidentifier() else ():
         for spelled in dict.fromkeys((name, name if name.endswith("_") else name + "_")):
             func = getattr(home, spelled, None)
             if callable(func) and not isinstance(func, type):
                 found.setdefault(func, spelled.endswith("_") and not spelled.endswith("__"))
     return list(found.items())
-
-
-def teach(func: Callable[..., Any], operator: str, inplace: bool = False) -> None:
-    """Adds a spelling (for rules registered by users)."""
-    table, orders = tables()
-    table[func] = Spelling(operator, inplace, False)
-    orders[func] = ("input",)
 
 
 def bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.overrides import resolve_name
 
 from omenn.core.autograd import Opaque
 from omenn.core.call import OPAQUE, Call, Mark, alike, inputs_of, substitute
-from omenn.core.spelling import spell
+from omenn.core.functions import operator_of
+from omenn.core.spelling import spell, spellings
 from omenn.core.writing import OWN, memory_of, owned
 from omenn.errors import UnsupportedOperator
 
@@ -62,7 +64,7 @@ def unknown(mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any) -
     leaves = name in LEAVES_TORCH or name in _UNSEEN
     error = next((m.error for _, m in marked if m.error is not None), None)
     if error is None or leaves:
-        error = _no_rule(mode, name, leaves)
+        error = _no_rule(mode, func, leaves)
     if leaves:
         raise error
     out = native(mode, func, args, kwargs, marked, error)
@@ -70,14 +72,24 @@ def unknown(mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any) -
     return out
 
 
-def _no_rule(mode: Interceptor, name: str, leaves: bool) -> UnsupportedOperator:
+def _no_rule(mode: Interceptor, func: Any, leaves: bool) -> UnsupportedOperator:
     if leaves:
         why = "its value leaves PyTorch, where it cannot be followed"
         remedy = "Keep it a tensor, or explain a later module with at=."
     else:
         why = "there is no rule that makes it linear at fixed coefficients"
-        remedy = f"Give it one with omenn.rule({name!r}, ...), or explain a later module with at=."
-    return UnsupportedOperator(name, mode.module_path(), why, remedy)
+        rule = f"omenn.rule({_called(func)}, ...)"
+        remedy = f"Give it one with {rule}, or explain a later module with at=."
+    return UnsupportedOperator(name_of(func), mode.module_path(), why, remedy)
+
+
+def _called(func: Any) -> str:
+    """What to give to ``omenn.rule`` for a function: its name where that is enough."""
+    name = name_of(func)
+    if operator_of(func) or any(f is func for f, _ in spellings(name)):
+        return repr(name)
+    home = f"{getattr(func, '__module__', '')}.{getattr(func, '__qualname__', name)}"
+    return resolve_name(func) or home
 
 
 def ruled(mode: Interceptor, call: Call, row: Row) -> Any:

@@ -85,6 +85,8 @@ def alias(mode: Interceptor) -> UnsupportedOperator:
 def alien(mode: Interceptor, node: Any) -> UnsupportedOperator:
     name = short(node)
     remedy = "Use the plain Python form of it, or explain at a later module with at=."
+    if isinstance(node, torch.autograd.function.BackwardCFunction):
+        remedy = f"Give it a rule with omenn.rule({name!r}, ...). {remedy}"
     if name == "CheckpointFunction":
         remedy = "Turn gradient checkpointing off, or give it use_reentrant=False."
     if name == "BackwardHookFunction":

@@ -22,6 +22,7 @@ from omenn.core.explanation import Explanation
 from omenn.core.run import choose
 from omenn.core.surroundings import alone
 from omenn.core.target import Target, pick_output, select
+from omenn.core.unknown import raise_opaque
 from omenn.errors import InputError, ModelError, TargetError, UnsupportedOperator, reason
 from omenn.methods.maps import brought, explained, over_channels
 from omenn.methods.plain import Plain, PlainRun
@@ -177,10 +178,14 @@ class AttentionRun:
         self.feed = self.run.feed
         seen = self.run.mode.notes.get("attention", Seen())
         self.products: list[Product] = seen.products
+        with torch.inference_mode(False), torch.enable_grad(), self.run.mode:
+            logits = pick_output(self.run.out, output)
+        raise_opaque(self.run.mode, logits)
         _check(seen, self.feed.ones)
         with torch.inference_mode(False), torch.enable_grad(), self.run.mode:
-            f, self.index = select(pick_output(self.run.out, output), target, self.feed.samples)
-            self.f = f.reshape(-1) if self.feed.samples == 1 else f
+            f, self.index = select(logits, target, self.feed.samples)
+        raise_opaque(self.run.mode, f)
+        self.f = f.reshape(-1) if self.feed.samples == 1 else f
         if self.f.shape != (self.feed.samples,):
             raise TargetError(
                 f"the target gives {self.f.numel()} numbers for {self.feed.samples} samples, each "

@@ -21,6 +21,8 @@ class Row(NamedTuple):
     placer: Placer
     # A composite calls other operators through the interceptor: its outputs are marked already.
     composite: bool = False
+    # Written by a user.
+    own: bool = False
 
 
 def rows(names: str, rule: Callable[[Call], Any], placer: Placer) -> dict[str, Row]:
