@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from torch import nn
 
 _ENGINE = __name__.rpartition(".")[0] + "."
+# Where PyTorch calls hooks and ``forward``.
+_MODULES = "torch.nn.modules.module"
+_CALLS = ("_call_impl", "inner")
 
 
 def running_module(names: Mapping[int, str]) -> str:
@@ -26,4 +29,18 @@ def running_module(names: Mapping[int, str]) -> str:
                 if isinstance(owner, nn.Module):
                     return names.get(id(owner), type(owner).__name__)
         frame = frame.f_back
+    return ""
+
+
+def running_hook() -> str:
+    """The name of the innermost hook of a module that is running; ``""`` where there is none."""
+    frame = sys._getframe(1)
+    while frame is not None and (caller := frame.f_back) is not None:
+        calls = caller.f_globals.get("__name__") == _MODULES and caller.f_code.co_name in _CALLS
+        inside = frame.f_globals.get("__name__") == _MODULES
+        if calls and not inside:
+            hook = caller.f_locals.get("hook")
+            code = getattr(getattr(hook, "__func__", hook), "__code__", None)
+            return frame.f_code.co_name if code is frame.f_code else ""
+        frame = caller
     return ""

@@ -22,6 +22,7 @@ from omenn.core.autograd import NODES
 from omenn.core.call import CARRIED, FROZEN, OPAQUE, Call, Mark, coarser, inputs_of
 from omenn.core.caller import running_module
 from omenn.core.chains import Chains
+from omenn.core.departures import Departures
 from omenn.core.flow import Flow
 from omenn.core.graph import reaches
 from omenn.core.lifetime import MARK, opened
@@ -96,7 +97,7 @@ class Interceptor(Placing):
         self.finite = False  # what is saved for the backward pass is finite: see unreached.py
         self.paused = False  # while the engine itself works between two of the model's calls
         self.chains = Chains(self)
-        self.vouched: set[Any] = set()  # nodes of the autograd graph that rules of users made
+        self.departures = Departures()
         self.held = ""  # the last operator whose result was frozen
         # Makes a float of an explained integer input a leaf: (float, integers, their mark).
         self.made: Callable[[Tensor, Tensor, Mark], Tensor] | None = None
@@ -179,7 +180,7 @@ class Interceptor(Placing):
         if mark.kind == CARRIED:
             node = t.grad_fn
             alien = isinstance(node, _PYTHON_NODE) and not isinstance(node, NODES)
-            if alien and node not in self.vouched:
+            if alien and node not in self.touched.vouched:
                 mark = self._alien(t, node)
             if not t.requires_grad:
                 raise unseen.cut(self)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import ref
 
 import torch
@@ -28,6 +29,7 @@ class Touched:
 
     def __init__(self) -> None:
         self._seen: list[Callable[[], Tensor | None]] = []
+        self.vouched: set[Any] = set()  # nodes of the autograd graph that rules of users made
         self.strong = False
         self.keep_history = False  # derivatives of the frozen network are wanted afterwards
 
@@ -41,6 +43,7 @@ class Touched:
         """Makes plain values of what is still there: same object, same memory, same numbers."""
         alive = {id(t): t for r in self._seen if (t := r()) is not None}
         self._seen.clear()
+        self.vouched.clear()  # else a cycle through the graph
         for t in alive.values():
             mark = t.__dict__.get(MARK)
             if mark is not None and mark.owner.touched is self:

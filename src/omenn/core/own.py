@@ -32,7 +32,7 @@ def run_own(mode: Interceptor, call: Call, row: Row) -> Any:
                 "Let the rule return call.run(), call.frozen(...) or what is computed from its "
                 "arguments; call.hold() for a coefficient.",
             )
-        mode.vouched |= made
+        mode.touched.vouched |= made
     return out
 
 

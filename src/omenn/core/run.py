@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from omenn.core.autograd import last_pass, own_precision
+from omenn.core.blame import blame
+from omenn.core.departures import check_departures, random_state
 from omenn.core.depth import Depth, depth_of
 from omenn.core.explanation import TOLERANCES, Explanation, located_shares
 from omenn.core.graph import violations
@@ -75,6 +77,8 @@ class FrozenRun:
         self.finite = False  # finite copies are saved for the pass back: see unreached.py
         self.asked: dict[int, tuple[Tensor, Target, Any]] = {}  # explained numbers, by id
         self.renewed: dict[int, Tensor] = {}  # the same in another forward pass
+        self.shaken: dict[Any, FrozenRun] = {}  # see departures.py
+        self.shaking: tuple[bool, Any] = (False, None)
         self._forward(batched=True)
 
     def _forward(self, batched: bool, strong: bool = False) -> None:
@@ -89,6 +93,8 @@ class FrozenRun:
         self.mode.touched.strong = strong
         self.mode.aside.history = history
         self.mode.finite = self.finite
+        self.mode.departures.shaken, self.mode.departures.only = self.shaking
+        self.random, self.shaken = random_state(), {}
         depth = self._depth(batched)
         known, channel_dim = ((), self.channel_dim) if depth is None else (depth.channels(), None)
         self.feed = Feed(self.mode, self.raw, self.bias, channel_dim, batched, known)
@@ -101,7 +107,7 @@ class FrozenRun:
             if "weakref" in str(error) and not strong:  # see Touched
                 self._forward(batched, strong=True)
                 return
-            raise self._blame(error) from error
+            raise blame(self.model, self.feed, error) from error
         same = depth is not None and depth.describes(self.feed.leaves)
         self.depth = depth if same else None
 
@@ -119,19 +125,6 @@ class FrozenRun:
             return None
         how = (self.channel_dim, self.resample, batched)
         return depth_of(self.model, self.raw, self.at, *how)
-
-    def _blame(self, error: Exception) -> OmennError:
-        """Whose exception it was: the ordinary model's on this input, or that of freezing it."""
-        args, kwargs = self.feed.arguments()
-        try:
-            with torch.no_grad():
-                self.model(*args, **kwargs)
-        except Exception as own:
-            return InputError(f"the model cannot take {self.feed.described()}: {reason(own)}.")
-        return ModelError(
-            f"the model runs, but not in its frozen form: {reason(error)}. Explain at a later "
-            "module with at=, or report it with the model."
-        )
 
     def target(self, target: Target, output: Any = None) -> tuple[Tensor, Tensor]:
         """(f, class index): the explained numbers (B,), checked to be finite and affine."""
@@ -152,6 +145,8 @@ class FrozenRun:
                 "target that returns one number for the whole batch."
             )
         self._check(f)
+        chosen = index if target is None else target
+        check_departures(self, f, lambda twin: twin._select(chosen, output)[0])
         if f.ndim == 0:
             with torch.enable_grad(), self.mode:
                 f = f.reshape(-1)
@@ -163,10 +158,12 @@ class FrozenRun:
         return f, index
 
     def _select(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad(), self._saving(), self.mode:
-            logits = pick_output(self.out, output)
+        with torch.inference_mode(False), torch.enable_grad(), self._saving():
+            with self.mode:
+                logits = pick_output(self.out, output)
             raise_opaque(self.mode, logits)
-            return select(logits, target, self.feed.samples)
+            with self.mode:
+                return select(logits, target, self.feed.samples)
 
     def _check(self, f: Tensor) -> None:
         raise_opaque(self.mode, f)
@@ -195,7 +192,7 @@ class FrozenRun:
                 "linear part",
                 "Explain the logits before it: output=... or a model without the last operator.",
             )
-        bad = violations(f, self.feed.leaves, self.mode.vouched)
+        bad = violations(f, self.feed.leaves, self.mode.touched.vouched)
         if bad:
             raise UnsupportedOperator(
                 bad[0].strip("'"),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.core.departures import check_departures
 from omenn.core.models import check_model
 from omenn.core.run import FrozenRun
 from omenn.core.target import pick_output
@@ -50,7 +51,7 @@ class Span(FrozenRun):
         super().__init__(model, inputs, at, "separate", None, options)
 
     def _forward(self, batched: bool, strong: bool = False) -> None:
-        self.calls.clear()
+        self.calls = Counter()
         with self._watched():
             super()._forward(False, strong)
 
@@ -108,12 +109,17 @@ class Span(FrozenRun):
                 f"{', '.join(map(repr, keys))}. Let a function hold the others, for example "
                 "lambda x: model(x, other)."
             )
-        if self.to is None:
-            with torch.inference_mode(False), torch.enable_grad(), self.mode:
-                self.found = pick_output(self.out, self.output)
-        assert self.found is not None
+        self.found = self._found()
         if self.found.is_complex():
             raise TargetError("the output is complex. Choose a real part of it with output=.")
         self._check(self.found)
+        check_departures(self, self.found, lambda twin: twin._found())
         with torch.inference_mode(False), torch.enable_grad():
             return self.found.clone()  # unmarked, so it keeps its history when the run is over
+
+    def _found(self) -> Tensor:
+        if self.to is None:
+            with torch.inference_mode(False), torch.enable_grad(), self.mode:
+                return pick_output(self.out, self.output)
+        assert self.found is not None
+        return self.found

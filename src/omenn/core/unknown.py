@@ -19,6 +19,7 @@ from torch.overrides import resolve_name
 
 from omenn.core.autograd import Opaque
 from omenn.core.call import OPAQUE, Call, Mark, alike, inputs_of, substitute
+from omenn.core.caller import running_hook
 from omenn.core.functions import operator_of
 from omenn.core.spelling import spell, spellings
 from omenn.core.writing import OWN, memory_of, owned
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 LEAVES_TORCH = frozenset(
     "item tolist numpy __float__ __int__ __array__ __complex__ __dlpack__ data_ptr".split()
 )
+
+_NUMBERS = LEAVES_TORCH - {"data_ptr", "__dlpack__"}  # of which a copy can be handed over
 
 # These hand a value over where no mark can follow it, and return nothing that could be judged.
 _UNSEEN = frozenset("__set__ set_ backward untyped_storage storage _typed_storage".split())
@@ -65,8 +68,10 @@ def unknown(mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any) -
     error = next((m.error for _, m in marked if m.error is not None), None)
     if error is None or leaves:
         error = _no_rule(mode, func, leaves)
-    if leaves:
+    if leaves and (name not in _NUMBERS or mode.leaves):  # omenn.frozen is not run twice
         raise error
+    if leaves:
+        return mode.departures.leave(mode, (func, args, kwargs), error)
     out = native(mode, func, args, kwargs, marked, error)
     mode.chains.compared(func, args, kwargs, marked, out)
     return out
@@ -75,7 +80,10 @@ def unknown(mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any) -
 def _no_rule(mode: Interceptor, func: Any, leaves: bool) -> UnsupportedOperator:
     if leaves:
         why = "its value leaves PyTorch, where it cannot be followed"
+        hook = running_hook()
         remedy = "Keep it a tensor, or explain a later module with at=."
+        if hook:
+            remedy = f"Keep it a tensor in the hook '{hook}', or remove that hook for a while."
     else:
         why = "there is no rule that makes it linear at fixed coefficients"
         rule = f"omenn.rule({_called(func)}, ...)"

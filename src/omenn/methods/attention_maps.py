@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from omenn.core.autograd import own_precision
 from omenn.core.call import Call
+from omenn.core.departures import check_departures
 from omenn.core.explanation import Explanation
 from omenn.core.run import choose
 from omenn.core.surroundings import alone
@@ -185,6 +186,8 @@ class AttentionRun:
         with torch.inference_mode(False), torch.enable_grad(), self.run.mode:
             f, self.index = select(logits, target, self.feed.samples)
         raise_opaque(self.run.mode, f)
+        chosen = self.index if target is None else target
+        check_departures(self.run, f, lambda twin: twin._select(chosen, output)[0])
         self.f = f.reshape(-1) if self.feed.samples == 1 else f
         if self.f.shape != (self.feed.samples,):
             raise TargetError(
