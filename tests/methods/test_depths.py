@@ -182,7 +182,7 @@ def test_one_input_by_its_name_and_several() -> None:
     wanted = omenn.explain(net, x, 1, at="auto")
     found = omenn.explain(Named().eval(), {"pixels": x}, 1, at="auto")
     assert found.at == ("input", "net.1")
-    torch.testing.assert_close(found.matrix, wanted.matrix)
+    torch.testing.assert_close(found.matrix, {"pixels": wanted.matrix})
     pair = omenn.explain(lambda a, b: net(a + b), (x, x), 1, at="auto")  # no module, so no levels
     assert pair.exact
     assert [m.shape for m in pair.matrix] == [(2, 32, 32)] * 2

@@ -355,7 +355,8 @@ def test_images_may_come_by_name_and_beside_what_is_not_explained() -> None:
     k = torch.tensor([1, 2])
     for given in ((X,), (X, k)):
         e = omenn.explain(net, given, 1, method="omenn-focused")
-        torch.testing.assert_close(e.matrix, plain.matrix)
+        assert len(e.matrix) == len(given)
+        torch.testing.assert_close(e.matrix[0], plain.matrix)
     for named in ({"x": X}, {"x": X, "k": k}):
         e = omenn.explain(net, named, 1, method="omenn-focused")
         assert e.exact
@@ -438,7 +439,6 @@ class Mean(nn.Module):
         (X, lambda out: out[:, 1].sum()),
         (X[:1], lambda out: out[0, 1]),
         ((torch.tensor([1]), X), 1),
-        ((torch.tensor([1, 0]), draw(4, 2, 6, 8)), 1),
     ],
 )
 def test_a_number_that_is_not_of_one_image_is_refused(inputs: Any, target: Any) -> None:
@@ -446,6 +446,12 @@ def test_a_number_that_is_not_of_one_image_is_refused(inputs: Any, target: Any) 
     said = r"is for a number of each image, but the target has \d for "
     with pytest.raises(omenn.InputError, match=said):
         omenn.explain(net, inputs, target, method="omenn-focused")
+
+
+def test_answers_that_each_depend_on_all_images_are_refused() -> None:
+    flags, images = torch.tensor([1, 0]), draw(4, 2, 6, 8)
+    with pytest.raises(omenn.TargetError):
+        omenn.explain(Mean().eval(), (flags, images), 1, method="omenn-focused")
 
 
 def test_what_is_no_image_is_refused() -> None:

@@ -40,6 +40,7 @@ class Entry:
     home: Place | None = None
     home_ones: Tensor | None = None
     known: bool = True
+    unsure: bool = False  # another dimension may be that of the samples
     leaves: list[int] = field(default_factory=list)
     reached: bool = False
 

@@ -46,8 +46,10 @@ def explain(
     Args:
         model: a module in evaluation mode, or a function of tensors.
         inputs: a tensor, a tuple (positional arguments) or a dict (keyword arguments); first
-            dimension the batch. Floating-point tensors are explained, integer ids at their
-            embedding. Images (B, C, H, W), sequences (B, T, D), tables (B, F).
+            dimension the batch. Floating-point tensors are explained, integer ids at the rows of
+            a table that they stand for (an embedding, ``param[ids]``), 8-bit pictures at their
+            pixels; what else is made of integers is a constant of theirs. Images (B, C, H, W),
+            sequences (B, T, D), tables (B, F).
         target: class index, tensor (B,), ``Contrast(a, b)``, a callable on the output that returns
             one number per sample, or None for the class with the largest logit. A callable that
             returns a single number explains the batch as one object (a graph, for example).
@@ -63,8 +65,9 @@ def explain(
         output: where the logits are in a structured output: callable, key or index.
         products: of two equally bounded factors ``"half"`` of each carries, or ``"left"`` or
             ``"right"`` alone.
-        channel_dim: the channel dimension of the input, counted from the end (default −3 for
-            images, −1 for sequences, none for tables).
+        channel_dim: the channel dimension of the input, counted from the end, over which the map
+            is summed (default −3 for images, −1 for sequences, none for tables and ids); 0 keeps
+            all dimensions.
         create_graph: keep the result differentiable with respect to the parameters.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,26 @@ def leaves(value: Structure) -> list[Tensor]:
     return [t for v in value for t in leaves(v)]
 
 
+def rebuilt(value: Structure, tensors: Iterator[Tensor]) -> Structure:
+    """The structure with other tensors, in the order of ``leaves``."""
+    if isinstance(value, Tensor):
+        return next(tensors)
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        return {key: rebuilt(v, tensors) for key, v in value.items()}
+    return tuple(rebuilt(v, tensors) for v in value)
+
+
 @dataclass(frozen=True, repr=False)
 class Explanation:
     """One matrix per sample that adds up to the output: Σ matrix = f(x).
 
     Shapes, for B samples (``locations`` are (H, W) of an image, (T,) of a sequence, (F,) of a
-    table row). With several explained inputs ``weight``, ``contribution``, ``bias`` and ``matrix``
-    have the structure of the inputs, and all matrices together sum to the output.
+    table row). ``weight``, ``contribution``, ``bias`` and ``matrix`` have the structure and the
+    order of the inputs: a tuple has None where nothing of an input is explained, a dict is without
+    it. All matrices together sum to the output. Ids (B, T) have a matrix (B, T); their weight is
+    that of the rows that were looked up, a tuple for several lookups, zero for none.
 
     ========================  =====================================================================
     ``output`` (B,)           f_c(x), the explained number

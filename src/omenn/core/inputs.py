@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,7 +39,10 @@ class Feed:
         channel_dim: int | None,
         batched: bool,
         known: Sequence[int | None] = (),
+        samples: int | None = None,
+        axes: Mapping[int, int] | None = None,
     ) -> None:
+        self.axes = axes or {}  # entry -> dimension of the samples, where that is known
         self.mode, self.bias, self.batched = mode, bias, batched
         self.channel_dim = channel_dim
         self.known = known  # channel dimensions of the first leaves, where they are known
@@ -54,18 +57,20 @@ class Feed:
         self.batch: list[int] = []
         self.spreads: list[Spread | None] = []  # of leaves of integer inputs
         self.mismatch: tuple[int, ...] | None = None  # shape of a leaf without a batch dimension
-        self.samples = self._samples()
+        self.samples = self._samples(samples)
         mode.routes = bias == "attention"
         mode.made = self._made
 
-    def _samples(self) -> int:
+    def _samples(self, count: int | None) -> int:
         tensors = [(k, v) for k, v in self.items if isinstance(v, Tensor)]
         if not tensors:
             raise InputError("no tensor was given to explain: inputs must hold at least one.")
         for key, t in tensors:
             self.mode.refuse_foreign(t)
             check(key, t)
-        return tensors[0][1].shape[0] if self.batched else 1
+        if not self.batched:
+            return 1
+        return tensors[0][1].shape[0] if count is None else count
 
     @property
     def keys(self) -> list[Key]:
@@ -120,7 +125,7 @@ class Feed:
 
     def _entry(self, key: Key, value: Tensor, channel: int | None, own: bool = True) -> Entry:
         """A new entry; ``own``: its value is its leaf."""
-        batch, known = self._batch_dim(value)
+        batch, known, unsure = self._batch_dim(value, channel)
         if channel is not None and self.batched and channel % value.ndim == batch:
             raise InputError(
                 f"channel_dim={channel} of an input of the shape {tuple(value.shape)} is its batch "
@@ -134,7 +139,7 @@ class Feed:
         grad = self.bias not in ("separate", "none", "places")
         how = (value, self.samples, batch, channel)
         ones, place = placed(*how, spread, self.batched, wide, grad)
-        entry = Entry(key, value, ones, place, batch, channel, known=known)
+        entry = Entry(key, value, ones, place, batch, channel, known=known, unsure=unsure)
         if not own:
             there = (ones, place)
             if spread:
@@ -165,13 +170,21 @@ class Feed:
             )
         return channel
 
-    def _batch_dim(self, value: Tensor) -> tuple[int, bool]:
-        """Where the samples are (windows of a sample follow one another); whether that is known."""
-        if not self.batched or value.shape[0] == self.samples:
-            return 0, True
-        if self.samples in value.shape:  # the state of a recurrent layer: (layers, B, D)
-            return value.shape.index(self.samples), True
-        return 0, value.shape[0] % self.samples == 0
+    def _batch_dim(self, value: Tensor, channel: int | None) -> tuple[int, bool, bool]:
+        """Where the samples are; whether that can be; whether it could be elsewhere as well.
+
+        A tensor of more rows than samples has windows of each sample, which follow one another.
+        """
+        if not self.batched:
+            return 0, True, False
+        index, shape = len(self.entries), value.shape
+        if index in self.axes:
+            return self.axes[index], True, True
+        own = None if channel is None else channel % value.ndim
+        dims = [d for d, n in enumerate(shape) if n == self.samples and (d == 0 or d != own)]
+        if dims:  # of the state of a recurrent layer, (layers, B, D), not the first
+            return dims[0], True, dims != [0]
+        return 0, shape[0] % self.samples == 0, True
 
     def _made(self, out: Tensor, given: Tensor, mark: Mark) -> Tensor:
         """A float made of an integer input, element by element or row by row, as a leaf."""

@@ -73,8 +73,7 @@ class Interceptor(Placing):
         self.notes: dict[str, Any] = {}  # what the rules of a book keep between two calls
         self.names: dict[int, str] = {}
         self.own: set[int] = set()
-        # float64, if the model has any of it, or nobody knows
-        self.dtype = torch.float64 if model is None else torch.float32
+        types: set[torch.dtype] = set()
         self.memory: set[int] = set()  # addresses of the model's parameters and buffers
         if model is not None:
             for name, m in modules_of(model):
@@ -83,9 +82,11 @@ class Interceptor(Placing):
                     if t is not None:
                         self.own.add(id(t))
                         self.memory.add(memory_of(t))
-                        if t.dtype == torch.float64:
-                            self.dtype = t.dtype
+                        types.add(t.dtype)
             self.memory.discard(0)
+        # In what the model computes: double precision if any of it is, or nobody knows.
+        single = any(t.is_floating_point for t in types) and torch.float64 not in types
+        self.dtype = torch.float32 if single else torch.float64
         self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
         # Explanations inside of which this one runs: what depends on their input is refused.
         self.outer = [m for m in _modes() if isinstance(m, Interceptor)]

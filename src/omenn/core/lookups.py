@@ -44,13 +44,16 @@ def _index(call: Call) -> Tensor | None:
     if not isinstance(table, Tensor) or table.ndim != 2 or not table.is_floating_point():
         return None
     if call.operator == "getitem":
-        index = call.args[1]
+        index: Any = call.args[1]
         index = index[0] if isinstance(index, tuple) and len(index) == 1 else index
-        whole = isinstance(index, Tensor) and index.dtype not in (torch.bool, torch.uint8)
-        return index if whole else None
+        if not isinstance(index, Tensor) or index.dtype in (torch.bool, torch.uint8):
+            return None
+        return index
     if call.operator == "index_select":
-        given = dict(zip(("input", "dim", "index"), call.args, strict=False)) | call.kwargs
-        return given.get("index") if given.get("dim") in (0, -2) else None
+        given: dict[str, Any] = dict(zip(("input", "dim", "index"), call.args, strict=False))
+        given |= call.kwargs
+        found: Any = given.get("index")
+        return found if given.get("dim") in (0, -2) else None
     return None
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from omenn.core.autograd import last_pass, own_precision
+from omenn.core.axes import along_samples, counted
 from omenn.core.blame import blame
 from omenn.core.departures import check_departures, random_state
 from omenn.core.depth import Depth, depth_of
@@ -74,6 +75,8 @@ class FrozenRun:
         self.interceptor, self.resample = interceptor, resample
         self.model, self.raw, self.at, self.bias = model, inputs, at, bias
         self.channel_dim, self.options = channel_dim, options
+        self.samples: int | None = None  # how many, if not as many as the first input has rows
+        self.axes: dict[int, int] = {}  # entry -> dimension of the samples
         self.finite = False  # finite copies are saved for the pass back: see unreached.py
         self.asked: dict[int, tuple[Tensor, Target, Any]] = {}  # explained numbers, by id
         self.renewed: dict[int, Tensor] = {}  # the same in another forward pass
@@ -97,7 +100,9 @@ class FrozenRun:
         self.random, self.shaken = random_state(), {}
         depth = self._depth(batched)
         known, channel_dim = ((), self.channel_dim) if depth is None else (depth.channels(), None)
-        self.feed = Feed(self.mode, self.raw, self.bias, channel_dim, batched, known)
+        self.feed = Feed(
+            self.mode, self.raw, self.bias, channel_dim, batched, known, self.samples, self.axes
+        )
         try:
             with torch.inference_mode(False), torch.enable_grad(), self._saving():
                 self.out = self.feed.run(self.model, self.at)
@@ -133,7 +138,7 @@ class FrozenRun:
         return f, index
 
     def _number(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
-        f, index = self._select(target, output)
+        f, index = counted(self, target, output)
         if f.ndim == 0 and self.feed.batched:
             # One number for the whole batch: the samples are one object.
             self._forward(batched=False)
@@ -145,6 +150,7 @@ class FrozenRun:
                 "target that returns one number for the whole batch."
             )
         self._check(f)
+        f, index = along_samples(self, f, index, lambda: self._select(target, output))
         chosen = index if target is None else target
         check_departures(self, f, lambda twin: twin._select(chosen, output)[0])
         if f.ndim == 0:

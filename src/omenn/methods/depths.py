@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from omenn.core import explain as engine
 from omenn.core.depth import levels_of
-from omenn.core.explanation import Explanation, leaves
+from omenn.core.explanation import Explanation, leaves, rebuilt
 from omenn.core.target import Target
 from omenn.errors import InputError
 from omenn.methods.registry import method
@@ -185,8 +185,8 @@ def _mixed(names: Sequence[str], weights: Sequence[float], parts: list[Explanati
         inputs=dict(zip(keys, [p.inputs for p in parts], strict=True)),
         weight=dict(zip(keys, [p.weight for p in parts], strict=True)),
         contribution=dict(zip(keys, [p.contribution for p in parts], strict=True)),
-        bias=bias,
-        matrix=matrix,
+        bias=rebuilt(first.bias, iter([bias])),
+        matrix=rebuilt(first.matrix, iter([matrix])),
         residual=first.output.detach().double() - total,
         magnitude=magnitude,
         sources=_sources(weights, parts),

@@ -14,14 +14,14 @@ within a neighbourhood the mass lies as the leader does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from omenn.core.explanation import Explanation
+from omenn.core.explanation import Explanation, leaves, rebuilt
 from omenn.core.gaussian import spread
 from omenn.core.run import FrozenRun
 from omenn.core.surroundings import alone
@@ -192,13 +192,13 @@ def focused(
 
 
 def _unpacked(e: Explanation) -> tuple[Explanation, Callable[[Explanation], Explanation]]:
-    """With a tensor where an input that was given by name has a dict; and the way back."""
+    """With a tensor where the one explained input is in a dict or a tuple; and the way back."""
     whole = {name: getattr(e, name) for name in _MAPS}
-    keys = {name: next(iter(v)) for name, v in whole.items() if isinstance(v, Mapping)}
-    first = {name: whole[name][key] for name, key in keys.items()}
+    first = {name: leaves(value)[0] for name, value in whole.items()}
 
     def pack(found: Explanation) -> Explanation:
-        return replace(found, **{name: {key: getattr(found, name)} for name, key in keys.items()})
+        packed = {n: rebuilt(v, iter([getattr(found, n)])) for n, v in whole.items()}
+        return replace(found, **packed)
 
     return replace(e, **first), pack
 

@@ -175,7 +175,10 @@ def shortened(text: str, letters: int) -> str:
 
 
 def _stretched(explanation: Explanation, index: int, which: str | int | None) -> np.ndarray | None:
-    inputs = chosen(explanation.inputs, which)
+    inputs = explanation.inputs
+    if explanation.mix:  # by depth, of which the first is shown
+        inputs = next(iter(inputs.values()))
+    inputs = chosen(inputs, which)
     if inputs.ndim != 4 or inputs.shape[1] not in {1, 3}:
         return None
     values = inputs[index].detach().to("cpu").double().numpy().transpose(1, 2, 0)

@@ -1,0 +1,97 @@
+"""The samples are followed, wherever they lie: each as if it were alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import omenn
+from opcases.case import draw
+from opcases.linear import seeded
+
+SEVERAL = [(2, 6), (2, 7), (3, 3), (4, 2)]
+GRU = seeded(nn.GRU(3, 4))
+LAST = draw(4)
+
+
+def time_first(x: Tensor) -> Tensor:
+    return GRU(x)[0][-1] @ LAST
+
+
+@pytest.mark.parametrize(("batch", "time"), SEVERAL)
+def test_a_model_that_wants_time_first(batch: int, time: int) -> None:
+    x = draw(time, batch, 3)
+    e = omenn.explain(time_first, x, lambda f: f)
+    assert e.matrix.shape == (batch, time)
+    for k in range(batch):
+        alone = omenn.explain(time_first, x[:, k : k + 1], lambda f: f.sum())
+        torch.testing.assert_close(e.matrix[k], alone.matrix[0, :, 0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_the_state_of_a_recurrent_layer(layers: int) -> None:
+    gru = seeded(nn.GRU(3, 4, num_layers=layers, batch_first=True))
+    x, state = draw(2, 5, 3), draw(layers, 2, 4)
+
+    def model(x: Tensor, state: Tensor) -> Tensor:
+        return gru(x, state)[0][:, -1] @ LAST
+
+    e = omenn.explain(model, (x, state), lambda f: f)
+    assert e.exact
+    for k in range(2):
+        alone = omenn.explain(model, (x[k : k + 1], state[:, k : k + 1]), lambda f: f)
+        for both, one in zip(e.matrix, alone.matrix, strict=True):
+            torch.testing.assert_close(both[k], one[0].reshape(both[k].shape), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_the_number_of_samples_is_that_of_the_output(order: tuple[str, str]) -> None:
+    """Two towers: one picture and three texts."""
+    given = {"a": draw(1, 4), "b": draw(3, 4)}
+
+    def model(a: Tensor, b: Tensor) -> Tensor:
+        return a @ b.T  # (1, 3)
+
+    e = omenn.explain(model, {name: given[name] for name in order}, 1)
+    assert list(e.matrix) == list(order)
+    right = (given["a"] * given["b"][1:2] / 2)[0]
+    torch.testing.assert_close(e.matrix["a"].flatten(), right, rtol=0, atol=1e-12)
+    torch.testing.assert_close(e.matrix["b"][1], right, rtol=0, atol=1e-12)
+    assert e.exact
+
+
+def test_windows_at_a_module_belong_to_their_sample() -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inside(x.view(-1, 2, 3)).view(len(x), -1).tanh() @ draw(12)
+
+    x = draw(2, 12)
+    e = omenn.explain(Windows().eval(), x, lambda f: f, at="inside", resample="none")
+    right = x.tanh() * draw(12)
+    assert e.exact
+    torch.testing.assert_close(e.matrix.reshape(2, -1).sum(1), right.sum(1), rtol=0, atol=1e-12)
+
+
+def test_samples_that_are_interleaved_are_not_guessed() -> None:
+    class Interleaved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (
+                self.inside(x.view(2, 3, 4).transpose(0, 1).reshape(6, 4)).view(3, 2, 4).sum((0, 2))
+            )
+
+    with pytest.raises(omenn.TargetError):
+        omenn.explain(Interleaved().eval(), draw(2, 12), lambda f: f, at="inside", resample="none")
+
+
+def test_more_numbers_than_samples_are_refused() -> None:
+    with pytest.raises(omenn.TargetError):
+        omenn.explain(lambda x: (x @ draw(4, 4))[0], draw(3, 4), lambda f: f)
