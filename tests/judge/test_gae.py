@@ -90,7 +90,8 @@ def slow_consistency(
     f: nn.Module, explain: Any, x: Tensor, y: int, steps: int, published: bool
 ) -> float:
     r = slow_positive(explain, x, y)
-    channels, pixels = x.shape[0], len(r)
+    channels, pixels = x.shape[0], x[0].numel()
+    wide = len(r) > pixels  # a map with channels: each element by its own value
     morf = slow_states(f, x, y, steps, True, published)
     lerf = slow_states(f, x, y, steps, False, published)
     below = [sum(run[2]) + 1e-9 for run in (lerf, morf)]
@@ -100,7 +101,8 @@ def slow_consistency(
             low, high = (
                 run[2][c * pixels + k] / b for run, b in zip((lerf, morf), below, strict=True)
             )
-            above += (low > high) * r[k] / channels - (low < high) * r[k] / channels
+            own = r[c * pixels + k] if wide else r[k] / channels
+            above += (low > high) * own - (low < high) * own
     faithful = above / (sum(r) + 1e-9)
     start = morf[1][0] + 1e-9
     if not published:
@@ -143,7 +145,7 @@ def slow_contrast(
             score = 2 * p[cell] / p[positive] - 1
             if row in (height // 2 - 1, height // 2) and column in (width // 2 - 1, width // 2):
                 score = 1.0
-            above += score * r[row * width + column]
+            above += score * sum(r[row * width + column :: height * width])
     return max(0.0, above / (sum(r) + 1e-9))
 
 
@@ -193,6 +195,28 @@ def test_against_the_slow_reference(explain: Any, published: bool) -> None:
     assert found.gae.counted["pictures left over"] == 2
     assert len({round(v, 6) for v in c}) > 2
     assert sum(v > 0 for v in lc) > 2
+
+
+def with_channels(images: Tensor, targets: Tensor) -> Tensor:
+    """x ⊙ ∇f, whose channels are not summed."""
+    leaf = images.clone().requires_grad_()
+    f = network()(leaf).gather(1, targets[:, None]).sum()
+    return (leaf * torch.autograd.grad(f, leaf)[0]).detach()
+
+
+def test_published_maps_may_have_channels() -> None:
+    f, images = network(), pictures(24)
+    labels = torch.arange(24) % 4
+    options: dict[str, Any] = {"steps": 5, "published": True, "seed": 3}
+    found = gae(f, with_channels, images, labels, chunk=8, **options)
+    expected = slow_gae(f, with_channels, images, labels.tolist(), **options)
+    lc, c = found.local_consistency.values.tolist(), found.contrastiveness.values.tolist()
+    assert lc == pytest.approx([e[0] for e in expected], abs=1e-9)
+    assert c == pytest.approx([e[1] for e in expected], rel=1e-12)
+    summed = gae(f, lambda x, y: with_channels(x, y).sum(1), images, labels, **options)
+    assert not torch.allclose(summed.local_consistency.values, found.local_consistency.values)
+    with pytest.raises(InputError):
+        gae(f, with_channels, images, steps=5)
 
 
 # --- masking ------------------------------------------------------------------------------------

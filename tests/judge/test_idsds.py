@@ -48,6 +48,19 @@ def truth(images: Tensor, targets: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
+def test_published_blur_has_zeros_beyond_the_edges() -> None:
+    images, targets, maps = case()
+    wide = torch.nn.functional.pad(images, (30, 30, 30, 30))
+    kernel, sigma = 3, 41 * SIDE / 224
+    inside = blurred(wide, kernel, sigma)[..., 30:-30, 30:-30]
+    torch.testing.assert_close(filling(images, "blur", published=True), inside)
+    assert not torch.allclose(filling(images, "blur"), inside)
+    net = network()
+    found = idsds(net, images, targets, maps, fill="blur", published=True)
+    expected = torch.tensor(slow(net, images, targets, maps, inside, 4), dtype=torch.float64)
+    torch.testing.assert_close(found.values, expected)
+
+
 # --- the oracle: scipy, cell by cell ---------------------------------------------------------
 
 

@@ -45,7 +45,13 @@ def slow_blur(image: Tensor, kernel: int, sigma: float) -> Tensor:
 
 
 def slow_curve(
-    f: Callable[[Tensor], Tensor], image: Tensor, target: int, map: Tensor, name: str, blur: Tensor
+    f: Callable[[Tensor], Tensor],
+    image: Tensor,
+    target: int,
+    map: Tensor,
+    name: str,
+    blur: Tensor,
+    published: bool = False,
 ) -> list[float]:
     """The curve of one image; no two values of the map are the same."""
     height, width = map.shape
@@ -60,6 +66,8 @@ def slow_curve(
     for k in range(16):
         count = min(round(0.01 * 100 ** (k / 15) * height * width), len(order))
         chosen = set(order[:count])
+        if published and name[0] == "r":  # the smallest of the sign stay, and they alone
+            chosen = {p for p in places if p not in order[len(order) - count :]}
         masked = image.clone()
         for p in places:
             shown = (p in chosen) if name[0] == "k" else (p not in chosen)
@@ -100,6 +108,21 @@ class TestAgainstTheOracle:
             expected = torch.tensor(slow, dtype=torch.float64)
             torch.testing.assert_close(found.curves[name][k], expected)
             assert float(found.areas[name][k]) == pytest.approx(slow_area(slow), abs=1e-12)
+
+    def test_published_removes_what_is_not_among_the_last_of_the_sign(self, case: Any) -> None:
+        net, images, targets, maps = case
+        options: dict[str, Any] = {"kernel": 5, "sigma": 1.5}
+        found = keep_remove(net, images, targets, maps, published=True, **options)
+        own = keep_remove(net, images, targets, maps, **options)
+        blur = blurred(images, 5, 1.5)
+        for name in METRICS:
+            for k in range(3):
+                given = net, images[k], int(targets[k]), maps[k], name, blur[k]
+                expected = torch.tensor(slow_curve(*given, published=True), dtype=torch.float64)
+                torch.testing.assert_close(found.curves[name][k], expected)
+        for name, metric in METRICS.items():
+            same = torch.equal(found.curves[name], own.curves[name])
+            assert same == metric.keep
 
     def test_accuracies_are_of_the_labels(self, case: Any) -> None:
         net, images, targets, maps = case

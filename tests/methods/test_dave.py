@@ -97,9 +97,11 @@ def row_at(net: nn.Module, x: Tensor, target: int) -> Tensor:
     return torch.autograd.grad(f, leaf)[0]
 
 
-def robust(values: list[float], kept_of: list[float], outliers: float) -> float:
-    middle = statistics.median(kept_of)
-    spread = statistics.median([abs(v - middle) for v in kept_of])
+def robust(
+    values: list[float], kept_of: list[float], outliers: float, median: Any = statistics.median
+) -> float:
+    middle = median(kept_of)
+    spread = median([abs(v - middle) for v in kept_of])
     bound = outliers * (1.4826 * spread + 1e-8)
     kept = [v for v, c in zip(values, kept_of, strict=True) if abs(c - middle) <= bound]
     return sum(kept) / len(kept)
@@ -289,19 +291,23 @@ def slow_smoothing(m: Tensor, width: int, space: float, value: float | None) -> 
     """Weighted means of neighbours, one after the other."""
     reach, (height, wide) = width // 2, m.shape
     out = torch.zeros_like(m)
+    full = sum(
+        math.exp(-0.5 * (di**2 + dj**2) / space**2)
+        for di in range(-reach, reach + 1)
+        for dj in range(-reach, reach + 1)
+    )
     for i in range(height):
         for j in range(wide):
             total = weight = 0.0
             for di in range(-reach, reach + 1):
                 for dj in range(-reach, reach + 1):
                     a, b = i + di, j + dj
-                    a = -a if a < 0 else 2 * height - 2 - a if a >= height else a
-                    b = -b if b < 0 else 2 * wide - 2 - b if b >= wide else b
+                    there = float(m[a, b]) if 0 <= a < height and 0 <= b < wide else 0.0
                     w = math.exp(-0.5 * (di**2 + dj**2) / space**2)
                     if value is not None:
-                        w *= math.exp(-0.5 * ((m[a, b] - m[i, j]) / value) ** 2)
-                    total, weight = total + w * float(m[a, b]), weight + w
-            out[i, j] = total / weight
+                        w *= math.exp(-0.5 * ((there - float(m[i, j])) / value) ** 2)
+                    total, weight = total + w * there, weight + w
+            out[i, j] = total / (full if value is None else weight + 1e-8)
     return out
 
 
@@ -323,10 +329,35 @@ def test_the_published_form() -> None:
     assert e.promise == "none"
 
 
-def test_smoothing_keeps_what_is_even() -> None:
-    flat = torch.full((1, 8, 9), 3.0)
-    torch.testing.assert_close(gaussian(flat, 11, 7.0), flat)
-    torch.testing.assert_close(bilateral(flat, 5, 0.5, 0.05), flat)
+def test_smoothing_keeps_what_is_even_inside() -> None:
+    flat = torch.full((1, 15, 16), 3.0)
+    torch.testing.assert_close(gaussian(flat, 11, 7.0)[:, 5:-5, 5:-5], flat[:, 5:-5, 5:-5])
+    torch.testing.assert_close(bilateral(flat, 5, 0.5, 0.05)[:, 2:-2, 2:-2], flat[:, 2:-2, 2:-2])
+
+
+def test_published_is_the_lower_median_and_the_published_form() -> None:
+    net, x, steps = seeded(convnet()), drawn(1, 2, 6, 6), 4
+    feed = FrozenRun(net, x, None, "none", None, {}).feed
+    moves = Moves(0.6, 0, 0, 0, False).steps(feed, steps, 3)
+    rows = []
+    for i, step in enumerate(moves):
+        t = 0.6 * i / (steps - 1)
+        seen = (1 - t) * x + (1 - (1 - t) ** 2) ** 0.5 * step._noise(0, x)
+        rows.append((1 - t) * row_at(net, seen, 1).flatten())
+    expected = []
+    for j, xj in enumerate(x.flatten().tolist()):
+        values = [float(row[j]) for row in rows]
+        expected.append(xj * robust(values, [v * xj for v in values], 2.5, statistics.median_low))
+    options: dict[str, Any] = {**STILL, "steps": steps, "noise": 0.6, "seed": 3}
+    e = explained(net, x, published=True, **options)
+    wanted = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(e.contribution.flatten(), wanted, rtol=1e-9, atol=1e-12)
+    own = explained(net, x, **options)
+    assert not torch.allclose(own.contribution, e.contribution)
+    m = e.contribution[0].sum(0).clamp_min(0)
+    m = 0.5 * m + 0.5 * slow_smoothing(m, 11, 7.0, None)
+    m = slow_smoothing(m, 5, 0.5, 0.05)
+    torch.testing.assert_close(e.matrix[0], m / m.max(), rtol=1e-9, atol=1e-12)
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -374,10 +405,11 @@ def test_images_are_asked_for_where_there_are_none(options: dict[str, Any], said
         explained(nn.Linear(4, 3).eval(), torch.rand(2, 4), **options)
 
 
-def test_a_map_too_small_to_be_smoothed_is_refused() -> None:
+def test_a_small_map_is_smoothed_as_well() -> None:
     net = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Flatten(), nn.Linear(50, 3)).eval()
-    with pytest.raises(omenn.InputError, match=r"needs one map of at least 6 × 6 locations"):
-        explained(net, torch.rand(1, 2, 5, 5), steps=1, postprocess="published")
+    e = explained(net, torch.rand(1, 2, 5, 5), steps=1, postprocess="published")
+    assert e.matrix.shape == (1, 5, 5)
+    assert float(e.matrix.max()) == 1
 
 
 def test_nothing_of_the_caller_changes_also_after_an_error() -> None:

@@ -178,7 +178,17 @@ def psi(term: Tensor, size: tuple[int, ...]) -> Tensor:
     flat = term.abs().flatten(1)
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
     unit = ((flat - low) / (high - low)).reshape(term.shape)
-    return F.interpolate(unit, size, mode="bilinear").sum(1)
+    return F.interpolate(unit, size, mode="bilinear", align_corners=True).sum(1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_published_is_the_published_form(method: str) -> None:
+    net, x = seeded(convnet()), drawn(2, 3, 8, 8)
+    a, b = (
+        omenn.explain(net, x, 2, method=method, **form)
+        for form in ({"published": True}, {"psi": "published"})
+    )
+    assert torch.equal(a.matrix, b.matrix)
 
 
 @pytest.mark.parametrize("method", METHODS)  # on this network they are the same

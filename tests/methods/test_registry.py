@@ -25,7 +25,7 @@ def own() -> dict[str, Method]:
 NAMES = """
     omenn cp-lrp attnlrp reslrp abslrp epsilon zplus alpha1beta0 gamma xgradient dave libragrad
     fullgrad rollout generic-attention saliency input-x-gradient integrated-gradients smoothgrad
-    grad-cam deeplift occlusion shap-gradient omenn-focused
+    grad-cam deeplift occlusion shap-gradient omenn-focused composite
 """.split()
 
 

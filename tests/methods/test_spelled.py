@@ -287,3 +287,28 @@ def test_a_differentiable_explanation_has_the_same_derivative() -> None:
         found.append(next(model.parameters()).grad)
     assert torch.allclose(found[0], found[1], atol=1e-9)
     assert torch.allclose(found[2], found[3], atol=1e-9)
+
+
+def test_published_cp_lrp_stops_at_the_gate() -> None:
+    """lxt: the activated gate is a constant, and all relevance goes to the other factor."""
+    x = given(2, 6)
+    for act in (F.silu, SPELLED["gelu_new"][0], F.relu):
+        model = Gated(act).double().eval()
+        e = omenn.explain(model, x, 1, method="cp-lrp", epsilon=0.0, published=True)
+        with torch.no_grad():
+            gate = act(model.gate(x))
+            expected = x * ((model.down.weight[1] * gate) @ model.up.weight)
+        assert torch.allclose(e.matrix, expected, atol=1e-9)
+        halves = omenn.explain(model, x, 1, method="cp-lrp", epsilon=0.0)
+        assert not torch.allclose(halves.matrix, expected, atol=1e-3)
+
+
+def test_published_cp_lrp_names_a_product_without_a_gate() -> None:
+    torch.manual_seed(1)
+    a, b = nn.Linear(6, 4).double(), nn.Linear(6, 4).double()
+    bare = Act(lambda x: a(x) * b(x)).eval()
+    with pytest.raises(omenn.UnsupportedOperator, match="neither is an activation"):
+        omenn.explain(bare, given(2, 6), 1, method="cp-lrp", published=True)
+    both = Act(lambda x: F.gelu(a(x)) * F.gelu(b(x))).eval()
+    with pytest.raises(omenn.UnsupportedOperator, match="both are activations"):
+        omenn.explain(both, given(2, 6), 1, method="cp-lrp", published=True)

@@ -184,6 +184,14 @@ class Chains:
             if link is not None and out.shape == marked[0][0].shape:
                 self.set(out, link)
 
+    def curved(self, t: Tensor) -> bool:
+        """Whether a tensor is a non-linear function of another one, such as an activation."""
+        link = self.of(t)
+        if link is None or link.func is None:
+            return False
+        bent = _CURVED | {"bent"}
+        return any(p.kind in bent for p in link.between(link.above[-1]))
+
     # --- recognising -----------------------------------------------------------------------
 
     def found(self, call: Call) -> Chain | None:

@@ -85,7 +85,9 @@ def gae(
     ``published=True`` is the published code with batches of four (with others it makes mosaics of
     other pictures than it asks about): at step k the elements zeroed are k/n *more* in the order
     MoRF (0, .1, .3, .6, 1 of all, so the two curves do not compare), the four classes of the
-    contrast are ``labels``, and f_0 is the raw logit. By default each step zeroes 1/n of the
+    contrast are ``labels``, f_0 is the raw logit, and a map may have channels (B, C, H, W), each
+    rectified and scored on its own, as the published methods return them; without, it counts for
+    all channels alike. By default each step zeroes 1/n of the
     elements in both orders, the classes are the predicted ones, and f_0 is at least the standard
     deviation of the picture's logits, in magnitude.
 
@@ -126,7 +128,7 @@ def gae(
     order = torch.randperm(len(images), generator=generator)[: 4 * count].view(count, 4)
     order = order.to(images.device)
     luck = torch.rand(count, 1, generator=generator, dtype=torch.float64)
-    asked = _Explainer(explain)
+    asked = _Explainer(explain, channels=published)
     consistency, contrast = [], []
     for some, drawn in zip(*(t.split(max(1, chunk // 4)) for t in (order, luck)), strict=True):
         four = images[some.flatten()].view(len(some), 4, *images.shape[1:])
@@ -169,8 +171,8 @@ def mosaics(four: Tensor) -> Tensor:
 class _Explainer:
     """The positive parts of an explainer's maps, and how many are broken or have none."""
 
-    def __init__(self, explain: Explainer) -> None:
-        self.explain = explain
+    def __init__(self, explain: Explainer, channels: bool = False) -> None:
+        self.explain, self.channels = explain, channels
         self.counted = {
             "constant maps": 0,
             "maps that are not finite": 0,
@@ -179,7 +181,7 @@ class _Explainer:
 
     def __call__(self, images: Tensor, targets: Tensor, alone: bool = False) -> Tensor:
         """``alone``: of pictures that are not masked; only theirs should have positive values."""
-        maps = explained(self.explain, images, targets)
+        maps = explained(self.explain, images, targets, self.channels)
         r = positive_part(maps)
         self.counted["maps that are not finite"] += int(not_finite(maps).sum())
         if alone:
@@ -192,12 +194,16 @@ class _Explainer:
 def positive_part(maps: Tensor) -> Tensor:
     """(B, 1, H, W) float64: max(0, map) over its maximum; zero where the map has none or is broken.
 
+    Maps with channels (B, C, H, W) keep them.
+
     >>> positive_part(torch.tensor([[[-1.0, 2.0], [4.0, 0.0]]])).tolist()
     [[[[0.0, 0.5], [1.0, 0.0]]]]
     """
-    maps = torch.where(not_finite(maps)[:, None, None], 0.0, maps.detach().double()).clamp(min=0)
-    top = maps.flatten(1).amax(1)[:, None, None]
-    return (maps / torch.where(top > 0, top, 1.0))[:, None]
+    maps = maps if maps.ndim == 4 else maps[:, None]
+    broken = not_finite(maps).view(-1, 1, 1, 1)
+    maps = torch.where(broken, 0.0, maps.detach().double()).clamp(min=0)
+    top = maps.flatten(1).amax(1).view(-1, 1, 1, 1)
+    return maps / torch.where(top > 0, top, 1.0)
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
@@ -246,7 +252,9 @@ def _masked(f: Model, x: Tensor, y: Tensor, steps: int, largest: bool, published
 def _faithfulness(r: Tensor, morf: _Masked, lerf: _Masked) -> Tensor:
     sums = [run.shares for run in (lerf, morf)]
     low, high = (s / (s.flatten(1).sum(1)[:, None, None, None] + FLOOR) for s in sums)
-    impact = torch.sign(low - high).mean(1, keepdim=True)  # the map is the same for all channels
+    impact = torch.sign(low - high)
+    if r.shape[1] == 1:  # a map without channels is the same for all
+        impact = impact.mean(1, keepdim=True)
     return _share(impact, r)
 
 

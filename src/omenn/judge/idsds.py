@@ -53,6 +53,7 @@ def idsds(
 
     A constant map, or a picture whose logit falls by the same for every cell, has no correlation.
     It counts as 0; ``published=True`` leaves it out, as the published code does. Both are counted.
+    With it the blurred picture of ``fill="blur"`` also has zeros beyond its edges, not its mirror.
 
     Args:
         f: images → logits, of a model in evaluation mode; called without gradients.
@@ -103,6 +104,7 @@ def falls(
     *,
     cells: int = CELLS,
     fill: Fill = "zeros",
+    published: bool = False,
     seed: int = 0,
     chunk: int = 64,
 ) -> Tensor:
@@ -113,7 +115,7 @@ def falls(
     images = checked_images(images)
     targets = checked_targets(targets, len(images), images.device)
     _check(images, cells)
-    instead = filling(images, fill, seed)
+    instead = filling(images, fill, seed, published)
     whole = of_targets(logits_of(f, images, chunk), targets)
     found = []
     for cell in range(cells**2):
@@ -136,7 +138,7 @@ def cell_sums(maps: Tensor, cells: int = CELLS) -> Tensor:
     return torch.where(constant_maps(maps)[:, None], sums[:, :1], sums)
 
 
-def filling(images: Tensor, fill: Fill, seed: int = 0) -> Tensor:
+def filling(images: Tensor, fill: Fill, seed: int = 0, published: bool = False) -> Tensor:
     """What deleted cells hold, for whole pictures; the k-th has the same numbers in any batch.
 
     Raises:
@@ -145,7 +147,7 @@ def filling(images: Tensor, fill: Fill, seed: int = 0) -> Tensor:
     if fill == "zeros":
         return torch.zeros_like(images)
     if fill == "blur":
-        return blurred(images)
+        return blurred(images, border="zeros" if published else "reflect")
     if fill == "random":
         generator = torch.Generator().manual_seed(seed)
         rows = [torch.rand(images.shape[1:], generator=generator) for _ in range(len(images))]
@@ -180,7 +182,8 @@ def _correlations(
 ) -> Score:
     images = checked_images(images)
     maps = checked_maps(maps, images)
-    drops = falls(f, images, targets, cells=cells, fill=fill, seed=seed, chunk=chunk)
+    how: Any = {"cells": cells, "fill": fill, "published": published, "seed": seed}
+    drops = falls(f, images, targets, chunk=chunk, **how)
     sums = cell_sums(maps, cells)
     values = spearman(sums, drops)
     level = {

@@ -43,7 +43,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Recipe:
     """As published; the rate becomes a tenth after each ``step`` epochs.
 
-    ``share`` of the pictures of a batch, on average, have one cell deleted, each as likely.
+    ``published``: zeros beyond the edges of the blurred picture of ``fill="blur"``, as in
+    :func:`omenn.judge.idsds.idsds`. ``share`` of the pictures of a batch, on average, have one cell
+    deleted, each as likely.
     """
 
     epochs: int = 30
@@ -55,6 +57,7 @@ class Recipe:
     share: float = 0.5
     cells: int = CELLS
     fill: Fill = "zeros"
+    published: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -128,7 +131,7 @@ def deleted(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
     chosen = torch.rand(batch, generator=generator) < recipe.share
     number = int(torch.randint(2**62, (), generator=generator))
     gone = cell_mask(torch.where(chosen, cell, -1), images, recipe.cells)
-    return torch.where(gone, filling(images, recipe.fill, number), images)
+    return torch.where(gone, filling(images, recipe.fill, number, recipe.published), images)
 
 
 class _Run:
@@ -143,7 +146,8 @@ class _Run:
             parameter.requires_grad_(parameter.is_floating_point())
         self.recipe, self.loss, self.epoch = recipe, loss, 0
         self.device = next(self.model.parameters()).device
-        self.settings = {**asdict(recipe), "pictures": count, "weights": _digest(self.model)}
+        known = {k: v for k, v in asdict(recipe).items() if k != "published" or v}
+        self.settings = {**known, "pictures": count, "weights": _digest(self.model)}
         self.optimiser = torch.optim.SGD(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=recipe.rate,

@@ -86,12 +86,13 @@ def keep_and_remove(
     *,
     kernel: int | None = None,
     sigma: float | None = None,
+    published: bool = False,
     seed: int = 0,
     chunk: int = 64,
 ) -> tuple[Score, ...]:
     """KPM, KNM, KAM, RPM, RNM, RAM; the accuracies of KAM and RAM are those of the labels."""
     options: Any = {"kernel": kernel, "sigma": sigma, "seed": seed, "chunk": chunk}
-    found = keep_remove(f, images, targets, maps, labels=labels, **options)
+    found = keep_remove(f, images, targets, maps, labels=labels, published=published, **options)
     constant = {"constant maps": found.constant}
     return tuple(
         Score(

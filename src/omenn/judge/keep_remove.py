@@ -5,8 +5,8 @@ part, or by their absolute value. The first ones are kept and all others blurred
 blurred away and all others kept, for 16 shares of the pixels. What the model then says makes a
 curve over the shares, and the area below it is the score.
 
-Source: Lundberg et al. 2020, arXiv 1905.04610; fractions and blur of Hesse et al. 2021, arXiv
-2111.07668.
+Source: Lundberg et al. 2020, arXiv 1905.04610; fractions, blur and ``published=True`` of Hesse et
+al. 2021, arXiv 2111.07668.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ def keep_remove(
     fractions: Sequence[float] = FRACTIONS,
     kernel: int | None = None,
     sigma: float | None = None,
+    published: bool = False,
     seed: int = 0,
     chunk: int = 64,
 ) -> KeepRemove:
@@ -112,8 +113,11 @@ def keep_remove(
     selected. ``kpm`` and ``knm`` keep the selected ones alone and ``rpm`` and ``rnm`` remove them,
     by positive and by negative values; the curve is the target's logit. ``kam`` and ``ram`` do so
     by absolute values, of which all pixels have one; the curve is the accuracy. What is not kept is
-    replaced by the :func:`blurred` picture. Better is more for kpm, kam, rnm, and less for knm,
-    ram, rpm (``METRICS``). An area depends on the scale of the logits: compare maps of one model.
+    replaced by the :func:`blurred` picture. With ``published=True`` rpm, rnm and ram are those of
+    the X-DNN paper, which keep the *last* k of the pixels of the sign and blur all others, also
+    those of the other sign; the other three are the same. By default they are SHAP's. Better is
+    more for kpm, kam, rnm, and less for knm, ram, rpm (``METRICS``). An area depends on the scale
+    of the logits: compare maps of one model.
 
     Pixels with the same value come in random order, another for each image: the i-th image always
     has the same one for a seed. So a constant map is scored like random ones (of its sign: a map
@@ -131,6 +135,7 @@ def keep_remove(
         fractions: shares of the pixels, rising, in (0, 1].
         kernel, sigma: of the blur; published are 51 and 41 for a side of 224, and by default they
             are in proportion to the shorter side.
+        published: the remove-metrics of Hesse et al. 2021 in place of SHAP's.
         seed: of the order among equal values.
         chunk: how many pictures f gets at once, at most.
 
@@ -161,9 +166,13 @@ def keep_remove(
     for name in metrics:
         metric, curve = METRICS[name], []
         for share in shares:
-            first = selected[metric.sign].first(share)
-            kept = (first if metric.keep else ~first).view(-1, 1, *images.shape[2:])
-            logits = logits_of(f, torch.where(kept, images, blur), chunk)
+            order = selected[metric.sign]
+            if metric.keep or not published:
+                kept = order.first(share) if metric.keep else ~order.first(share)
+            else:
+                kept = order.last(share)
+            there = kept.view(-1, 1, *images.shape[2:])
+            logits = logits_of(f, torch.where(there, images, blur), chunk)
             asked = targets if metric.sign else named
             curve.append(_answers(logits, asked, metric))
         curves[name] = torch.stack(curve, 1)
@@ -177,11 +186,17 @@ def keep_remove(
     )
 
 
-def blurred(images: Tensor, kernel: int | None = None, sigma: float | None = None) -> Tensor:
+def blurred(
+    images: Tensor,
+    kernel: int | None = None,
+    sigma: float | None = None,
+    border: str = "reflect",
+) -> Tensor:
     """The pictures without detail: a kernel exp(−(d/2σ)²) along rows and columns, edges reflected.
 
     ``kernel`` is its width in pixels, odd. By default 51 and σ = 41 for a shorter side of 224, and
-    in proportion for others (at least 3 pixels). (B, C, H, W) → the same shape.
+    in proportion for others (at least 3 pixels). ``border="zeros"``: as if there were zeros beyond
+    the edges, which darken them. (B, C, H, W) → the same shape.
 
     Raises:
         InputError: a kernel that is not odd, or too wide to be reflected.
@@ -199,7 +214,7 @@ def blurred(images: Tensor, kernel: int | None = None, sigma: float | None = Non
     if not isinstance(sigma, (int, float)) or not 0 < sigma < math.inf:
         raise InputError(f"sigma={sigma!r} must be a number above 0.")
     reach = kernel // 2
-    if reach >= side:
+    if border == "reflect" and reach >= side:
         raise InputError(
             f"a blur of {kernel} pixels cannot be reflected at the edges of pictures of "
             f"{images.shape[2]} x {images.shape[3]} pixels. Half of it must be below their side."
@@ -207,7 +222,7 @@ def blurred(images: Tensor, kernel: int | None = None, sigma: float | None = Non
     d = torch.arange(-reach, reach + 1, dtype=torch.float64)
     weights = torch.exp(-((d / (2 * sigma)) ** 2))
     weights = (weights / weights.sum()).to(images)
-    padded = F.pad(images, [reach] * 4, "reflect")
+    padded = F.pad(images, [reach] * 4, "reflect" if border == "reflect" else "constant")
     channels = images.shape[1]
     for shape in ((1, 1, -1, 1), (1, 1, 1, -1)):
         row = weights.view(shape).expand(channels, -1, -1, -1)
@@ -230,8 +245,15 @@ class _Selection:
 
     def first(self, fraction: float) -> Tensor:
         """(B, pixels) bool: this share of the pixels, as far as there are any of the sign."""
-        count = self.available.clamp(max=round(fraction * self.place.shape[1]))
-        return self.place < count[:, None]
+        return self.place < self._count(fraction)[:, None]
+
+    def last(self, fraction: float) -> Tensor:
+        """The same number at the end of the order, among those that count."""
+        from_here = (self.available - self._count(fraction))[:, None]
+        return (self.place >= from_here) & (self.place < self.available[:, None])
+
+    def _count(self, fraction: float) -> Tensor:
+        return self.available.clamp(max=round(fraction * self.place.shape[1]))
 
 
 def _answers(logits: Tensor, targets: Tensor, metric: Metric) -> Tensor:

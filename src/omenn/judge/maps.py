@@ -64,15 +64,20 @@ def checked_maps(maps: Any, images: Tensor) -> Tensor:
     return maps.mean(1) if maps.ndim == 4 else maps
 
 
-def explained(explain: Callable[[Tensor, Tensor], Tensor], images: Any, targets: Any) -> Tensor:
+def explained(
+    explain: Callable[[Tensor, Tensor], Tensor], images: Any, targets: Any, channels: bool = False
+) -> Tensor:
     """The maps (B, H, W) that an explainer makes of images, float64 and without history.
 
-    They may be not finite: who asks decides what becomes of those, and counts them.
+    ``channels``: they may be (B, C, H, W), with the channels of the images. They may be not finite:
+    who asks decides what becomes of those, and counts them.
 
     Raises:
         InputError: not one map for each image.
     """
     maps = explain(images, targets)
+    if channels and isinstance(maps, Tensor) and maps.shape == images.shape:
+        return maps.detach().double()
     if not isinstance(maps, Tensor) or maps.shape != (len(images), *images.shape[2:]):
         got = f"of the shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else "of the type "
         got += "" if isinstance(maps, Tensor) else type(maps).__name__

@@ -22,6 +22,7 @@ from omenn.methods import (  # noqa: F401, each registers itself
     alpha1beta0,
     attnlrp,
     baselines,
+    composite,
     cp_lrp,
     dave,
     deeplift,

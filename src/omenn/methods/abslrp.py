@@ -12,7 +12,9 @@ from omenn.core.run import FrozenRun, Gradients, choose
 from omenn.core.surroundings import alone
 from omenn.core.target import Contrast, Target, pick_output
 from omenn.errors import InputError, TargetError
+from omenn.methods.abslrp_published import relevance
 from omenn.methods.abslrp_rules import BRANCHES, TINY, abslrp_book
+from omenn.methods.plain import PlainRun
 from omenn.methods.propagation import book_run, stabilised
 from omenn.methods.registry import method
 
@@ -33,6 +35,7 @@ def abslrp(
     *,
     pooling: str = "auto",
     contrastive: bool | None = None,
+    published: bool = False,
     at: str | None = None,
     resample: str = "bilinear",
     output: Any = None,
@@ -51,11 +54,16 @@ def abslrp(
     Args:
         pooling: max pooling ``"divided"`` by |h| (ResNet), ``"undivided"`` (VGG), or ``"auto"``:
             divided if the model adds two branches anywhere.
+        published: what the code of the paper's authors computes, which is not its formula on
+            networks with shortcuts and layer norms (``docs/parity.md``); for the networks that it
+            knows, timm's VGG, ResNet and VisionTransformer and modules that are their children in
+            order. The target is a class, against all others.
         contrastive: False gives R₊ alone. By default R₋ is subtracted wherever there are other
             classes: not for a target that is a callable, and not for a model of one output.
 
     Raises:
-        InputError: the pooling is not known.
+        InputError: the pooling is not known, an option does not go with ``published``.
+        ModelError: ``published``, and a network that the published code does not know.
         TargetError: a contrast is asked for where there are no other classes, or, with a
             ``Contrast``, forbidden.
 
@@ -70,6 +78,8 @@ def abslrp(
     """
     choose("pooling", pooling, POOLING)
     _check_contrast(target, contrastive)
+    if published:
+        return _published(model, inputs, target, pooling, contrastive, at, output, channel_dim)
     book = abslrp_book(pooling)
     run = book_run(
         model, inputs, book, at=at, resample=resample, channel_dim=channel_dim, places=True
@@ -83,6 +93,34 @@ def abslrp(
     if len(found) > 1:
         first = [a - b for a, b in zip(first, found[1].inputs, strict=True)]
     return run.wrap(f, index, Gradients(_largest_one(run, first), [], {}))
+
+
+def _published(
+    model: Any,
+    inputs: Any,
+    target: Target,
+    pooling: str,
+    contrastive: bool | None,
+    at: str | None,
+    output: Any,
+    channel_dim: int | None,
+) -> Explanation:
+    no_class = callable(target) or isinstance(target, Contrast)
+    if at is not None or output is not None or contrastive is False or no_class:
+        raise InputError(
+            "published=True is the code of absLRP's authors: the map of a whole network for a "
+            "class against all others. Leave out at=, output=, contrastive=False and targets that "
+            "are no class, or leave published out."
+        )
+    run = PlainRun(model, inputs, channel_dim=channel_dim)
+    f, index = run.target(target)
+    feed = run.feed
+    if len(feed.leaves) != 1 or not feed.batched or not isinstance(model, torch.nn.Module):
+        raise InputError("published=True is for one module and one input (B, …).")
+    x, divided = feed.values[0], None if pooling == "auto" else pooling == "divided"
+    _, found = relevance(model, x, index, divided)
+    weight = torch.where(x == 0, 0, found / torch.where(x == 0, 1, x))
+    return run.wrap(f, index, Gradients([weight], [], {}))
 
 
 def _check_contrast(target: Target, contrastive: bool | None) -> None:

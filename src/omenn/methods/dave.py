@@ -43,6 +43,7 @@ def dave(
     flip: bool | None = None,
     outliers: float | None = 2.5,
     postprocess: str = "none",
+    published: bool = False,
     seed: int = 0,
     at: str | None = None,
     resample: str = "bilinear",
@@ -68,7 +69,10 @@ def dave(
             this multiple of 1.4826 · MAD are left out of the mean; None leaves none out.
         postprocess: ``"none"``, or ``"published"``, which keeps no sign and no sum: channels
             summed, negative values cut, half of the map and half of its Gaussian (11 wide, σ 7), a
-            bilateral filter (5 wide, σ 0.5 in space, 0.05 in value), divided by the largest.
+            bilateral filter (5 wide, σ 0.5 in space, 0.05 in value), divided by the largest; both
+            filters have zeros beyond the border.
+        published: the median of an even number of steps is the lower of the two middle values, as
+            in the published code, and not their mean; and ``postprocess`` is ``"published"``.
         seed: of noise and transformations. The global random state is not touched.
         resample: with ``at=``, see :func:`omenn.core.explain.explain`.
 
@@ -89,6 +93,9 @@ def dave(
     check_steps("steps", steps)
     check_seed(seed)
     _check(outliers)
+    if not isinstance(published, bool):
+        raise InputError(f"published={published!r} is not known. Choose True or False.")
+    postprocess = "published" if published else postprocess
     choose("postprocess", postprocess, POSTPROCESSING)
     choose("resample", resample, RESAMPLINGS)
     run = FrozenRun(model, inputs, at, "none", channel_dim, {}, resample=resample)
@@ -101,7 +108,9 @@ def dave(
         there, _ = moved.target(fixed, output)
         for own, gradient in zip(found, moved.pull_back(there).inputs, strict=True):
             own.append(gradient)
-    weights = [_mean(g, x, outliers) for g, x in zip(found, run.feed.values, strict=True)]
+    weights = [
+        _mean(g, x, outliers, published) for g, x in zip(found, run.feed.values, strict=True)
+    ]
     e = run.wrap(f, index, Gradients(weights, [], {}))
     return e if postprocess == "none" else _processed(e)
 
@@ -133,33 +142,35 @@ def _check_images(feed: Feed, moves: Moves, postprocess: str) -> None:
 # --- aggregation and post-processing ------------------------------------------------------------
 
 
-def _mean(gradients: Sequence[Tensor], x: Tensor, outliers: float | None) -> Tensor:
+def _mean(gradients: Sequence[Tensor], x: Tensor, outliers: float | None, lower: bool) -> Tensor:
     """The mean of the gradients, without those whose product with x is far from the median."""
     flat = torch.stack(list(gradients)).reshape(len(gradients), -1)
     parts = zip(flat.split(1 << 18, 1), x.to(flat.dtype).flatten().split(1 << 18), strict=True)
-    return torch.cat([_robust(g, g * own, outliers) for g, own in parts]).reshape(x.shape)
+    return torch.cat([_robust(g, g * own, outliers, lower) for g, own in parts]).reshape(x.shape)
 
 
-def _robust(gradients: Tensor, values: Tensor, outliers: float | None) -> Tensor:
+def _robust(gradients: Tensor, values: Tensor, outliers: float | None, lower: bool) -> Tensor:
     if outliers is None or len(values) == 1:
         return gradients.mean(0)
-    distance = (values - _median(values)).abs()
-    kept = distance <= outliers * (1.4826 * _median(distance) + 1e-8)
+    distance = (values - _median(values, lower)).abs()
+    kept = distance <= outliers * (1.4826 * _median(distance, lower) + 1e-8)
     return (gradients * kept).sum(0) / kept.sum(0)
 
 
-def _median(values: Tensor) -> Tensor:
-    """The middle value over the first dimension, the mean of two where there are two."""
+def _median(values: Tensor, lower: bool) -> Tensor:
+    """The middle value over the first dimension; of two their mean, or the lower one."""
     ordered, n = values.sort(0).values, len(values)
+    if lower:
+        return ordered[(n - 1) // 2]
     return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
 
 
 def _processed(e: Explanation) -> Explanation:
     """The published form of the map: rectified, smoothed, its largest value one."""
     maps = e.matrix if isinstance(e.matrix, Tensor) else None
-    if maps is None or maps.ndim != 3 or min(maps.shape[1:]) < 6:
+    if maps is None or maps.ndim != 3:
         raise InputError(
-            "postprocess='published' needs one map of at least 6 × 6 locations. Choose "
+            "the published form of DAVE is of one map of an image, (B, H, W). Choose "
             "postprocess='none'."
         )
     m = maps.clamp_min(0)
@@ -171,10 +182,9 @@ def _processed(e: Explanation) -> Explanation:
 
 
 def _windows(maps: Tensor, width: int) -> Tensor:
-    """(B, width², H, W): what lies around each location, reflected at the border."""
-    reach = width // 2
-    around = F.pad(maps.unsqueeze(1), [reach] * 4, mode="reflect")
-    return F.unfold(around, width).unflatten(2, maps.shape[1:])
+    """(B, width², H, W): what lies around each location, zeros beyond the border."""
+    around = F.unfold(maps.unsqueeze(1), width, padding=width // 2)
+    return around.unflatten(2, maps.shape[1:])
 
 
 def _bell(width: int, sigma: float, like: Tensor) -> Tensor:
@@ -196,4 +206,4 @@ def bilateral(maps: Tensor, width: int, space: float, value: float) -> Tensor:
     weights = _bell(width, space, maps) * torch.exp(
         -0.5 * ((around - maps.unsqueeze(1)) / value) ** 2
     )
-    return (around * weights).sum(1) / weights.sum(1)
+    return (around * weights).sum(1) / (weights.sum(1) + 1e-8)

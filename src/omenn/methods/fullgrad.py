@@ -37,6 +37,7 @@ def fullgrad(
     target: Target = None,
     *,
     psi: str = "none",
+    published: bool = False,
     at: str | None = None,
     resample: str = "bilinear",
     output: Any = None,
@@ -52,8 +53,10 @@ def fullgrad(
             each of its cells is spread evenly over the locations of the input that it covers, which
             keeps the sum, and what has no place over all of them. ``"published"``:
             ψ(x ⊙ ∇f) + Σ_l Σ_c ψ(b_l ⊙ ∇_{b_l} f), ψ being the absolute value, rescaled to [0, 1]
-            over all elements of a layer and sample, and bilinear upsampling. It has no sign and no
-            sum, and leaves out what has no place (class token, layers behind global pooling).
+            over all elements of a layer and sample, and bilinear upsampling with aligned corners.
+            It has no sign and no sum, and leaves out what has no place (class token, layers behind
+            global pooling).
+        published: the same as ``psi="published"``.
         resample: with ``at=``, see :func:`omenn.core.explain.explain`.
 
     Example:
@@ -66,6 +69,7 @@ def fullgrad(
     Source: Srinivas and Fleuret 2019, arXiv 1905.00780.
     """
     choose("psi", psi, PSI)
+    psi = "published" if published else psi
     options: dict[str, Any] = {"at": at, "channel_dim": channel_dim, "resample": resample}
     options["bias"] = "spatial"
     if psi == "none":
@@ -73,7 +77,7 @@ def fullgrad(
         f, index = run.target(target, output)
         return run.wrap(f, index, run.pull_back(f))
     run = PlainLayersRun(model, inputs, **options, interceptor=PlainLayers)
-    return published(run, target, output)
+    return shown(run, target, output)
 
 
 class Layers(Interceptor):
@@ -126,7 +130,7 @@ class PlainLayersRun(LayersRun, PlainRun):
     """The same for the ordinary model."""
 
 
-def published(run: LayersRun, target: Target, output: Any) -> Explanation:
+def shown(run: LayersRun, target: Target, output: Any) -> Explanation:
     """Σ_l Σ_c ψ of the input and of every layer, as the papers show it."""
     f, index = run.target(target, output)
     g = run.pull_back(f, retain=True)  # the ones of the input are gone back to once more
@@ -140,9 +144,9 @@ def published(run: LayersRun, target: Target, output: Any) -> Explanation:
     zero = [torch.zeros_like(feed.batch_first(u, k)) for k, u in enumerate(feed.ones)]
     bias = _summed([zero, *(canvas.brought(*_rescaled(p, v)) for p, v in layers)])
     matrix = _summed([bias, *(canvas.brought(*_rescaled(p, v)) for p, v in inputs)])
-    matrix, shown = run.brought(matrix)
+    matrix, there = run.brought(matrix)
     return remapped(
-        e, shown, run.brought(bias)[1], matrix, "ψ: absolute, rescaled, upsampled; lossy"
+        e, there, run.brought(bias)[1], matrix, "ψ: absolute, rescaled, upsampled; lossy"
     )
 
 
@@ -221,7 +225,9 @@ class Canvas:
         lattice = (total / count.clamp_min(1)).reshape(size).unsqueeze(1)
         mode = ("linear", "bilinear", "trilinear")[lattice.ndim - 3]
         locations = self.feed.ones[0].shape[1:]
-        return [F.interpolate(lattice, locations, mode=mode).squeeze(1).to(dtype)]
+        return [
+            F.interpolate(lattice, locations, mode=mode, align_corners=True).squeeze(1).to(dtype)
+        ]
 
     def _covering(self, place: Place, values: Tensor) -> list[Tensor]:
         """The mean of the cells that cover a location, each with its share of it."""

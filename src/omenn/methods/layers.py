@@ -36,6 +36,8 @@ class Layer:
     transposed: Callable[[Tensor, Tensor], Tensor] | None  # (grad, W) ↦ Wᵀ grad, if it has a form
     per_row: bool  # whether the rows of W are the channels of y, (N, C, …): it can be scaled
     version: int  # of x: whether it was written into since
+    rule: Rule | None = None  # its own, where not all layers have the same
+    entry: bool = False  # whether x is the explained input itself
 
     def __call__(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """W x, without b."""
@@ -148,8 +150,10 @@ def apply(call: Call, layer: Layer, rule: Rule) -> Tensor:
     return Joint.apply([value], vjp, layer, layer.x)  # type: ignore[return-value]
 
 
-def by_layer(rule: Rule, fold: bool = True) -> dict[str, Row]:
-    """Rows of a book that has one rule for all layers with weights.
+def by_layer(
+    rule: Rule, fold: bool = True, choose: Callable[[Call, Layer], Layer] | None = None
+) -> dict[str, Row]:
+    """Rows of a book that has one rule for all layers with weights, or what ``choose`` gives each.
 
     ``fold``: a batch norm right behind a layer is a part of it. One that stands alone, and a
     layer whose weights depend on the input, are as in the frozen book.
@@ -157,11 +161,16 @@ def by_layer(rule: Rule, fold: bool = True) -> dict[str, Row]:
 
     def layer(call: Call) -> Any:
         found = layer_of(call)
-        return OPERATORS[call.operator].rule(call) if found is None else apply(call, found, rule)
+        if found is None:
+            return OPERATORS[call.operator].rule(call)
+        found = found if choose is None else choose(call, found)
+        return apply(call, found, found.rule or rule)
 
     def batch_norm(call: Call) -> Any:
         found = _folded(call)
-        return OPERATORS["batch_norm"].rule(call) if found is None else apply(call, found, rule)
+        if found is None:
+            return OPERATORS["batch_norm"].rule(call)
+        return apply(call, found, found.rule or rule)
 
     changed = dict.fromkeys(LAYERS.split(), layer)
     if fold:
@@ -268,3 +277,40 @@ def gamma_rule(gamma: float, epsilon: float) -> Rule:
         return back
 
     return rule
+
+
+def flat_rule(epsilon: float) -> Rule:
+    """R_i = Σ_j R_j / n_j, evenly over the n_j inputs of each output, whatever x and W are."""
+    strength("epsilon", epsilon)
+
+    def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
+        relevance = grad * (layer(x) + layer.part(lambda b: b))
+        ones = torch.ones_like(layer.weight)
+        s = relevance / stabilised(layer(torch.ones_like(x), ones), epsilon)
+        return _per_unit(layer, x, layer.back(s, ones))
+
+    return rule
+
+
+def box_rule(low: float, high: float, epsilon: float) -> Rule:
+    """R_i = Σ_j (z_ij − l w_ij⁺ − h w_ij⁻) / (sum of such terms) R_j, for inputs from l to h."""
+    strength("epsilon", epsilon)
+
+    def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
+        up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
+        least, most = torch.full_like(x, low), torch.full_like(x, high)
+        relevance = grad * (layer(x) + layer.part(lambda b: b))
+        s = relevance / stabilised(layer(x) - layer(least, up) - layer(most, down), epsilon)
+        found = x * layer.back(s) - least * layer.back(s, up) - most * layer.back(s, down)
+        return _per_unit(layer, x, found)
+
+    return rule
+
+
+ZERO = 1e-30  # what stands for a zero of the explained input, so that R / x is a number
+
+
+def _per_unit(layer: Layer, x: Tensor, relevance: Tensor) -> Tensor:
+    """R / x. Zeros of an inner tensor keep what they have."""
+    zero = ZERO if layer.entry else torch.inf
+    return relevance / torch.where(x == 0, zero, x)

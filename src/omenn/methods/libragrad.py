@@ -10,7 +10,7 @@ from omenn.core.explanation import Explanation
 from omenn.core.run import choose
 from omenn.core.surroundings import alone
 from omenn.core.target import Target
-from omenn.methods.fullgrad import PSI, Layers, LayersRun, published
+from omenn.methods.fullgrad import PSI, Layers, LayersRun, shown
 from omenn.methods.registry import method
 
 
@@ -28,6 +28,7 @@ def libragrad(
     target: Target = None,
     *,
     psi: str = "none",
+    published: bool = False,
     at: str | None = None,
     resample: str = "bilinear",
     output: Any = None,
@@ -44,6 +45,7 @@ def libragrad(
 
     Args:
         psi: ``"none"`` or ``"published"``, see :func:`omenn.methods.fullgrad.fullgrad`.
+        published: the same as ``psi="published"``.
         products, resample: see :func:`omenn.core.explain.explain`.
 
     Example:
@@ -57,6 +59,7 @@ def libragrad(
     Source: LibraGrad, CVPR 2025, arXiv 2411.16760.
     """
     choose("psi", psi, PSI)
+    psi = "published" if published else psi
     choose("products", products, engine.PRODUCTS)
     choose("resample", resample, RESAMPLINGS)
     options: dict[str, Any] = {"at": at, "channel_dim": channel_dim, "resample": resample}
@@ -70,4 +73,4 @@ def libragrad(
         options={"products": products},
         interceptor=Layers,
     )
-    return published(run, target, output)
+    return shown(run, target, output)
