@@ -64,6 +64,11 @@ class Source:
     file: Path | None = None
     output: str | int | None = None
 
+    @property
+    def named_output(self) -> dict[str, str | int]:
+        """The argument of ``explain`` that says where the logits are; none where nobody did."""
+        return {} if self.output is None else {"output": self.output}
+
     def class_name(self, index: int) -> str:
         """The name of output ``index``, or ``class 17`` where there is none."""
         if self.classes is not None and 0 <= index < len(self.classes):

@@ -194,7 +194,7 @@ class _Trial:
 
         import omenn
 
-        options: dict[str, Any] = {"output": self.source.output} | dict(self.options)
+        options: dict[str, Any] = self.source.named_output | dict(self.options)
         if self.name != "omenn":
             options["method"] = self.name
         try:

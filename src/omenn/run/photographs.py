@@ -72,7 +72,7 @@ def certify_file(file: Path, source: Source, request: Request, device: str = "cp
     tensor = read_input(file, source, device)
     asked, _ = asked_of(request, source, first_row(source, tensor))
     known = ("bias", "output", "products", "channel_dim")
-    options: dict[str, Any] = {"output": source.output}
+    options: dict[str, Any] = dict(source.named_output)
     options |= {name: value for name, value in request.options.items() if name in known}
     at = request.options.get("at")
     if isinstance(at, str) and at in dict(source.model.named_modules()):
@@ -92,7 +92,7 @@ def explain_tensor(
     """Explain one preprocessed picture (1, channels, H, W), see ``explain_file``."""
     import omenn
 
-    options: dict[str, Any] = {"output": source.output} | dict(request.options)
+    options: dict[str, Any] = source.named_output | dict(request.options)
     if request.method != "omenn":
         options["method"] = request.method
     logits = first_row(source, tensor)
