@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from opcases import (
     attention,
+    frames,
     layout,
     linear,
     normalisation,
@@ -12,6 +13,7 @@ from opcases import (
     recurrent,
     selection,
     spellings,
+    twins,
 )
 from opcases.case import Case
 
@@ -27,9 +29,8 @@ CASES: list[Case] = [
         attention,
         recurrent,
         spellings,
+        twins,
+        frames,
     )
     for case in module.CASES
 ]
-
-# Rows of the table that refuse with an explanation: operator -> how a model would call it.
-REFUSED = pointwise.REFUSED

@@ -13,7 +13,7 @@ from omenn.core.call import Call
 from omenn.core.rules import OPERATORS, Row
 from opcases.case import Case, draw
 from opcases.linear import seeded
-from opdb import CASES, REFUSED
+from opdb import CASES
 
 FIRST: dict[str, Case] = {}
 for _case in CASES:
@@ -21,7 +21,8 @@ for _case in CASES:
         FIRST.setdefault(_case.operator, _case)
 # Operators whose output is a frozen coefficient: nothing flows back that could be wrong.
 FROZEN = frozenset(
-    "softmax rsqrt reciprocal log log2 log10 logsumexp sign sgn floor ceil round trunc frac".split()
+    "softmax gumbel_softmax rsqrt reciprocal logsumexp sign sgn floor ceil round trunc frac "
+    "floor_divide digamma heaviside atan2 logaddexp logaddexp2 logcumsumexp inv pinv".split()
 )
 CARRYING = sorted(set(FIRST) - FROZEN)
 
@@ -75,7 +76,7 @@ def leaking(out: Tensor, carried: Tensor) -> Tensor:
 
 
 def test_every_operator_is_broken_here() -> None:
-    assert set(CARRYING) | FROZEN | set(REFUSED) == set(OPERATORS)
+    assert set(CARRYING) | FROZEN == set(OPERATORS)
 
 
 @pytest.mark.parametrize("operator", sorted(FIRST))
@@ -105,19 +106,6 @@ def test_unfrozen_coefficient_is_refused(operator: str, monkeypatch) -> None:
     row = OPERATORS[operator]._replace(rule=lambda call: call.run())
     monkeypatch.setitem(OPERATORS, operator, row)
     assert not certificate(FIRST[operator]).exact
-
-
-@pytest.mark.parametrize("operator", sorted(REFUSED))
-def test_refused_operator_is_not_certified(operator: str, monkeypatch) -> None:
-    inputs = draw(2, 3, 4)
-    refused = omenn.certify(REFUSED[operator], inputs, total)
-    assert operator in refused.violations[0]
-    monkeypatch.setitem(
-        OPERATORS, operator, OPERATORS[operator]._replace(rule=lambda call: call.run())
-    )
-    native = omenn.certify(REFUSED[operator], inputs, total)
-    assert not native.exact
-    assert native.violations
 
 
 def with_a_constant() -> list[Case]:

@@ -50,12 +50,15 @@ BESIDE: dict[str, Callable[[Tensor], Any]] = {
     "out=": lambda z: torch.add(z, 1, out=torch.empty(3, 3).double()),
     "unseen": Square.apply,
     "unseen, followed": lambda z: Square.apply(z).sum() + 1,
-    "in place, of a copy": lambda z: z.clone().tan_().add_(1),
+    "in place, of a copy": lambda z: z.clone().i0_().add_(1),
     "written into a constant": lambda z: torch.zeros(3, 4).double().index_copy_(
-        1, torch.tensor([1, 2, 3]), torch.tan(z)
+        1, torch.tensor([1, 2, 3]), torch.i0(z)
     ),
     "caught": lambda z: _caught(z),
 }  # fmt: skip
+
+
+HAVE_RULES = ("caught", "svd", "categorical", "quantile", "rsample", "cdist")
 
 
 def _caught(z: Tensor) -> Tensor | None:
@@ -79,7 +82,7 @@ def test_what_stands_beside_the_explained_number(name: str, first: bool) -> None
     assert torch.equal(e.matrix, right.matrix)
 
 
-@pytest.mark.parametrize("name", [n for n in BESIDE if n not in ("caught", "svd", "categorical")])
+@pytest.mark.parametrize("name", [n for n in BESIDE if n not in HAVE_RULES])
 def test_the_same_is_refused_where_it_is_explained(name: str) -> None:
     def model(x: Tensor) -> Tensor:
         z = HEAD(x)
@@ -141,12 +144,12 @@ CODES = draw(5, 4, seed=3)
 DECISIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "nearest code": lambda x: x + CODES[torch.cdist(x, CODES).argmin(1)],
     "Gumbel arg-max": lambda x: x * (torch.special.i0(x).argmax(1) + 1)[:, None],
-    "mask": lambda x: torch.where(torch.tan(x) > 0, x, 2 * x),
+    "mask": lambda x: torch.where(torch.i0(x) > 0, x, 2 * x),
     "truth value": lambda x: 3 * x if bool(torch.quantile(x, 0.5) > -9) else x,
-    "nonzero": lambda x: x[torch.tan(x).sum(1).ge(-1e9).nonzero()[:, 0]] * 2,
-    "unique": lambda x: x * torch.unique((torch.tan(x) > 0).long()).numel(),
+    "nonzero": lambda x: x[torch.i0(x).sum(1).ge(-1e9).nonzero()[:, 0]] * 2,
+    "unique": lambda x: x * torch.unique((torch.i0(x) > 0).long()).numel(),
     "sort": lambda x: x[:, torch.cdist(x.T, x.T)[0].sort().indices],
-    "assertion": lambda x: x if torch.isfinite(torch.tan(x)).all() else x.tan(),
+    "assertion": lambda x: x if torch.isfinite(torch.i0(x)).all() else x.i0(),
 }
 
 
@@ -164,7 +167,7 @@ def test_what_is_decided_by_it_is_held(name: str) -> None:
 def _into(write: Callable[[Tensor, Tensor], Any]) -> Callable[[Tensor], Tensor]:
     def model(x: Tensor) -> Tensor:
         h = BODY(x)
-        write(h, torch.tan(x))
+        write(h, torch.i0(x))
         return HEAD(h)
 
     return model
@@ -175,21 +178,21 @@ WRITES: dict[str, Callable[[Tensor], Tensor]] = {
     "column": _into(lambda h, o: h.__setitem__((slice(None), 1), o[:, 1])),
     "view": _into(lambda h, o: h[:, 1:].mul_(o[:, 1:])),
     "view of a view": _into(lambda h, o: h.T[2:].T.add_(o[:, 2:])),
-    "in place": _into(lambda h, o: h.tan_()),
-    "view in place": _into(lambda h, o: h[0].tan_()),
-    "one of several views": _into(lambda h, o: h.chunk(2, 1)[0].tan_()),
-    "detached": _into(lambda h, o: h.detach().tan_()),
-    "unseen": lambda x: HEAD(Square.apply(torch.tan(x))),
-    "parameter": lambda x: HEAD(x) + HEAD(nn.Parameter(torch.tan(x))),
-    "view of it, unseen": lambda x: HEAD(Square.apply(torch.tan(x)[:, :])),
-    "detached, unseen": lambda x: HEAD(x + Square.apply(torch.tan(x).detach())),
+    "in place": _into(lambda h, o: h.i0_()),
+    "view in place": _into(lambda h, o: h[0].i0_()),
+    "one of several views": _into(lambda h, o: h.chunk(2, 1)[0].i0_()),
+    "detached": _into(lambda h, o: h.detach().i0_()),
+    "unseen": lambda x: HEAD(Square.apply(torch.i0(x))),
+    "parameter": lambda x: HEAD(x) + HEAD(nn.Parameter(torch.i0(x))),
+    "view of it, unseen": lambda x: HEAD(Square.apply(torch.i0(x)[:, :])),
+    "detached, unseen": lambda x: HEAD(x + Square.apply(torch.i0(x).detach())),
     "constant it was written into, unseen": lambda x: HEAD(
-        x + Square.apply(torch.zeros(3, 4).double().copy_(torch.tan(x)))
+        x + Square.apply(torch.zeros(3, 4).double().copy_(torch.i0(x)))
     ),
-    "part of a constant": lambda x: HEAD(x) + _part(torch.tan(x)),
-    "bits": lambda x: HEAD(x) + torch.tan(x).sum().view(torch.int64).view(torch.float64),
-    "to another shape": lambda x: HEAD(torch.tan(x).T.reshape(4, 3).T.contiguous().view(3, 4)),
-    "times zero": lambda x: HEAD(x) + 0 * torch.tan(x).sum(),
+    "part of a constant": lambda x: HEAD(x) + _part(torch.i0(x)),
+    "bits": lambda x: HEAD(x) + torch.i0(x).sum().view(torch.int64).view(torch.float64),
+    "to another shape": lambda x: HEAD(torch.i0(x).T.reshape(4, 3).T.contiguous().view(3, 4)),
+    "times zero": lambda x: HEAD(x) + 0 * torch.i0(x).sum(),
 }  # fmt: skip
 
 
@@ -209,10 +212,10 @@ def test_what_it_is_written_into_is_refused(name: str) -> None:
 def test_a_write_into_something_else_is_not() -> None:
     def model(x: Tensor) -> Tensor:
         scratch = torch.zeros(3, 8).double()
-        scratch[:, :4] = torch.tan(x)
-        scratch[:, 4:].copy_(x).tan_()
+        scratch[:, :4] = torch.i0(x)
+        scratch[:, 4:].copy_(x).i0_()
         h = BODY(x)
-        h.clone()[:, 1:].tan_()
+        h.clone()[:, 1:].i0_()
         return HEAD(h)
 
     right = omenn.explain(lambda x: HEAD(BODY(x)), ROWS, 1)
@@ -226,7 +229,7 @@ def test_the_model_is_not_written_into() -> None:
             self.register_buffer("seen", torch.zeros(3, 4).double())
 
         def forward(self, x: Tensor) -> Tensor:
-            self.seen.copy_(torch.tan(x))
+            self.seen.copy_(torch.i0(x))
             return HEAD(x)
 
     net = Keeps().eval()
@@ -240,10 +243,10 @@ def test_frozen_has_no_gradient_through_it() -> None:
     with omenn.frozen(x):
         z = HEAD(x)
         loss = F.cross_entropy(z, LABELS)
-        both = z.sum() + torch.tan(x).sum()
+        both = z.sum() + torch.i0(x).sum()
     (w,) = torch.autograd.grad(z.sum(), x)
     torch.testing.assert_close(w, HEAD.weight.sum(0).expand(3, 4).detach())
-    for value, operator in ((loss, "cross_entropy"), (both, "tan")):
+    for value, operator in ((loss, "cross_entropy"), (both, "i0")):
         with pytest.raises(omenn.UnsupportedOperator) as caught:
             torch.autograd.grad(value, x)
         assert caught.value.operator == operator
@@ -255,7 +258,7 @@ def test_frozen_has_no_gradient_through_it() -> None:
 def test_frozen_refuses_a_write_into_its_tensor() -> None:
     x = ROWS.clone().requires_grad_()
     with pytest.raises(omenn.UnsupportedOperator), omenn.frozen(x), torch.no_grad():
-        x.tan_()
+        x.i0_()
     assert torch.equal(x.detach(), ROWS)
 
 
@@ -267,7 +270,7 @@ def test_rows_operator_and_methods() -> None:
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             z = HEAD(x)
-            o = torch.tan(z)
+            o = torch.i0(z)
             return (z, o) if self.first else (o, z)
 
     net, wrong = Beside(True).eval(), Beside(False).eval()
@@ -282,12 +285,12 @@ def test_rows_operator_and_methods() -> None:
     ):
         with pytest.raises(omenn.UnsupportedOperator) as caught:
             call()
-        assert caught.value.operator == "tan"
+        assert caught.value.operator == "i0"
 
 
 def test_an_error_can_be_copied_and_pickled() -> None:
     with pytest.raises(omenn.UnsupportedOperator) as caught:
-        omenn.explain(torch.tan, ROWS, 1)
+        omenn.explain(torch.i0, ROWS, 1)
     for twin in (copy.deepcopy(caught.value), pickle.loads(pickle.dumps(caught.value))):
         assert str(twin) == str(caught.value)
-        assert (twin.operator, twin.module) == ("tan", "")
+        assert (twin.operator, twin.module) == ("i0", "")

@@ -31,14 +31,14 @@ def tables_as_before() -> Iterator[None]:
 
 
 def test_pointwise_by_name_covers_every_spelling() -> None:
-    for model in (torch.tan, lambda x: x.tan(), lambda x: x.clone().tan_()):
-        with pytest.raises(omenn.UnsupportedOperator, match=r"omenn.rule\('tan"):
+    for model in (torch.i0, lambda x: x.i0(), lambda x: x.clone().i0_()):
+        with pytest.raises(omenn.UnsupportedOperator, match=r"omenn.rule\('i0"):
             omenn.explain(model, ROWS, 1)
-    omenn.rule("tan", "pointwise")
-    for model in (torch.tan, lambda x: x.tan(), lambda x: x.clone().tan_()):
+    omenn.rule("i0", "pointwise")
+    for model in (torch.i0, lambda x: x.i0(), lambda x: x.clone().i0_()):
         e = omenn.explain(model, ROWS, 1)
         assert e.exact
-        torch.testing.assert_close(e.weight[:, 1], (ROWS.tan() / ROWS)[:, 1])
+        torch.testing.assert_close(e.weight[:, 1], ((ROWS.i0() - 1) / ROWS)[:, 1])
         assert omenn.certify(model, ROWS, 1).exact
 
 
@@ -51,12 +51,12 @@ def test_the_name_in_the_message_is_one_that_works() -> None:
 
 
 def test_pointwise_by_function_covers_that_function() -> None:
-    omenn.rule(torch.sinc, "pointwise")
-    e = omenn.explain(lambda x: torch.sinc(x), ROWS, 1)
+    omenn.rule(torch.i0, "pointwise")
+    e = omenn.explain(lambda x: torch.i0(x), ROWS, 1)
     assert e.exact
-    torch.testing.assert_close(e.bias_share, torch.ones(3).double())  # sinc(0) = 1
+    torch.testing.assert_close(e.bias_share, torch.ones(3).double())  # i0(0) = 1
     with pytest.raises(omenn.UnsupportedOperator):
-        omenn.explain(lambda x: x.sinc(), ROWS, 1)
+        omenn.explain(lambda x: x.i0(), ROWS, 1)
 
 
 def test_pointwise_without_a_value_at_zero_is_refused() -> None:
@@ -70,11 +70,11 @@ MATRIX = draw(4, 4) + 3 * torch.eye(4)
 
 def test_linear_with_a_node_that_is_not_known() -> None:
     def model(x: Tensor) -> Tensor:
-        return torch.linalg.solve(MATRIX, x.T).T
+        return torch.linalg.lu_solve(*torch.linalg.lu_factor(MATRIX), x.T).T
 
-    with pytest.raises(omenn.UnsupportedOperator, match="operator 'linalg_solve'"):
+    with pytest.raises(omenn.UnsupportedOperator, match="operator 'linalg_lu_solve'"):
         omenn.explain(model, ROWS, 3)
-    omenn.rule("linalg_solve", "linear")
+    omenn.rule("linalg_lu_solve", "linear")
     e = omenn.explain(model, ROWS, 3)
     assert e.exact
     torch.testing.assert_close(e.weight, torch.linalg.inv(MATRIX)[3].expand(3, 4))

@@ -37,14 +37,17 @@ def _with_part(y: Tensor) -> Tensor:
     return y
 
 
+# They have no defined value where they are written into, or none that a copy has.
+OVERLAPPING = ("unfold", "expand", "broadcast_to", "broadcast_tensors", "meshgrid", "as_strided")
+
+
 def views() -> list[Case]:
     """Of each operator and each kind of base one case whose output is a view."""
     found: dict[tuple[str, bool], Case] = {}
     for case in CASES:
         x = case.fresh()
         y = case.call(*x)
-        # Windows that overlap have no defined value where they are written into.
-        if y._is_view() and y.ndim and case.operator not in ("unfold", "expand", "broadcast_to"):
+        if y._is_view() and y.ndim and case.operator not in OVERLAPPING:
             found.setdefault((case.operator, any(y._base is t for t in x)), case)
     return list(found.values())
 

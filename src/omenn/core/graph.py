@@ -33,6 +33,7 @@ _LINEAR = frozenset(
     MaxPool2D AdaptiveMaxPool2D AdaptiveMaxPool3D Cummax Cummin Embedding LiftFresh Detach
     UnsafeSplit UnsafeChunk SqueezeMultiple NegView Deg2Rad Rad2Deg Fmax Fmin
     PackPaddedSequence ConjPhysical MaxUnpool2D MaxUnpool3D AffineGridGenerator
+    UnsafeSplitWithSizes UnfoldBackward NarrowCopy
     """.split()
 )
 
@@ -47,8 +48,8 @@ _PRODUCTS = frozenset(
 
 
 def short(node: Any) -> str:
-    """``AddmmBackward0`` -> ``Addmm``."""
-    return type(node).__name__.rstrip("0123456789").removesuffix("Backward")
+    """``AddmmBackward0`` -> ``Addmm``; ``ViewBackward0_copy`` -> ``View``."""
+    return type(node).__name__.removesuffix("_copy").rstrip("0123456789").removesuffix("Backward")
 
 
 def reaches(node: Any, roots: Sequence[Tensor]) -> bool:

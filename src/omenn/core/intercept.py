@@ -72,7 +72,8 @@ class Interceptor(Placing):
         self.ranked = ranked
         self.notes: dict[str, Any] = {}  # what the rules of a book keep between two calls
         self.names: dict[int, str] = {}
-        self.own: set[int] = set()
+        # By id; they live as long as the run, so that nothing else gets their address.
+        self.own: dict[int, Tensor] = {}
         types: set[torch.dtype] = set()
         self.memory: set[int] = set()  # addresses of the model's parameters and buffers
         if model is not None:
@@ -80,7 +81,7 @@ class Interceptor(Placing):
                 self.names[id(m)] = name
                 for t in (*m._parameters.values(), *m._buffers.values()):
                     if t is not None:
-                        self.own.add(id(t))
+                        self.own[id(t)] = t
                         self.memory.add(memory_of(t))
                         types.add(t.dtype)
             self.memory.discard(0)
@@ -106,7 +107,7 @@ class Interceptor(Placing):
 
     # --- marks -----------------------------------------------------------------------------
 
-    def known(self, t: Tensor) -> Mark | None:
+    def worn(self, t: Tensor) -> Mark | None:
         """The mark that a tensor wears, if it wears one."""
         mark = t.__dict__.get(MARK)
         if mark is not None and mark.owner is self:
@@ -116,7 +117,7 @@ class Interceptor(Placing):
 
     def mark_of(self, t: Tensor) -> Mark | None:
         """The same; one without, whose history reaches the input, is taken over or refused."""
-        mark = self.known(t)
+        mark = self.worn(t)
         if mark is not None:
             return mark
         if getattr(t.__dict__.get(MARK), "owner", None) in self.outer:

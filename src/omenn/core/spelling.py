@@ -63,7 +63,24 @@ _ALIASES = {
     "conj_physical": "conj",
     "scatter_reduce": "scatter", "nan_to_num": "clamp",
     "masked_scatter": "index_put", "resolve_conj": "conj", "resolve_neg": "conj",
+    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arctan2": "atan2", "arcsinh": "asinh",
+    "arccosh": "acosh", "arctanh": "atanh", "fix": "trunc", "psi": "digamma",
+    "float_power": "pow", "__mod__": "remainder", "__rmod__": "remainder",
+    "__imod__": "remainder", "__floordiv__": "floor_divide", "__rfloordiv__": "floor_divide",
+    "__ifloordiv__": "floor_divide", "row_stack": "stacked", "unsafe_split_with_sizes": "split",
+    "__reversed__": "flip", "cdouble": "to", "cfloat": "to", "chalf": "to",
+    "convolution": "conv", "grid_sampler": "grid_sample", "grid_sampler_2d": "grid_sample",
+    "grid_sampler_3d": "grid_sample", "affine_grid_generator": "affine_grid",
+    "constant_pad_nd": "pad", "chain_matmul": "multi_dot", "inverse": "inv", "pinverse": "pinv",
+    "asarray": "as_tensor", "nanquantile": "quantile", "trapz": "trapezoid", "nansum": "sum",
+    "slice_copy": "narrow",
 }  # fmt: skip
+
+# Twins that give a copy where the operator gives a view.
+_COPIES = (
+    "alias detach diagonal expand narrow permute select split split_with_sizes squeeze t "
+    "transpose unbind unfold unsqueeze view view_as_real"
+)
 
 _FAMILIES = {
     "conv": "conv1d conv2d conv3d",
@@ -97,7 +114,8 @@ UNTOUCHED: frozenset[Any] = frozenset(
 # Argument names in order. A name found here can be read with ``bind`` in any spelling.
 SIGNATURES: dict[str, str] = {
     "add": "input other alpha", "sub": "input other alpha",
-    "mul": "input other", "div": "input other rounding_mode", "pow": "input exponent",
+    "mul": "input other", "floor_divide": "input other", "div": "input other rounding_mode",
+    "pow": "input exponent",
     "linear": "input weight bias", "bilinear": "input1 input2 weight bias",
     "conv": "input weight bias", "conv_transpose": "input weight bias",
     "batch_norm": "input running_mean running_var weight bias training momentum eps",
@@ -110,7 +128,7 @@ SIGNATURES: dict[str, str] = {
     "scaled_dot_product_attention":
         "query key value attn_mask dropout_p is_causal scale enable_gqa",
     "sum": "input dim keepdim", "mean": "input dim keepdim", "amax": "input dim keepdim",
-    "max": "input dim keepdim", "median": "input dim keepdim", "mode": "input dim keepdim",
+    "max": "input dim keepdim", "median": "input dim keepdim",
     "var": "input dim correction keepdim", "std": "input dim correction keepdim",
     "norm": "input p dim keepdim dtype", "matmul": "input other", "bmm": "input other",
     "addmm": "input mat1 mat2 beta alpha", "baddbmm": "input mat1 mat2 beta alpha",
@@ -125,7 +143,9 @@ SIGNATURES: dict[str, str] = {
     "channel_shuffle": "input groups", "native_channel_shuffle": "input groups",
     "cosine_similarity": "x1 x2 dim eps", "outer": "input other", "inner": "input other",
     "tensordot": "input other dims", "kron": "input other", "einsum": "equation",
-    "fill": "input value",
+    "fill": "input value", "cdist": "x1 x2 p", "renorm": "input p dim maxnorm",
+    "solve": "A B", "solve_triangular": "A B", "cholesky_solve": "B L upper",
+    "quantile": "input q dim keepdim", "mode": "input dim keepdim",
 }  # fmt: skip
 
 # Spellings whose own argument order differs from their operator's.
@@ -136,7 +156,7 @@ _ORDERS = {
     "torch.batch_norm": "input weight bias running_mean running_var training momentum eps cudnn",
     "torch.instance_norm":
         "input weight bias running_mean running_var use_input_stats momentum eps cudnn",
-    "Tensor.where": "input condition other",
+    "Tensor.where": "input condition other", "constant_pad_nd": "input pad value",
 }  # fmt: skip
 
 # Names used for the same argument by different spellings.
@@ -151,6 +171,7 @@ def _build() -> tuple[dict[Any, Spelling], dict[Any, tuple[str, ...]]]:
     from omenn.core.rules import OPERATORS  # the table names the operators; spellings follow
 
     names = {name: name for name in OPERATORS} | _ALIASES
+    names |= {f"{name}_copy": names.get(name, "clone") for name in _COPIES.split()}
     for family, members in _FAMILIES.items():
         names |= dict.fromkeys(members.split(), family)
     table: dict[Any, Spelling] = {}
@@ -168,6 +189,8 @@ def _build() -> tuple[dict[Any, Spelling], dict[Any, tuple[str, ...]]]:
                     "__rtruediv__",
                     "__rdiv__",
                     "rsub",
+                    "__rmod__",
+                    "__rfloordiv__",
                     "__rpow__",
                     "__rmatmul__",
                 )

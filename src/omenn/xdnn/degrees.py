@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.core.unknown import tensors_in
 from omenn.xdnn.step import ANY, Bent, Of, Step, shown, unwrapped
 
 # --- the rules -----------------------------------------------------------------------------------
@@ -41,10 +40,6 @@ def kept(s: Step) -> float:
 def valued(position: int, *names: str) -> Rule:
     """A value is written into the first argument, or compared with it."""
     return lambda s: s.joined(s.first, s.at(position, *names))
-
-
-def apart(s: Step) -> tuple[float, ...]:
-    return tuple(s.degree(t) for t in tensors_in(s.args))
 
 
 def told(rule: Rule) -> Rule:
@@ -118,9 +113,15 @@ def ratio(s: Step) -> float:
     a, b = s.degree(s.get("input")), s.degree(s.get("other"))
     a, b = (b, a) if s.reverse else (a, b)
     degree = ANY if ANY in (a, b) else a - b
-    if s.get("rounding_mode") and degree not in (0, ANY):
+    if (s.get("rounding_mode") or s.operator == "floor_divide") and degree not in (0, ANY):
         raise Bent(f"it rounds what is of degree {shown(degree)}", degree)
     return degree
+
+
+def solved(s: Step) -> float:
+    """A⁻¹ b, or (L Lᵀ)⁻¹ b."""
+    a, b = s.product(s.get("A"), s.get("L"), s.get("L")).degree, s.degree(s.get("B"))
+    return ANY if ANY in (a, b) else b - a
 
 
 def power(s: Step) -> float:
@@ -303,22 +304,22 @@ _KEPT = """
 permute transpose adjoint movedim expand narrow select chunk split unbind getitem diagonal rot90
 broadcast_to t reshape flatten unflatten squeeze unsqueeze atleast_1d atleast_2d atleast_3d
 contiguous clone to positive neg requires_grad_ conj detach roll flip fliplr flipud tril triu cumsum
-real imag view_as_complex view_as_real diag diag_embed trace as_strided unfold fold
-index_select gather take_along_dim take masked_select repeat tile repeat_interleave sum mean nansum
-nanmean avg_pool lp_pool1d lp_pool2d lp_pool3d pixel_shuffle pixel_unshuffle interpolate
+real imag view_as_complex view_as_real diag_embed trace as_strided unfold fold
+index_select gather take_along_dim take masked_select repeat tile repeat_interleave sum mean
+nanmean avg_pool pixel_shuffle pixel_unshuffle interpolate
 channel_shuffle native_channel_shuffle max_unpool affine_grid fourier relu leaky_relu deg2rad
-rad2deg reversed long int short char byte to_sparse abs std std_mean
+rad2deg reversed long int short char byte to_sparse abs std std_mean stft istft trapezoid
+cumulative_trapezoid gradient copysign
 """
 _SAME = """
-cat stack stacked block_diag diff complex embedding embedding_bag index_add index_copy scatter_add
-hypot
+cat stack stacked diff complex embedding embedding_bag index_add index_copy scatter_add
 """
 # The same; the indices that come with them are of degree 0.
 _CHOSEN = """
-max_pool maximum max amax median nanmedian kthvalue topk sort cummax cummin mode msort
+max_pool maximum max amax median nanmedian kthvalue topk sort cummax cummin mode
 _pack_padded_sequence _pad_packed_sequence
 """
-_ORDER = "argmax argmin argsort searchsorted bucketize equal"
+_ORDER = "argmax argmin argsort searchsorted bucketize equal atan2"
 _COMPARED = "gt lt ge le eq ne greater less greater_equal less_equal not_equal contains"
 # Of degree 0 whatever they are made from: they tell signs and zeros.
 _SIGNS = """
@@ -326,16 +327,16 @@ sign sgn signbit angle any all logical_not logical_and logical_or logical_xor no
 count_nonzero isnan isinf isfinite isposinf isneginf bool is_nonzero
 """
 _PRODUCTS = """
-mul matmul bmm einsum outer inner tensordot kron cross linalg_cross chain_matmul linalg_multi_dot
-vdot linalg_vecdot sparse_mm
+mul matmul bmm einsum outer inner tensordot kron sparse_mm
 """
 _SMOOTH = """
 gelu silu elu softplus mish hardswish logsigmoid softsign tanhshrink logsumexp log_softmax
-local_response_norm expm1 log1p sinh asinh
+local_response_norm expm1 log1p sinh asinh tan asin atanh erfinv entr log_ndtr logaddexp logaddexp2
+logcumsumexp
 """
 _BOUNDED = """
 softmax sigmoid hardsigmoid tanh erf erfc exp exp2 rpow sin cos atan cosh log log2 log10 floor ceil
-round trunc frac
+round trunc frac logit acos acosh ndtr ndtri sinc erfcx digamma
 """
 
 CHOSEN = frozenset(_CHOSEN.split())
@@ -357,19 +358,19 @@ TABLE: dict[str, Rule] = {
     "bilinear": affine("input1", "input2", "weight"),
     "_grouped_mm": grouped,
     "addcmul": added_product("tensor1", "tensor2"),
-    "addcdiv": added_product("tensor1", "tensor2", sign=-1),
-    "div": ratio,
+    **dict.fromkeys(("solve", "solve_triangular", "cholesky_solve"), solved),
+    **dict.fromkeys(("remainder", "fmod"), valued(1, "other")),
+    "heaviside": lambda s: s.degree(s.at(1, "values")),
+    "renorm": lambda s: s.joined(s.first, s.get("maxnorm")),
+    **dict.fromkeys(("div", "floor_divide"), ratio),
     "pow": power,
-    "float_power": power,
     "square": times(2),
     "sqrt": times(0.5),
     "rsqrt": times(-0.5),
-    "reciprocal": times(-1),
+    **dict.fromkeys(("reciprocal", "inv", "pinv"), times(-1)),
     "var": times(2),
-    "var_mean": lambda s: (_scaled(2, kept(s)), kept(s)),
-    **dict.fromkeys(("quantile", "nanquantile"), ranked),
-    **dict.fromkeys(("broadcast_tensors", "meshgrid"), apart),
-    **dict.fromkeys(("dist", "cdist"), distance),
+    "quantile": ranked,
+    "cdist": distance,
     "prod": multiplied,
     "norm": norm,
     "prelu": sloped,

@@ -118,14 +118,14 @@ class Scan(Plain):
         if look is not None:
             look.note()
         elif marked:  # ids that are looked up in a table
-            self.found.weights |= self.origins((args, kwargs))
+            self.found.weights |= self.origins_of((args, kwargs))
         given = [self.node(t) for t in carried]
         out = super().__torch_function__(func, types, args, kwargs)
         made = [*tensors_in([out])]
         if spelling is not None and spelling.inplace and args and isinstance(args[0], Tensor):
             made.append(args[0])
         if look is None:
-            origins = self.origins((args, kwargs)) if not marked else frozenset()
+            origins = self.origins_of((args, kwargs)) if not marked else frozenset()
             for t in made if origins else ():
                 if id(t) not in self.own_names and self.mark_of(t) is None:
                     setattr(t, _ORIGIN, origins)
@@ -200,7 +200,7 @@ class Scan(Plain):
         mark = self.mark_of(t)
         return mark is not None and mark.kind == CARRIED
 
-    def origins(self, values: Any) -> frozenset[str]:
+    def origins_of(self, values: Any) -> frozenset[str]:
         """Names of the parameters and buffers that the tensors in ``values`` are made of."""
         found: set[str] = set()
         for t in tensors_in(values):
@@ -273,10 +273,10 @@ class _Look:
     def note(self) -> None:
         """What is called, and the constants that are added; in ours all is homogeneous."""
         summands = self._summands()
-        added = self.mode.origins(summands)
+        added = self.mode.origins_of(summands)
         given = tensors_in((*self.args, *self.kwargs.values()))
         factors = [t for t in given if not any(t is value for value in summands)]
-        self.mode.found.weights |= self.mode.origins(factors)
+        self.mode.found.weights |= self.mode.origins_of(factors)
         module, method = _caller(self.mode.names)
         if method is None or not self.operator:
             return
@@ -305,7 +305,7 @@ class _Look:
         value = self.bound.get(_WEIGHT.get(self.operator, ""))
         if not isinstance(value, Tensor) or any(value is t for t in self.carried):
             return frozenset()
-        return self.mode.origins([value])
+        return self.mode.origins_of([value])
 
     def parents(self, given: Sequence[int], out: Tensor) -> list[int]:
         """Of a product the factor that the other is a gate of, of attention the values."""

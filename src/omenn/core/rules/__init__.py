@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from omenn.core.rules import (
     attention,
+    composed,
     convolution,
+    distances,
+    frames,
     layout,
     linear,
     normalisation,
@@ -17,6 +20,7 @@ from omenn.core.rules import (
     products,
     recurrent,
     selection,
+    solving,
 )
 from omenn.core.rules.row import Row
 
@@ -32,6 +36,10 @@ OPERATORS: dict[str, Row] = {
         products,
         attention,
         recurrent,
+        composed,
+        distances,
+        frames,
+        solving,
     )
     for name, row in module.ROWS.items()
 }

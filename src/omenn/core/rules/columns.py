@@ -7,6 +7,7 @@ view of y that shows some of its columns, it is connected with x by those column
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from typing import NamedTuple
@@ -68,7 +69,7 @@ def _versions(*tensors: Tensor | None) -> tuple[int, ...]:
 def connected(call: Call, v: Tensor) -> Tensor:
     """v itself, or its equal with a shorter history: x times its columns of the layer."""
     y = v._base
-    mark = None if y is None else call.owner.known(y)  # what torch made of its own wears none
+    mark = None if y is None else call.owner.worn(y)  # what torch made of its own wears none
     if y is None or mark is None or mark.place is None or mark.layer is None:
         return v
     layer, x = mark.layer, mark.layer.input()
@@ -98,9 +99,10 @@ def connected(call: Call, v: Tensor) -> Tensor:
 def product_of(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """(gradient at x Wᵀ, W) → gradient at x."""
     shape, dtype = x.shape, x.dtype
+    lines = math.prod(shape[:-1])  # not −1, of which a layer without outputs leaves any number
 
     def vjp(grad: Tensor, weight: Tensor) -> Tensor:
-        rows = grad.reshape(-1, weight.shape[0])
+        rows = grad.reshape(lines, weight.shape[0])
         return row_product(rows, weight.to(grad.dtype)).reshape(shape).to(dtype)
 
     return vjp

@@ -132,6 +132,7 @@ def joined(call: Call, out: Tensor) -> Any:
     if call.operator == "stacked":
         name = call.func.__name__
         least = {"hstack": torch.atleast_1d, "vstack": torch.atleast_2d}
+        name = "vstack" if name == "row_stack" else name
         shapes = [
             least.get(name, torch.atleast_3d)(torch.empty(s, device="meta")).shape for _, s in parts
         ]
@@ -325,6 +326,7 @@ ROWS: dict[str, Row] = (
     | rows("roll flip fliplr flipud", linear, shifted)
     | rows("tril triu cumsum real imag zero", linear, same)
     | rows("diff view_as_complex view_as_real diag_embed trace", linear, unlocated)
+    | rows("trapezoid cumulative_trapezoid gradient", linear, unlocated)
     | rows(
         "index_select gather take_along_dim take masked_select repeat tile repeat_interleave",
         linear,

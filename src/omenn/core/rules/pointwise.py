@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from omenn.core.autograd import scaled, times
 from omenn.core.call import Call
 from omenn.core.rules.linear import reduced
-from omenn.core.rules.row import Row, rows, same, unlocated
+from omenn.core.rules.row import Row, rows, same
 
 # How readily an operator's output is frozen as a factor of a product.
-GATE, BOUNDED = 2, 1
+LOGARITHM, GATE, BOUNDED = 3, 2, 1
 _RANKS = {"sigmoid": GATE, "hardsigmoid": GATE, "exp": GATE, "tanh": BOUNDED, "erf": BOUNDED}
 
 
@@ -192,9 +192,57 @@ def square(call: Call) -> Tensor:
     return call.frozen(x, call.value(), scaled, true.clone() if call.inplace else true)
 
 
+# Functions that are infinite at zero: where they are zero, and their slope there.
+_ROOTS: dict[str, tuple[float, float]] = {
+    "log": (1, 1),
+    "log2": (1, 1 / math.log(2)),
+    "log10": (1, 1 / math.log(10)),
+    "logit": (0.5, 4),
+    "acosh": (1, 0),  # infinite in truth; the value is 0 whatever the slope
+    "ndtri": (0.5, math.sqrt(2 * math.pi)),
+}
+
+
+def rooted(call: Call) -> Tensor:
+    """φ(x) = ⟦φ(x)/(x − r)⟧ (x − r) for a function with the root r and without a value at zero.
+
+    As a factor of a product it is frozen before anything else.
+    """
+    x, (root, slope) = call.carried[0], _ROOTS[call.operator]
+    call.rank = LOGARITHM
+    value, true = call.value(), call.true(x)
+    away = true - root
+    ratio = call.true_value() / torch.where(away == 0, torch.ones_like(away), away)
+    coefficient = torch.where(away == 0, torch.full_like(ratio, slope), ratio)
+    # log 0 reaches no finite output; neither may its coefficient.
+    known = coefficient.isfinite()
+    coefficient = torch.where(known, coefficient, torch.zeros_like(coefficient))
+    out = call.frozen(x, value, scaled, coefficient)
+    return call.attach(out, -root * coefficient, frozen=True)
+
+
 def frozen_value(call: Call) -> Any:
-    """No linear form through the origin (softmax, 1/x, log): held constant as a factor."""
+    """No linear form through the origin (softmax, 1/x): held constant as a factor."""
     return call.hold()
+
+
+def remaining(call: Call) -> Tensor:
+    """x mod y = x − ⟦y · (x div y)⟧: the slope is one."""
+    x = call.carried[0]
+    if len(call.carried) > 1 or call.first is not x or call.reverse:
+        return call.hold()
+    value, rest = call.value(), call.true_value() - call.true(x)
+    return call.attach(call.frozen(x, value, lambda grad: grad), rest, frozen=True)
+
+
+def signed(call: Call) -> Tensor:
+    """``copysign``: ⟦±1⟧ x."""
+    x = call.carried[0]
+    if call.first is not x:
+        return call.hold()
+    value, shape = call.value(), x.shape
+    turned = torch.where(value.signbit() == x.detach().signbit(), 1.0, -1.0).to(value.dtype)
+    return call.frozen(x, value, lambda grad, turned: (grad * turned).sum_to_size(shape), turned)
 
 
 def log_normalised(call: Call) -> Tensor:
@@ -207,104 +255,38 @@ def log_normalised(call: Call) -> Tensor:
 
 
 def parametric(call: Call) -> Tensor:
-    """PReLU: the slope is a weight; native."""
-    if call.is_carried(call.get("weight")):
+    """PReLU: ⟦1 or the slope⟧ x. The native node has one slope at zero forth, another one back."""
+    x, weight = call.carried[0], call.get("weight")
+    if call.is_carried(weight):
         raise call.refuse("a slope that depends on the input")
-    return call.run()
-
-
-def normed(call: Call) -> Tensor:
-    """‖x‖₂ = Σ ⟦x/‖x‖⟧ x; other norms are frozen constants."""
-    p, x = call.get("p", "fro"), call.carried[0]
-    if p not in (2, 2.0, "fro", None) or (p == 2 and _spectral(call, x)):
-        return frozen_value(call)
-    value = call.value()
-    norm, true = call.true_value(), call.true(x)
-    keep = _keep(call, x, norm)
-    safe = torch.where(keep == 0, torch.ones_like(keep), keep)
-    return call.frozen(x, value, _spread(call, x), true / safe)
-
-
-def _spectral(call: Call, x: Tensor) -> bool:
-    """Whether a 2 means the largest singular value: it does for matrices in ``torch.linalg``."""
-    dim = call.get("dim")
-    pair = len(dim) == 2 if isinstance(dim, (tuple, list)) else dim is None and x.ndim == 2
-    return call.func is torch.linalg.matrix_norm or (call.func is torch.linalg.norm and pair)
-
-
-def spread_out(call: Call) -> Any:
-    """var = Σ ⟦(x − μ)/n⟧ x; std divides by ⟦std⟧ again."""
-    x = call.carried[0]
-    value, true = call.value(), call.true(x)
-    spread = call.true_value()
-    keep = _keep(call, x, spread)
-    dims = _dims(call, x)
-    centred = true - true.mean(dims, keepdim=True)
-    total = (centred * centred).sum(dims, keepdim=True)
-    # The divisor (n or n − 1) is read off the value itself, whatever the spelling of it.
-    target = keep if call.operator == "var" else keep * keep
-    inverse = torch.where(total == 0, torch.zeros_like(total), target / total)
-    if call.operator == "std":
-        inverse = inverse / torch.where(keep == 0, torch.ones_like(keep), keep)
-    return call.frozen(x, value, _spread(call, x), centred * inverse)
-
-
-def mean_of_numbers(call: Call) -> Any:
-    """``nanmean``: Σ ⟦1/n⟧ x over the n elements that are numbers."""
-    if not call.owner.finite:
-        return call.run()
-    x, dims = call.carried[0], _dims(call, call.carried[0])
-    counted = call.true(x).isnan().logical_not()
-    count = counted.sum(dims, keepdim=True)
-    return call.frozen(x, call.value(), _spread(call, x), counted.to(x.dtype) / count)
-
-
-def variance_and_mean(call: Call) -> Any:
-    raise call.refuse(
-        "variance and mean in one call have no rule", "Use x.var(...) and x.mean(...)."
-    )
-
-
-def _dims(call: Call, x: Tensor) -> list[int]:
-    dim = call.get("dim")
-    if dim is None and call.func is torch.linalg.matrix_norm:
-        dim = (-2, -1)
-    if dim is None or isinstance(dim, bool) or (isinstance(dim, (list, tuple)) and not dim):
-        return list(range(x.ndim))
-    return [d % x.ndim for d in (dim if isinstance(dim, (list, tuple)) else [dim])]
-
-
-def _keep(call: Call, x: Tensor, reduced_value: Tensor) -> Tensor:
-    """The reduced value with the reduced dimensions kept as 1."""
-    dims = _dims(call, x)
-    return reduced_value.reshape([1 if d in dims else n for d, n in enumerate(x.shape)])
-
-
-def _spread(call: Call, x: Tensor) -> Any:
-    dims = _dims(call, x)
-    shape = [1 if d in dims else n for d, n in enumerate(x.shape)]
-    return lambda grad, coefficient: grad.reshape(shape) * coefficient
+    slope = call.constant(weight)
+    if slope.numel() > 1:
+        slope = slope.reshape(-1, *[1] * (x.ndim - 2))
+    true = call.true(x)
+    coefficient = torch.where(true > 0, torch.ones_like(true), slope.to(true.dtype))
+    return call.frozen(x, call.value(), times, coefficient)
 
 
 ROWS: dict[str, Row] = (
     rows(
         "gelu silu elu softplus mish tanh sigmoid logsigmoid hardsigmoid hardswish softsign erf "
-        "tanhshrink softshrink sin cos atan sinh asinh expm1 log1p exp sqrt erfc cosh exp2",
+        "tanhshrink softshrink sin cos atan sinh asinh expm1 log1p exp sqrt erfc cosh exp2 "
+        "tan asin acos atanh erfinv sinc ndtr log_ndtr entr erfcx",
         pointwise,
         same,
     )
+    | rows("log log2 log10 logit acosh ndtri", rooted, same)
+    | rows("remainder fmod", remaining, same)
+    | rows("copysign", signed, same)
     | rows("pow", power, same)
     | rows("rpow", pointwise, same)
     | rows("square", square, same)
     | rows("relu leaky_relu rrelu deg2rad rad2deg", lambda call: call.run(), same)
     | rows("abs", magnitude, same)
     | rows("prelu", parametric, same)
-    | rows("softmax rsqrt reciprocal log log2 log10 sign sgn", frozen_value, same)
-    | rows("floor ceil round trunc frac", frozen_value, same)
+    | rows("softmax gumbel_softmax rsqrt reciprocal sign sgn", frozen_value, same)
+    | rows("floor ceil round trunc frac floor_divide", frozen_value, same)
+    | rows("digamma heaviside atan2 logaddexp logaddexp2 logcumsumexp", frozen_value, same)
     | rows("logsumexp", frozen_value, reduced)
     | rows("log_softmax", log_normalised, same)
-    | rows("norm", normed, reduced)
-    | rows("nanmean", mean_of_numbers, reduced)
-    | rows("var std", spread_out, reduced)
-    | rows("var_mean std_mean", variance_and_mean, unlocated)
 )

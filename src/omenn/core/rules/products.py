@@ -189,16 +189,20 @@ def added_product(call: Call) -> Tensor:
 
 
 def mixed_linearly(call: Call) -> Tensor:
-    """lerp(a, b, w) = (1 − ⟦w⟧) a + ⟦w⟧ b."""
+    """lerp(a, b, w) = (1 − ⟦w⟧) a + ⟦w⟧ b; one tensor may be an end and the weight."""
     a, b, w = call.get("input"), call.get("end"), call.get("weight")
-    sub = lambda t: call.true(t) if t is w else (t if call.is_carried(t) else call.constant(t))  # noqa: E731
     if not (call.is_carried(a) or call.is_carried(b)):
         return call.hold()
+    if isinstance(w, Tensor):
+        w = call.true(w).clone() if call.inplace else call.true(w)
+    ends = [t if call.is_carried(t) else call.constant(t) for t in (a, b)]
     if call.is_carried(a) and call.is_carried(b):
-        return call.run(sub)
-    zero = lambda t: torch.zeros_like(t) if t is not w and call.is_carried(t) else sub(t).clone()  # noqa: E731
-    term = call.run(zero)
-    return call.attach(call.run(sub), term, frozen=isinstance(w, Tensor) and call.is_carried(w))
+        return call.func(*ends, w)
+    # What stands still is a copy: in place it is the one that is written into.
+    still = [torch.zeros_like(t) if call.is_carried(t) else t.clone() for t in (a, b)]
+    term = torch.lerp(still[0].detach(), still[1].detach(), w)
+    frozen = isinstance(call.get("weight"), Tensor) and call.is_carried(call.get("weight"))
+    return call.attach(call.func(*ends, w), term, frozen=frozen)
 
 
 def grouped(call: Call) -> Tensor:

@@ -77,7 +77,7 @@ ROWS: dict[str, Row] = (
     | rows("clamp", clamped, same)
     | rows("maximum", larger, same)
     | rows("max", largest, largest_place)
-    | rows("amax median nanmedian kthvalue", linear, reduced)
+    | rows("amax median nanmedian kthvalue mode quantile", linear, reduced)
     | rows("topk sort", linear, ordered_place)
     | rows("cummax cummin", linear, same)
 )
