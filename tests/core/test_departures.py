@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -108,6 +109,16 @@ def _array(x: Tensor) -> Tensor:
     a = x.detach().numpy()
     a += 1
     return HEAD(x) + torch.from_numpy(a)[:, :3]
+
+
+def test_a_deep_copy_is_followed() -> None:
+    def model(x: Tensor) -> Tensor:
+        LOG.append(copy.deepcopy(torch.tan(x).detach()))
+        return HEAD(copy.deepcopy(x.detach()))
+
+    e = omenn.explain(model, ROWS, 1)
+    torch.testing.assert_close(e.weight, HEAD.weight[1].expand(3, 4).detach())
+    torch.testing.assert_close(LOG[-1], torch.tan(ROWS))
 
 
 USED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {

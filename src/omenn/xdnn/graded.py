@@ -78,7 +78,7 @@ class Graded(Moved):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.known: dict[int, Known] = {}
+        self.degrees: dict[int, Known] = {}
         self.operators: list[Operator] = []
         self.leaked: frozenset[int] = frozenset()  # what reached Python by a bent operator
 
@@ -98,7 +98,7 @@ class Graded(Moved):
             degree = 0.0  # an index or a mask; what was rounded to it is bent
         address = memory_of(inner)
         if address:
-            self.known[address] = Known(degree, bent, inner.untyped_storage())
+            self.degrees[address] = Known(degree, bent, inner.untyped_storage())
         return bool(address) or inner.numel() == 0
 
     def _coarsen(self, dtype: torch.dtype) -> None:
@@ -111,7 +111,7 @@ class Graded(Moved):
         """None: a constant."""
         inner = unwrapped(t)
         address = memory_of(inner)
-        found = self.known.get(address) if address else None
+        found = self.degrees.get(address) if address else None
         if found is not None or not t.numel():
             return found
         if inner.is_nested:  # made by a copy that is not seen
@@ -267,9 +267,9 @@ class Graded(Moved):
         there = {memory_of(unwrapped(t)) for t in given}
         for t, degree in outs:
             address = memory_of(unwrapped(t))
-            old = self.known.get(address)
+            old = self.degrees.get(address)
             if old is not None and address in there:  # a view
-                self.known[address] = old._replace(bent=old.bent | bent)
+                self.degrees[address] = old._replace(bent=old.bent | bent)
                 continue
             fresh = address == 0 or address not in there  # else a constant, handed back
             if fresh and not self._learn(t, degree, bent):

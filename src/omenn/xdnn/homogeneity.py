@@ -189,7 +189,7 @@ class _Run:
         self.tolerance = 10 * TOLERANCES.get(mode.coarsest or out.dtype, 1e-5)
         known = mode.known_of(out) or Known(ANY if vanishes(out) else 0.0, frozenset())
         self.ids = any(_whole_numbers(value) for _, value in feed.items)
-        mode.known.clear()
+        mode.degrees.clear()
         return known, mode
 
     def errors(self, alphas: Sequence[float]) -> dict[float, float]:
@@ -211,7 +211,7 @@ class _Run:
             feed = Feed(mode, self.inputs, "none", None, True)
             with torch.inference_mode(False), torch.enable_grad():
                 out = feed.run(self.model, None)
-            mode.known.clear()
+            mode.degrees.clear()
         else:
             feed = Feed(Graded(None), self.inputs, "none", None, True)
             out = self._plain(feed, alpha)
