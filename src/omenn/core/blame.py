@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from omenn.errors import InputError, ModelError, OmennError, reason
+from omenn.errors import (
+    InputError,
+    ModelError,
+    OmennError,
+    TargetError,
+    UnsupportedOperator,
+    reason,
+)
 
 if TYPE_CHECKING:
     from omenn.core.inputs import Feed
@@ -23,4 +30,23 @@ def blame(model: Any, feed: Feed, error: Exception) -> OmennError:
     return ModelError(
         f"the model runs, but not in its frozen form: {reason(error)}. Explain at a later "
         "module with at=, or report it with the model."
+    )
+
+
+def held(operator: str, at: str | None) -> OmennError:
+    """Why nothing flows through an explained number: the last operator was held, or a decision."""
+    if not operator:
+        where = f"the output of '{at}'" if at else "the input"
+        return TargetError(
+            f"the explained output does not depend on {where} but by way of whole numbers and "
+            "decisions (comparisons, rounding, one-hot codes), which have no derivative. Explain a "
+            "number before them with output= or target=; ids are explained where they are looked "
+            "up in a table (nn.Embedding)."
+        )
+    return UnsupportedOperator(
+        operator,
+        "",
+        "the output is a frozen coefficient (a softmax, a logarithm, 1/x), which has no linear "
+        "part",
+        "Explain the logits before it: output=... or a model without the last operator.",
     )

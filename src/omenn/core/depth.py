@@ -10,13 +10,14 @@ one, so the sum over the input is the sum over the module's output, whatever lay
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from omenn.core.channels import Reoriented
 from omenn.core.entries import structured
 from omenn.core.inputs import Feed
 from omenn.core.intercept import Interceptor
@@ -160,6 +161,7 @@ def depth_of(
     channel_dim: int | None,
     resample: str,
     batched: bool = True,
+    told: Mapping[int, int] | None = None,
 ) -> Depth | None:
     """Where the output of module ``at`` lies; None if it has no place on one explained input.
 
@@ -167,7 +169,7 @@ def depth_of(
     the module has no rule, the cells of a feature map are taken to lie as in the input.
     """
     mode = Interceptor(model)
-    feed = Feed(mode, inputs, "mapped", channel_dim, batched)
+    feed = Feed(mode, inputs, "mapped", channel_dim, batched, told=told)
     found: list[Located] = []
     handle = model.get_submodule(at).register_forward_hook(_listener(mode, feed, found))
     try:
@@ -175,6 +177,9 @@ def depth_of(
             feed.run(model, None)
     except (MemoryError, torch.OutOfMemoryError):
         raise
+    except Reoriented as other:
+        told = {**(told or {}), other.index: other.channel}
+        return depth_of(model, inputs, at, channel_dim, resample, batched, told)
     except UnsupportedOperator:
         pass  # behind the module it will be met again; in front of it, it does not matter
     except Exception:
@@ -244,7 +249,12 @@ def _as_feature_map(model: nn.Module, feed: Feed, at: str) -> list[Located]:
         return [Located(s, resampled(place, tuple(leaf.shape), s[2:])) for s in shapes]
 
 
-def levels_of(model: Any, inputs: Any, channel_dim: int | None = None) -> dict[str, int]:
+def levels_of(
+    model: Any,
+    inputs: Any,
+    channel_dim: int | None = None,
+    told: Mapping[int, int] | None = None,
+) -> dict[str, int]:
     """The last module of each resolution, with its cells per sample, from fine to coarse.
 
     Every module is noted by how many places on the input its output has. Of those with as many
@@ -254,7 +264,7 @@ def levels_of(model: Any, inputs: Any, channel_dim: int | None = None) -> dict[s
     if not isinstance(model, nn.Module):
         return {}
     mode = Interceptor(model)
-    feed = Feed(mode, inputs, "mapped", channel_dim, True)
+    feed = Feed(mode, inputs, "mapped", channel_dim, True, told=told)
     calls: list[tuple[str, list[Located]]] = []
     handles = []
     try:
@@ -265,6 +275,8 @@ def levels_of(model: Any, inputs: Any, channel_dim: int | None = None) -> dict[s
                 handles.append(module.register_forward_hook(_noting(note, name, own, calls)))
         with torch.inference_mode(False), torch.enable_grad():
             feed.run(model, None)
+    except Reoriented as other:
+        return levels_of(model, inputs, channel_dim, {**(told or {}), other.index: other.channel})
     finally:
         for handle in handles:
             handle.remove()

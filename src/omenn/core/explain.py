@@ -66,8 +66,8 @@ def explain(
         products: of two equally bounded factors ``"half"`` of each carries, or ``"left"`` or
             ``"right"`` alone.
         channel_dim: the channel dimension of the input, counted from the end, over which the map
-            is summed (default −3 for images, −1 for sequences, none for tables and ids); 0 keeps
-            all dimensions.
+            is summed (default −3 for images, −1 for sequences, none for tables and ids, until a
+            convolution tells otherwise); 0 keeps all dimensions.
         create_graph: keep the result differentiable with respect to the parameters.
 
     Raises:

@@ -90,6 +90,7 @@ class Explanation:
     ``sources``               module → its constants' share of the output (B,)
     ``located``               share of Σ|constants| that has a place on the input, 0 to 1
     ``unlocated``             module → reason → share of Σ|constants| without a place
+    ``channel_dim``           which dimension of each input ``matrix`` is summed over, 0 for none
     ``processing``            what was done to ``matrix`` afterwards (outliers, smoothing), in order
     ========================  =====================================================================
 
@@ -115,6 +116,7 @@ class Explanation:
     mix: tuple[float, ...] = ()
     resample: str = "none"
     bias_placement: str = "spatial"
+    channel_dim: Structure = None  # that the map is summed over, from the end; 0: none is
     products: str = "half"
     frozen_constants: tuple[str, ...] = ()
     processing: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from omenn.core.call import CARRIED, IDS, Mark
+from omenn.core.channels import look
 from omenn.core.entries import Entry, Key, Spread, direct, entry_of, placed, structured
 from omenn.core.given import check, items_of, normal
 from omenn.core.intercept import Interceptor
@@ -41,7 +42,10 @@ class Feed:
         known: Sequence[int | None] = (),
         samples: int | None = None,
         axes: Mapping[int, int] | None = None,
+        told: Mapping[int, int] | None = None,
     ) -> None:
+        self.told = told or {}  # entry -> dimension of its channels, as a convolution told
+        self.guessed: list[int] = []  # entries whose channels are a guess
         self.axes = axes or {}  # entry -> dimension of the samples, where that is known
         self.mode, self.bias, self.batched = mode, bias, batched
         self.channel_dim = channel_dim
@@ -60,6 +64,7 @@ class Feed:
         self.samples = self._samples(samples)
         mode.routes = bias == "attention"
         mode.made = self._made
+        mode.convolved = self._convolved
 
     def _samples(self, count: int | None) -> int:
         tensors = [(k, v) for k, v in self.items if isinstance(v, Tensor)]
@@ -157,8 +162,13 @@ class Feed:
         # A batch of images that is explained as one object is still a batch of images.
         ndim = leaf.ndim + (not self.batched and leaf.ndim < 3)
         channel = default_channel(ndim) if self.channel_dim is None else self.channel_dim
+        index = len(self.entries)
         if len(self.channels) < len(self.known):
             channel = self.known[len(self.channels)]
+        elif index in self.told:
+            channel = self.told[index]
+        elif self.channel_dim is None and leaf.ndim > 2 and self.batched:
+            self.guessed.append(index)
         if isinstance(channel, bool) or not (channel is None or isinstance(channel, int)):
             raise InputError(f"channel_dim must be an integer, but {channel!r} was given.")
         if channel == 0:  # no dimension is summed over
@@ -206,6 +216,10 @@ class Feed:
         place = entry.for_constants(home)
         return self._leaf(entry, out, out, place, batch, channel, home)
 
+    def _convolved(self, x: Tensor, mark: Mark, spatial: int) -> None:
+        if self.guessed and not self.at:
+            look(self.entries, self.guessed, x, mark, spatial)
+
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
         """Copies of the caller's arguments: the model may write into its input."""
         items = [(k, v.clone() if isinstance(v, Tensor) else v) for k, v in self.items]
@@ -239,7 +253,8 @@ class Feed:
             else:
                 out = self._run_at(model, at, args, kwargs)
         finally:
-            self.mode.made = None  # no cycle: an explanation is freed as soon as it is dropped
+            # No cycle: an explanation is freed as soon as it is dropped.
+            self.mode.made = self.mode.convolved = None
         if not self.leaves:
             raise self._nothing(at)
         return out

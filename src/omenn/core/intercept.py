@@ -27,7 +27,7 @@ from omenn.core.flow import Flow
 from omenn.core.graph import reaches
 from omenn.core.lifetime import MARK, opened
 from omenn.core.lookups import converted, looked_up
-from omenn.core.models import modules_of
+from omenn.core.models import modules_of, precision
 from omenn.core.origins import Origins
 from omenn.core.own import run_own
 from omenn.core.place import Place
@@ -85,9 +85,7 @@ class Interceptor(Placing):
                         self.memory.add(memory_of(t))
                         types.add(t.dtype)
             self.memory.discard(0)
-        # In what the model computes: double precision if any of it is, or nobody knows.
-        single = any(t.is_floating_point for t in types) and torch.float64 not in types
-        self.dtype = torch.float32 if single else torch.float64
+        self.dtype = precision(types)
         self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
         # Explanations inside of which this one runs: what depends on their input is refused.
         self.outer = [m for m in _modes() if isinstance(m, Interceptor)]
@@ -103,6 +101,8 @@ class Interceptor(Placing):
         self.held = ""  # the last operator whose result was frozen
         # Makes a float of an explained integer input a leaf: (float, integers, their mark).
         self.made: Callable[[Tensor, Tensor, Mark], Tensor] | None = None
+        # Is told of convolutions: (what it slides over, its mark, over how many dimensions).
+        self.convolved: Callable[[Tensor, Mark, int], None] | None = None
         self.coarsest: torch.dtype | None = None  # the least precise type that carried a value
 
     # --- marks -----------------------------------------------------------------------------

@@ -138,3 +138,9 @@ def _exported(model: nn.Module) -> bool:
 
 def _kinds(module: nn.Module) -> set[str]:
     return {kind.__name__ for kind in type(module).__mro__}
+
+
+def precision(types: set[torch.dtype]) -> torch.dtype:
+    """That in which a model of such tensors computes: double if any is, or nobody knows."""
+    single = any(t.is_floating_point for t in types) and torch.float64 not in types
+    return torch.float32 if single else torch.float64

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from omenn.core.autograd import last_pass, own_precision
 from omenn.core.axes import along_samples, counted
-from omenn.core.blame import blame
+from omenn.core.blame import blame, held
+from omenn.core.channels import Reoriented
 from omenn.core.departures import check_departures, random_state
 from omenn.core.depth import Depth, depth_of
 from omenn.core.explanation import TOLERANCES, Explanation, located_shares
@@ -76,6 +77,7 @@ class FrozenRun:
         self.model, self.raw, self.at, self.bias = model, inputs, at, bias
         self.channel_dim, self.options = channel_dim, options
         self.samples: int | None = None  # how many, if not as many as the first input has rows
+        self.told: dict[int, int] = {}  # entry -> dimension of its channels
         self.axes: dict[int, int] = {}  # entry -> dimension of the samples
         self.finite = False  # finite copies are saved for the pass back: see unreached.py
         self.asked: dict[int, tuple[Tensor, Target, Any]] = {}  # explained numbers, by id
@@ -89,6 +91,9 @@ class FrozenRun:
             self._pass(batched, strong)
         except NeedsHistory:
             self._pass(batched, strong, history=True)
+        except Reoriented as other:
+            self.told[other.index] = other.channel
+            self._forward(batched, strong)
 
     def _pass(self, batched: bool, strong: bool, history: bool = False) -> None:
         module = self.model if isinstance(self.model, nn.Module) else None
@@ -101,7 +106,15 @@ class FrozenRun:
         depth = self._depth(batched)
         known, channel_dim = ((), self.channel_dim) if depth is None else (depth.channels(), None)
         self.feed = Feed(
-            self.mode, self.raw, self.bias, channel_dim, batched, known, self.samples, self.axes
+            self.mode,
+            self.raw,
+            self.bias,
+            channel_dim,
+            batched,
+            known,
+            self.samples,
+            self.axes,
+            self.told,
         )
         try:
             with torch.inference_mode(False), torch.enable_grad(), self._saving():
@@ -182,22 +195,8 @@ class FrozenRun:
         if mark is None or not f.is_floating_point():
             where = f"the output of '{self.at}'" if self.at else "the input"
             raise TargetError(f"the explained output does not depend on {where}.")
-        if mark.kind != "carried" and not self.mode.held:
-            where = f"the output of '{self.at}'" if self.at else "the input"
-            raise TargetError(
-                f"the explained output does not depend on {where} but by way of whole numbers and "
-                "decisions (comparisons, rounding, one-hot codes), which have no derivative. "
-                "Explain a number before them with output= or target=; ids are explained where "
-                "they are looked up in a table (nn.Embedding)."
-            )
         if mark.kind != "carried":
-            raise UnsupportedOperator(
-                self.mode.held or "softmax",
-                "",
-                "the output is a frozen coefficient (a softmax, a logarithm, 1/x), which has no "
-                "linear part",
-                "Explain the logits before it: output=... or a model without the last operator.",
-            )
+            raise held(self.mode.held, self.at)
         bad = violations(f, self.feed.leaves, self.mode.touched.vouched)
         if bad:
             raise UnsupportedOperator(
@@ -337,6 +336,7 @@ class FrozenRun:
             at=self.at,
             resample="none" if self.depth is None else self.resample,
             bias_placement=self.bias,
+            channel_dim=feed.shaped([entry.channel or 0 for entry in feed.entries]),
             products=self.options.get("products", "half"),
             frozen_constants=tuple(sorted(self.mode.frozen_constants)),
         )

@@ -218,6 +218,8 @@ def grad_cam(
             "given. Fix the others in a module around the model."
         )
     there, feed = layer_of(model, inputs, target, output, channel_dim, layer)
+    channel = feed.entries[0].channel or 0  # as the first convolution tells
+    task = Task("grad-cam", model, inputs, target, output, channel)
     probe = nn.Identity()
 
     def attribute(captum: Any, f: Task, xs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:

@@ -22,6 +22,8 @@ _OPTIONS = ("stride", "padding", "dilation", "transposed", "output_padding", "gr
 def convolution(call: Call) -> Tensor:
     """W ∗ x + b. A weight that depends on the input is a factor (``affine_layer``)."""
     args = call.args
+    if call.owner.convolved is not None and (given := call.mark(call.first)) is not None:
+        call.owner.convolved(call.first, given, call.get("weight").ndim - 2)
     if len(args) < 3 or len(call.marked) != 1 or args[0] is not call.marked[0][0]:
         return affine_layer(call)
     # Without a detour through the names of the arguments: no other call is as frequent.
