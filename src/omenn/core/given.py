@@ -16,7 +16,7 @@ from omenn.errors import InputError
 def items_of(inputs: Any) -> tuple[str, list[tuple[Key, Any]]]:
     """Whether inputs are a ``tensor``, a ``tuple`` or a ``dict``; and what they are by key."""
     if isinstance(inputs, Tensor):
-        return "tensor", [(None, inputs)]
+        return "tensor", [(None, _bare(inputs))]
     if isinstance(inputs, Mapping):
         bad = [k for k in inputs if not isinstance(k, str)]
         if bad:
@@ -40,7 +40,15 @@ def _plain(items: Iterable[tuple[Key, Any]]) -> list[tuple[Key, Any]]:
                 f"input {key!r} is a {type(value).__name__} of tensors. Give each tensor as an "
                 "input of its own, and let a function put them together for the model."
             )
-    return found
+    return [(key, _bare(value)) for key, value in found]
+
+
+def _bare(value: Any) -> Any:
+    """A tensor without the class of its own that other libraries give it, and its metadata.
+
+    Such a class (MONAI's MetaTensor, torchvision's tv_tensors) may copy the mark of a tensor along.
+    """
+    return value.as_subclass(Tensor) if isinstance(value, Tensor) else value
 
 
 def check(key: Key, t: Tensor) -> None:

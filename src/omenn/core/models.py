@@ -111,7 +111,8 @@ def _check_kinds(
                 raise ModelError(
                     f"'{name}' is not initialised. Call the model once on an input first."
                 )
-            if t is not None and t.is_meta:
+            # accelerate's hooks bring the values of offloaded weights when the module is called.
+            if t is not None and t.is_meta and not hasattr(m, "_hf_hook"):
                 raise ModelError(
                     f"'{name}' is on the meta device: it has no values. Load the weights."
                 )
