@@ -66,7 +66,7 @@ def test_what_was_assumed_is_said(run: Run, own: Path) -> None:
     for command in (("explain", own), ("compare", own, "--methods", "omenn", "--classes", 0)):
         code, out, err = run(*command, "-m", "own.py:own")
         assert (code, err) == (0, "")
-        assert "declares no model.preprocess" in out
+        assert "Without a model.preprocess" in out
         assert "224 × 224" in out
     _, out, _ = run("explain", own, "-m", "own.py:own", "--json")
     assert "model.preprocess" in json.loads(out)["results"][0]["warning"]

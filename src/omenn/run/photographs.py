@@ -153,8 +153,8 @@ def warning_of(source: Source) -> str:
     if source.preprocessing.assumed:
         height, width = source.preprocessing.size
         said.append(
-            f"It declares no model.preprocess, so ImageNet's is assumed: {width} × {height} "
-            "pixels, normalised by its mean and std."
+            f"Without a model.preprocess, ImageNet's is assumed: {width} × {height} pixels, "
+            "normalised."
         )
     return " ".join(said)
 

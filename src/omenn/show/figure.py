@@ -151,7 +151,7 @@ def _words(drawn: Figure, case: Case, height: float, sigma: float) -> None:
     drawn.text(left, 1 - 0.5 / height, maths(line), fontsize=9, color=QUIET, va="top")
     if case.warning:
         drawn.text(
-            left, 1 - 0.7 / height, maths(shortened(case.warning, int(width * 14))), fontsize=9,
+            left, 1 - 0.7 / height, maths(textwrap.fill(case.warning, int(width * 11))), fontsize=9,
             weight="bold", color=WARNING, va="top",
         )  # fmt: skip
     notes = "Exact is not the same as faithful; where the constants are put is a choice."
