@@ -1,9 +1,11 @@
 """Results are values, and so is what a model or a caller keeps of a run."""
 
 import copy
+import dataclasses
 import gc
 import io
 import pickle
+import threading
 import weakref
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 import omenn
 from omenn import xdnn
+from omenn.core.explanation import leaves
 from omenn.core.lifetime import MARK
 
 
@@ -162,3 +165,135 @@ def test_a_result_is_copied_saved_and_compared(target: Any) -> None:
         assert torch.equal(other.target, e.target)
         assert torch.equal(other.inputs, e.inputs)
         assert other.exact
+
+
+MLP = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)).eval()
+
+
+class Sums(nn.Module):
+    """Two inputs with one gradient, which is no memory of its own."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a + b).sum(1, keepdim=True)
+
+
+RESULTS: dict[str, Any] = {
+    "picture": lambda x: omenn.explain(
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()).eval(), x, 0
+    ),
+    "table": lambda x: omenn.explain(MLP, x, 1),
+    "separate": lambda x: omenn.explain(MLP, x, 1, bias="separate"),
+    "at": lambda x: omenn.explain(MLP, x, 1, at="0"),
+    "identity": lambda x: omenn.explain(nn.Identity().eval(), x, lambda out: out[:, 0]),
+    "two": lambda x: omenn.explain(Sums().eval(), (x, x), 0),
+    "dict": lambda x: omenn.explain(Sums().eval(), {"a": x, "b": x}, 0),
+    "twice": lambda x: omenn.explain(MLP, x, 1, create_graph=True),
+    "saliency": lambda x: omenn.explain(MLP, x, 1, method="saliency"),
+    "abslrp": lambda x: omenn.explain(MLP, x, 1, method="abslrp"),
+}
+
+
+def parts(e: omenn.Explanation) -> list[Tensor]:
+    fields = (e.output, e.target, e.inputs, e.weight, e.contribution, e.bias, e.matrix)
+    return [t for field in (*fields, e.residual, e.magnitude) for t in leaves(field)]
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_each_tensor_of_a_result_is_its_own(name: str) -> None:
+    x = torch.randn(2, 1, 5, 5) if name == "picture" else torch.randn(2, 3)
+    before = x.clone()
+    e = RESULTS[name](x)
+    found = parts(e)
+    assert all(type(t) is Tensor for t in found)
+    assert all(not t.requires_grad for t in found) or name == "twice"
+    for k, t in enumerate(found):
+        others = [o.detach().clone() for o in found]
+        t.detach().fill_(7)
+        for o, was in zip(found[:k] + found[k + 1 :], others[:k] + others[k + 1 :], strict=True):
+            assert torch.equal(o.detach(), was)
+        assert torch.equal(x, before)
+
+
+def test_a_result_is_a_snapshot_of_the_inputs() -> None:
+    x = torch.randn(2, 3)
+    e, op, rows = omenn.explain(MLP, x, 1), omenn.operator(MLP, x), omenn.rows(MLP, x, [0])
+    before = x.clone(), e.matrix.clone(), op @ op.input + op.constant, rows.weight.clone()
+    x.zero_()
+    assert torch.equal(e.inputs, before[0])
+    assert torch.equal(op.input, before[0].flatten())
+    assert torch.equal(op @ op.input + op.constant, before[2])
+    assert torch.equal(rows.weight, before[3])
+
+
+def test_a_parameter_as_the_input_is_not_in_the_result() -> None:
+    x = nn.Parameter(torch.randn(1, 3))
+    for twice in (False, True):
+        e = omenn.explain(MLP, x, 1, create_graph=twice)
+        assert e.inputs is not x
+        assert type(e.inputs) is Tensor
+
+
+@pytest.mark.parametrize("target", [None, 1, torch.tensor([1, 0]), lambda out: out[:, 1]])
+def test_results_of_every_entry_are_copied(target: Any) -> None:
+    x = torch.randn(2, 3)
+    e, certificate = omenn.explain(MLP, x, target), omenn.certify(MLP, x, target)
+    rows, op = omenn.rows(MLP, x, [1, target]), omenn.operator(MLP, x)
+    assert torch.equal(dataclasses.asdict(e)["matrix"], e.matrix)
+    assert torch.equal(dataclasses.asdict(certificate)["relative"], certificate.relative)
+    for copied in (copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
+        assert torch.equal(copied(e).matrix, e.matrix)
+        assert torch.equal(copied(certificate).residual, certificate.residual)
+        assert torch.equal(copied(rows).weight, rows.weight)
+        closed = copied(op)
+        assert torch.equal(closed.value, op.value)
+        with pytest.raises(omenn.ModelError):
+            closed.rmatvec(op.value)
+    assert op.rmatvec(op.value).shape == (6,)
+
+
+def test_results_are_equal_to_themselves_alone() -> None:
+    x = torch.randn(2, 3)
+    for make in (
+        lambda: omenn.explain(MLP, x),
+        lambda: omenn.certify(MLP, x),
+        lambda: omenn.rows(MLP, x, [0]),
+        lambda: omenn.operator(MLP, x).svd(1),
+    ):
+        a, b = make(), make()
+        assert a == a
+        assert a != b
+        assert len({a, b, a}) == 2
+
+
+def test_contrasts_are_equal_by_their_classes() -> None:
+    one, same = omenn.Contrast(torch.tensor([1, 2]), 0), omenn.Contrast(torch.tensor([1, 2]), 0)
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != omenn.Contrast(torch.tensor([1, 1]), 0)
+    assert omenn.Contrast(1, "rest") == omenn.Contrast(1, "rest")
+    assert len({omenn.Contrast(1, 0), omenn.Contrast(1, 0), omenn.Contrast(0, 1)}) == 2
+
+
+def test_a_run_may_be_copied_while_it_goes_on() -> None:
+    """What refers to the engine is copied without harm: nothing in it is raw memory."""
+
+    class Copies(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.tanh()
+            memory = y.__dict__[MARK].owner.carrying
+            for _ in range(3):
+                copy.copy(memory)
+                copy.deepcopy(memory)
+            return y
+
+    for _ in range(20):
+        assert omenn.explain(Copies().eval(), torch.randn(1, 3), 0).exact
+
+
+def test_a_result_is_sent_from_another_thread() -> None:
+    x, found = torch.randn(2, 3), []
+    thread = threading.Thread(target=lambda: found.append(omenn.explain(MLP, x)))
+    thread.start()
+    thread.join()
+    assert torch.equal(found[0].matrix, omenn.explain(MLP, x).matrix)
+    assert MARK not in found[0].target.__dict__

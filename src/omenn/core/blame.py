@@ -17,14 +17,19 @@ from omenn.errors import (
 
 if TYPE_CHECKING:
     from omenn.core.inputs import Feed
+    from omenn.core.state import State
 
 
-def blame(model: Any, feed: Feed, error: Exception) -> OmennError:
+def blame(model: Any, feed: Feed, error: Exception, state: State) -> OmennError:
     """The error to raise for one that a frozen pass raised."""
-    args, kwargs = feed.arguments()
+
+    def called() -> None:
+        args, kwargs = feed.arguments()
+        model(*args, **kwargs)
+
     try:
         with torch.no_grad():
-            model(*args, **kwargs)
+            state.watched(called)
     except Exception as own:
         return InputError(f"the model cannot take {feed.described()}: {reason(own)}.")
     return ModelError(

@@ -19,7 +19,7 @@ from omenn.errors import UnsupportedOperator
 FIDELITY = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Certificate:
     """Evidence that an explanation is exact, or where it is not.
 
@@ -171,7 +171,7 @@ def _fidelity(run: FrozenRun, output: Any, grad: bool = False) -> float:
     The ordinary pass runs without gradients, as in production; with ``grad`` it runs with them.
     """
     args, kwargs = run.feed.arguments()
-    with torch.set_grad_enabled(grad):
+    with run.state.kept(), torch.set_grad_enabled(grad):
         ordinary = _real(pick_output(run.model(*args, **kwargs), output))
     here = _real(pick_output(run.out, output))
     if here.shape != ordinary.shape:

@@ -71,18 +71,13 @@ def check_departures(run: FrozenRun, f: Tensor, same: Callable[[Any], Tensor]) -
     errors = run.mode.departures.errors
     if not errors:
         return
-    after = random_state()
     guilty = None
-    try:
-        if _moves(run, f, same, None):
-            some = list(errors)[:_MOST] if len(errors) > 1 else []
-            guilty = next((k for k in some if _moves(run, f, same, k)), next(iter(errors)))
-        _set_random_state(run.random)
-        args, kwargs = run.feed.arguments()
-        with torch.no_grad():
-            run.model(*args, **kwargs)
-    finally:
-        _set_random_state(after)
+    if _moves(run, f, same, None):
+        some = list(errors)[:_MOST] if len(errors) > 1 else []
+        guilty = next((k for k in some if _moves(run, f, same, k)), next(iter(errors)))
+    args, kwargs = run.feed.arguments()
+    with torch.no_grad(), run.state.kept():
+        run.model(*args, **kwargs)
     if guilty is not None:
         raise copy(errors[guilty])
 
@@ -91,7 +86,6 @@ def _moves(run: FrozenRun, f: Tensor, same: Callable[[Any], Tensor], only: Key |
     """Whether the explained number moves with what leaves."""
     twin = run.shaken.get(only)
     if twin is None:
-        _set_random_state(run.random)
         twin = copy(run)
         twin.shaking = (True, only)
         try:
@@ -108,15 +102,3 @@ def _moves(run: FrozenRun, f: Tensor, same: Callable[[Any], Tensor], only: Key |
         return True
     eps = torch.finfo(run.mode.coarsest or there.dtype).eps
     return not bool(((other - there).abs() <= 8 * eps * there.abs().max()).all())
-
-
-def random_state() -> list[Tensor]:
-    """The state of the default generators."""
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if cuda else ())]
-
-
-def _set_random_state(state: list[Tensor]) -> None:
-    torch.set_rng_state(state[0])
-    for k, one in enumerate(state[1:]):
-        torch.cuda.set_rng_state(one, k)

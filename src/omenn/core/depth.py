@@ -23,6 +23,7 @@ from omenn.core.inputs import Feed
 from omenn.core.intercept import Interceptor
 from omenn.core.place import Place, full, resampled
 from omenn.core.spread import spread
+from omenn.core.state import State
 from omenn.core.unknown import raise_opaque
 from omenn.errors import UnsupportedOperator
 
@@ -168,26 +169,33 @@ def depth_of(
     One forward pass under the interceptor, which follows places alone. If an operator in front of
     the module has no rule, the cells of a feature map are taken to lie as in the input.
     """
-    mode = Interceptor(model)
-    feed = Feed(mode, inputs, "mapped", channel_dim, batched, told=told)
-    found: list[Located] = []
-    handle = model.get_submodule(at).register_forward_hook(_listener(mode, feed, found))
+    state, found = State(model), list[Located]()
+
+    def followed() -> Feed:
+        mode = Interceptor(model, state=state)
+        feed = Feed(mode, inputs, "mapped", channel_dim, batched, told=told)
+        found.clear()
+        handle = model.get_submodule(at).register_forward_hook(_listener(mode, feed, found))
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                feed.run(model, None)
+        except UnsupportedOperator:
+            pass  # behind the module it will be met again; in front of it, it does not matter
+        finally:
+            handle.remove()
+        return feed
+
     try:
-        with torch.inference_mode(False), torch.enable_grad():
-            feed.run(model, None)
+        feed = state.run(followed)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Reoriented as other:
         told = {**(told or {}), other.index: other.channel}
         return depth_of(model, inputs, at, channel_dim, resample, batched, told)
-    except UnsupportedOperator:
-        pass  # behind the module it will be met again; in front of it, it does not matter
     except Exception:
         return None  # said, if it matters, by the explanation itself
-    finally:
-        handle.remove()
     if not found:
-        found = _as_feature_map(model, feed, at)
+        found = _as_feature_map(model, feed, at, state)
     if len(set(feed.owners)) != 1 or not any(one.on_input for one in found):
         return None
     return Depth(feed, found, resample)
@@ -221,7 +229,7 @@ def _tensors(out: Any) -> list[Tensor]:
     return [t for o in out for t in _tensors(o)] if isinstance(out, (tuple, list)) else []
 
 
-def _as_feature_map(model: nn.Module, feed: Feed, at: str) -> list[Located]:
+def _as_feature_map(model: nn.Module, feed: Feed, at: str, state: State) -> list[Located]:
     """The module's feature maps (B, C, *size), each cell lying as in an input (B, C, *size)."""
     shapes: list[tuple[int, ...]] = []
     thread = threading.get_ident()
@@ -230,11 +238,15 @@ def _as_feature_map(model: nn.Module, feed: Feed, at: str) -> list[Located]:
         if threading.get_ident() == thread:
             shapes.extend(tuple(t.shape) for t in _tensors(out))
 
-    handle = model.get_submodule(at).register_forward_hook(note)
-    args, kwargs = feed.arguments()
-    try:
+    def plainly() -> None:
+        shapes.clear()
+        args, kwargs = feed.arguments()
         with torch.no_grad():
             model(*args, **kwargs)
+
+    handle = model.get_submodule(at).register_forward_hook(note)
+    try:
+        state.watched(plainly)
     except Exception:
         return []  # the explanation itself says what is wrong
     finally:
@@ -263,23 +275,30 @@ def levels_of(
     """
     if not isinstance(model, nn.Module):
         return {}
-    mode = Interceptor(model)
-    feed = Feed(mode, inputs, "mapped", channel_dim, True, told=told)
-    calls: list[tuple[str, list[Located]]] = []
-    handles = []
+    state, calls = State(model), list[tuple[str, list[Located]]]()
+
+    def followed() -> Feed:
+        mode = Interceptor(model, state=state)
+        feed = Feed(mode, inputs, "mapped", channel_dim, True, told=told)
+        calls.clear()
+        handles = []
+        try:
+            for name, module in model.named_modules():
+                if name:
+                    own: list[Located] = []
+                    note = _listener(mode, feed, own)
+                    handles.append(module.register_forward_hook(_noting(note, name, own, calls)))
+            with torch.inference_mode(False), torch.enable_grad():
+                feed.run(model, None)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return feed
+
     try:
-        for name, module in model.named_modules():
-            if name:
-                own: list[Located] = []
-                note = _listener(mode, feed, own)
-                handles.append(module.register_forward_hook(_noting(note, name, own, calls)))
-        with torch.inference_mode(False), torch.enable_grad():
-            feed.run(model, None)
+        feed = state.run(followed)
     except Reoriented as other:
         return levels_of(model, inputs, channel_dim, {**(told or {}), other.index: other.channel})
-    finally:
-        for handle in handles:
-            handle.remove()
     if len(set(feed.owners)) != 1:
         return {}
     levels = _coarser(calls, feed.entries[feed.owners[0]].ones.numel())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from omenn.core.place import REASONS
+from omenn.core.writing import memory_of
 
 # A tensor, or tensors in the structure of the inputs (the explained ones).
 Structure = Any
@@ -28,6 +29,24 @@ TOLERANCES = {
     torch.float16: 2e-3,
     torch.bfloat16: 1e-2,
 }
+
+
+def by_reason(sources: dict[str, Tensor], samples: int, f: Tensor, dtype: torch.dtype) -> Tensor:
+    """What the constants of each module add: (modules, located or the reason why not, samples)."""
+    width = 1 + len(REASONS)
+    none = torch.zeros(0, width * samples, dtype=dtype, device=f.device)
+    rows = torch.stack(list(sources.values())) if sources else none
+    return rows.reshape(len(rows), width, samples)
+
+
+def sums(
+    f: Tensor, matrix: list[Tensor], apart: list[Tensor], samples: int
+) -> tuple[Tensor, Tensor]:
+    """(f − ΣC, Σ|C|) per sample, in double precision."""
+    flat = [m.detach().double().reshape(samples, -1) for m in [*matrix, *apart]]
+    total = torch.stack([m.sum(1) for m in flat]).sum(0)
+    magnitude = torch.stack([m.abs().sum(1) for m in flat]).sum(0)
+    return f.detach().double() - total, magnitude
 
 
 def located_shares(names: list[str], split: Tensor) -> tuple[float, dict[str, dict[str, float]]]:
@@ -67,7 +86,7 @@ def rebuilt(value: Structure, tensors: Iterator[Tensor]) -> Structure:
     return tuple(rebuilt(v, tensors) for v in value)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """One matrix per sample that adds up to the output: Σ matrix = f(x).
 
@@ -207,3 +226,40 @@ class Explanation:
             f"Explanation({method}target={show(self.target)}, output={show(self.output.detach())}, "
             f"residual={worst:.1e}, {state})"
         )
+
+
+_TENSORS = (
+    "output", "target", "inputs", "weight", "contribution", "bias", "matrix", "residual",
+    "magnitude",
+)  # fmt: skip
+
+
+def owned(e: Explanation, differentiable: bool, others: Iterable[Tensor]) -> Explanation:
+    """The same, with tensors of its own: they share no memory with each other and ``others``.
+
+    Without a history, unless ``differentiable``.
+    """
+    taken = {*map(memory_of, others)}
+    values = {name: _owned(getattr(e, name), differentiable, taken) for name in _TENSORS}
+    sources = {name: t if differentiable else t.detach() for name, t in e.sources.items()}
+    return replace(e, **values, sources=sources)
+
+
+def _owned(value: Structure, differentiable: bool, taken: set[int]) -> Structure:
+    """The same tensors with all of their memory their own, plain and, as a rule, without history.
+
+    ``taken``: addresses of the memory that is another's.
+    """
+    if isinstance(value, Mapping):
+        return {name: _owned(v, differentiable, taken) for name, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(_owned(v, differentiable, taken) for v in value)
+    if not isinstance(value, Tensor):
+        return value
+    t = value if differentiable else value.detach()
+    if type(t) is not Tensor:
+        t = t.as_subclass(Tensor)
+    if memory_of(t) in taken or t.untyped_storage().nbytes() != t.numel() * t.element_size():
+        t = t.clone(memory_format=torch.contiguous_format)
+    taken.add(memory_of(t))
+    return t

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -222,9 +222,7 @@ class Feed:
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
         """Copies of the caller's arguments: the model may write into its input."""
-        items = [(k, v.clone() if isinstance(v, Tensor) else v) for k, v in self.items]
-        args = [v for k, v in items if not isinstance(k, str)]
-        return args, {k: v for k, v in items if isinstance(k, str)}
+        return _given((k, v.clone() if isinstance(v, Tensor) else v) for k, v in self.items)
 
     def described(self) -> str:
         """The inputs in words, for messages."""
@@ -241,11 +239,10 @@ class Feed:
     def run(self, model: Any, at: str | None) -> Any:
         """Calls the model under the interceptor, with marked inputs (or a marked module output)."""
         self.at = at is not None
-        items = [(k, normal(v)) for k, v in self.items]
         if at is None:
-            items = [(k, self._enter(k, v)) for k, v in items]
-        args = [v for k, v in items if not isinstance(k, str)]
-        kwargs = {k: v for k, v in items if isinstance(k, str)}
+            args, kwargs = _given((k, self._enter(k, normal(v))) for k, v in self.items)
+        else:
+            args, kwargs = self.arguments()
         try:
             if at is None:
                 with self.mode:
@@ -379,3 +376,10 @@ class Feed:
 def nothing(entry: Entry) -> Tensor:
     """The weights of an input that only constants lie at: zero."""
     return torch.zeros(entry.value.shape, dtype=entry.ones.dtype, device=entry.value.device)
+
+
+def _given(items: Iterable[tuple[Key, Any]]) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword arguments."""
+    found = list(items)
+    args = [v for k, v in found if not isinstance(k, str)]
+    return args, {k: v for k, v in found if isinstance(k, str)}

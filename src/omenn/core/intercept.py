@@ -19,6 +19,7 @@ from torch.overrides import _get_current_function_mode_stack as _modes
 
 from omenn.core import transforms, unseen
 from omenn.core.autograd import NODES
+from omenn.core.belongings import Own
 from omenn.core.call import CARRIED, FROZEN, OPAQUE, Call, Mark, coarser, inputs_of
 from omenn.core.caller import running_module
 from omenn.core.chains import Chains
@@ -27,7 +28,6 @@ from omenn.core.flow import Flow
 from omenn.core.graph import reaches
 from omenn.core.lifetime import MARK, opened
 from omenn.core.lookups import converted, looked_up
-from omenn.core.models import modules_of, precision
 from omenn.core.origins import Origins
 from omenn.core.own import run_own
 from omenn.core.place import Place
@@ -37,8 +37,9 @@ from omenn.core.recompute import checkpointed, kept
 from omenn.core.rules import OPERATORS, Row
 from omenn.core.shapes import valued
 from omenn.core.spelling import UNTOUCHED, spell
+from omenn.core.state import State
 from omenn.core.unknown import LEAVES_TORCH, ruled, tensors_in, unknown
-from omenn.core.writing import memory_of, prepare_write
+from omenn.core.writing import prepare_write
 
 _PYTHON_NODE = torch.autograd.function.BackwardCFunction
 # Nodes that an in-place write through a view leaves on tensors the mode has not seen written.
@@ -62,6 +63,7 @@ class Interceptor(Placing):
         create_graph: bool = False,
         book: dict[str, Row] | None = None,
         ranked: bool = True,
+        state: State | None = None,
     ) -> None:
         super().__init__()
         self.products = products
@@ -71,21 +73,10 @@ class Interceptor(Placing):
         self.book = OPERATORS if book is None else book
         self.ranked = ranked
         self.notes: dict[str, Any] = {}  # what the rules of a book keep between two calls
-        self.names: dict[int, str] = {}
-        # By id; they live as long as the run, so that nothing else gets their address.
-        self.own: dict[int, Tensor] = {}
-        types: set[torch.dtype] = set()
-        self.memory: set[int] = set()  # addresses of the model's parameters and buffers
-        if model is not None:
-            for name, m in modules_of(model):
-                self.names[id(m)] = name
-                for t in (*m._parameters.values(), *m._buffers.values()):
-                    if t is not None:
-                        self.own[id(t)] = t
-                        self.memory.add(memory_of(t))
-                        types.add(t.dtype)
-            self.memory.discard(0)
-        self.dtype = precision(types)
+        self.state = state  # is told what is written into, and puts it back
+        self._model = Own(model, state)
+        self.names, self.own, self.memory = self._model.names, self._model.ids, self._model.memory
+        self.dtype = self._model.dtype
         self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
         # Explanations inside of which this one runs: what depends on their input is refused.
         self.outer = [m for m in _modes() if isinstance(m, Interceptor)]
@@ -208,6 +199,8 @@ class Interceptor(Placing):
             with torch.inference_mode(False):
                 return self.__torch_function__(func, types, args, kwargs)
         kwargs = kwargs or {}
+        if self.state is not None:
+            self.state.before_write(func, args, kwargs)
         if transforms.concern(func):
             return transforms.run(self, func, args, kwargs)
         marked = self.marked(func, args, kwargs)

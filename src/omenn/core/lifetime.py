@@ -48,8 +48,15 @@ class Touched:
             mark = t.__dict__.get(MARK)
             if mark is not None and mark.owner.touched is self:
                 delattr(t, MARK)
-            if t.grad_fn is not None and not self.keep_history:
+            if not self.keep_history and _has_history(t):
                 _detach(t)
+
+
+def _has_history(t: Tensor) -> bool:
+    try:
+        return t.grad_fn is not None
+    except RuntimeError:  # a view without one, of what was written into with one
+        return True
 
 
 def _detach(t: Tensor) -> None:

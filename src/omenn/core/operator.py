@@ -131,8 +131,8 @@ class Operator:
         self.shape = (found.numel(), leaf.numel())
         self.chunk, self.device = chunk, leaf.device
         self.tolerance = TOLERANCES.get(span.mode.coarsest or leaf.dtype, 1e-5)
-        self.input = leaf.detach().reshape(-1).to(self._dtype)
-        self.value = found.detach().reshape(-1).to(self._dtype)
+        self.input = leaf.detach().reshape(-1).to(self._dtype, copy=True)
+        self.value = found.detach().reshape(-1).to(self._dtype, copy=True)
         self._graph: tuple[Tensor, Tensor, Tensor, Tensor] | None = (leaf, found, dual, back[0])
         self.constant = self._constant(back[1:], dual)
         self._prove()
@@ -222,8 +222,7 @@ class Operator:
 
     @staticmethod
     def _finite(v: Tensor) -> Tensor:
-        if not bool(torch.isfinite(v).all()):
-            count = int((~torch.isfinite(v)).sum())
+        if count := int((~torch.isfinite(v)).sum()):
             raise InputError(f"the vector has {count} values that are NaN or infinite.")
         return v
 
@@ -313,8 +312,11 @@ class Operator:
         return self._graph
 
     def close(self) -> None:
-        """Frees the graph; ``value``, ``constant`` and ``residual`` stay."""
+        """Frees the graph; the vectors stay, as they do in a copy (``copy``, ``pickle``)."""
         self._graph = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_graph": None}  # a copy is closed
 
     def __enter__(self) -> Operator:
         return self
@@ -323,11 +325,10 @@ class Operator:
         self.close()
 
     def __repr__(self) -> str:
-        state = "exact" if self.exact else "NOT EXACT"
-        closed = "" if self._graph is not None else ", closed"
+        state = ("exact" if self.exact else "NOT EXACT") + ", closed" * (self._graph is None)
         return (
             f"Operator({self.shape[0]} outputs × {self.shape[1]} inputs, {self.dtype.name}, "
-            f"residual={float(self.residual.abs().max()):.1e}, {state}{closed})"
+            f"residual={float(self.residual.abs().max()):.1e}, {state})"
         )
 
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from omenn.core.explain import BIASES, PRODUCTS
 from omenn.core.run import FrozenRun, choose
 from omenn.core.surroundings import alone
-from omenn.core.target import Target
+from omenn.core.target import Contrast, Target
 from omenn.errors import InputError, TargetError
 
 SHOWN = 8
 """How many targets are printed."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Rows:
     """Rows of W(x) and b(x): for target k, ``output[:, k] = Σ weight[:, k] ⊙ X + Σ bias[:, k]``.
 
@@ -33,6 +33,10 @@ class Rows:
     residual: Tensor
     exact: bool
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled; of a function among the targets, its name."""
+        return {**self.__dict__, "targets": tuple(map(_named, self.targets))}
+
     def __repr__(self) -> str:
         state = "exact" if self.exact else "NOT EXACT"
         samples, count = self.output.shape
@@ -42,6 +46,17 @@ class Rows:
             f"Rows({count} of {samples} sample{'s' * (samples != 1)}, targets=({shown}), "
             f"residual={worst:.1e}, {state})"
         )
+
+
+def _named(target: Any) -> Any:
+    return getattr(target, "__qualname__", repr(target)) if callable(target) else target
+
+
+def _kept(target: Any) -> Any:
+    """A target as it is now: tensors are the caller's."""
+    if isinstance(target, Contrast):
+        return Contrast(_kept(target.a), _kept(target.b))
+    return target.detach().clone() if isinstance(target, Tensor) else target
 
 
 @alone()
@@ -100,7 +115,7 @@ def rows(
             e = run.wrap(*picked[k], pulled[k])
             found = _filled(found, (e.output, e.weight, e.bias, e.residual), first + k, count)
             exact = exact and e.exact
-    return Rows(tuple(targets), *found, exact=exact)
+    return Rows(tuple(map(_kept, targets)), *found, exact=exact)
 
 
 def _filled(into: Any, value: Any, k: int, count: int) -> Any:

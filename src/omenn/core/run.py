@@ -14,18 +14,25 @@ from omenn.core.autograd import last_pass, own_precision
 from omenn.core.axes import along_samples, counted
 from omenn.core.blame import blame, held
 from omenn.core.channels import Reoriented
-from omenn.core.departures import check_departures, random_state
+from omenn.core.departures import check_departures
 from omenn.core.depth import Depth, depth_of
-from omenn.core.explanation import TOLERANCES, Explanation, located_shares
+from omenn.core.explanation import (
+    TOLERANCES,
+    Explanation,
+    by_reason,
+    located_shares,
+    owned,
+    sums,
+)
 from omenn.core.graph import violations
 from omenn.core.inputs import NOT_COLLECTED, Feed, nothing
 from omenn.core.intercept import Interceptor
 from omenn.core.models import check_model
-from omenn.core.place import REASONS
 from omenn.core.spread import spread
+from omenn.core.state import Again, State
 from omenn.core.target import Target, pick_output, select
 from omenn.core.transforms import NeedsHistory
-from omenn.core.unknown import raise_opaque
+from omenn.core.unknown import raise_opaque, tensors_in
 from omenn.core.unreached import Overwritten, all_finite, overwritten, saved_apart
 from omenn.errors import (
     InputError,
@@ -86,23 +93,26 @@ class FrozenRun:
         self.shaking: tuple[bool, Any] = (False, None)
         self._forward(batched=True)
 
-    def _forward(self, batched: bool, strong: bool = False) -> None:
+    def _forward(self, batched: bool) -> None:
+        self.state, self.strong, self.history = State(self.model), False, False
         try:
-            self._pass(batched, strong)
-        except NeedsHistory:
-            self._pass(batched, strong, history=True)
+            self.state.run(lambda: self._pass(batched))
         except Reoriented as other:
             self.told[other.index] = other.channel
-            self._forward(batched, strong)
+            self._forward(batched)
+        except (OmennError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise blame(self.model, self.feed, error, self.state) from error
 
-    def _pass(self, batched: bool, strong: bool, history: bool = False) -> None:
+    def _pass(self, batched: bool) -> None:
         module = self.model if isinstance(self.model, nn.Module) else None
-        self.mode = self.interceptor(module, **self.options)
-        self.mode.touched.strong = strong
-        self.mode.aside.history = history
+        self.mode = self.interceptor(module, state=self.state, **self.options)
+        self.mode.touched.strong = self.strong
+        self.mode.aside.history = self.history
         self.mode.finite = self.finite
         self.mode.departures.shaken, self.mode.departures.only = self.shaking
-        self.random, self.shaken = random_state(), {}
+        self.shaken = {}
         depth = self._depth(batched)
         known, channel_dim = ((), self.channel_dim) if depth is None else (depth.channels(), None)
         self.feed = Feed(
@@ -119,13 +129,9 @@ class FrozenRun:
         try:
             with torch.inference_mode(False), torch.enable_grad(), self._saving():
                 self.out = self.feed.run(self.model, self.at)
-        except (OmennError, MemoryError, torch.OutOfMemoryError):
-            raise
         except Exception as error:
-            if "weakref" in str(error) and not strong:  # see Touched
-                self._forward(batched, strong=True)
-                return
-            raise blame(self.model, self.feed, error) from error
+            self._start_anew(error)
+            raise
         same = depth is not None and depth.describes(self.feed.leaves)
         self.depth = depth if same else None
 
@@ -136,6 +142,16 @@ class FrozenRun:
 
     def _saving(self) -> AbstractContextManager[Any]:
         return saved_apart() if self.finite else nullcontext()
+
+    def _start_anew(self, error: Exception) -> None:
+        """Breaks this pass off where another kind of pass would do."""
+        if isinstance(error, NeedsHistory) and not self.history:
+            self.history = True
+        elif "weakref" in str(error) and not self.strong:  # see Touched
+            self.strong = True
+        else:
+            return
+        raise Again from error
 
     def _depth(self, batched: bool) -> Depth | None:
         """Where the output of the module lies, if its map is to be brought to the input."""
@@ -305,7 +321,7 @@ class FrozenRun:
         """The explanation from one set of gradients."""
         feed, samples = self.feed, self.feed.samples
         wide = torch.float64 if f.dtype == torch.float64 else torch.float32
-        split = _by_reason(g.sources, samples, f, wide)
+        split = by_reason(g.sources, samples, f, wide)
         located, unlocated = located_shares(list(g.sources), split.detach())
         summed = split.sum(1)
         sources = dict(zip(g.sources, summed.unbind(), strict=True))
@@ -316,10 +332,10 @@ class FrozenRun:
         bias, acts = self._placed(g, [torch.zeros_like(m) for m in matrix])
         matrix = [m + b for m, b in zip(matrix, bias, strict=True)]
         matrix, shown = self.brought(matrix, acts)
-        residual, magnitude = _sums(f, matrix, [constant] if apart else [], samples)
+        residual, magnitude = sums(f, matrix, [constant] if apart else [], samples)
         # A model that computes in float32 inside float64 is exact to float32.
         dtype = self.mode.coarsest or feed.values[0].dtype
-        return Explanation(
+        found = Explanation(
             output=self._ordinary(f),
             target=index,
             inputs=feed.by_leaf(feed.values, lambda entry: entry.value),
@@ -340,6 +356,8 @@ class FrozenRun:
             products=self.options.get("products", "half"),
             frozen_constants=tuple(sorted(self.mode.frozen_constants)),
         )
+        others = tensors_in([feed.items, feed.values, index, self.out])
+        return owned(found, bool(self.options.get("create_graph")), others)
 
     def brought(
         self, maps: Sequence[Tensor], acts: Sequence[Tensor] | None = None
@@ -378,21 +396,3 @@ def no_way_back(error: Exception, batched: bool = False) -> ModelError:
         f"the model runs, but cannot be pulled back: {reason(error)}. {remedy} gradient "
         "checkpointing off; write in place only into what no other operator needs."
     )
-
-
-def _by_reason(sources: dict[str, Tensor], samples: int, f: Tensor, dtype: torch.dtype) -> Tensor:
-    """What the constants of each module add: (modules, located or the reason why not, samples)."""
-    width = 1 + len(REASONS)
-    none = torch.zeros(0, width * samples, dtype=dtype, device=f.device)
-    rows = torch.stack(list(sources.values())) if sources else none
-    return rows.reshape(len(rows), width, samples)
-
-
-def _sums(
-    f: Tensor, matrix: list[Tensor], apart: list[Tensor], samples: int
-) -> tuple[Tensor, Tensor]:
-    """(f − ΣC, Σ|C|) per sample, in double precision."""
-    flat = [m.detach().double().reshape(samples, -1) for m in [*matrix, *apart]]
-    total = torch.stack([m.sum(1) for m in flat]).sum(0)
-    magnitude = torch.stack([m.abs().sum(1) for m in flat]).sum(0)
-    return f.detach().double() - total, magnitude

@@ -50,10 +50,13 @@ class Span(FrozenRun):
         options = {"products": products, "create_graph": False}
         super().__init__(model, inputs, at, "separate", None, options)
 
-    def _forward(self, batched: bool, strong: bool = False) -> None:
+    def _forward(self, batched: bool) -> None:
+        super()._forward(batched=False)
+
+    def _pass(self, batched: bool) -> None:
         self.calls = Counter()
         with self._watched():
-            super()._forward(False, strong)
+            super()._pass(batched)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

@@ -18,6 +18,10 @@ class SVD(NamedTuple):
     values: Tensor
     right: Tensor
 
+    # Tensors have no truth value to compare tuples by.
+    __eq__, __ne__ = object.__eq__, object.__ne__
+    __hash__ = object.__hash__
+
 
 class Products(Protocol):
     """A matrix (outputs, inputs) that can be multiplied from both sides."""

@@ -14,7 +14,7 @@ from torch.nn import functional
 from omenn.errors import OmennError, TargetError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contrast:
     """The target f_a − f_b: what speaks for class ``a`` rather than ``b``.
 
@@ -32,6 +32,19 @@ class Contrast:
 
     a: int | Tensor
     b: int | Tensor | Literal["rest", "runner-up"]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Contrast) and self._numbers() == other._numbers()
+
+    def __hash__(self) -> int:
+        return hash(self._numbers())
+
+    def _numbers(self) -> tuple[Any, ...]:
+        """The two sides as what can be compared."""
+        return tuple(
+            (tuple(t.shape), *t.flatten().tolist()) if isinstance(t, Tensor) else t
+            for t in (self.a, self.b)
+        )
 
     def against(self, logits: Tensor) -> Tensor:
         """(B, K) weights of the logits (B, K) in what is subtracted: rows that sum to one."""

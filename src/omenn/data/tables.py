@@ -36,7 +36,7 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "."})
 """What counts as a missing cell, in small letters and without blanks around it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """Rows of numbers with a class each.
 
@@ -53,7 +53,7 @@ class Table:
         return len(self.target)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scale:
     """Mean and standard deviation of columns, (F,) each, as measured on training rows."""
 

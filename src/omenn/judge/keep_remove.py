@@ -65,7 +65,7 @@ FRACTIONS = tuple(10 ** (-2 + 2 * k / 15) for k in range(16))  # geomspace(0.01,
 SIDE, KERNEL, SIGMA = 224, 51, 41.0  # the published blur, and the pictures it was published for
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class KeepRemove:
     """The scores of B maps.
 
@@ -230,7 +230,7 @@ def blurred(
     return padded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Selection:
     """``place`` (B, pixels): of each pixel in the order; ``available`` (B,): how many count."""
 

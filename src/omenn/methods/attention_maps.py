@@ -57,7 +57,7 @@ class Seen:
         self.origins[id(t)] = (t, number)  # kept alive, so that the id stays its own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """One attention: ``weights`` A (B, heads, L, S), rows by query; ``gradient`` ∂f/∂A likewise."""
 

@@ -35,7 +35,7 @@ _STEPS = (nn.Linear, nn.Identity, nn.Dropout)
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Output:
     """What a module returned: one dimension is ``channel``, the others are positions."""
 

@@ -25,7 +25,7 @@ from omenn.methods.propagation import stabilised
 LAYERS = "linear conv conv_transpose matmul bmm einsum addmm baddbmm addbmm"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """y = W x + b: ``linear(x, W)`` is the part without b, which is broadcastable to y."""
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from omenn.core.depth import boxed
-from omenn.core.explanation import TOLERANCES, Explanation
+from omenn.core.explanation import TOLERANCES, Explanation, owned
 from omenn.core.inputs import Feed, nothing
 from omenn.core.place import Place
+from omenn.core.unknown import tensors_in
 
 
 def explained(
@@ -24,7 +25,7 @@ def explained(
     matrix = feed.located(contributions)
     flat = [m.double().reshape(feed.samples, -1) for m in matrix]
     total = torch.stack([m.sum(1) for m in flat]).sum(0)
-    return Explanation(
+    found = Explanation(
         output=f,
         target=index,
         inputs=feed.by_leaf(feed.values, lambda entry: entry.value),
@@ -38,6 +39,7 @@ def explained(
         at=at,
         bias_placement="none",
     )
+    return owned(found, False, tensors_in([feed.items, feed.values, index]))
 
 
 def brought(feed: Feed, place: Place, amounts: Tensor, smooth: bool) -> list[Tensor]:

@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from omenn.core.explanation import Explanation
 from omenn.core.inputs import Feed
 from omenn.core.intercept import Interceptor
-from omenn.core.models import check_model, modules_of
+from omenn.core.models import check_model
+from omenn.core.state import State
 from omenn.core.target import Contrast, Target, pick_output, select
 from omenn.errors import InputError, MissingExtra, ModelError, OmennError, TargetError, reason
 from omenn.methods.maps import explained
@@ -52,6 +53,7 @@ class Task:
         self, name: str, model: Any, inputs: Any, target: Target, output: Any, channel_dim: Any
     ) -> None:
         self.name, self.model, self.target, self.output = name, model, target, output
+        self.state = State(model)
         self.feed = feed = Feed(Interceptor(None), inputs, "none", channel_dim, True)
         self.explained = [
             k for k, (_, v) in enumerate(feed.items) if isinstance(v, Tensor) and _floats(v)
@@ -84,7 +86,7 @@ class Task:
         """f and its class for the input itself, and the tensors by which it is chosen again."""
         with torch.no_grad():
             try:
-                out = self._called(self.xs, given)
+                out = self.state.watched(lambda: self._called(self.xs, given))
             except Exception as error:
                 what = f"the model cannot take {self.feed.described()}: {reason(error)}."
                 raise InputError(what) from error
@@ -109,7 +111,8 @@ class Task:
         items = [(key, new.get(k, v)) for k, (key, v) in enumerate(self.feed.items)]
         items = [(key, v.clone() if isinstance(v, Tensor) else v) for key, v in items]
         args = [v for key, v in items if not isinstance(key, str)]
-        return self.model(*args, **{key: v for key, v in items if isinstance(key, str)})
+        with self.state.kept(shared=("input", "output")):
+            return self.model(*args, **{key: v for key, v in items if isinstance(key, str)})
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         """The explained number of each row, (rows,), of inputs and extras of as many rows."""
@@ -158,7 +161,7 @@ class Task:
         self, attribute: Attribute, captum: Any, xs: tuple[Tensor, ...], extras: tuple[Any, ...]
     ) -> list[Tensor]:
         try:
-            with untouched(self.model), quiet(), torch.inference_mode(False):
+            with self.state.kept(), quiet(), torch.inference_mode(False):
                 found = attribute(captum, self, xs, extras)
         except (OmennError, MemoryError, torch.OutOfMemoryError):
             raise
@@ -184,23 +187,6 @@ def captum_for(name: str) -> Any:
         return importlib.import_module("captum.attr")
     except ImportError:
         raise MissingExtra("captum", "peers", f"the method '{name}'") from None
-
-
-@contextmanager
-def untouched(model: Any) -> Iterator[None]:
-    """What captum hangs on modules, and leaves there after an error, is taken off again."""
-    modules = [m for _, m in modules_of(model)] if isinstance(model, nn.Module) else []
-    before = [{key: m.__dict__[key] for key in _LEFT if key in m.__dict__} for m in modules]
-    try:
-        yield
-    finally:
-        for m, own in zip(modules, before, strict=True):
-            for key in _LEFT:
-                m.__dict__.pop(key, None)
-            m.__dict__.update(own)
-
-
-_LEFT = ("input", "output")
 
 
 @contextmanager

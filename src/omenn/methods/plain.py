@@ -77,6 +77,8 @@ class Plain(Moved):
     ) -> Any:
         if self._known(func):
             return super().__torch_function__(func, types, args, kwargs)
+        if self.state is not None:
+            self.state.before_write(func, args, kwargs or {})
         marked = self.marked(func, args, kwargs or {})
         if any(m.kind == CARRIED for _, m in marked):
             with torch.inference_mode(False), torch.enable_grad():

@@ -21,7 +21,7 @@ _LETTERS = "abcdefghijklmnopqrstuvw"
 _SPARE = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Product:
     """Attention weights (B · …, tokens, tokens) as they met their values; places (B, tokens)."""
 

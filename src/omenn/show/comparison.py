@@ -22,7 +22,7 @@ from omenn.show.panels import View
 from omenn.show.wording import Verdict, verdict
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One map (H, W) with its sum, the number explained and the rest; or why there is none."""
 
@@ -64,7 +64,7 @@ class Answer:
     probability: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """Methods on one picture (H, W, 3), for the answer ``target``, whose number is ``logit``."""
 

@@ -31,7 +31,7 @@ NOTHING = (232, 235, 240)
 """The colour of cells in which no entry lies: no colour of a map."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawing:
     """Pictures (rows, columns, H, W) beside one another, and tokens (n,) in front of them.
 

@@ -19,7 +19,7 @@ STRETCHED = 8
 """From this ratio of its sides on a map would be a line: it is stretched."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
     """Pixels (H, W, 3), uint8, and the number at the end of their colour bar (None: no bar)."""
 
@@ -58,7 +58,7 @@ class Panel:
     note: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One explained picture with the words that belong to it.
 

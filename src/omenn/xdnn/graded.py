@@ -145,6 +145,8 @@ class Graded(Moved):
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return self.__torch_function__(func, types, args, kwargs)
+        if self.state is not None:
+            self.state.before_write(func, args, kwargs)
         given = {k: v for k, v in kwargs.items() if k != "out"}
         counted, named = valued(func, args, given)
         seen = [(t, known) for t in tensors_in((*counted, *named.values()))

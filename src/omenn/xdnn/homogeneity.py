@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 
 from omenn.core.explanation import TOLERANCES
 from omenn.core.inputs import Feed
-from omenn.core.models import check_model, modules_of
+from omenn.core.models import check_model
+from omenn.core.state import State
 from omenn.core.surroundings import alone
 from omenn.core.target import pick_output
-from omenn.core.unknown import tensors_in
 from omenn.errors import InputError, ModelError, OmennError, TargetError, reason
 from omenn.methods.plain import Move
 from omenn.xdnn.graded import Graded, Known, Operator
@@ -142,10 +141,9 @@ def check(
     """
     check_model(model, None)
     alphas = _factors(factors)
-    with _unchanged(model):
-        run = _Run(model, inputs, output)
-        known, mode = run.graded()
-        errors = run.errors(alphas)
+    run = _Run(model, inputs, output)
+    known, mode = run.graded()
+    errors = run.errors(alphas)
     bent = sorted(known.bent | mode.leaked)
     offenders = {mode.operators[k].module: mode.operators[k] for k in reversed(bent)}
     return Homogeneity(
@@ -163,24 +161,12 @@ class _Run:
     def __init__(self, model: Any, inputs: Any, output: Any) -> None:
         self.model, self.inputs, self.output = model, inputs, output
         self.module = model if isinstance(model, nn.Module) else None
+        self.state = State(model)
         self.tolerance = math.nan
 
     def graded(self) -> tuple[Known, Graded]:
         """What is known of the output, and the interceptor that followed it."""
-        mode = Graded(self.module)
-        feed = Feed(mode, self.inputs, "none", None, True)
-        try:
-            with torch.inference_mode(False), torch.enable_grad():
-                out = feed.run(self.model, None)
-                with mode:
-                    out = pick_output(out, self.output)
-        except (OmennError, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            self._plain(feed, 1.0)  # whose error it was
-            raise ModelError(
-                f"the model runs, but not where its operators are followed: {reason(error)}."
-            ) from error
+        feed, mode, out = self.state.run(self._followed)
         if not (out.is_floating_point() or out.is_complex()) or not out.numel():
             raise TargetError(
                 f"the output has the type {out.dtype} and {out.numel()} elements; numbers were "
@@ -191,6 +177,25 @@ class _Run:
         self.ids = any(_whole_numbers(value) for _, value in feed.items)
         mode.degrees.clear()
         return known, mode
+
+    def _followed(self) -> tuple[Feed, Graded, Tensor]:
+        mode = self._interceptor()
+        feed = Feed(mode, self.inputs, "none", None, True)
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                out = feed.run(self.model, None)
+                with mode:
+                    return feed, mode, pick_output(out, self.output)
+        except (OmennError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            self._plain(feed, 1.0)  # whose error it was
+            raise ModelError(
+                f"the model runs, but not where its operators are followed: {reason(error)}."
+            ) from error
+
+    def _interceptor(self, move: Move | None = None) -> Graded:
+        return Graded(self.module, move=move, state=self.state)
 
     def errors(self, alphas: Sequence[float]) -> dict[float, float]:
         """α → largest |F(αx) − α F(x)| relative to max(α, 1) · max |F(x)|."""
@@ -207,24 +212,30 @@ class _Run:
     def _at(self, alpha: float) -> Tensor:
         """F(αx), in double precision."""
         if self.ids:  # scaled where they are embedded
-            mode = Graded(self.module, move=_by(alpha))
-            feed = Feed(mode, self.inputs, "none", None, True)
-            with torch.inference_mode(False), torch.enable_grad():
-                out = feed.run(self.model, None)
-            mode.degrees.clear()
+            out = self.state.run(lambda: self._moved(alpha))
         else:
             feed = Feed(Graded(None), self.inputs, "none", None, True)
             out = self._plain(feed, alpha)
         out = pick_output(out, self.output).detach()
         return (torch.view_as_real(out.resolve_conj()) if out.is_complex() else out).double()
 
+    def _moved(self, alpha: float) -> Any:
+        mode = self._interceptor(_by(alpha))
+        feed = Feed(mode, self.inputs, "none", None, True)
+        with torch.inference_mode(False), torch.enable_grad():
+            out = feed.run(self.model, None)
+        mode.degrees.clear()
+        return out
+
     def _plain(self, feed: Feed, alpha: float) -> Any:
-        args, kwargs = feed.arguments()
-        args = [_scaled(value, alpha) for value in args]
-        kwargs = {name: _scaled(value, alpha) for name, value in kwargs.items()}
+        def called() -> Any:
+            args, kwargs = feed.arguments()
+            args = [_scaled(value, alpha) for value in args]
+            return self.model(*args, **{name: _scaled(v, alpha) for name, v in kwargs.items()})
+
         try:
             with torch.no_grad():
-                return self.model(*args, **kwargs)
+                return self.state.watched(called)
         except Exception as error:
             what = feed.described() if alpha == 1 else f"{alpha:g} times the input"
             raise InputError(f"the model cannot take {what}: {reason(error)}.") from error
@@ -264,22 +275,3 @@ def _factors(factors: Any) -> list[float]:
             f"{FACTORS}."
         )
     return found
-
-
-@contextmanager
-def _unchanged(model: Any) -> Iterator[None]:
-    """Random state and buffers are as before afterwards, whatever the forward pass does to them."""
-    modules = [m for _, m in modules_of(model)] if isinstance(model, nn.Module) else []
-    own = [(m, key, t) for m in modules for key, t in m._buffers.items() if t is not None]
-    values = [(t, t._version, t.clone()) for _, _, t in own if not t.is_inference()]
-    devices = {t.device.index for t in tensors_in([t for _, _, t in own]) if t.is_cuda}
-    try:
-        with torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
-            yield
-    finally:
-        for m, key, t in own:
-            m._buffers[key] = t
-        with torch.no_grad():
-            for t, version, value in values:
-                if t._version != version:
-                    t.copy_(value)
