@@ -208,6 +208,16 @@ def power_mean(power: float, size: int, pool):
     return held(g)
 
 
+HERMITIAN: list[Case] = [
+    *(Case("fourier", name, lambda x, f=f: f(torch.complex(x, x.flip(1))), (draw(2, 4, 5),))
+      for name, f in (("hfft", torch.fft.hfft), ("hfft2", torch.fft.hfft2))),
+    *(Case("fourier", name, lambda x, f=f: real(f(x).resolve_conj()), (draw(2, 4, 5),))
+      for name, f in (("ihfft", torch.fft.ihfft), ("ihfft2", torch.fft.ihfft2))),
+    Case("fourier", "hfftn", lambda x: torch.fft.hfftn(torch.complex(x, x.flip(1)), dim=(1, 2)),
+         (draw(2, 4, 5),)),
+    Case("fourier", "ihfftn", lambda x: real(torch.fft.ihfftn(x, dim=(1, 2))), (draw(2, 4, 5),)),
+]  # fmt: skip
+
 LAYERS: list[Case] = [
     *table("lp_pool1d", {"function": lambda x: F.lp_pool1d(x, 2, 2),
                          "module": nn.LPPool1d(2, 2)}, draw(2, 2, 6),
@@ -232,4 +242,4 @@ LAYERS: list[Case] = [
            draw(2, 2, 3)),
 ]  # fmt: skip
 
-CASES = FRAMES + LAYOUT + COPIES + SYSTEMS + LAYERS
+CASES = FRAMES + HERMITIAN + LAYOUT + COPIES + SYSTEMS + LAYERS

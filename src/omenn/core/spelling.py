@@ -93,7 +93,7 @@ _FAMILIES = {
     "adaptive_max_pool3d_with_indices",
     "max_unpool": "max_unpool1d max_unpool2d max_unpool3d",
     "fourier": "fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn fftshift "
-    "ifftshift",
+    "ifftshift hfft ihfft hfft2 ihfft2 hfftn ihfftn",
 }
 
 _PROPERTIES = {"T": "transpose", "mT": "transpose", "H": "transpose", "mH": "transpose",
