@@ -174,8 +174,33 @@ class Joint(torch.autograd.Function):
         return None, None, None, *ctx.vjp(grads[0], *[x.detach() for x in ctx.saved_tensors])
 
 
+class Several(torch.autograd.Function):
+    """Values made by the native kernels of several tensors, with one frozen backward.
+
+    ``vjp(grads, *coefficients)`` takes a gradient at each value, and gives one at each of the first
+    ``count`` tensors; the coefficients come behind them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        values: list[Tensor],
+        vjp: Callable[..., Sequence[Tensor | None]],
+        count: int,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.vjp, ctx.coefficients = vjp, len(tensors) - count
+        ctx.save_for_backward(*tensors[count:])
+        return tuple(values)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        found = ctx.vjp(grads, *ctx.saved_tensors)
+        return None, None, None, *found, *[None] * ctx.coefficients
+
+
 NODES = tuple(
-    f._backward_cls for f in (Frozen, Rewritten, Affine, Constant, Overwrite, Halve, Joint)
+    f._backward_cls for f in (Frozen, Rewritten, Affine, Constant, Overwrite, Halve, Joint, Several)
 )
 
 

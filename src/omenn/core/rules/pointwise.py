@@ -157,6 +157,11 @@ def _ratio(y: Tensor, x: Tensor, slope: complex, out: Tensor | None = None) -> T
     return ratio.nan_to_num_(nan=slope.real, posinf=math.inf, neginf=-math.inf)
 
 
+def secant_through_origin(y: Tensor, x: Tensor) -> Tensor:
+    """φ(x)/x of y = φ(x) with φ(0) = 0 and φ′(0) = 1."""
+    return _ratio(y, x, 1.0)
+
+
 def power(call: Call) -> Any:
     """x^p for a constant p > 0 is pointwise; p < 0 is a frozen factor (as 1/x and 1/√x are)."""
     exponent = call.get("exponent")

@@ -1,12 +1,14 @@
-"""LSTM, GRU and RNN unrolled in time: gates are frozen, tanh is pointwise.
+"""LSTM, GRU and RNN: gates are frozen, tanh is pointwise.
 
-Each step is written with ordinary operators, which the interceptor sees one by one: the sigmoid
-gates are bounded factors and so frozen, tanh carries.
+Unrolled in time, each step is written with ordinary operators, which the interceptor sees one by
+one: the sigmoid gates are bounded factors and so frozen, tanh carries. That is the definition, and
+what other books and second derivatives take. Elsewhere ``recurrence.py`` gives the same from the
+states of the native kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +17,10 @@ from torch.nn import functional as F
 
 from omenn.core import place as places
 from omenn.core.call import CARRIED, FROZEN, Call, Mark
+from omenn.core.place import Place
+from omenn.core.rules import pointwise
 from omenn.core.rules.layout import linear
+from omenn.core.rules.recurrence import Weights, one_layer, steps_of
 from omenn.core.rules.row import Row, source, unlocated
 
 if TYPE_CHECKING:
@@ -115,6 +120,8 @@ def sequence(call: Call) -> Any:
     if a["training"] and a["dropout"]:
         raise call.refuse("dropout is active", "Call model.eval() before explaining.")
     state = tuple(state) if isinstance(state, (tuple, list)) else (state,)
+    if _native(call, state, a["weights"]):
+        return _over_states(call, state, a, packed)
     a |= {"gate": _gate(call), "mode": call.owner}
     with call.owner:
         if packed:
@@ -126,6 +133,127 @@ def sequence(call: Call) -> Any:
             out = flat.reshape(length, batch, -1)
             out = out.transpose(0, 1) if a.get("batch_first") else out
     return (out, *last)
+
+
+# What the steps are made of, with rules that the native form knows.
+_PARTS = {name: pointwise.ROWS[name] for name in ("tanh", "sigmoid", "relu")}
+
+
+def _native(call: Call, state: State, weights: Sequence[Tensor]) -> bool:
+    """Whether the layers go back over the states of the native kernel, and not step by step."""
+    mode, x = call.owner, call.args[0]
+    mark = call.mark(x)
+    own = mode.engine and all(mode.book.get(name) == row for name, row in _PARTS.items())
+    if not own or mode.create_graph or torch.is_autocast_enabled(x.device.type):
+        return False
+    if mark is None or mark.kind != CARRIED or not x.numel():
+        return False
+    if any(call.mark(w) is not None for w in weights):
+        return False
+    if mode.grid is None:
+        return True
+    # Elsewhere each step's constants are split between the inputs that it depends on.
+    apart = all(m.kind != CARRIED or m.inputs == mark.inputs for t, m in call.marked)
+    return mark.place is not None and (apart or bool(mark.place.located().all()))
+
+
+def _over_states(call: Call, state: State, a: dict[str, Any], packed: bool) -> Any:
+    """The same at once: ``recurrence.py``."""
+    mode, first = call.owner, bool(a.get("batch_first"))
+    length, batch = 0, 0
+    if packed:
+        rows, sizes = call.args[0], call.args[1].tolist()
+    else:
+        with mode:
+            x = call.args[0].transpose(0, 1) if first else call.args[0]
+            length, batch = x.shape[:2]
+            rows, sizes = x.reshape(length * batch, -1), [batch] * length
+    mark = mode.mark_of(rows)
+    assert mark is not None
+    place = None if mode.grid is None else mark.place
+    if place is not None:
+        place = places.reduced(place, rows.shape, [1], True)
+    out, last = _native_layers(call, rows, state, a, sizes, place)
+    inputs = frozenset().union(*(m.inputs for t, m in call.marked if m.kind == CARRIED))
+    rank = _RANKS.get(call.operator, 0) if len(a["weights"]) % 2 == 0 else 0
+    mode.mark_made(out, place, rank, inputs)
+    for t in last:
+        mode.mark_made(t, _last_place(place, sizes, a), rank, inputs)
+    if not packed:
+        with mode:
+            out = out.reshape(length, batch, -1)
+            out = out.transpose(0, 1) if first else out
+    return (out, *last)
+
+
+# How bounded the outputs are: a gate times a tanh, or a tanh.
+_RANKS = {"lstm": 1, "rnn_tanh": 1}
+
+
+def _last_place(place: Place | None, sizes: list[int], a: dict[str, Any]) -> Place | None:
+    """The last step of every sequence, for each layer and direction: (layers, B, 1)."""
+    if place is None:
+        return None
+    ways = (False, True) if a["bidirectional"] else (False,)
+    ends = [steps_of(sizes, d, place.cells.device).last for d in ways]
+    cells = [place.cells if len(place.cells) == 1 else place.cells[end] for end in ends]
+    return place.with_cells(torch.stack(cells * a["layers"]))
+
+
+def _native_layers(
+    call: Call, x: Tensor, state: State, a: dict[str, Any], sizes: list[int], place: Place | None
+) -> tuple[Tensor, State]:
+    """Layer after layer by the native kernel, each with its frozen backward."""
+    directions = 2 if a["bidirectional"] else 1
+    weights = [call.constant(w) for w in a["weights"]]
+    each = len(weights) // (a["layers"] * directions)
+    steps = [steps_of(sizes, bool(d), x.device) for d in range(directions)]
+    last: list[State] = []
+    for n in range(0, a["layers"] * directions, directions):
+        own = weights[n * each : (n + directions) * each]
+        here = tuple(s[n : n + directions] for s in state)
+        with torch.no_grad():
+            made, ends = _kernel(call, x.detach(), here, own, a, sizes)
+        outs = []
+        for d, out in enumerate(made.chunk(directions, -1)):
+            ws = own[d * each : (d + 1) * each]
+            b, h = ws[2:4] if a["biases"] else (None, None)
+            w = Weights(ws[0], ws[1], b, h, ws[-1] if each % 2 else None)
+            native, begin = (out.clone(), ends[d].clone()), tuple(s[d] for s in here)
+            ones = None if place is None else _ones(call, place, w, begin)
+            found = one_layer(call.operator, x, begin, native, w, steps[d], ones)
+            outs.append(found[0])
+            last.append(found[1:])
+        x = outs[0] if directions == 1 else torch.cat(outs, -1)
+    return x, tuple(torch.stack(s) for s in zip(*last, strict=True))
+
+
+def _ones(call: Call, place: Place, w: Weights, begin: State) -> Tensor | None:
+    """The ones of the constants of one layer: its biases, and states in which it begins."""
+    fixed = [s for s in begin if not s.requires_grad]
+    biased = any(b is not None and bool(b.any()) for b in (w.b, w.d))
+    if not biased and not any(bool(s.any()) for s in fixed):
+        return None
+    # What is multiplied with a gate before anything carries is another for another input.
+    gated = fixed and begin[-1] is fixed[-1] and call.operator in ("lstm", "gru")
+    reset = call.operator == "gru" and w.d is not None and bool(w.d.any())
+    if gated and (reset or bool(begin[-1].any())):
+        call.owner.frozen_constants.add(call.owner.module_path())
+    return call.owner.share(call, place)
+
+
+def _kernel(
+    call: Call, x: Tensor, state: State, weights: list[Tensor], a: dict[str, Any], sizes: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Outputs (rows, ·) and last hidden states (directions, B, ·) of one layer."""
+    hidden: Any = tuple(s.detach() for s in state)
+    hidden = hidden if call.operator == "lstm" else hidden[0]
+    how = (weights, a["biases"], 1, 0.0, False, bool(a["bidirectional"]))
+    if sizes[0] == sizes[-1]:
+        out, last, *_ = call.func(x.unflatten(0, (len(sizes), -1)), hidden, *how, False)
+        return out.flatten(0, 1), last
+    out, last, *_ = call.func(x, torch.tensor(sizes), hidden, *how)
+    return out, last
 
 
 def _layers(
