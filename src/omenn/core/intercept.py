@@ -272,20 +272,11 @@ class Interceptor(Placing):
             carries = t.requires_grad and t.grad_fn is not None and not call.held
             carries = carries and (call.flow is None or call.flow.reaches(t))
             kind = CARRIED if carries else FROZEN
-            if carries:
-                self._count(t)
+            if carries and t.dtype is not self.coarsest:
+                self.coarsest = coarser(self.coarsest, t.dtype)
             true = twin[k] if twin else None
             of = carriers if kind == CARRIED else inputs
             self.set_mark(t, Mark(self, kind, place, rank, of, true, call.layer_of(t)))
-
-    def mark_made(self, t: Tensor, place: Place | None, rank: int, inputs: frozenset[Any]) -> None:
-        """Marks what a rule made of several operators at once."""
-        self._count(t)
-        self.set_mark(t, Mark(self, CARRIED, place, rank, inputs))
-
-    def _count(self, t: Tensor) -> None:
-        if t.dtype is not self.coarsest:
-            self.coarsest = coarser(self.coarsest, t.dtype)
 
     def _twin(self, call: Call, out: Any) -> list[Any] | None:
         """The same call in the ordinary graph (only kept for second derivatives)."""

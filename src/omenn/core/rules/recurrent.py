@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from omenn.core import place as places
-from omenn.core.call import CARRIED, FROZEN, Call, Mark
+from omenn.core.call import CARRIED, FROZEN, Call, Mark, coarser
 from omenn.core.place import Place
 from omenn.core.rules import pointwise
 from omenn.core.rules.layout import linear
@@ -176,9 +176,10 @@ def _over_states(call: Call, state: State, a: dict[str, Any], packed: bool) -> A
     out, last = _native_layers(call, rows, state, a, sizes, place)
     inputs = frozenset().union(*(m.inputs for t, m in call.marked if m.kind == CARRIED))
     rank = _RANKS.get(call.operator, 0) if len(a["weights"]) % 2 == 0 else 0
-    mode.mark_made(out, place, rank, inputs)
+    mode.coarsest = coarser(mode.coarsest, out.dtype)
+    mode.set_mark(out, Mark(mode, CARRIED, place, rank, inputs))
     for t in last:
-        mode.mark_made(t, _last_place(place, sizes, a), rank, inputs)
+        mode.set_mark(t, Mark(mode, CARRIED, _last_place(place, sizes, a), rank, inputs))
     if not packed:
         with mode:
             out = out.reshape(length, batch, -1)
