@@ -17,6 +17,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "gae",
         "insertion-deletion",
         "pixel-flipping",
+        "pixel-deletion",
         "srg",
         "keep-remove",
         "road",

@@ -20,6 +20,7 @@ from omenn.judge.masking import (
     deletion,
     insertion,
     insertion_minus_deletion,
+    pixel_deletion,
     pixel_flipping,
     softened,
     symmetric_relevance_gain,
@@ -342,3 +343,37 @@ class TestRefused:
         assert all(torch.equal(a, b) for a, b in zip(before, case[1:], strict=True))
         assert torch.equal(torch.get_rng_state(), state)
         assert torch.is_grad_enabled()
+
+
+# --- DAVE's pixel deletion ------------------------------------------------------------------------
+
+
+def test_pixel_deletion_is_the_slow_loop(case: Any) -> None:
+    """Least relevant first, blurred, up to 90 %: the mean height of the curve by trapezoids."""
+    net, images, targets, maps = case
+    found = pixel_deletion(net, images, targets, maps, points=7, kernel=3, sigma=0.8)
+    blur = softened(images, 3, 0.8)
+    for k in range(3):
+        places = [(r, c) for r in range(6) for c in range(6)]
+        places.sort(key=lambda place, k=k: float(maps[k][place]))
+        line = []
+        for point in range(7):
+            picture = images[k].clone()
+            for r, c in places[: round(0.9 * 36 * point / 6)]:
+                picture[:, r, c] = blur[k][:, r, c]
+            line.append(said(net, picture, int(targets[k]), logit=False))
+        assert float(found.values[k]) == pytest.approx(area(line), abs=1e-12)
+
+
+def test_published_pixel_deletion_of_224_pixels() -> None:
+    f = lambda x: torch.stack([x.flatten(1).sum(1) / 1e3, x.flatten(1).sum(1) * 0], 1)  # noqa: E731
+    images, maps = torch.randn(1, 1, 224, 230).double(), torch.randn(1, 224, 230).double()
+    own = pixel_deletion(f, images, 0, maps, points=3)
+    published = pixel_deletion(f, images, 0, maps, points=3, kernel=31, sigma=7.0)
+    assert torch.equal(own.values, published.values)
+
+
+def test_pixel_deletion_refuses_what_makes_no_curve(case: Any) -> None:
+    for options in ({"points": 1}, {"share": 0}, {"share": 1.5}):
+        with pytest.raises(InputError):
+            pixel_deletion(*case, **options)  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ from omenn.judge.score import Score
 
 Outcome = Literal["probability", "logit"]
 POINTS = 224  # published: 224 pixels a step, of 224 rows
+SIDE = 224  # of the pictures that a published blur is for
 
 
 def curve(
@@ -174,6 +175,56 @@ def pixel_flipping(
     return _area(
         "pixel flipping", f, images, targets, maps, step, fill, False, "logit", seed, chunk
     )
+
+
+def pixel_deletion(
+    f: Model,
+    images: Tensor,
+    targets: int | Tensor,
+    maps: Tensor,
+    *,
+    points: int = 128,
+    share: float = 0.9,
+    kernel: int | None = None,
+    sigma: float | None = None,
+    seed: int = 0,
+    chunk: int = 64,
+) -> Score:
+    """The target's probability as pixels are blurred, the least relevant first: high is good.
+
+    The area below it up to ``share`` of the pixels, over that share, by trapezoids between
+    ``points`` counts that are evenly apart.
+
+    Args:
+        kernel, sigma: of the blur (:func:`softened`); published are 31 and 7 for a side of 224, and
+            by default they are in proportion to the shorter side.
+        seed: of the order among equal values.
+
+    Raises:
+        InputError: shapes that do not fit, a map that is not finite, fewer than two points, a share
+            that is not above 0 and up to 1, logits that are not finite.
+        TargetError: a class that the logits do not have.
+
+    Example:
+        >>> f = lambda images: torch.stack([images.flatten(1).sum(1)] * 2, 1)
+        >>> pixel_deletion(f, torch.rand(2, 1, 8, 8), 0, torch.rand(2, 8, 8)).values.tolist()
+        [0.5, 0.5]
+
+    Source: Wróbel et al. 2026, arXiv 2602.06613, the evaluation of DAVE.
+    """
+    images = checked_images(images)
+    maps = checked_maps(maps, images)
+    checked_whole("points", points, 2)
+    if not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise InputError(f"share={share!r} must be a number above 0 and up to 1.")
+    scale = min(images.shape[2:]) / SIDE
+    width = max(3, 2 * round((31 * scale - 1) / 2) + 1) if kernel is None else kernel
+    fill = softened(images, width, 7 * scale if sigma is None else sigma)
+    last = share * maps[0].numel()
+    counts = [round(last * k / (points - 1)) for k in range(points)]
+    order = descending(-maps.flatten(1), seed)
+    line = curve(f, images, targets, order, fill, counts, chunk=chunk)
+    return Score("pixel deletion", _mean_height(line).cpu(), _counts(maps))
 
 
 def symmetric_relevance_gain(

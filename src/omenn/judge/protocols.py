@@ -94,6 +94,13 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 (Measure("pixel flipping", higher=False, headline=True),),
             ),
             Protocol(
+                "pixel-deletion",
+                masking.pixel_deletion,
+                "the probability as pixels are blurred, the least relevant first",
+                "arXiv 2602.06613",
+                (Measure("pixel deletion", headline=True),),
+            ),
+            Protocol(
                 "srg",
                 masking.symmetric_relevance_gain,
                 "the logit as the least relevant patches go, minus as the most relevant ones do",

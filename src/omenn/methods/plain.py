@@ -21,6 +21,7 @@ from omenn.core.call import CARRIED, FROZEN, Call, Mark, inputs_of
 from omenn.core.depth import RESAMPLINGS
 from omenn.core.explanation import Explanation
 from omenn.core.graph import reaches, short
+from omenn.core.inputs import NOT_COLLECTED
 from omenn.core.intercept import Interceptor
 from omenn.core.recompute import checkpointed
 from omenn.core.rules import OPERATORS, Row
@@ -151,7 +152,7 @@ class PlainRun(FrozenRun):
         resample: str = "none",
     ) -> None:
         choose("resample", resample, RESAMPLINGS)
-        options = {"move": move, "constants": bias != "none"}
+        options = {"move": move, "constants": bias not in NOT_COLLECTED}
         super().__init__(
             model, inputs, at, bias, channel_dim, options, interceptor, resample=resample
         )
