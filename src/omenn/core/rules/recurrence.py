@@ -190,7 +190,7 @@ def pulled(
             carried = tuple(c[:n] for c in carried)
         inner[t], carried = layer.pull(rows[t], carried, *(c[t] for c in parts))
     begun.insert(0, carried)
-    starts = [torch.cat(s) if len(s) > 1 else s[0] for s in zip(*begun, strict=True)]
+    starts = [torch.cat(s) for s in zip(*begun, strict=True)]
     return torch.cat(inner), starts
 
 
