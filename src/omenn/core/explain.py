@@ -39,9 +39,12 @@ def explain(
 ) -> Explanation:
     """The exact decomposition of one output: C = C_w ⊙ X + C_b with Σ C = f_c(x).
 
-    The model runs once with every non-linear coefficient held at its value for this input, and
-    one backward pass gives C_w = ∂f_c/∂X and C_b = ∂f_c/∂U ⊙ U of that frozen network, U being
-    an image of ones that carries the constants. The model is not touched.
+    The model runs with every non-linear coefficient held at its value for this input, and one
+    backward pass gives C_w = ∂f_c/∂X and C_b = ∂f_c/∂U ⊙ U of that frozen network, U being
+    an image of ones that carries the constants. Further passes are taken where they are needed:
+    for the places of a module's output (``at``), and where a target returns one number for the
+    batch, constants are differentiated or numbers leave PyTorch. Each starts from the state in
+    which the model is given, with copies of the inputs, and the model is left in it.
 
     Args:
         model: a module in evaluation mode, or a function of tensors.

@@ -48,7 +48,8 @@ def _bare(value: Any) -> Any:
 
     Such a class (MONAI's MetaTensor, torchvision's tv_tensors) may copy the mark of a tensor along.
     """
-    return value.as_subclass(Tensor) if isinstance(value, Tensor) else value
+    own = isinstance(value, Tensor) and type(value) is not Tensor and not value.is_nested
+    return value.as_subclass(Tensor) if own else value
 
 
 def check(key: Key, t: Tensor) -> None:

@@ -72,7 +72,7 @@ def rows(
     channel_dim: int | None = None,
     chunk: int = 1,
 ) -> Rows:
-    """Rows of W(x) and b(x) for many outputs: one forward pass, backward passes on its graph.
+    """Rows of W(x) and b(x) for many outputs: backward passes on the graph of one forward pass.
 
     Arguments as in :func:`explain`; ``targets`` is a sequence of them. Rows can be subtracted
     from one another exactly, because the map is linear. Beside the result, memory is that of one

@@ -103,6 +103,8 @@ class FrozenRun:
         except (OmennError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
+            if not hasattr(self, "feed"):
+                raise
             raise blame(self.model, self.feed, error, self.state) from error
 
     def _pass(self, batched: bool) -> None:
