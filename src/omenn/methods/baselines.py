@@ -16,6 +16,7 @@ from torch import Tensor
 from omenn.core.explanation import Explanation
 from omenn.core.surroundings import alone
 from omenn.core.target import Target
+from omenn.methods.embedded import ids_alone, layer_integrated_gradients
 from omenn.methods.peers import Task, at_least_zero, baselines, seeded, whole
 from omenn.methods.registry import method
 
@@ -121,9 +122,13 @@ def integrated_gradients(
     Its sum is f(x) − f(x₀) up to the quadrature. So the residual, f minus the sum, is f(x₀), which
     is zero only where the baseline gives a zero.
 
+    Of integer ids the line is between the rows of their tables, summed over the dimensions of a
+    row: layer integrated gradients at the embedding. The model is called once for each point.
+
     Args:
         steps: points on the line.
-        baseline: x₀: zero, a number, a tensor that expands to the input, or one for each input.
+        baseline: x₀: zero, a number, a tensor that expands to the input, or one for each input. Of
+            ids: zero rows, or ids whose rows are the start (those of padding, usually).
         chunk: how many rows (samples times points) go through the model together, at least.
 
     Raises:
@@ -141,6 +146,10 @@ def integrated_gradients(
     Source: Sundararajan, Taly and Yan 2017, arXiv 1703.01365; captum's IntegratedGradients.
     """
     steps, chunk = whole("steps", steps), whole("chunk", chunk)
+    if ids_alone(inputs):
+        return layer_integrated_gradients(
+            model, inputs, target, steps, baseline, output, channel_dim
+        )
     task = Task("integrated-gradients", model, inputs, target, output, channel_dim)
     start = baselines(task, baseline)
     found = task.attributions(
