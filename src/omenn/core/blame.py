@@ -27,15 +27,20 @@ def blame(model: Any, feed: Feed, error: Exception, state: State) -> OmennError:
         args, kwargs = feed.arguments()
         model(*args, **kwargs)
 
-    try:
-        with torch.no_grad():
-            state.watched(called)
-    except Exception as own:
-        return InputError(f"the model cannot take {feed.described()}: {reason(own)}.")
-    return ModelError(
-        f"the model runs, but not in its frozen form: {reason(error)}. Explain at a later "
-        "module with at=, or report it with the model."
-    )
+    own: Exception | None = None
+    for grad in (False, True):  # without gradients it cannot take a derivative inside
+        try:
+            with torch.set_grad_enabled(grad):
+                state.watched(called)
+        except Exception as raised:
+            own = own or raised
+        else:
+            return ModelError(
+                f"the model runs, but not in its frozen form: {reason(error)}. Explain at a later "
+                "module with at=, or report it with the model."
+            )
+    assert own is not None
+    return InputError(f"the model cannot take {feed.described()}: {reason(own)}.")
 
 
 def held(operator: str, at: str | None) -> OmennError:
@@ -54,4 +59,13 @@ def held(operator: str, at: str | None) -> OmennError:
         "the output is a frozen coefficient (a softmax, a logarithm, 1/x), which has no linear "
         "part",
         "Explain the logits before it: output=... or a model without the last operator.",
+    )
+
+
+def no_way_back(error: Exception, batched: bool = False) -> ModelError:
+    """The error of a pass back that PyTorch refuses."""
+    remedy = "Pull rows back one by one with chunk=1; turn" if batched else "Turn"
+    return ModelError(
+        f"the model runs, but cannot be pulled back: {reason(error)}. {remedy} gradient "
+        "checkpointing off; write in place only into what no other operator needs."
     )

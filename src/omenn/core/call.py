@@ -43,6 +43,14 @@ class Mark:
     layer: Layer | None = None
     error: UnsupportedOperator | None = None
 
+    def __reduce__(self) -> Any:
+        raise UnsupportedOperator(
+            "pickle",
+            self.owner.module_path(),
+            "a tensor that depends on the input is written as bytes, where it cannot be followed",
+            "Keep it a tensor, or explain at a later module with at=.",
+        )
+
 
 class Layer(NamedTuple):
     """A linear layer y = x Wᵀ + b as it was called, for a rule that needs but some columns of y.

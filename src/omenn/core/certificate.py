@@ -12,11 +12,8 @@ from torch import Tensor, nn
 from omenn.core.explanation import Explanation
 from omenn.core.run import FrozenRun
 from omenn.core.surroundings import alone
-from omenn.core.target import Target, pick_output
+from omenn.core.target import Target
 from omenn.errors import UnsupportedOperator
-
-# How far the frozen forward pass may be from the ordinary one, relative to the largest output.
-FIDELITY = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,22 +120,18 @@ def certify(
     try:
         run = FrozenRun(model, inputs, at, bias, channel_dim, options)
         f, index = run.target(target, output)
+        fidelity = run.compare(output, thorough=True)
     except UnsupportedOperator as error:
         return Certificate(False, float("nan"), (str(error),))
-    fidelity = _fidelity(run, output)
-    allowed = FIDELITY.get(run.mode.coarsest or f.dtype, 1e-5)
-    violations: tuple[str, ...] = ()
-    if not fidelity <= allowed and _fidelity(run, output, grad=True) <= allowed:
-        violations = (_FUSED,)
     explanation = run.wrap(f, index, run.pull_back(f))
     relative = explanation.residual.abs() / (1 + explanation.magnitude)
     output = explanation.output.double()
     output = torch.where(output == 0, 1e-300, output)
     sources = sorted(explanation.sources.items(), key=lambda kv: -float(kv[1].abs().mean()))
     return Certificate(
-        exact=explanation.exact and fidelity <= allowed,
-        fidelity=fidelity,
-        violations=violations,
+        exact=explanation.exact and not fidelity.fused,
+        fidelity=fidelity.without,
+        violations=(_FUSED,) if fidelity.fused else (),
         residual=explanation.residual,
         relative=relative,
         bias_share=explanation.bias_share / output,
@@ -147,7 +140,7 @@ def certify(
         sources=dict(sources),
         frozen_constants=explanation.frozen_constants,
         tolerance=explanation.tolerance,
-        fidelity_tolerance=allowed,
+        fidelity_tolerance=fidelity.allowed,
         explanation=explanation,
     )
 
@@ -157,26 +150,3 @@ _FUSED = (
     "inference path, as of nn.TransformerEncoder with padding); the explanation holds for the "
     "latter. Turn the former off with torch.backends.mha.set_fastpath_enabled(False)."
 )
-
-
-def _real(t: Tensor) -> Tensor:
-    """The numbers of a tensor in double precision; two for each complex one."""
-    t = t.detach()
-    return (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).double()
-
-
-def _fidelity(run: FrozenRun, output: Any, grad: bool = False) -> float:
-    """Largest difference between the frozen and the ordinary forward pass, relative.
-
-    The ordinary pass runs without gradients, as in production; with ``grad`` it runs with them.
-    """
-    args, kwargs = run.feed.arguments()
-    with run.state.kept(), torch.set_grad_enabled(grad):
-        ordinary = _real(pick_output(run.model(*args, **kwargs), output))
-    here = _real(pick_output(run.out, output))
-    if here.shape != ordinary.shape:
-        return float("inf")
-    scale = ordinary[torch.isfinite(ordinary)].abs().max().clamp_min(1e-300)
-    difference = (here - ordinary).abs()
-    difference[here == ordinary] = 0.0  # equal infinities (masked logits) are equal
-    return float(difference.max() / scale)

@@ -41,7 +41,8 @@ def explain(
 
     The model runs with every non-linear coefficient held at its value for this input, and one
     backward pass gives C_w = ∂f_c/∂X and C_b = ∂f_c/∂U ⊙ U of that frozen network, U being
-    an image of ones that carries the constants. Further passes are taken where they are needed:
+    an image of ones that carries the constants. The ordinary model runs once beside it, as both
+    must have the same output (``fidelity``). Further passes are taken where they are needed:
     for the places of a module's output (``at``), and where a target returns one number for the
     batch, constants are differentiated or numbers leave PyTorch. Each starts from the state in
     which the model is given, with copies of the inputs, and the model is left in it.
@@ -91,6 +92,7 @@ def explain(
     options = {"products": products, "create_graph": create_graph}
     run = FrozenRun(model, inputs, at, bias, channel_dim, options, resample=resample)
     f, index = run.target(target, output)
+    run.compare(output)
     gradients = run.pull_back(f, create_graph=create_graph)
     return run.wrap(f, index, gradients)
 

@@ -104,7 +104,10 @@ class Explanation:
     ``bias`` (B, *locations)  C_b; with ``bias="separate"`` one number a sample, (B,)
     ``matrix``                C: contribution summed over channels, plus bias
     ``residual`` (B,)         f − ΣC, summed in double precision
-    ``exact``                 every residual is within ``tolerance`` · (1 + Σ|C|)
+    ``exact``                 every residual is within ``tolerance`` · (1 + Σ|C|), and ``fidelity``
+                              within ``fidelity_tolerance``
+    ``fidelity``              largest |frozen − ordinary forward pass| relative to the largest
+                              |output|; None where they were not compared
     ``promise``               of the method, for ΣC = f: ``exact``, ``approximate`` or ``none``
     ``sources``               module → its constants' share of the output (B,)
     ``located``               share of Σ|constants| that has a place on the input, 0 to 1
@@ -139,10 +142,18 @@ class Explanation:
     products: str = "half"
     frozen_constants: tuple[str, ...] = ()
     processing: tuple[str, ...] = ()
+    fidelity: float | None = None
+    fidelity_tolerance: float = 1e-5
 
     @property
     def exact(self) -> bool:
-        return bool((self.residual.abs() <= self.tolerance * (1 + self.magnitude)).all())
+        summed = self.residual.abs() <= self.tolerance * (1 + self.magnitude)
+        return self.faithful and bool(summed.all())
+
+    @property
+    def faithful(self) -> bool:
+        """Whether the frozen forward pass has the output of the ordinary one."""
+        return self.fidelity is None or self.fidelity <= self.fidelity_tolerance
 
     @property
     def total(self) -> Tensor:
@@ -220,6 +231,8 @@ class Explanation:
         worst = float(self.residual.detach().abs().max())
         show = lambda t: str(t.tolist()) if t.numel() > 1 else f"{t.reshape(-1)[0].item():.5g}"  # noqa: E731
         state = "exact" if self.exact else _INEXACT[self.promise]
+        if not self.faithful:
+            state += f" (the model's own output differs by {self.fidelity:.1e})"
         method = "" if self.method == "omenn" else f"method={self.method}, "
         state = ", ".join([state, *(f"after {step}" for step in self.processing)])
         return (

@@ -39,7 +39,7 @@ from omenn.core.shapes import valued
 from omenn.core.spelling import UNTOUCHED, spell
 from omenn.core.state import State
 from omenn.core.unknown import LEAVES_TORCH, ruled, tensors_in, unknown
-from omenn.core.writing import prepare_write
+from omenn.core.writing import check_unshared, prepare_write
 
 _PYTHON_NODE = torch.autograd.function.BackwardCFunction
 # Nodes that an in-place write through a view leaves on tensors the mode has not seen written.
@@ -82,7 +82,7 @@ class Interceptor(Placing):
         # Explanations inside of which this one runs: what depends on their input is refused.
         self.outer = [m for m in _modes() if isinstance(m, Interceptor)]
         self.carrying = unseen.Memory()
-        self.origins = Origins()
+        self.outside = Origins()
         self.aside = transforms.Aside(unseen.Memory())
         self.roots: list[Tensor] = []  # tensors whose dependence is followed
         self.routes = False  # what sits in a class token goes along the frozen attention
@@ -326,6 +326,7 @@ class Interceptor(Placing):
         if known is not None:
             self.chains.note(known[0], out)
             if known[0].inplace:
+                check_unshared(known[0])
                 mark_written(self, known[0].first, marked)
         return out
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from omenn.core.autograd import own_precision
+from omenn.core.blame import no_way_back
 from omenn.core.explain import PRODUCTS
 from omenn.core.explanation import TOLERANCES
-from omenn.core.run import choose, no_way_back
+from omenn.core.run import choose
 from omenn.core.span import Span, check_name
 from omenn.core.surroundings import alone
 from omenn.core.svd import SVD, leading_triplets
@@ -109,7 +110,7 @@ class Operator:
     ``constant`` (outputs,)     b(x), carried through the graph like W x, not taken as f − W x
     ``residual`` (outputs,)     f − (W x + b), in double precision
     ``exact``                   the largest residual is within ``tolerance`` · (1 + Σ|C|) of its
-                                output, and the passes back and forward agree there
+                                output, back and forward agree there, and f(x) is the model's own
     ==========================  =================================================================
 
     Vectors are torch tensors of the operator's type and device, or NumPy arrays, which are
@@ -124,12 +125,11 @@ class Operator:
     def __init__(self, span: Span, chunk: int) -> None:
         found, dual, back = _pulled(span)
         (leaf,) = span.feed.leaves
-        double = torch.float64 in (leaf.dtype, found.dtype)
-        self._dtype = torch.float64 if double else torch.float32
+        self._dtype = torch.float64 if torch.float64 in (leaf.dtype, found.dtype) else torch.float32
         self.dtype: Any = torch.empty(0, dtype=self._dtype).numpy().dtype
         self.input_shape, self.output_shape = tuple(leaf.shape), tuple(found.shape)
         self.shape = (found.numel(), leaf.numel())
-        self.chunk, self.device = chunk, leaf.device
+        self.chunk, self.device, self.faithful = chunk, leaf.device, span.compare(span.output).kept
         self.tolerance = TOLERANCES.get(span.mode.coarsest or leaf.dtype, 1e-5)
         self.input = leaf.detach().reshape(-1).to(self._dtype, copy=True)
         self.value = found.detach().reshape(-1).to(self._dtype, copy=True)
@@ -154,7 +154,7 @@ class Operator:
         apart = (row.sum() - forward[worst].double()).abs()
         magnitude = row.abs().sum() + self.constant[worst].abs().double()
         missed = torch.maximum(self.residual.abs().max(), apart)
-        self.exact = bool(missed <= self.tolerance * (1 + magnitude))
+        self.exact = self.faithful and bool(missed <= self.tolerance * (1 + magnitude))
 
     # --- products --------------------------------------------------------------------------
 

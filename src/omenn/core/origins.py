@@ -30,31 +30,39 @@ class Origins:
     """
 
     def __init__(self, meets: Callable[[Tensor], None] | None = None) -> None:
-        self._made: dict[int, tuple[ref[torch.UntypedStorage], int]] = {}
+        # By the address of the data: the memory, and the versions in which it is known. There may
+        # be several: ``t.data`` counts its own.
+        self._made: dict[int, tuple[ref[torch.UntypedStorage], set[int]]] = {}
         self.met: list[tuple[Tensor, int]] = []
         self._meets = meets
 
     def made(self, t: Tensor) -> None:
         """The tensor is the output of an operator that was seen."""
         if _continuous(t):
-            stored = _stored(t)
-            address = memory_of(stored)
-            if address:
-                self._made[address] = (ref(stored.untyped_storage()), version(stored))
+            inner = stored(t)
+            address = memory_of(inner)
+            held = self._made.get(address)
+            if held is not None and held[0]() is not None:
+                held[1].add(version(inner))
+            elif address:
+                self._made[address] = (ref(inner.untyped_storage()), {version(inner)})
 
     def meet(self, t: Tensor) -> None:
         """The tensor is the argument of an operator, and counts as a constant."""
         if not _continuous(t):
             return  # whole numbers and truth values are decisions
-        stored = _stored(t)
-        held = self._made.get(memory_of(stored))
-        now = version(stored)
-        if held is not None and held[1] == now and held[0]() is not None:
+        inner = stored(t)
+        held, now = self._made.get(memory_of(inner)), version(inner)
+        if held is not None and now in held[1] and held[0]() is not None:
             return
         self.met.append((t, now))
         self.made(t)
         if self._meets is not None:
             self._meets(t)
+
+    def unknown(self) -> bool:
+        """Whether anything was met that is no parameter, as those of a function around a model."""
+        return any(not isinstance(t, nn.Parameter) for t, _ in self.met)
 
     def called(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         """An operator was called on constants: its outputs, and what it wrote into, are known."""
@@ -63,27 +71,13 @@ class Origins:
         for t in tensors_in((out,)):
             self.made(t)
         for t in tensors_in((*args, *kwargs.values())):
-            if memory_of(_stored(t)) in self._made:
+            if memory_of(stored(t)) in self._made:
                 self.made(t)
 
 
 def version(t: Tensor) -> int:
     """How often the memory of a tensor was written into; -1 where that is not counted."""
     return -1 if t.is_inference() else t._version
-
-
-def owned(t: Tensor) -> bool:
-    """Whether PyTorch alone writes into the memory of a tensor, so that its version tells all.
-
-    That of a NumPy array, or of a DLPack capsule, belongs to another library. Parameters whose
-    memory is a mapped file are read from alone.
-    """
-    if isinstance(t, nn.Parameter):
-        return True
-    try:
-        return _stored(t).untyped_storage().resizable()
-    except (RuntimeError, NotImplementedError, ValueError):
-        return True
 
 
 def _plain(data: Any) -> bool:
@@ -95,7 +89,7 @@ def _continuous(t: Tensor) -> bool:
     return (t.is_floating_point() or t.is_complex()) and not hasattr(t, "fake_mode")
 
 
-def _stored(t: Tensor) -> Tensor:
+def stored(t: Tensor) -> Tensor:
     """The tensor whose memory tells about t: the values of a sparse one."""
     if t.layout is torch.sparse_coo:
         return t._values()

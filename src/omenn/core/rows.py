@@ -110,6 +110,8 @@ def rows(
         picked = [run.target(target, output) for target in part]
         if run.mode is not graph:  # a target of the whole batch asked for another forward pass
             picked = [run.target(target, output) for target in part]
+        if not first:
+            run.compare(output)
         pulled = run.pull_back_together([f for f, _ in picked], first + chunk < count)
         for k in range(len(part)):
             e = run.wrap(*picked[k], pulled[k])

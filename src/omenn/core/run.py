@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from omenn.core.autograd import last_pass, own_precision
 from omenn.core.axes import along_samples, counted
-from omenn.core.blame import blame, held
+from omenn.core.blame import blame, held, no_way_back
 from omenn.core.channels import Reoriented
 from omenn.core.departures import check_departures
 from omenn.core.depth import Depth, depth_of
@@ -24,6 +24,7 @@ from omenn.core.explanation import (
     owned,
     sums,
 )
+from omenn.core.fidelity import Compared
 from omenn.core.graph import violations
 from omenn.core.inputs import NOT_COLLECTED, Feed, nothing
 from omenn.core.intercept import Interceptor
@@ -36,11 +37,9 @@ from omenn.core.unknown import raise_opaque, tensors_in
 from omenn.core.unreached import Overwritten, all_finite, overwritten, saved_apart
 from omenn.errors import (
     InputError,
-    ModelError,
     OmennError,
     TargetError,
     UnsupportedOperator,
-    reason,
 )
 
 
@@ -60,7 +59,7 @@ class Gradients:
     means: list[Tensor] = field(default_factory=list)  # without a place, by input and sample
 
 
-class FrozenRun:
+class FrozenRun(Compared):
     """One forward pass of the frozen model, from which outputs are pulled back.
 
     With ``bias`` in ``NOT_COLLECTED`` constants are not carried along, as the other books want it.
@@ -357,6 +356,7 @@ class FrozenRun:
             channel_dim=feed.shaped([entry.channel or 0 for entry in feed.entries]),
             products=self.options.get("products", "half"),
             frozen_constants=tuple(sorted(self.mode.frozen_constants)),
+            **self.compared(),
         )
         others = tensors_in([feed.items, feed.values, index, self.out])
         return owned(found, bool(self.options.get("create_graph")), others)
@@ -389,12 +389,3 @@ class FrozenRun:
         f = self.renewed.get(id(f), f)
         mark = self.mode.mark_of(f) if self.options.get("create_graph") else None
         return f.detach() if mark is None or mark.true is None else mark.true
-
-
-def no_way_back(error: Exception, batched: bool = False) -> ModelError:
-    """The error of a pass back that PyTorch refuses."""
-    remedy = "Pull rows back one by one with chunk=1; turn" if batched else "Turn"
-    return ModelError(
-        f"the model runs, but cannot be pulled back: {reason(error)}. {remedy} gradient "
-        "checkpointing off; write in place only into what no other operator needs."
-    )

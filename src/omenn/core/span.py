@@ -95,6 +95,25 @@ class Span(FrozenRun):
         self.mode.paused = True
         torch.set_grad_enabled(False)  # the pass restores it when it ends
 
+    def picked(self, output: Any) -> Tensor:
+        assert self.found is not None
+        return self.found
+
+    def ordinary(self, output: Any, args: Any, kwargs: dict[str, Any], grad: bool) -> Tensor:
+        if self.to is None:
+            return super().ordinary(output, args, kwargs, grad)
+        found: list[Tensor] = []
+
+        def capture(module: nn.Module, inputs: Any, out: Any) -> None:
+            found.append(pick_output(out, output).clone())
+
+        handle = self.model.get_submodule(self.to).register_forward_hook(capture)
+        try:
+            super().ordinary(lambda out: found[0], args, kwargs, grad)
+        finally:
+            handle.remove()
+        return found[0]
+
     def result(self) -> Tensor:
         """f, checked to be one finite tensor that is affine in one explained input."""
         for name in (self.at, self.to):

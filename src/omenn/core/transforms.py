@@ -96,7 +96,7 @@ def run(mode: Interceptor, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             and mode.mark_of(t) is None
             and not mode.aside.whole.holds(inner)
         ):
-            mode.origins.meet(inner)
+            mode.outside.meet(inner)
         elif inner.is_floating_point() or inner.is_complex():
             raise refusal(mode, _name(), "tensor")
         else:
@@ -108,7 +108,7 @@ def run(mode: Interceptor, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             raise refusal(mode, _name(), "integer tensor")
         if ids and inner.dtype != torch.bool:
             mode.aside.whole.add(inner)
-        mode.origins.made(inner)
+        mode.outside.made(inner)
     return out
 
 
@@ -128,7 +128,7 @@ def _differentiate(mode: Interceptor, func: Any, args: Any, kwargs: dict[str, An
         )
     out = func(*args, **kwargs)
     for t in tensors_in((out,)):
-        mode.origins.made(t)
+        mode.outside.made(t)
     return out
 
 
@@ -144,7 +144,7 @@ def plain(mode: Interceptor, func: Any, args: Any, kwargs: dict[str, Any]) -> An
     gradients = mode.create_graph or not needs_gradient(args, kwargs)
     with torch.set_grad_enabled(mode.aside.gradients if mode.aside.history else gradients):
         out = func(*args, **kwargs)
-    mode.origins.called(func, args, kwargs, out)
+    mode.outside.called(func, args, kwargs, out)
     return out
 
 

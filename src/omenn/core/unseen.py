@@ -61,7 +61,7 @@ def check_constant(mode: Interceptor, t: Tensor) -> None:
     if mode.carrying.holds(t):
         raise alias(mode)
     check_outside(mode, t)
-    mode.origins.meet(t)
+    mode.outside.meet(t)
     if t.is_nested:  # torch.nested.nested_tensor copies what it is given, unseen
         raise UnsupportedOperator(
             "nested_tensor",

@@ -32,11 +32,20 @@ def owned(mode: Interceptor, t: Tensor) -> bool:
     return own or bool(mode.memory and memory_of(t) in mode.memory)
 
 
+def unshared(t: Tensor) -> bool:
+    """Whether PyTorch alone writes into the memory of a tensor; NumPy and DLPack share it."""
+    try:
+        return t.untyped_storage().resizable()
+    except (RuntimeError, NotImplementedError, ValueError):
+        return True
+
+
 def prepare_write(mode: Interceptor, call: Call) -> None:
     """What is written into must not be the model's own, and may need an ordinary twin."""
     target: Tensor = call.first
     if owned(mode, target):
         raise call.refuse(*OWN)
+    check_unshared(call)
     mark = call.mark(target)
     if target._base is not None:
         mode.touched.add(target._base)  # PyTorch gives it a history as well
@@ -44,6 +53,16 @@ def prepare_write(mode: Interceptor, call: Call) -> None:
         _carry_base(mode, call, target, target._base)
     if mode.create_graph and (mark is None or mark.true is None):
         call.spare = target.clone()
+
+
+def check_unshared(call: Call) -> None:
+    """A value that depends on the input must not be written where others read it, unseen."""
+    if not unshared(call.first):
+        raise call.refuse(
+            "it writes an input-dependent value into memory that another library (NumPy, DLPack) "
+            "may read",
+            "Let the model work on a copy (.clone()) of that tensor.",
+        )
 
 
 def _carry_base(mode: Interceptor, call: Call, view: Tensor, base: Tensor) -> None:
