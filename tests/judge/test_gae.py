@@ -213,6 +213,9 @@ def test_published_maps_may_have_channels() -> None:
     lc, c = found.local_consistency.values.tolist(), found.contrastiveness.values.tolist()
     assert lc == pytest.approx([e[0] for e in expected], abs=1e-9)
     assert c == pytest.approx([e[1] for e in expected], rel=1e-12)
+    own = explainer(f, "xgradient", channels=True)
+    again = gae(f, own, images, labels, chunk=8, **options)
+    torch.testing.assert_close(again.gae.values, found.gae.values)
     summed = gae(f, lambda x, y: with_channels(x, y).sum(1), images, labels, **options)
     assert not torch.allclose(summed.local_consistency.values, found.local_consistency.values)
     with pytest.raises(InputError):

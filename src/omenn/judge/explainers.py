@@ -23,10 +23,13 @@ Explainer = Callable[[Tensor, Tensor], Tensor]
 """Images (B, C, H, W), targets (B,) → maps (B, H, W)."""
 
 
-def explainer(model: nn.Module | Callable[..., Any], method: str, **options: Any) -> Explainer:
+def explainer(
+    model: nn.Module | Callable[..., Any], method: str, *, channels: bool = False, **options: Any
+) -> Explainer:
     """The maps of a method on a model, or of a trivial row, by name.
 
-    Maps are ``Explanation.matrix``: contributions summed over channels.
+    Maps are ``Explanation.matrix``: contributions summed over channels. With ``channels=True`` they
+    are the contributions (B, C, H, W) themselves, for ``gae(published=True)``.
 
     Raises:
         InputError: the name is neither a method nor a trivial map.
@@ -54,7 +57,7 @@ def explainer(model: nn.Module | Callable[..., Any], method: str, **options: Any
                 f"method {method!r} gives maps of the form {got}, the protocols need (B, H, W). "
                 "Explain an image model at its input."
             )
-        return e.matrix.detach()
+        return (e.contribution if channels else e.matrix).detach()
 
     return explain
 
