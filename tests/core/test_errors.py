@@ -227,7 +227,7 @@ def test_target_out_of_range(target: Any, bad: int) -> None:
     assert text == f"target {bad} is out of range: the model has 5 outputs, 0 to 4."
 
 
-@pytest.mark.parametrize("target", [1.5, True, "cat", [0, 1, 2], omenn.Contrast(0, 1.5)])
+@pytest.mark.parametrize("target", [1.5, True, "cat", {}, omenn.Contrast(0, 1.5)])
 def test_target_that_is_not_an_integer(target: Any) -> None:
     text = message(omenn.TargetError, mlp(), ROWS, target)
     shown = 1.5 if isinstance(target, omenn.Contrast) else target
@@ -287,7 +287,7 @@ def test_output_that_is_no_row_of_logits() -> None:
     text = message(omenn.TargetError, lambda x: x[:, :, None])
     assert text.startswith("the output has the shape (3, 4, 1), but one row of logits for each of")
     assert "Pass a callable as the target" in text
-    assert "the output has the shape ()" in message(omenn.TargetError, lambda x: x.sum())
+    assert "the output has the shape (2, 4)" in message(omenn.TargetError, lambda x: x[:2])
 
 
 @pytest.mark.parametrize(
@@ -311,8 +311,8 @@ def test_output_that_is_not_there(model: Any, output: Any, kind: str) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [lambda x: torch.ones(3, 2), lambda x: x.argmax(1), lambda x: (x > 0).double()],
-    ids=["constant", "argmax", "comparison"],
+    [lambda x: torch.ones(3, 2), lambda x: (x > 0).double()],
+    ids=["constant", "comparison"],
 )
 def test_output_that_does_not_depend_on_the_input(model: Any) -> None:
     text = message(omenn.TargetError, model)

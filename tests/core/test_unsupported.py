@@ -121,7 +121,7 @@ ACTIVE = {
     "alpha dropout": (lambda x: F.alpha_dropout(x, 0.3, training=True), "dropout " + DROPOUT),
     "fused attention": (
         lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1),
-        "attention dropout " + DROPOUT,
+        "dropout " + DROPOUT,
     ),
     "batch statistics": (
         lambda x: F.batch_norm(x, None, None, training=True),
@@ -149,7 +149,7 @@ def test_active_dropout_inside_attention_and_recurrence() -> None:
                 self.out_proj.weight, self.out_proj.bias, training=True,
             )[0]  # fmt: skip
 
-    assert "attention dropout is active" in str(refusal(seeded(Attention(4, 2)), draw(2, 3, 4)))
+    assert "dropout is active" in str(refusal(seeded(Attention(4, 2)), draw(2, 3, 4)))
     lstm = seeded(nn.LSTM(4, 3, 2, dropout=0.5))
 
     def recurrent(x: Tensor) -> Tensor:

@@ -535,7 +535,7 @@ def test_bad_options_are_told(options: dict[str, Any], error: type[OmennError], 
 
 
 def test_dropout_and_training_are_refused() -> None:
-    with pytest.raises(UnsupportedOperator, match="attention dropout is active"):
+    with pytest.raises(UnsupportedOperator, match="dropout is active"):
         attention_maps(filled(Masked(dropout_p=0.1)), tokens(), 1)
     with pytest.raises(ModelError, match="training mode"):
         attention_maps(Transformer(lambda: Attention(fused)).double(), tokens(), 1)

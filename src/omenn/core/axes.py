@@ -58,7 +58,7 @@ def _others(g: Tensor, feed: Feed, k: int) -> bool:
 
 def counted(run: FrozenRun, target: Target, output: Any) -> tuple[Tensor, Tensor]:
     """The explained numbers; the inputs are as many samples as there are of these."""
-    refused: TargetError | None = None
+    refused, out = None, None
     try:
         found = run._select(target, output)
         count = found[0].shape[0] if found[0].ndim else run.feed.samples
@@ -69,13 +69,20 @@ def counted(run: FrozenRun, target: Target, output: Any) -> tuple[Tensor, Tensor
         out = pick_output(run.out, output)
         count = out.shape[0] if out.ndim else 0
     if not plausible(run.feed, count):
-        if refused is not None:
+        if refused is not None and not (run.feed.batched and _single(out)):
             raise refused
+        if refused is not None:  # one row of logits for all: the samples are one object
+            run._forward(batched=False)
+            return run._select(target, output)
         assert found is not None
         return found
     run.samples = count
     run._forward(batched=True)
     return run._select(target, output)
+
+
+def _single(out: Tensor | None) -> bool:
+    return out is not None and out.ndim < 3 and (out.ndim == 0 or out.shape[0] == 1)
 
 
 def along_samples(

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.core.arguments import choose
+from omenn.core.explain import BIASES, PRODUCTS
 from omenn.core.explanation import Explanation
 from omenn.core.run import FrozenRun
 from omenn.core.surroundings import alone
@@ -116,6 +118,8 @@ def certify(
 
     Source: completeness of arXiv 2412.02399, checked.
     """
+    choose("bias", bias, BIASES)
+    choose("products", products, PRODUCTS)
     options = {"products": products, "create_graph": False}
     try:
         run = FrozenRun(model, inputs, at, bias, channel_dim, options)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.core.blame import blame
 from omenn.core.channels import Reoriented
 from omenn.core.entries import structured
 from omenn.core.inputs import Feed
@@ -25,7 +26,7 @@ from omenn.core.place import Place, full, resampled
 from omenn.core.spread import spread
 from omenn.core.state import State
 from omenn.core.unknown import raise_opaque
-from omenn.errors import UnsupportedOperator
+from omenn.errors import OmennError, UnsupportedOperator
 
 RESAMPLINGS = ("bilinear", "nearest", "none")
 
@@ -275,11 +276,12 @@ def levels_of(
     """
     if not isinstance(model, nn.Module):
         return {}
-    state, calls = State(model), list[tuple[str, list[Located]]]()
+    state, calls, feeds = State(model), list[tuple[str, list[Located]]](), list[Feed]()
 
     def followed() -> Feed:
         mode = Interceptor(model, state=state)
         feed = Feed(mode, inputs, "mapped", channel_dim, True, told=told)
+        feeds.append(feed)
         calls.clear()
         handles = []
         try:
@@ -297,6 +299,10 @@ def levels_of(
 
     try:
         feed = state.run(followed)
+    except (OmennError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise blame(model, feeds[-1], error, state) from error
     except Reoriented as other:
         return levels_of(model, inputs, channel_dim, {**(told or {}), other.index: other.channel})
     if len(set(feed.owners)) != 1:

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
+from omenn.core.arguments import choose, flag
 from omenn.core.depth import RESAMPLINGS
 from omenn.core.explanation import Explanation
 from omenn.core.inputs import Feed
 from omenn.core.intercept import Interceptor
 from omenn.core.models import check_model
-from omenn.core.run import FrozenRun, choose
+from omenn.core.run import FrozenRun
 from omenn.core.surroundings import alone, not_nested
 from omenn.core.target import Target
 from omenn.errors import InputError
@@ -89,6 +91,7 @@ def explain(
     choose("bias", bias, BIASES)
     choose("products", products, PRODUCTS)
     choose("resample", resample, RESAMPLINGS)
+    flag("create_graph", create_graph)
     options = {"products": products, "create_graph": create_graph}
     run = FrozenRun(model, inputs, at, bias, channel_dim, options, resample=resample)
     f, index = run.target(target, output)
@@ -118,9 +121,13 @@ def frozen(
         >>> assert torch.allclose((w * x).sum(), y, atol=1e-6)
     """
     choose("products", products, PRODUCTS)
+    flag("create_graph", create_graph)
+    if model is not None and not isinstance(model, nn.Module):
+        raise InputError("model= is the torch.nn.Module that runs inside, or None for any code.")
     check_model(model, None)
     for x in inputs:
-        if not (isinstance(x, Tensor) and x.requires_grad) or x.is_inference():
+        plain = isinstance(x, Tensor) and not isinstance(x, UninitializedParameter)
+        if not (plain and x.requires_grad) or x.is_inference():
             raise InputError(
                 "omenn.frozen needs the tensors to differentiate by, each with requires_grad=True; "
                 "call x.requires_grad_() first, outside of torch.inference_mode."

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from omenn.core.entries import Key
 from omenn.core.unknown import tensors_in
@@ -55,6 +56,8 @@ def _bare(value: Any) -> Any:
 def check(key: Key, t: Tensor) -> None:
     """Raises InputError for a tensor that cannot be explained."""
     name = "the input" if key is None else f"input {key!r}"
+    if isinstance(t, (UninitializedBuffer, UninitializedParameter)):
+        raise InputError(f"{name} is not initialised: it has neither a shape nor numbers.")
     odd = t.layout != torch.strided or t.is_nested
     if odd or t.is_complex() or t.is_meta or t.is_quantized:
         kind = (
@@ -67,6 +70,11 @@ def check(key: Key, t: Tensor) -> None:
             else "sparse or quantised"
         )
         raise InputError(f"{name} is {kind}; give an ordinary tensor of real numbers.")
+    if t.is_floating_point() and t.element_size() < 2:
+        raise InputError(
+            f"{name} is {str(t.dtype)[6:]}, a type for storage in which nothing is computed. "
+            "Convert it with .float() or .half()."
+        )
     if t.numel() == 0:
         raise InputError(f"{name} is empty: its shape is {tuple(t.shape)}.")
     if t.is_floating_point() and not bool(torch.isfinite(t).all()):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.core.arguments import quoted
 from omenn.core.call import CARRIED, IDS, Mark
 from omenn.core.channels import look
 from omenn.core.entries import Entry, Key, Spread, direct, entry_of, placed, structured
@@ -170,7 +171,7 @@ class Feed:
         elif self.channel_dim is None and leaf.ndim > 2 and self.batched:
             self.guessed.append(index)
         if isinstance(channel, bool) or not (channel is None or isinstance(channel, int)):
-            raise InputError(f"channel_dim must be an integer, but {channel!r} was given.")
+            raise InputError(f"channel_dim must be an integer, but {quoted(channel)} was given.")
         if channel == 0:  # no dimension is summed over
             return None
         if channel is not None and not -leaf.ndim <= channel < 0:

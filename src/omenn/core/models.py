@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from omenn.core.arguments import quoted
 from omenn.errors import ModelError
 
 
@@ -22,6 +23,8 @@ def check_model(model: Any, at: str | None) -> None:
             f"the model must be a torch.nn.Module or a function, but {type(model).__name__} was "
             "given."
         )
+    if isinstance(model, type):
+        raise ModelError(f"the model is the class {model.__name__}; give an instance of it.")
     if not isinstance(model, nn.Module):
         if at is not None:
             raise ModelError("at= needs a torch.nn.Module; a function has no modules.")
@@ -35,12 +38,12 @@ def check_model(model: Any, at: str | None) -> None:
             "where dropout and batch statistics make its output random. Call model.eval() first."
         )
     if at is not None and not isinstance(at, str):
-        raise ModelError(f"at= is the dotted name of a module, but {at!r} was given.")
+        raise ModelError(f"at= is the dotted name of a module, but {quoted(at)} was given.")
     if at is not None and at not in (names := dict(modules)):
         close = difflib.get_close_matches(at, names, 3)
         hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
         raise ModelError(
-            f"at={at!r} is not a module of the model.{hint} See model.named_modules()."
+            f"at={quoted(at)} is not a module of the model.{hint} See model.named_modules()."
         )
 
 

@@ -8,17 +8,19 @@ may leave out what is zero in its gradient, and at this u only what is zero for 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
+from omenn.core.arguments import choose, quoted, real, whole
 from omenn.core.autograd import own_precision
 from omenn.core.blame import no_way_back
 from omenn.core.explain import PRODUCTS
 from omenn.core.explanation import TOLERANCES
-from omenn.core.run import choose
 from omenn.core.span import Span, check_name
 from omenn.core.surroundings import alone
 from omenn.core.svd import SVD, leading_triplets
@@ -83,16 +85,18 @@ def operator(
     """
     if at is not None and from_ is not None:
         raise InputError(
-            f"at={at!r} and from_={from_!r} are two spellings of one argument. Give one of them."
+            f"at={quoted(at)} and from_={quoted(from_)} are two spellings of one argument. Give "
+            "one of them."
         )
     choose("products", products, PRODUCTS)
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-        raise InputError(f"chunk must be a positive integer, but {chunk!r} was given.")
+    chunk = min(whole("chunk", chunk, 1), sys.maxsize)
     start, name = (at, "at") if from_ is None else (from_, "from_")
     check_name(model, name, start)
     check_name(model, "to", to)
     if to is not None and to == start:
-        raise InputError(f"{name}={start!r} and to={to!r} are one module: W is the identity.")
+        raise InputError(
+            f"{name}={quoted(start)} and to={quoted(to)} are one module: W is the identity."
+        )
     span = Span(model, inputs, start, to, output, products)
     return Operator(span, chunk)
 
@@ -204,12 +208,16 @@ class Operator:
 
     def _entered(self, v: Vectors) -> tuple[Tensor, Callable[[Tensor], Vectors]]:
         """``v`` as a tensor of the operator, and the way back to the kind of ``v``."""
+        if isinstance(v, UninitializedParameter):
+            raise InputError("the vector is not initialised: it has neither shape nor numbers.")
         if isinstance(v, Tensor):
             if v.dtype != self._dtype or v.device != self.device:
                 raise InputError(
                     f"the vector is {str(v.dtype)[6:]} on {v.device}, the operator "
                     f"{str(self._dtype)[6:]} on {self.device}. Convert it with .to(op.input)."
                 )
+            if v.layout != torch.strided:
+                raise InputError("the vector is sparse; give an ordinary tensor: v.to_dense().")
             return self._finite(v.detach()), lambda t: t
         if not hasattr(v, "__array__") or (array := v.__array__()).dtype.kind not in "fiu":
             kind = getattr(getattr(v, "dtype", None), "name", type(v).__name__)
@@ -259,9 +267,9 @@ class Operator:
         given = list(indices) if isinstance(indices, range) else indices
         try:
             chosen = torch.arange(size)[given].reshape(-1)
-        except (IndexError, TypeError, ValueError) as error:
+        except Exception as error:  # what indexes may raise what it likes
             raise InputError(
-                f"{indices!r} does not choose from {size} {name}s, 0 to {size - 1}: "
+                f"{quoted(indices)} does not choose from {size} {name}s, 0 to {size - 1}: "
                 f"{reason(error)}."
             ) from error
         basis = torch.zeros(len(chosen), size, dtype=self._dtype, device=self.device)
@@ -273,6 +281,7 @@ class Operator:
         Raises InputError where it has more than ``limit`` entries (default 2²⁷, 1 GiB in float64).
         """
         outputs, inputs = self.shape
+        limit = whole("limit", limit, 0)
         if outputs * inputs > limit:
             size = outputs * inputs * self.input.element_size() / 2**30
             raise InputError(
@@ -297,7 +306,9 @@ class Operator:
         Raises:
             InputError: k is out of range, or ``rounds`` did not suffice.
         """
-        found = leading_triplets(self, k, tolerance, rounds)
+        if tolerance is not None:
+            tolerance = real("tolerance", tolerance, 0)
+        found = leading_triplets(self, k, tolerance, whole("rounds", rounds, 1))
         sign = torch.where(self.input @ found.right < 0, -1.0, 1.0).to(self._dtype)
         return SVD(found.left * sign, found.values, found.right * sign)
 

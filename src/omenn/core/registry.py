@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.core.arguments import quoted
 from omenn.core.autograd import Frozen
 from omenn.core.call import Call
 from omenn.core.functions import function_of, named, native, operator_of, watch
@@ -88,6 +89,11 @@ def rules(table: Mapping[Callable[..., Any] | str, Kind] | None = None) -> Itera
         ...     e = omenn.explain(lambda x: torch.special.i0e(x), torch.ones(1, 2), 1)
         >>> assert e.exact
     """
+    if not (table is None or isinstance(table, Mapping)):
+        raise InputError(
+            "omenn.rules needs a dict of functions (or names) and kinds, but "
+            f"{quoted(table)} was given."
+        )
     scope: list[Rule] = []
     _SCOPES.open.append(scope)
     try:
@@ -168,11 +174,11 @@ def rule(
         operator += " (own rule)"  # another function of the same name
     if callable(kind):
         row = Row(kind, unlocated, own=True)
-    elif kind in _KINDS:
+    elif isinstance(kind, str) and kind in _KINDS:
         row = _KINDS[kind]()
     else:
         raise InputError(
-            f"kind={kind!r} is not known. Give {', '.join(map(repr, _KINDS))}, or a function."
+            f"kind={quoted(kind)} is not known. Give {', '.join(map(repr, _KINDS))}, or a function."
         )
     entries: dict[tuple[int, Any], Any] = {(0, operator): row}
     for spelled, inplace in found:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from omenn.core.arguments import choose, quoted, whole
 from omenn.core.explain import BIASES, PRODUCTS
-from omenn.core.run import FrozenRun, choose
+from omenn.core.run import FrozenRun
 from omenn.core.surroundings import alone
 from omenn.core.target import Contrast, Target
-from omenn.errors import InputError, TargetError
+from omenn.errors import OmennError, TargetError
 
 SHOWN = 8
 """How many targets are printed."""
@@ -63,7 +64,7 @@ def _kept(target: Any) -> Any:
 def rows(
     model: nn.Module | Callable[..., Any],
     inputs: Any,
-    targets: Sequence[Target],
+    targets: Iterable[Target],
     *,
     at: str | None = None,
     bias: str = "spatial",
@@ -92,12 +93,8 @@ def rows(
         >>> r = omenn.rows(net, torch.randn(1, 4), [0, 1, 2])
         >>> assert torch.allclose(r.weight[0], net.weight, atol=1e-6) and r.exact
     """
-    if not len(targets):
-        raise TargetError("no targets were given: pass at least one class index.")
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-        raise InputError(
-            f"chunk={chunk!r}: give the number of rows in one backward pass, an integer from 1."
-        )
+    targets = _listed(targets)
+    chunk = whole("chunk", chunk, 1)
     choose("bias", bias, BIASES)
     choose("products", products, PRODUCTS)
     options = {"products": products, "create_graph": False}
@@ -118,6 +115,24 @@ def rows(
             found = _filled(found, (e.output, e.weight, e.bias, e.residual), first + k, count)
             exact = exact and e.exact
     return Rows(tuple(map(_kept, targets)), *found, exact=exact)
+
+
+def _listed(targets: Any) -> list[Target]:
+    """The targets one by one; they may come from a generator, a tensor or an array."""
+    try:
+        if isinstance(targets, (str, bytes, Mapping)):
+            raise TypeError
+        found = list(targets)
+    except OmennError:
+        raise
+    except Exception:  # what it is made of may raise what it likes
+        raise TargetError(
+            "targets must be a sequence of targets, for example [0, 1, 2], but "
+            f"{quoted(targets)} was given."
+        ) from None
+    if not found:
+        raise TargetError("no targets were given: pass at least one class index.")
+    return found
 
 
 def _filled(into: Any, value: Any, k: int, count: int) -> Any:

@@ -31,7 +31,7 @@ from omenn.core.intercept import Interceptor
 from omenn.core.models import check_model
 from omenn.core.spread import spread
 from omenn.core.state import Again, State
-from omenn.core.target import Target, pick_output, select
+from omenn.core.target import Target, check_numbers, pick_output, select
 from omenn.core.transforms import NeedsHistory
 from omenn.core.unknown import raise_opaque, tensors_in
 from omenn.core.unreached import Overwritten, all_finite, overwritten, saved_apart
@@ -41,12 +41,6 @@ from omenn.errors import (
     TargetError,
     UnsupportedOperator,
 )
-
-
-def choose(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raises InputError for a value of an option that is none of the allowed ones."""
-    if value not in allowed:
-        raise InputError(f"{name}={value!r} is not known. Choose one of: {', '.join(allowed)}.")
 
 
 @dataclass
@@ -203,13 +197,14 @@ class FrozenRun(Compared):
 
     def _check(self, f: Tensor) -> None:
         raise_opaque(self.mode, f)
+        check_numbers(f)
         if not bool(torch.isfinite(f.detach()).all()):
             raise InputError(
                 "the model's output is not finite (NaN or infinite), so there is nothing to "
                 "explain. Check the weights and the range of the input."
             )
         mark = self.mode.mark_of(f)
-        if mark is None or not f.is_floating_point():
+        if mark is None:
             where = f"the output of '{self.at}'" if self.at else "the input"
             raise TargetError(f"the explained output does not depend on {where}.")
         if mark.kind != "carried":

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.core.arguments import quoted
 from omenn.core.departures import check_departures
 from omenn.core.models import check_model
 from omenn.core.run import FrozenRun
@@ -27,11 +28,12 @@ def check_name(model: Any, argument: str, name: Any) -> None:
     if not _known(model, name):
         names = [n for n, _ in model.named_modules() if n]
         hint = did_you_mean(name, names) if isinstance(name, str) else "Give its dotted name."
-        raise ModelError(f"{argument}={name!r} is not a module of the model: {hint}")
+        raise ModelError(f"{argument}={quoted(name)} is not a module of the model: {hint}")
 
 
 def _known(model: Any, name: Any) -> bool:
-    return isinstance(model, nn.Module) and name in dict(model.named_modules())
+    named = isinstance(model, nn.Module) and isinstance(name, str)
+    return named and name in dict(model.named_modules())
 
 
 class Span(FrozenRun):

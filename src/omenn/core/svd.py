@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from omenn.core.arguments import quoted
 from omenn.errors import InputError
 
 
@@ -44,7 +45,7 @@ def leading_triplets(w: Products, k: int, tolerance: float | None, rounds: int) 
     outputs, inputs = w.shape
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= min(w.shape):
         raise InputError(
-            f"svd({k!r}): a matrix of {outputs} × {inputs} has 1 to {min(w.shape)} singular "
+            f"svd({quoted(k)}): a matrix of {outputs} × {inputs} has 1 to {min(w.shape)} singular "
             "triplets. Choose k among them."
         )
     wide = outputs <= inputs

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from omenn.core.arguments import quoted
 from omenn.errors import OmennError, TargetError
 
 
@@ -53,7 +54,7 @@ class Contrast:
         if isinstance(self.b, str):
             if self.b not in _AGAINST:
                 raise TargetError(
-                    f"Contrast(a, {self.b!r}) is not known. Give a class, "
+                    f"Contrast(a, {quoted(self.b)}) is not known. Give a class, "
                     f"{' or '.join(map(repr, _AGAINST))}."
                 )
             if classes < 2:
@@ -86,9 +87,11 @@ def pick_output(out: Any, output: Callable[[Any], Tensor] | str | int | None) ->
         try:
             named = isinstance(output, str) and not isinstance(out, Mapping)
             out = getattr(out, str(output)) if named else out[output]
-        except (KeyError, IndexError, AttributeError, TypeError):
+        except OmennError:
+            raise
+        except Exception:  # what is indexed may raise what it likes
             raise TargetError(
-                f"output={output!r} is not in what the model returned ({type(out).__name__})."
+                f"output={quoted(output)} is not in what the model returned ({type(out).__name__})."
             ) from None
     elif not isinstance(out, Tensor):
         if getattr(out, "logits", None) is not None:
@@ -116,14 +119,13 @@ def select(logits: Tensor, target: Target, batch: int) -> tuple[Tensor, Tensor]:
     """
     if callable(target) and not isinstance(target, Contrast):
         return _called(target, logits)
+    check_numbers(logits)
     if logits.ndim == 1 and logits.shape[0] == batch:
         logits = logits.unsqueeze(1)
+    elif logits.ndim == 0 and batch == 1:
+        logits = logits.reshape(1, 1)
     if logits.ndim != 2 or logits.shape[0] != batch:
-        raise TargetError(
-            f"the output has the shape {tuple(logits.shape)}, but one row of logits for each of "
-            f"{batch} samples, ({batch}, classes), was expected. Pass a callable as the target "
-            "that picks one number per sample, for example target=lambda out: out[:, -1, 42]."
-        )
+        raise TargetError(_misshapen(tuple(logits.shape), batch))
     if isinstance(target, Contrast):
         a = _indices(target.a, logits)
         if not isinstance(target.b, str):
@@ -131,6 +133,53 @@ def select(logits: Tensor, target: Target, batch: int) -> tuple[Tensor, Tensor]:
         return _at(logits, a) - (logits * target.against(logits)).sum(1), a
     index = logits.detach().argmax(1) if target is None else _indices(target, logits)
     return _at(logits, index), index
+
+
+def _misshapen(shape: tuple[int, ...], batch: int) -> str:
+    """What to say of an output that is not one row of logits for each sample."""
+    said = (
+        f"the output has the shape {shape}, but one row of logits for each of {batch} samples, "
+        f"({batch}, classes), was expected. "
+    )
+    if len(shape) > 2 and shape[0] == batch:
+        return said + (
+            "Pass a callable as the target that picks one number per sample, for example "
+            f"target=lambda out: {example(shape)}."
+        )
+    said += (
+        "If the input has no batch dimension, give it one: x.unsqueeze(0). If the batch is one "
+        "object (the nodes of a graph, for example), pass a target that returns a single number"
+    )
+    where = ", ".join(str(min(n - 1, 1)) for n in shape)
+    return said + (f": target=lambda out: out[{where}]." if shape else ": target=lambda out: out.")
+
+
+def example(shape: tuple[int, ...]) -> str:
+    """Python that takes one number per sample from an output of more than two dimensions."""
+    if len(shape) == 3:
+        return f"out[:, -1, {min(shape[2] - 1, 42)}]"
+    dims = ", ".join(str(d) for d in range(1, len(shape) - 1))
+    return f"out[:, {min(shape[1] - 1, 1)}].sum(({dims}))"
+
+
+def check_numbers(logits: Tensor) -> None:
+    """Raises TargetError for an output that has no real numbers to be explained."""
+    if logits.numel() == 0:
+        raise TargetError(
+            f"the output is empty: its shape is {tuple(logits.shape)}. There is no number to "
+            "explain; check the model, and what output= takes from what it returns."
+        )
+    if logits.is_complex():
+        raise TargetError(
+            f"the output is complex ({logits.dtype}). Choose a real number of it with output=, for "
+            "example output=lambda out: out.real."
+        )
+    if not logits.is_floating_point():
+        raise TargetError(
+            f"the output is made of whole numbers ({logits.dtype}), as those of an argmax or a "
+            "comparison, which have no derivative. Explain the scores that they were made from: "
+            "let the model return them, or explain a part of it that does."
+        )
 
 
 def _called(target: Callable[[Any], Any], logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,29 +207,47 @@ def _at(logits: Tensor, index: Tensor) -> Tensor:
 
 def _indices(target: Any, logits: Tensor) -> Tensor:
     batch, classes = logits.shape
-    if not isinstance(target, Tensor):
-        try:
-            if isinstance(target, bool):
-                raise TypeError
-            target = operator.index(target)  # pyright: ignore[reportArgumentType]
-        except TypeError:
-            raise TargetError(
-                f"the target must be a class index (int), a tensor of {batch} of them, a Contrast "
-                f"or a callable, but {target!r} was given."
-            ) from None
-    index = torch.as_tensor(target, device=logits.device)
-    if index.is_floating_point() or index.dtype == torch.bool:
+    index = _whole(target, batch, classes)
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise TargetError(f"the target must be an integer, but has the type {index.dtype}.")
     if index.ndim > 1 or (index.ndim == 1 and index.shape[0] not in (1, batch)):
         raise TargetError(
             f"the target has the shape {tuple(index.shape)}; one class for each of {batch} samples "
             "was expected."
         )
-    index = index.long().expand(batch)
-    low, high = int(index.min()), int(index.max())
-    if low < -classes or high >= classes:
-        bad = high if high >= classes else low
-        raise TargetError(
-            f"target {bad} is out of range: the model has {classes} outputs, 0 to {classes - 1}."
-        )
+    index = index.detach().to(logits.device).long().expand(batch)
+    for bad in (int(index.max()), int(index.min())):
+        _check_range(bad, classes)
     return index % classes
+
+
+def _whole(target: Any, batch: int, classes: int) -> Tensor:
+    """The target as an ordinary tensor: a number, a tensor, a list or an array of numbers."""
+    if isinstance(target, Tensor):
+        if target.layout != torch.strided or target.is_meta or target.is_quantized:
+            kind = "on the meta device" if target.is_meta else "sparse or quantised"
+            raise TargetError(f"the target is {kind}; give an ordinary tensor of class indices.")
+        return target
+    try:
+        if isinstance(target, bool):
+            raise TypeError
+        if hasattr(target, "__index__") and getattr(target, "ndim", 0) == 0:
+            _check_range(number := operator.index(target), classes)
+            return torch.tensor(number)
+        if not isinstance(target, (list, tuple)) and not hasattr(target, "__array__"):
+            raise TypeError
+        return torch.as_tensor(target)
+    except OmennError:
+        raise
+    except Exception:  # what an array may raise of itself is its own
+        raise TargetError(
+            f"the target must be a class index (int), a tensor of {batch} of them, a Contrast "
+            f"or a callable, but {quoted(target)} was given."
+        ) from None
+
+
+def _check_range(index: int, classes: int) -> None:
+    if not -classes <= index < classes:
+        raise TargetError(
+            f"target {index} is out of range: the model has {classes} outputs, 0 to {classes - 1}."
+        )

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.core.arguments import choose
 from omenn.core.explanation import Explanation
-from omenn.core.run import FrozenRun, Gradients, choose
+from omenn.core.run import FrozenRun, Gradients
 from omenn.core.surroundings import alone
 from omenn.core.target import Contrast, Target, pick_output
 from omenn.errors import InputError, TargetError

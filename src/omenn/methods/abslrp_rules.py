@@ -18,6 +18,7 @@ from omenn.core.call import Call, substitute
 from omenn.core.place import Place, compacted, full
 from omenn.core.rules import OPERATORS
 from omenn.core.rules.chain import FROZEN_CHAIN
+from omenn.core.rules.row import DROPOUT
 from omenn.methods.attnlrp import joint
 from omenn.methods.layers import Layer, layer_of
 from omenn.methods.propagation import Book, ruled
@@ -343,7 +344,7 @@ def _scale(call: Call, x: Tensor) -> Tensor:
 def attention(call: Call) -> Any:
     """Fused attention in its parts, q kᵀ, mask, softmax and A V, each seen by the interceptor."""
     if call.get("dropout_p"):
-        raise call.refuse("attention dropout is active", "Call model.eval() before explaining.")
+        raise call.refuse(*DROPOUT)
     q, k, v, mask = (call.get(name) for name in ("query", "key", "value", "attn_mask"))
     scale = 1 / math.sqrt(q.shape[-1]) if call.get("scale") is None else call.get("scale")
     with call.owner:

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.core.arguments import choose
 from omenn.core.autograd import own_precision
 from omenn.core.call import Call
 from omenn.core.departures import check_departures
 from omenn.core.explanation import Explanation
-from omenn.core.run import choose
+from omenn.core.rules.row import DROPOUT
 from omenn.core.surroundings import alone
 from omenn.core.target import Target, pick_output, select
 from omenn.core.unknown import raise_opaque
@@ -119,7 +120,7 @@ def ending(rule: Rule) -> Rule:
 def fused(call: Call) -> Any:
     """``scaled_dot_product_attention`` in its parts, each seen by the interceptor."""
     if call.get("dropout_p"):
-        raise call.refuse("attention dropout is active", "Call model.eval() before explaining.")
+        raise call.refuse(*DROPOUT)
     q, k, v = (call.get(name) for name in ("query", "key", "value"))
     scale, mask = call.get("scale"), call.get("attn_mask")
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale

@@ -13,6 +13,7 @@ from omenn.core.autograd import Halve, Joint
 from omenn.core.call import Call
 from omenn.core.explanation import Explanation
 from omenn.core.rules.chain import FROZEN_CHAIN, frozen_chain
+from omenn.core.rules.row import DROPOUT
 from omenn.core.target import Target
 from omenn.methods.layers import by_layer, epsilon_rule
 from omenn.methods.propagation import Book, propagate, ruled, stabilised
@@ -68,7 +69,7 @@ def attention(call: Call) -> Any:
     nothing to share.
     """
     if call.get("dropout_p"):
-        raise call.refuse("attention dropout is active", "Call model.eval() before explaining.")
+        raise call.refuse(*DROPOUT)
     given = [call.get(name) for name in ("query", "key", "value", "attn_mask")]
     carries = [call.is_carried(t) for t in given]
     xs = [t for t, own in zip(given, carries, strict=True) if own]

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from omenn.core.arguments import choose
 from omenn.core.depth import RESAMPLINGS
 from omenn.core.explanation import Explanation
 from omenn.core.inputs import Feed
-from omenn.core.run import FrozenRun, Gradients, choose
+from omenn.core.run import FrozenRun, Gradients
 from omenn.core.surroundings import alone
 from omenn.core.target import Target
 from omenn.errors import InputError

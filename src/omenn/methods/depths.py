@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from omenn.core import explain as engine
+from omenn.core.arguments import quoted
 from omenn.core.depth import levels_of
 from omenn.core.explanation import Explanation, leaves, rebuilt
+from omenn.core.models import check_model
+from omenn.core.surroundings import alone
 from omenn.core.target import Target
 from omenn.errors import InputError
 from omenn.methods.registry import method
@@ -74,7 +77,7 @@ def omenn(
         "channel_dim": channel_dim,
         "create_graph": create_graph,
     }
-    if at == "auto" and not is_module(model, "auto"):
+    if isinstance(at, str) and at == "auto" and not is_module(model, "auto"):
         if mix is not None:
             raise InputError("mix= weighs depths that are named; at='auto' chooses its own.")
         found = auto(model, inputs, channel_dim=channel_dim)
@@ -95,6 +98,7 @@ def omenn(
     return _mixed(at, weights, parts)
 
 
+@alone()
 def auto(model: Any, inputs: Any, *, channel_dim: int | None = None) -> list[str]:
     """The depths that ``at="auto"`` mixes evenly: the input, and every level that is fine enough.
 
@@ -111,6 +115,7 @@ def auto(model: Any, inputs: Any, *, channel_dim: int | None = None) -> list[str
         >>> auto(net, torch.rand(1, 3, 32, 32))  # 16 × 16 cells behind "1", 8 × 8 behind "2"
         ['input', '1']
     """
+    check_model(model, None)
     levels = levels_of(model, inputs, channel_dim)
     given = [t for t in _values(inputs) if isinstance(t, Tensor)]
     axes = max(1, given[0].ndim - 2) if given else 1
@@ -124,12 +129,13 @@ def _values(inputs: Any) -> list[Any]:
 
 
 def is_module(model: Any, name: str) -> bool:
-    return isinstance(model, nn.Module) and name in dict(model.named_modules())
+    named = isinstance(model, nn.Module) and isinstance(name, str)
+    return named and name in dict(model.named_modules())
 
 
 def _module(model: Any, name: Any) -> Any:
     """The module of a depth, None for the input; what is no name is refused by the engine."""
-    return None if name == INPUT and not is_module(model, INPUT) else name
+    return None if isinstance(name, str) and name == INPUT and not is_module(model, INPUT) else name
 
 
 def _weights(names: Sequence[str], mix: Sequence[float] | None) -> list[float]:
@@ -137,13 +143,15 @@ def _weights(names: Sequence[str], mix: Sequence[float] | None) -> list[float]:
     if not names:
         raise InputError("at=[] names no depth; give at least one module, or 'input'.")
     if len(set(names)) < len(names):
-        raise InputError(f"at={names!r} names a depth twice; give each once, with its weight.")
+        raise InputError(
+            f"at={quoted(names)} names a depth twice; give each once, with its weight."
+        )
     if mix is None:
         return [1 / len(names)] * len(names)
     try:
         weights = [float(w) for w in mix]
     except (TypeError, ValueError):
-        raise InputError(f"mix={mix!r} is no list of numbers.") from None
+        raise InputError(f"mix={quoted(mix)} is no list of numbers.") from None
     if len(weights) != len(names):
         raise InputError(
             f"mix= has {len(weights)} weights for {len(names)} depths; give one for each."

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from omenn.core.arguments import quoted
 from omenn.core.explanation import PROMISES, Explanation
 from omenn.core.target import Target
 from omenn.errors import InputError
@@ -55,11 +56,13 @@ def explain(
     """
     found = registry.find(method)
     at = options.get("at")
-    several = isinstance(at, (list, tuple)) or (at == "auto" and not is_module(model, at))
+    several = isinstance(at, (list, tuple)) or (
+        isinstance(at, str) and at == "auto" and not is_module(model, at)
+    )
     if several and method != "omenn" and "at" in found.options:
         raise InputError(
-            f"at={at!r}: only method='omenn' mixes depths. Give method {method!r} the name of one "
-            "module."
+            f"at={quoted(at)}: only method='omenn' mixes depths. Give method {quoted(method)} the "
+            "name of one module."
         )
     e = found(model, inputs, target, **options)
     if not isinstance(e, Explanation):

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from omenn.core.arguments import choose
 from omenn.core.autograd import Constant
 from omenn.core.call import Call, Mark
 from omenn.core.explanation import Explanation
 from omenn.core.inputs import Feed
 from omenn.core.intercept import Interceptor
 from omenn.core.place import Place, full
-from omenn.core.run import FrozenRun, Gradients, choose
+from omenn.core.run import FrozenRun, Gradients
 from omenn.core.surroundings import alone
 from omenn.core.target import Target
 from omenn.methods.plain import Plain, PlainRun, remapped

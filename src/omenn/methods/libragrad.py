@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from omenn.core import explain as engine
+from omenn.core.arguments import choose
 from omenn.core.depth import RESAMPLINGS
 from omenn.core.explanation import Explanation
-from omenn.core.run import choose
 from omenn.core.surroundings import alone
 from omenn.core.target import Target
 from omenn.methods.fullgrad import PSI, Layers, LayersRun, shown

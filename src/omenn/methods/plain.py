@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.core.arguments import choose
 from omenn.core.call import CARRIED, FROZEN, Call, Mark, inputs_of
 from omenn.core.depth import RESAMPLINGS
 from omenn.core.explanation import Explanation
@@ -26,7 +27,8 @@ from omenn.core.intercept import Interceptor
 from omenn.core.recompute import checkpointed
 from omenn.core.rules import OPERATORS, Row
 from omenn.core.rules.chain import FROZEN_CHAIN
-from omenn.core.run import FrozenRun, choose
+from omenn.core.rules.row import DROPOUT
+from omenn.core.run import FrozenRun
 from omenn.core.spelling import UNTOUCHED, spell
 from omenn.core.target import Contrast, Target, pick_output
 from omenn.core.unknown import LEAVES_TORCH, raise_opaque, tensors_in
@@ -262,7 +264,7 @@ def normalised(call: Call) -> Any:
 
 def attention(call: Call) -> Any:
     if call.get("dropout_p"):
-        raise call.refuse("attention dropout is active", "Call model.eval() before explaining.")
+        raise call.refuse(*DROPOUT)
     return native(call)
 
 

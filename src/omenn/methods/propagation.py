@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.core.arguments import choose
 from omenn.core.depth import RESAMPLINGS
 from omenn.core.explanation import Explanation
 from omenn.core.rules import OPERATORS, Row
-from omenn.core.run import FrozenRun, choose
+from omenn.core.run import FrozenRun
 from omenn.core.surroundings import alone
 from omenn.core.target import Target
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from omenn.core.arguments import choose, quoted
 from omenn.core.explanation import PROMISES, Explanation
 from omenn.errors import InputError, did_you_mean
 
@@ -87,8 +88,7 @@ def method(
         >>> net = torch.nn.Linear(3, 2).eval()
         >>> assert omenn.explain(net, torch.ones(1, 3), method="mine").exact
     """
-    if promise not in PROMISES:
-        raise InputError(f"promise={promise!r} is not known. Choose one of: {', '.join(PROMISES)}.")
+    choose("promise", promise, PROMISES)
 
     def register(function: Callable[..., Explanation]) -> Callable[..., Explanation]:
         _METHODS[name] = Method(name, function, promise, summary, source, extra, same_as)
@@ -126,7 +126,9 @@ def find(name: str) -> Method:
     Raises:
         InputError: there is none.
     """
-    found = _METHODS.get(name)
+    found = _METHODS.get(name) if isinstance(name, str) else None
     if found is None:
-        raise InputError(f"method={name!r} is not known: {did_you_mean(str(name), methods())}")
+        raise InputError(
+            f"method={quoted(name)} is not known: {did_you_mean(quoted(name), methods())}"
+        )
     return found

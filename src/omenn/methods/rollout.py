@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.core.arguments import choose
 from omenn.core.explanation import Explanation
-from omenn.core.run import choose
 from omenn.core.surroundings import alone
 from omenn.core.target import Target
 from omenn.methods.attention_maps import AttentionRun, check_resample

@@ -85,7 +85,8 @@ def plot(
     words and pictures may be given by name: ``image`` (H, W, 3) uint8, ``name``, ``model``,
     ``target``, ``warning`` (see ``omenn.show.panels.Case``).
     """
+    from omenn.core.arguments import real
     from omenn.show.figure import figure
     from omenn.show.panels import case_of
 
-    return figure(case_of(explanation, index, **case), sigma=smooth)
+    return figure(case_of(explanation, index, **case), sigma=real("smooth", smooth, 0))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from omenn.core.arguments import quoted, whole
 from omenn.errors import InputError
 from omenn.show.layout import Layout
 from omenn.show.maps import as_matrix, signed_rgb, smooth
@@ -196,6 +197,10 @@ def sample_of(
 
 def check_index(explanation: Explanation, index: int) -> None:
     """Raises InputError for a sample that is not there."""
-    count = len(explanation.output)
+    from omenn import Explanation
+
+    if not isinstance(explanation, Explanation):
+        raise InputError(f"an Explanation can be drawn, but {quoted(explanation)} was given.")
+    count, index = len(explanation.output), whole("index", index)
     if not -count <= index < count:
         raise InputError(f"there is no sample {index}, the explanation has {count}.")

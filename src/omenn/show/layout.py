@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.core.arguments import quoted
 from omenn.errors import InputError
 
 
@@ -57,7 +58,7 @@ def real(name: str, value: Any, allowed: str) -> float:
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    raise InputError(f"{name}={value!r} is no number, expected {allowed}.")
+    raise InputError(f"{name}={quoted(value)} is no number, expected {allowed}.")
 
 
 @dataclass(frozen=True)
@@ -159,5 +160,5 @@ def _pair(name: str, value: Any, square: bool) -> tuple[int, int] | None:
     whole = isinstance(pair, Sequence) and all(type(side) is int and side > 0 for side in pair)
     if not whole or len(pair) != 2:
         forms = "one or two positive integers" if square else "two positive integers"
-        raise InputError(f"{name}={value!r} is not known, expected {forms} (height, width).")
+        raise InputError(f"{name}={quoted(value)} is not known, expected {forms} (height, width).")
     return pair[0], pair[1]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from omenn.core.arguments import real
 from omenn.errors import InputError
 
 LEVELS = 127  # steps on each side of zero: 255 colours, with white exactly in the middle
@@ -64,9 +65,8 @@ def signed_rgb(matrix: Any, scale: float | None = None) -> np.ndarray:
 def levels(matrix: Any, scale: float | None = None) -> np.ndarray:
     """The row of ``colours()`` for every entry of ``matrix``, uint8; zero is row 127."""
     values = as_matrix(matrix)
-    if scale is None:
-        scale = scale_of(values)
-    if not scale > 0 or not math.isfinite(scale):
+    scale = scale_of(values) if scale is None else real("the scale of a heat map", scale)
+    if not scale > 0:
         raise InputError(f"the scale of a heat map must be positive and finite, got {scale}.")
     return (np.rint(np.clip(values / scale, -1, 1) * LEVELS) + LEVELS).astype(np.uint8)
 
@@ -118,8 +118,7 @@ def smooth(matrix: Any, sigma: float) -> np.ndarray:
     3.0
     """
     values = as_matrix(matrix)
-    if not sigma >= 0 or not math.isfinite(sigma):
-        raise InputError(f"the width of the smoothing must be 0 or more, got {sigma}.")
+    sigma = real("the width of the smoothing", sigma, 0)
     if sigma == 0:
         return values
     import torch

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from omenn.core.arguments import quoted
 from omenn.core.explanation import leaves
-from omenn.errors import InputError, did_you_mean
+from omenn.errors import InputError, OmennError, did_you_mean, reason
 from omenn.show import outliers, smoothing
 from omenn.show.layout import Layout, as_maps
 
@@ -189,7 +190,7 @@ def parsed(
     values = [value.strip() for value in rest.split(",")] if colon else []
     word = values.pop() if values and values[-1] in KINDS[base].words else ""
     if isinstance(guide, str) and guide != "input":
-        raise InputError(f"guide={guide!r} is not known, expected 'input' or a tensor.")
+        raise InputError(f"guide={quoted(guide)} is not known, expected 'input' or a tensor.")
     if base == "bilateral" and not word and guide is not None:
         word = "input" if isinstance(guide, str) else "guide"
     return [Step(base, _numbers(given, KINDS[base], values), word, not keep)]
@@ -275,7 +276,15 @@ def _run(steps: Steps, seen: _Seen) -> tuple[Tensor, tuple[str, ...]]:
 def _called(function: Callable[[Tensor], Any], pictures: Tensor) -> tuple[Tensor, str]:
     """What a callable makes of the map, and its name, which says whether it kept the sum."""
     name = getattr(function, "__name__", type(function).__name__)
-    result = function(pictures.clone())
+    try:
+        result = function(pictures.clone())
+    except OmennError:
+        raise
+    except Exception as error:  # a function of the caller's may raise anything
+        raise InputError(
+            f"step {name!r} raised {type(error).__name__}: {reason(error)}. It was given maps, a "
+            f"tensor of the shape {tuple(pictures.shape)}."
+        ) from error
     if not isinstance(result, Tensor) or result.shape != pictures.shape:
         kind = type(result).__name__
         got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else kind

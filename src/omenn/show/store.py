@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omenn.core.arguments import path as as_path
+from omenn.core.arguments import real
 from omenn.errors import InputError, OutputError, reason
 from omenn.files import GB, opened
 from omenn.show.writing import as_json, write_files
@@ -32,7 +34,7 @@ def save(explanation: Explanation, path: str | Path, **options: Any) -> Path:
         OutputError: an unknown ending, a place that cannot be written.
         InputError: a picture is asked for, but the matrix has none.
     """
-    path = Path(path)
+    path = as_path("path", path)
     ending = path.suffix.lower()
     if ending == ".safetensors":
         content = to_safetensors(explanation)
@@ -56,6 +58,7 @@ def load(path: str | Path) -> Explanation:
 
     from omenn import Explanation
 
+    path = as_path("path", path)
     try:
         with (
             opened(path, "explanation", most=64 * GB),
@@ -147,7 +150,7 @@ def _picture(explanation: Explanation, ending: str, options: dict[str, Any]) -> 
     from omenn.show.panels import case_of
     from omenn.show.wording import introduced
 
-    smooth = float(options.pop("smooth", 0.0))
+    smooth = real("smooth", options.pop("smooth", 0.0), 0)
     if ending == ".png":
         return figure_png(case_of(explanation, **options), sigma=smooth)
     cases = [case_of(explanation, index, **options) for index in range(len(explanation.output))]

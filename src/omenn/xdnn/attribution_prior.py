@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.core.arguments import choose
 from omenn.core.explain import BIASES, PRODUCTS
-from omenn.core.run import choose
 from omenn.core.surroundings import alone
 from omenn.errors import InputError, did_you_mean
 from omenn.xdnn import attributions as by

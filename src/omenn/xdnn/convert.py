@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from omenn.core.arguments import quoted
 from omenn.errors import InputError, ModelError, did_you_mean
 from omenn.xdnn.fixup import initialise, scales
 from omenn.xdnn.obstacles import (
@@ -75,7 +76,7 @@ def convert(
     _choose("norm", norm, get_args(Norm))
     kinds = _kinds(stand_ins)
     if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
-        raise InputError(f"seed must be an integer of 64 bits, but {seed!r} was given.")
+        raise InputError(f"seed must be an integer of 64 bits, but {quoted(seed)} was given.")
     fresh = copied(model, "convert")
     found = None if inputs is None else scan(copied(model, "convert"), inputs)
     for new, old in zip(fresh.modules(), model.modules(), strict=True):
@@ -110,27 +111,26 @@ def _converted(
 
 
 def _choose(name: str, value: Any, known: Iterable[str]) -> None:
-    if value not in (names := tuple(known)):
+    names = tuple(known)
+    if not isinstance(value, str) or value not in names:
         hint = did_you_mean(value, names) if isinstance(value, str) else ""
         hint = hint or f"known are {', '.join(names)}."
-        raise InputError(f"{name}={value!r} is not known: {hint}")
+        raise InputError(f"{name}={quoted(value)} is not known: {hint}")
 
 
 def _kinds(stand_ins: Any) -> dict[str, bool]:
     """Stand-in → whether it was asked for by its name."""
-    if stand_ins == "all":
-        return dict.fromkeys(STAND_INS, False)
     try:
         names = [stand_ins] if isinstance(stand_ins, str) else list(stand_ins)
-    except TypeError:
+    except Exception:  # what it is made of may raise what it likes
         raise InputError(
-            f"stand_ins must be names, but {stand_ins!r} was given. Known are "
+            f"stand_ins must be names, but {quoted(stand_ins)} was given. Known are "
             f"{', '.join(STAND_INS)}, or 'all'."
         ) from None
-    if "all" in names:
-        return dict.fromkeys(STAND_INS, False)
     for name in names:
         _choose("stand_ins", name, (*STAND_INS, "all"))
+    if "all" in names:
+        return dict.fromkeys(STAND_INS, False)
     return dict.fromkeys(names, True)
 
 

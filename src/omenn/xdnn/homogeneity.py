@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.core.arguments import quoted
 from omenn.core.explanation import TOLERANCES
 from omenn.core.inputs import Feed
 from omenn.core.models import check_model
@@ -271,7 +272,7 @@ def _factors(factors: Any) -> list[float]:
         found = []
     if not found or not all(0 <= alpha < math.inf for alpha in found):
         raise InputError(
-            f"factors={factors!r} must be one or more finite numbers of at least 0, for example "
-            f"{FACTORS}."
+            f"factors={quoted(factors)} must be one or more finite numbers of at least 0, for "
+            f"example {FACTORS}."
         )
     return found

@@ -14,7 +14,7 @@ from omenn.core.autograd import batched
 from omenn.core.call import Call
 from omenn.core.rules.columns import connected
 from omenn.core.rules.placers import attention_place
-from omenn.core.rules.row import Row, rows, unlocated
+from omenn.core.rules.row import DROPOUT, Row, rows, unlocated
 from omenn.core.rules.softmax import Softmax, additive, at_values, weights
 
 
@@ -22,7 +22,7 @@ def fused(call: Call) -> Any:
     """``scaled_dot_product_attention``: native forward; the weights are recomputed backward."""
     q, k, v = call.get("query"), call.get("key"), call.get("value")
     if call.get("dropout_p"):
-        raise call.refuse("attention dropout is active", "Call model.eval() before explaining.")
+        raise call.refuse(*DROPOUT)
     if not call.is_carried(v):
         return call.hold()
     mask, scale, shape = call.get("attn_mask"), call.get("scale"), v.shape
@@ -88,7 +88,7 @@ def multi_head(call: Call) -> Any:
     ).split()
     a: dict[str, Any] = dict(zip(names, call.args, strict=False)) | call.kwargs
     if a.get("training") and a["dropout_p"]:
-        raise call.refuse("attention dropout is active", "Call model.eval() before explaining.")
+        raise call.refuse(*DROPOUT)
     if a.get("static_k") is not None or a.get("static_v") is not None:
         raise call.refuse("static keys and values have no rule")
     with call.owner:  # back in force: what follows is seen operator by operator

@@ -16,7 +16,7 @@ from omenn.core.rules.columns import layer_of, plain, product_of
 from omenn.core.rules.layout import linear
 from omenn.core.rules.placers import folded, fourier_place, sampled_place, windows
 from omenn.core.rules.products import biased, freeze_factors
-from omenn.core.rules.row import Row, contracted, rows, same, source, spatial, unlocated
+from omenn.core.rules.row import DROPOUT, Row, contracted, rows, same, source, spatial, unlocated
 
 
 def linear_layer(call: Call) -> Tensor:
@@ -103,7 +103,7 @@ def reduced(call: Call, out: Any) -> Any:
 def dropped(call: Call) -> Any:
     """Dropout in evaluation is the identity; in training there is nothing exact to say."""
     if call.get("training", call.operator == "feature_alpha_dropout") and call.get("p", 0.5):
-        raise call.refuse("dropout is active", "Call model.eval() before explaining.")
+        raise call.refuse(*DROPOUT)
     return call.run()
 
 

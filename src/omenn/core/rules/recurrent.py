@@ -21,7 +21,7 @@ from omenn.core.place import Place
 from omenn.core.rules import pointwise
 from omenn.core.rules.layout import linear
 from omenn.core.rules.recurrence import Weights, one_layer, steps_of
-from omenn.core.rules.row import Row, source, unlocated
+from omenn.core.rules.row import DROPOUT, Row, source, unlocated
 
 if TYPE_CHECKING:
     from omenn.core.intercept import Interceptor
@@ -118,7 +118,7 @@ def sequence(call: Call) -> Any:
     state, rest = call.args[2 if packed else 1], call.args[3 if packed else 2 :]
     a: dict[str, Any] = dict(zip(names, rest, strict=False))
     if a["training"] and a["dropout"]:
-        raise call.refuse("dropout is active", "Call model.eval() before explaining.")
+        raise call.refuse(*DROPOUT)
     state = tuple(state) if isinstance(state, (tuple, list)) else (state,)
     if _native(call, state, a["weights"]):
         return _over_states(call, state, a, packed)

@@ -13,6 +13,13 @@ from omenn.core.place import Place
 
 Placer = Callable[[Call, Any], Any]
 
+# What is said of a dropout that draws numbers: (why, remedy).
+DROPOUT = (
+    "dropout is active",
+    "Call model.eval() before explaining. A function is not reached by that: write "
+    "F.dropout(x, p, training=self.training), dropout_p=p if self.training else 0.0.",
+)
+
 
 class Row(NamedTuple):
     """``rule(call)`` returns the output; ``placer(call, output)`` its place (or places)."""

@@ -1,0 +1,73 @@
+"""What the options of public functions may be; anything else is an InputError that says so."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omenn.errors import InputError
+
+
+def choose(name: str, value: Any, allowed: Sequence[str]) -> None:
+    """Raises InputError for a value of an option that is none of the allowed ones."""
+    if not isinstance(value, str) or value not in allowed:
+        raise InputError(
+            f"{name}={quoted(value)} is not known. Choose one of: {', '.join(allowed)}."
+        )
+
+
+def flag(name: str, value: Any) -> None:
+    """Raises InputError for what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, but {quoted(value)} was given.")
+
+
+def whole(name: str, value: Any, least: int | None = None) -> int:
+    """An integer (also NumPy's), at least ``least``; raises InputError for anything else."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        found = operator.index(value)
+    except Exception:  # an object may raise what it likes here
+        found = None
+    if found is None or (least is not None and found < least):
+        limit = "" if least is None else f" from {least}"
+        raise InputError(f"{name} must be an integer{limit}, but {quoted(value)} was given.")
+    return found
+
+
+def real(name: str, value: Any, least: float | None = None) -> float:
+    """A finite number, at least ``least``; raises InputError for anything else."""
+    try:
+        if isinstance(value, (bool, str, bytes)):
+            raise TypeError
+        found = float(value)
+    except Exception:
+        found = math.nan
+    if not math.isfinite(found) or (least is not None and found < least):
+        limit = "" if least is None else f" of {least:g} or more"
+        raise InputError(f"{name} must be a number{limit}, but {quoted(value)} was given.")
+    return found
+
+
+def path(name: str, value: Any) -> Path:
+    """The path of a file; raises InputError for what is none."""
+    try:
+        return Path(os.fsdecode(value))
+    except TypeError:
+        raise InputError(
+            f"{name} must be the path of a file, but {quoted(value)} was given."
+        ) from None
+
+
+def quoted(value: Any) -> str:
+    """A value as it is quoted in a message: short, and whatever its ``repr`` does."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:59]}…"
