@@ -18,13 +18,12 @@ from torch.nn.parameter import UninitializedParameter
 
 from omenn.core.arguments import choose, quoted, real, whole
 from omenn.core.autograd import own_precision
-from omenn.core.blame import no_way_back
+from omenn.core.dual import pulled
 from omenn.core.explain import PRODUCTS
 from omenn.core.explanation import TOLERANCES
 from omenn.core.span import Span, check_name
 from omenn.core.surroundings import alone
 from omenn.core.svd import SVD, leading_triplets
-from omenn.core.unreached import Overwritten, all_finite, overwritten
 from omenn.errors import InputError, ModelError, reason
 
 Indices = int | slice | Sequence[int] | Tensor
@@ -127,7 +126,7 @@ class Operator:
     """
 
     def __init__(self, span: Span, chunk: int) -> None:
-        found, dual, back = _pulled(span)
+        found, dual, back = pulled(span)
         (leaf,) = span.feed.leaves
         self._dtype = torch.float64 if torch.float64 in (leaf.dtype, found.dtype) else torch.float32
         self.dtype: Any = torch.empty(0, dtype=self._dtype).numpy().dtype
@@ -341,52 +340,6 @@ class Operator:
             f"Operator({self.shape[0]} outputs × {self.shape[1]} inputs, {self.dtype.name}, "
             f"residual={float(self.residual.abs().max()):.1e}, {state})"
         )
-
-
-def _generic(like: Tensor) -> Tensor:
-    """Random numbers, the same every time; the global random state is not touched."""
-    source = torch.Generator().manual_seed(0)
-    return torch.randn(like.shape, generator=source, dtype=torch.float64).to(like)
-
-
-def _pulled(span: Span) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """f, a random u, and Wᵀu at the input and at the ones of the constants."""
-    found = span.result()
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            dual = _generic(found).requires_grad_()
-            back = _transposed(found, [*span.feed.leaves, *span.mode.constants.ones()], dual)
-        if span.finite or all_finite(back):
-            return found, dual, back
-    except Overwritten as error:
-        if span.finite:
-            raise no_way_back(error) from error
-    span.forward_finite()
-    return _pulled(span)
-
-
-def _transposed(end: Tensor, wrt: list[Tensor], dual: Tensor) -> list[Tensor]:
-    """g(u) = Wᵀu for each of ``wrt`` as a function of u (see NOTE columns from rows)."""
-    try:
-        with own_precision(end):
-            grads = torch.autograd.grad(end, wrt, dual, create_graph=True, allow_unused=True)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        if overwritten(error):
-            raise Overwritten(str(error)) from error
-        raise no_way_back(error) from error
-    if any(g is not None and not g.requires_grad and bool(g.any()) for g in grads):
-        raise ModelError(
-            "a rule gives a gradient that cannot be differentiated, so no vector can go forward. "
-            "Write the backward of your own rule in differentiable operators."
-        )
-    # What does not reach the output has the gradient zero, whatever u is.
-    zero = dual.sum() * 0
-    return [
-        zero * torch.zeros_like(w) if g is None or not g.requires_grad else g
-        for g, w in zip(grads, wrt, strict=True)
-    ]
 
 
 def _pass(outs: list[Tensor], wrt: Tensor, grads: list[Tensor], batched: bool = False) -> Tensor:
