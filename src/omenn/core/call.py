@@ -146,6 +146,11 @@ class Call:
             self._bound = bind(self.func, self.args, self.kwargs)
         return self._bound
 
+    @property
+    def inputs(self) -> frozenset[Any]:
+        """Keys of the explained inputs that flow into it."""
+        return inputs_of([(t, m) for t, m in self.marked if m.kind == CARRIED])
+
     def get(self, name: str, default: Any = None) -> Any:
         return self.bound.get(name, default)
 

@@ -88,11 +88,13 @@ def _compact(index: Tensor) -> Tensor:
 
 
 def ones_at(place: Place, means: Sequence[Tensor]) -> Tensor:
-    """U at a place; a constant of several inputs without a place is split evenly."""
-    if len(means) < 2 or bool(place.located().any()):
+    """U at a place; without one, evenly on all inputs where the place knows of some alone."""
+    known = {id(m) for m in place.grid.tail.means}
+    if all(id(m) in known for m in means):
         return place.ones()
+    lost = ~(place.located() | place.routed())
     even = torch.stack([m for m in means if m.shape == place.grid.mean.shape]).mean(0)
-    return even[place.grid.sample[place.cells]]
+    return torch.where(lost, even[place.grid.sample[place.cells]], place.ones())
 
 
 def finite(term: Tensor) -> Tensor | None:

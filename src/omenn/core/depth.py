@@ -255,7 +255,7 @@ def _as_feature_map(model: nn.Module, feed: Feed, at: str, state: State) -> list
     if len(feed.leaves) != 1:
         return []
     leaf = feed.leaves[0]
-    place = feed.mode.homes[0][1] if feed.mode.homes else None
+    place = feed.mode.homes[0][2] if feed.mode.homes else None
     if place is None or leaf.ndim < 3 or any(len(s) != leaf.ndim for s in shapes):
         return []
     with torch.enable_grad():

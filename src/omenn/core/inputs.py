@@ -17,6 +17,7 @@ from omenn.core.entries import Entry, Key, Spread, direct, entry_of, placed, str
 from omenn.core.given import check, items_of, normal
 from omenn.core.intercept import Interceptor
 from omenn.core.place import Place, compacted, full, unplaced
+from omenn.core.provenance import placed_for
 from omenn.errors import InputError
 
 # What ``bias`` may be for other books than the frozen one: constants are not carried along; with
@@ -107,8 +108,10 @@ class Feed:
         batch: int,
         channel: int | None,
         home: Place | None = None,
+        of: frozenset[int] | None = None,
     ) -> Tensor:
         index = self.entries.index(entry)
+        of = of or frozenset([index])
         leaf = value.detach().requires_grad_()
         entry.leaves.append(len(self.leaves))
         self.owners.append(index)
@@ -121,10 +124,11 @@ class Feed:
         inside = leaf.clone()  # the model may write into its input
         twin = self.values[-1].clone() if keep else None
         place = None if self.bias == "none" else place
-        self.mode.set_mark(inside, Mark(self.mode, CARRIED, place, 0, frozenset([index]), twin))
+        self.mode.set_mark(inside, Mark(self.mode, CARRIED, place, 0, of, twin))
         self.mode.roots.append(leaf)
+        self.mode.rooted.append(of)
         if place is not None:
-            self.mode.homes.append((tuple(leaf.shape), place))
+            self.mode.homes.append((index, tuple(leaf.shape), place))
             if self.bias not in NOT_COLLECTED:
                 self.mode.grid = self.mode.grid or entry.place.grid
         return inside
@@ -214,8 +218,9 @@ class Feed:
         sample = compacted(home.grid.sample[full(home.cells, out.shape)])
         batch = next((d for d, n in enumerate(sample.shape) if n > 1), 0)
         channel = entry.channel if out.shape == entry.value.shape else -1 if rows else None
-        place = entry.for_constants(home)
-        return self._leaf(entry, out, out, place, batch, channel, home)
+        place = placed_for(self.mode, mark.inputs, home)
+        of = frozenset(map(entry_of, mark.inputs))
+        return self._leaf(entry, out, out, place, batch, channel, home, of)
 
     def _convolved(self, x: Tensor, mark: Mark, spatial: int) -> None:
         if self.guessed and not self.at:
@@ -372,6 +377,7 @@ class Feed:
             true = x.detach() if mode.create_graph else None
             mode.leaves[id(x)] = (x, Mark(mode, CARRIED, None, 0, frozenset([id(x)]), true))
             mode.roots.append(x)
+            mode.rooted.append(frozenset([id(x)]))
 
 
 def nothing(entry: Entry) -> Tensor:

@@ -85,6 +85,7 @@ class Interceptor(Placing):
         self.outside = Origins()
         self.aside = transforms.Aside(unseen.Memory())
         self.roots: list[Tensor] = []  # tensors whose dependence is followed
+        self.rooted: list[frozenset[Any]] = []  # the inputs that they are of
         self.routes = False  # what sits in a class token goes along the frozen attention
         self.finite = False  # what is saved for the backward pass is finite: see unreached.py
         self.paused = False  # while the engine itself works between two of the model's calls
@@ -138,7 +139,10 @@ class Interceptor(Placing):
         if node is None or not reaches(node, self.roots):
             return None
         if type(node).__name__.startswith(_VIEW_NODES):
-            mark = Mark(self, CARRIED, self.home(t) or self.nowhere(t))
+            roots = zip(self.rooted, self.roots, strict=True)
+            inputs = frozenset().union(*(names for names, root in roots if reaches(node, [root])))
+            place = self.home(t, inputs) or self.nowhere(t, inputs)
+            mark = Mark(self, CARRIED, place, inputs=inputs)
             self.set_mark(t, mark)
             return mark
         return self._alien(t, node)

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from omenn.core import place as places
 from omenn.core.autograd import Constant
-from omenn.core.call import CARRIED, FROZEN, Call, inputs_of
+from omenn.core.call import FROZEN, Call
 from omenn.core.constants import Constants, finite, ones_at
 from omenn.core.entries import Entry
 from omenn.core.place import Grid, Place, Shared
@@ -27,13 +27,14 @@ class Placing(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.grid: Grid | None = None
-        self.homes: list[tuple[tuple[int, ...], Place]] = []
+        self.homes: list[tuple[Any, tuple[int, ...], Place]] = []  # input, shape, place
         self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples,)
         self.constants = Constants()
         self.shared = Shared()
         self.frozen_constants: set[str] = set()
         self.entries: Sequence[Entry] = ()
         self.grids: dict[Any, Grid] = {}  # input -> where its constants go
+        self._joint: dict[frozenset[int], Grid] = {}
         self.by_ids: list[tuple[int, str]] = []  # terms that integer inputs decide, and modules
 
     def _places(self, call: Call, row: Row | None, out: Any) -> list[Place | None]:
@@ -62,12 +63,16 @@ class Placing(TorchFunctionMode):
             ones = self.constants.add(self.module_path(), own, own.ones())
             self._tell(call)
             return Constant.apply(y, ones, found)  # type: ignore[return-value]
-        place = self._places(call, self.book.get(call.operator), y)[0] or self.nowhere(y, call)
+        place = self._places(call, self.book.get(call.operator), y)[0] or self.nowhere(
+            y, call.inputs
+        )
         return self.carry(call, y, found, place)
 
     def ones_for(self, call: Call, y: Tensor) -> Tensor:
         """The ones of a new constant term of the output y of this call."""
-        place = self._places(call, self.book.get(call.operator), y)[0] or self.nowhere(y, call)
+        place = self._places(call, self.book.get(call.operator), y)[0] or self.nowhere(
+            y, call.inputs
+        )
         return self.share(call, place)
 
     def carry(self, call: Call, y: Tensor, term: Tensor, place: Place | None) -> Tensor:
@@ -78,8 +83,7 @@ class Placing(TorchFunctionMode):
         # There is a grid here, so there is at least the whole input as a place.
         assert place is not None
         told = name is None
-        inputs = inputs_of([(t, m) for t, m in call.marked if m.kind == CARRIED])
-        ones = ones_at(place, [self.means[k] for k in inputs])
+        ones = ones_at(place, [self.means[k] for k in call.inputs])
         ones = self.constants.add(name or self.module_path(), place, ones)
         if told:  # the constant of another layer is told, if at all, where that layer was called
             self._tell(call)
@@ -99,29 +103,39 @@ class Placing(TorchFunctionMode):
             if found[k] is not None:
                 self.frozen_constants.add(name)
 
-    def nowhere(self, t: Tensor, call: Call | None = None) -> Place | None:
-        """Without location, on the first input that a call depends on."""
+    def nowhere(self, t: Tensor, inputs: frozenset[Any]) -> Place | None:
+        """Without location, on these inputs."""
         if self.grid is None:
             return None
-        grid = None
-        if call is not None:
-            grid = self.grid_of(names_in(m for _, m in call.marked if m.kind == CARRIED))
-        return places.unplaced(grid or self.grid, t.shape)
+        return places.unplaced(self.grid_of(inputs) or self.grid, t.shape)
 
     def grid_of(self, inputs: frozenset[Any]) -> Grid | None:
-        """Where constants of the first of these inputs go."""
-        return next((self.grids[k] for k in sorted(inputs) if k in self.grids), None)
+        """Where constants of these inputs go that have no location."""
+        grids = {id(self.grids[k]): self.grids[k] for k in inputs if k in self.grids}
+        if len(grids) < 2:
+            return next(iter(grids.values()), None)
+        key = frozenset(grids)
+        if key not in self._joint:
+            self._joint[key] = places.joint(grids.values())
+        return self._joint[key]
 
-    def home(self, t: Tensor) -> Place | None:
-        """The place of an explained input with the leading dimensions of t (nodes, tokens)."""
-        for shape, place in self.homes:
+    def home(self, t: Tensor, inputs: frozenset[Any]) -> Place | None:
+        """Where t lies on these inputs, if it has the leading dimensions of some (nodes, tokens).
+
+        Those of which it has the most count; several count alike.
+        """
+        found: dict[int, dict[int, Place]] = {}
+        for name, shape, place in self.homes:
             lead = len(shape) - 1
-            if lead and t.ndim > lead and tuple(t.shape[:lead]) == shape[:lead]:
+            fits = lead and t.ndim > lead and tuple(t.shape[:lead]) == shape[:lead]
+            if fits and name in inputs:
                 kept = places.reduced(place, shape, [lead], False)
-                return kept.with_cells(
-                    kept.cells.reshape(*kept.cells.shape, *[1] * (t.ndim - lead))
-                )
-        return None
+                cells = kept.cells.reshape(*kept.cells.shape, *[1] * (t.ndim - lead))
+                found.setdefault(lead, {})[name] = kept.with_cells(cells)
+        if not found:
+            return None
+        there = list(found[max(found)].values())
+        return there[0] if len(there) == 1 else places.mixed(there, [t.shape] * len(there))
 
 
 # Operators of which an argument may be a constant term.

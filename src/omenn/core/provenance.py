@@ -91,7 +91,16 @@ def for_constants(
     ids = names_in(m for _, m in marked if m.kind == IDS)
     if place is None or not ids or mode.grid_of(ids) is None:
         return place
-    return mode.entries[min(map(entry_of, ids))].for_constants(place)
+    return placed_for(mode, ids, place)
+
+
+def placed_for(mode: Interceptor, names: Iterable[int], place: Place | None) -> Place | None:
+    """A place of the homes of these inputs, for constants of all of them that lie there."""
+    if place is None:
+        return None
+    found = [mode.entries[k].for_constants(place) for k in sorted({entry_of(n) for n in names})]
+    there = list({id(p): p for p in found if p is not None}.values())
+    return there[0] if len(there) == 1 else places.mixed(there, [p.cells.shape for p in there])
 
 
 def _place(func: Any, marked: Sequence[tuple[Tensor, Mark]], out: Tensor) -> Place | None:

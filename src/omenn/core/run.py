@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +33,7 @@ from omenn.core.state import Again, State
 from omenn.core.target import Target, check_numbers, pick_output, select
 from omenn.core.transforms import NeedsHistory
 from omenn.core.unknown import raise_opaque, tensors_in
-from omenn.core.unreached import Overwritten, all_finite, overwritten, saved_apart
+from omenn.core.unreached import Overwritten, all_finite, overwritten
 from omenn.errors import (
     InputError,
     OmennError,
@@ -122,7 +121,7 @@ class FrozenRun(Compared):
             self.told,
         )
         try:
-            with torch.inference_mode(False), torch.enable_grad(), self._saving():
+            with torch.inference_mode(False), torch.enable_grad():
                 self.out = self.feed.run(self.model, self.at)
         except Exception as error:
             self._start_anew(error)
@@ -134,9 +133,6 @@ class FrozenRun(Compared):
         """Another forward pass that saves finite copies."""
         self.finite = True
         self._forward(self.feed.batched)
-
-    def _saving(self) -> AbstractContextManager[Any]:
-        return saved_apart() if self.finite else nullcontext()
 
     def _start_anew(self, error: Exception) -> None:
         """Breaks this pass off where another kind of pass would do."""
@@ -188,7 +184,7 @@ class FrozenRun(Compared):
         return f, index
 
     def _select(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad(), self._saving():
+        with torch.inference_mode(False), torch.enable_grad():
             with self.mode:
                 logits = pick_output(self.out, output)
             raise_opaque(self.mode, logits)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from omenn.core.compiled import eager, imported
 from omenn.core.models import modules_of
 from omenn.core.unknown import tensors_in
 from omenn.core.writing import memory_of
@@ -112,12 +113,21 @@ class State:
         ``attempt`` may be called several times, so it makes what it gives to the model.
         """
         while True:
+            before = imported()
             try:
                 with self.kept():
-                    return attempt()
+                    out = attempt()
             except Again as found:
                 if found.written is not None:
                     self._written.add(found.written)
+                continue
+            except Exception:
+                if imported() is before:
+                    raise
+                continue
+            if imported() is before:
+                return out
+            # NOTE the pass imported the compiler, and so may have run compiled parts as they are.
 
     def watched(self, attempt: Callable[[], Result]) -> Result:
         """One pass of the ordinary model, of which it is not yet known what it writes."""
@@ -140,7 +150,8 @@ class State:
         if not shared:
             self._randomness.put_back()
         try:
-            yield
+            with eager():
+                yield
         finally:
             self._exchange(twins)
             self._put_back(shared)

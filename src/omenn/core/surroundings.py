@@ -7,8 +7,6 @@ parts in their eager form, and refuses to run where there are no numbers.
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,6 +16,7 @@ from torch.overrides import (
     _get_current_function_mode_stack,  # pyright: ignore[reportAttributeAccessIssue]
 )
 
+from omenn.core.compiled import eager
 from omenn.core.intercept import Interceptor
 from omenn.core.lifetime import released
 from omenn.errors import InputError, ModelError
@@ -35,7 +34,7 @@ def alone() -> Iterator[None]:
     _needs_numbers()
     outer = [m for m in active() if not m.paused]
     with ExitStack() as stack:
-        stack.enter_context(_eager())
+        stack.enter_context(eager())
         for mode in outer:
             mode.paused = True
             stack.callback(setattr, mode, "paused", False)
@@ -79,55 +78,3 @@ _SYMBOLIC: tuple[tuple[str, Callable[[], bool]], ...] = (
     ("make_fx or torch.export", _mode("PROXY")),
     ("FakeTensorMode", _mode("FAKE")),
 )
-
-
-class _Stance:
-    """``torch.compiler.set_stance`` is one for the process: the first in sets it, the last out
-    puts back what was there, so that threads do not restore each other's."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._held: Any = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._held = torch.compiler.set_stance("force_eager")
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._held.__exit__(*error)
-                self._held = None
-
-
-_STANCE = _Stance()
-
-
-@contextmanager
-def _eager() -> Iterator[None]:
-    """Compiled modules and functions run as the Python they were compiled from.
-
-    Where ``torch._dynamo`` was never imported nothing is compiled, and importing it takes seconds.
-    """
-    if "torch._dynamo" not in sys.modules:
-        try:
-            yield
-        except ModelError as error:
-            if "torch._dynamo" not in sys.modules:
-                raise
-            raise ModelError(
-                "the model compiles a part of itself (torch.compile) while it runs for the first "
-                "time. Call it once before you explain it."
-            ) from error
-        return
-    frame = _C._dynamo.eval_frame
-    prior = frame.set_eval_frame(None)  # of this thread: where the caller itself is compiled
-    try:
-        with _STANCE:
-            yield
-    finally:
-        frame.set_eval_frame(prior)

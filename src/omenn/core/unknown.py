@@ -10,6 +10,7 @@ raised where the explained number is opaque. Every opaque tensor has a history t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from omenn.core.call import OPAQUE, Call, Mark, alike, inputs_of, substitute
 from omenn.core.caller import running_hook
 from omenn.core.functions import operator_of
 from omenn.core.spelling import spell, spellings
+from omenn.core.unreached import saved_apart
 from omenn.core.writing import OWN, memory_of, owned
 from omenn.errors import UnsupportedOperator
 
@@ -107,9 +109,9 @@ def ruled(mode: Interceptor, call: Call, row: Row) -> Any:
     """The rule's result; the operator's own, opaque, where the rule refuses this call."""
     version = _version(call.first) if call.inplace else 0
     try:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not mode.finite:
             return mode._apply(call, row)
-        with torch.enable_grad():
+        with torch.enable_grad(), saved_apart() if mode.finite else nullcontext():
             return mode._apply(call, row)
     except UnsupportedOperator as error:
         if call.inplace and (owned(mode, call.first) or _version(call.first) != version):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -49,8 +50,13 @@ def prepare_write(mode: Interceptor, call: Call) -> None:
     mark = call.mark(target)
     if target._base is not None:
         mode.touched.add(target._base)  # PyTorch gives it a history as well
-    if target._base is not None and (mark is None or mark.kind != CARRIED):
-        _carry_base(mode, call, target, target._base)
+    if target._base is not None:
+        inputs = call.inputs
+        if mark is None or mark.kind != CARRIED:
+            _carry_base(mode, call, target, target._base, inputs)
+        base = mode.worn(target._base)
+        if base is not None and base.kind == CARRIED and not inputs <= base.inputs:
+            mode.set_mark(target._base, replace(base, inputs=base.inputs | inputs))
     if mode.create_graph and (mark is None or mark.true is None):
         call.spare = target.clone()
 
@@ -65,17 +71,20 @@ def check_unshared(call: Call) -> None:
         )
 
 
-def _carry_base(mode: Interceptor, call: Call, view: Tensor, base: Tensor) -> None:
+def _carry_base(
+    mode: Interceptor, call: Call, view: Tensor, base: Tensor, inputs: frozenset[Any]
+) -> None:
     """A part of a constant is written into: what stays of the whole becomes a constant term."""
     if mode.mark_of(base) is not None:
         raise call.refuse("it writes into a part of a tensor that is a frozen coefficient")
-    place = mode.home(base) or mode.nowhere(base)
+    place = mode.home(base, inputs) or mode.nowhere(base, inputs)
     if place is None or not base.is_floating_point() or not bool(base.any()):
         return
     kept = base.detach().clone()
     base.copy_(mode.carry(call, kept.clone(), kept, place))
-    mode.set_mark(base, Mark(mode, CARRIED, place))
-    mark = Mark(mode, CARRIED, mode.home(view) or mode.nowhere(view))
+    mode.set_mark(base, Mark(mode, CARRIED, place, inputs=inputs))
+    place = mode.home(view, inputs) or mode.nowhere(view, inputs)
+    mark = Mark(mode, CARRIED, place, inputs=inputs)
     mode.set_mark(view, mark)
     call.marked.append((view, mark))
     call.carried.append(view)

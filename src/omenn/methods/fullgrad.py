@@ -138,7 +138,7 @@ def shown(run: LayersRun, target: Target, output: Any) -> Explanation:
     e, feed = run.wrap(f, index, g), run.feed
     inputs = [
         (place, w * x)
-        for (_, place), w, x in zip(run.mode.homes, g.inputs, feed.values, strict=True)
+        for (_, _, place), w, x in zip(run.mode.homes, g.inputs, feed.values, strict=True)
     ]
     layers = [(place, values) for _, place, values in run.layers(g)]
     canvas = Canvas(feed, [(p, v.shape) for p, v in (*inputs, *layers)])

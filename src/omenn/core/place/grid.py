@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -61,19 +61,39 @@ class Grid:
 
 
 class Tail(NamedTuple):
-    """The slots of a grid: u, sample and reason of each; and the ones that u repeats."""
+    """The slots of a grid: u, sample and reason of each; and the ones that u repeats.
 
+    ``means``: the ones of each input that the grid is of, of which ``mean`` is the mean.
+    """
+
+    means: tuple[Tensor, ...]
     mean: Tensor
     u: Tensor
     sample: Tensor
     reason: Tensor
 
 
-def tail_of(mean: Tensor) -> Tail:
-    """The slots for ``mean``, a one for each sample."""
+def tail_of(*means: Tensor) -> Tail:
+    """The slots for some inputs, each with a one for each sample, that share evenly."""
+    mean = means[0] if len(means) == 1 else torch.stack(means).mean(0)
     sample = torch.arange(mean.numel(), device=mean.device)
     reason = torch.tensor(_SLOTTED, device=mean.device).repeat_interleave(mean.numel())
-    return Tail(mean, mean.repeat(len(_SLOTTED)), sample.repeat(len(_SLOTTED)), reason)
+    return Tail(means, mean, mean.repeat(len(_SLOTTED)), sample.repeat(len(_SLOTTED)), reason)
+
+
+def joint_tail(grids: Iterable[Grid]) -> Tail:
+    """The slots for all inputs that these grids are of, each input once."""
+    tails = [grid.tail for grid in grids]
+    means = {id(m): m for tail in tails for m in tail.means}
+    known = next((tail for tail in tails if len(tail.means) == len(means)), None)
+    return known or tail_of(*means.values())
+
+
+def joint(grids: Iterable[Grid]) -> Grid:
+    """A grid without cells: for what is of several inputs and has no location on any."""
+    tail = joint_tail(grids)
+    none = tail.sample[:0]
+    return Grid(tail.u[:0], none, none, tail)
 
 
 class Place:
@@ -108,6 +128,10 @@ class Place:
         """Whether each cell is a place on the input."""
         return self.grid.reason[self.cells] == 0
 
+    def routed(self) -> Tensor:
+        """Whether each cell is a mixture of places, by attention."""
+        return self.grid.reason[self.cells] == ROUTED
+
     def back_to(self, shape: Sequence[int]) -> Place | None:
         """The place before positions were mixed, for a tensor that has as many of them again."""
         if self.origin is None:
@@ -123,13 +147,10 @@ class Place:
         slots = self.grid.slot(self.grid.sample[rows])
         return slots.reshape(-1, *[1] * (cells.ndim - 1)) if cells.ndim else slots.reshape(())
 
-    def regrid(
-        self, u: Tensor, cells: Tensor, reason: Tensor | None = None, inputs: bool = False
-    ) -> Place:
+    def regrid(self, u: Tensor, cells: Tensor, reason: Tensor | None = None) -> Place:
         """A new grid with the values ``u``; ``cells`` (same shape) tell sample and reason.
 
-        What has no location hangs on the ones of its sample; with ``inputs`` u holds these of
-        several inputs already.
+        What has no location hangs on the ones of its sample.
         """
         grid = self.grid
         sample = grid.sample[cells]
@@ -139,7 +160,7 @@ class Place:
         if u.numel() <= grid.samples:
             reason = reason.masked_fill(reason == 0, POOLED)
         lost = (reason != 0) & (reason != ROUTED)
-        if not inputs and bool(lost.any()):
+        if bool(lost.any()):
             u = torch.where(lost, grid.mean[sample], u)
         fresh = torch.arange(u.numel(), device=u.device).reshape(u.shape)
         return Place(Grid(u, sample, reason, grid.tail), fresh)
@@ -231,13 +252,22 @@ def finest(places: Sequence[Place]) -> Place:
 
 
 def mixed(places: Sequence[Place], shapes: Sequence[Sequence[int]]) -> Place:
-    """The even mixture of places of different inputs, broadcast together."""
+    """The even mixture of places of different inputs, broadcast together.
+
+    NOTE evenly. A constant of several inputs goes to each of them in equal parts: to its place
+    there, or without one to all of that input. So nothing depends on which of them comes first.
+    A mixture has a location where one of its parts has one.
+    """
     ndim = max(len(s) for s in shapes)
     ones = [full(p.ones(), [1] * ndim) for p in places]
     u = torch.stack(torch.broadcast_tensors(*ones)).mean(0)
     cells = [full(p.cells, [1] * ndim) for p in places]
     best = max(range(len(places)), key=lambda k: cells[k].numel())
-    return places[best].regrid(u, cells[best].expand(u.shape), inputs=True)
+    sample = places[best].grid.sample[cells[best]].expand(u.shape)
+    reasons = [p.grid.reason[c] for p, c in zip(places, cells, strict=True)]
+    reason = torch.stack(torch.broadcast_tensors(*reasons)).amin(0)
+    fresh = torch.arange(u.numel(), device=u.device).reshape(u.shape)
+    return Place(Grid(u, sample, reason, joint_tail(p.grid for p in places)), fresh)
 
 
 Part = tuple[Place | None, Sequence[int]]
@@ -253,13 +283,10 @@ def one_grid(parts: Sequence[Part]) -> tuple[Place, list[Part]]:
         for grid in grids:
             offset[id(grid)] = total
             total += grid.u.numel()
-        tail = grids[0].tail
-        if any(g.tail is not tail for g in grids):  # of several inputs
-            tail = tail_of(torch.stack([g.mean for g in grids]).mean(0))
         u, sample, reason = (
             torch.cat([getattr(g, name) for g in grids]) for name in ("u", "sample", "reason")
         )
-        merged = Grid(u, sample, reason, tail)
+        merged = Grid(u, sample, reason, joint_tail(grids))
     moved: list[Part] = [
         (p if p is None else Place(merged, p.cells + offset[id(p.grid)]), size) for p, size in parts
     ]

@@ -15,6 +15,7 @@ from omenn.core.place.grid import (
     compacted,
     finest,
     full,
+    mixed,
     one_grid,
     unplaced,
 )
@@ -146,6 +147,7 @@ def _samples(grid: Grid, written: Tensor) -> Tensor:
 def _beside(placed: Sequence[tuple[Place, Sequence[int]]], dim: int) -> Place | None:
     """Channels side by side, none of which has a place of its own: the finest place of them all.
 
+    Of several inputs it is the even mixture.
     Parts that moved against one another in one grid (the four of patch merging) keep their own.
     A single element along ``dim`` may be a token, whose place is its own.
     """
@@ -153,6 +155,8 @@ def _beside(placed: Sequence[tuple[Place, Sequence[int]]], dim: int) -> Place | 
         return None
     if not any(s[dim] > 1 for _, s in placed):
         return None
+    if any(p.grid.tail is not placed[0][0].grid.tail for p, _ in placed):  # of several inputs
+        return mixed([p for p, _ in placed], [s for _, s in placed])
     best = finest([place for place, _ in placed])
     others = [p.cells for p, _ in placed if p.grid is best.grid and p.cells is not best.cells]
     return best if all(torch.equal(cells, best.cells) for cells in others) else None

@@ -1,0 +1,59 @@
+"""Compiled parts of a model run as the Python they were compiled from."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+_C: Any = torch._C
+
+
+class _Stance:
+    """``torch.compiler.set_stance`` is one for the process: the first in sets it, the last out
+    puts back what was there, so that threads do not restore each other's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._held: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._held = torch.compiler.set_stance("force_eager")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._held.__exit__(*error)
+                self._held = None
+
+
+_STANCE = _Stance()
+
+
+def imported() -> bool:
+    """Whether the compiler is there: importing it takes seconds, so nobody does it for nothing."""
+    return "torch._dynamo" in sys.modules
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Compiled modules and functions run as Python, if the compiler is there when this begins."""
+    if not imported():
+        yield
+        return
+    frame = _C._dynamo.eval_frame
+    prior = frame.set_eval_frame(None)  # of this thread: where the caller itself is compiled
+    try:
+        with _STANCE:
+            yield
+    finally:
+        frame.set_eval_frame(prior)
