@@ -174,6 +174,7 @@ SUPPORTED = COMPILED | {
     "swapped tensors": Case(lambda: swapped, beside),
     "collate": Case(lambda: both(lambda y: default_collate(list(y))), beside),
     "buffer": Case(lambda: both(nn.Buffer), beside),
+    "copied": Case(lambda: both(torch.tensor), beside),
     "cache": Case(lambda: cached(lambda c, y: c[:, :4].copy_(y)), beside),
     "cache by index": Case(
         lambda: cached(lambda c, y: c.__setitem__((slice(None), slice(4)), y)), beside

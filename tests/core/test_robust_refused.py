@@ -24,7 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*quant_min and quant_max:UserWarning"),
-    pytest.mark.filterwarnings("ignore:To copy construct:UserWarning"),
 ]
 
 
@@ -280,11 +279,6 @@ REFUSED = {
         lambda: both(lambda y: torch.from_numpy(np.tanh(y.detach().numpy()))),
         omenn.UnsupportedOperator,
         "its value leaves PyTorch, where it cannot be followed",
-    ),
-    "copied": Refusal(
-        lambda: both(torch.tensor),
-        omenn.UnsupportedOperator,
-        "operator 'tensor' in module '(model)': there is no rule",
     ),
     "parameter of a function": Refusal(
         lambda: lambda x: HEAD(F.elu(x, alpha=x.mean())),
