@@ -97,7 +97,7 @@ REFUSED: dict[str, tuple[type[Exception], Callable[[], object], str]] = {
         "an operator has one explained input, but here are 2: 'left', 'right'. Let a function "
         "hold the others, for example lambda x: model(x, other)."),
     "frozen output": (omenn.UnsupportedOperator,
-        lambda: omenn.operator(lambda x: x.softmax(-1), X),
+        lambda: omenn.operator(lambda x: x.softmax(0), X),
         "operator 'softmax' in module '(model)': the output is a frozen coefficient (a softmax, a "
         "logarithm, 1/x), which has no linear part. Explain the logits before it: output=... or a "
         "model without the last operator."),

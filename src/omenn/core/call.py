@@ -17,6 +17,7 @@ from omenn.core.spelling import Spelling, bind, names_of
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
+    from omenn.core.ends import End
     from omenn.core.intercept import Interceptor
 
 CARRIED, FROZEN, IDS, OPAQUE = "carried", "frozen", "ids", "opaque"
@@ -42,6 +43,7 @@ class Mark:
     true: Tensor | None = None
     layer: Layer | None = None
     error: UnsupportedOperator | None = None
+    end: End | None = None  # of what logits it is the probability
 
     def __reduce__(self) -> Any:
         raise UnsupportedOperator(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +85,7 @@ class Certificate:
 
 @alone()
 def certify(
-    model: nn.Module,
+    model: nn.Module | Callable[..., Any],
     inputs: Any,
     target: Target = None,
     *,

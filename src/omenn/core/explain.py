@@ -59,6 +59,9 @@ def explain(
         target: class index, tensor (B,), ``Contrast(a, b)``, a callable on the output that returns
             one number per sample, or None for the class with the largest logit. A callable that
             returns a single number explains the batch as one object (a graph, for example).
+            Of a model that ends in a sigmoid, a softmax over the classes or a logarithm of one, the
+            logit in front of it is explained, and ``explains`` says so; a callable gets what the
+            model returned.
         at: dotted name of a module: explain with respect to its output instead of the input.
             ``weight`` and ``contribution`` have the shape of that output; ``matrix`` and ``bias``
             are brought to the locations of the input, if it has a place there.

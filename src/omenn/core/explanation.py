@@ -113,6 +113,8 @@ class Explanation:
     ``located``               share of Σ|constants| that has a place on the input, 0 to 1
     ``unlocated``             module → reason → share of Σ|constants| without a place
     ``channel_dim``           which dimension of each input ``matrix`` is summed over, 0 for none
+    ``explains``              which number f is, where it is not the output itself: ``"the logit
+                              before sigmoid"`` of a model that returns probabilities
     ``processing``            what was done to ``matrix`` afterwards (outliers, smoothing), in order
     ========================  =====================================================================
 
@@ -142,6 +144,7 @@ class Explanation:
     products: str = "half"
     frozen_constants: tuple[str, ...] = ()
     processing: tuple[str, ...] = ()
+    explains: str = ""
     fidelity: float | None = None
     fidelity_tolerance: float = 1e-5
 
@@ -234,7 +237,8 @@ class Explanation:
         if not self.faithful:
             state += f" (the model's own output differs by {self.fidelity:.1e})"
         method = "" if self.method == "omenn" else f"method={self.method}, "
-        state = ", ".join([state, *(f"after {step}" for step in self.processing)])
+        of = [f"of {self.explains}"] if self.explains else []
+        state = ", ".join([state, *of, *(f"after {step}" for step in self.processing)])
         return (
             f"Explanation({method}target={show(self.target)}, output={show(self.output.detach())}, "
             f"residual={worst:.1e}, {state})"

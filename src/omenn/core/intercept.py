@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack as _modes
 
-from omenn.core import transforms, unseen
+from omenn.core import ends, transforms, unseen
 from omenn.core.autograd import NODES
 from omenn.core.belongings import Own
 from omenn.core.call import CARRIED, FROZEN, OPAQUE, Call, Mark, coarser, inputs_of
@@ -242,6 +242,7 @@ class Interceptor(Placing):
         chain = None if row.own else self.chains.found(call)
         if call.inplace:
             prepare_write(self, call)
+        logits = ends.begun(self, call)
         use = chain or call
         use.flow = Flow(use.carried, use.marked) if self.create_graph else None
         if chain is not None:
@@ -249,6 +250,7 @@ class Interceptor(Placing):
         else:
             out = run_own(self, call, row) if row.own else row.rule(call)
         self._mark_outputs(use, row, out)
+        ends.note(self, call, out, logits)
         self.chains.add(call, out)
         return None if call.operator == "setitem" else out
 
@@ -329,6 +331,7 @@ class Interceptor(Placing):
             self.frozen_constants.add(self.module_path())
         if known is not None:
             self.chains.note(known[0], out)
+            ends.note(self, known[0], out, None)
             if known[0].inplace:
                 check_unshared(known[0])
                 mark_written(self, known[0].first, marked)

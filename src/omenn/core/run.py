@@ -15,6 +15,7 @@ from omenn.core.blame import blame, held, no_way_back
 from omenn.core.channels import Reoriented
 from omenn.core.departures import check_departures
 from omenn.core.depth import Depth, depth_of
+from omenn.core.ends import logits_of
 from omenn.core.explanation import (
     TOLERANCES,
     Explanation,
@@ -78,6 +79,7 @@ class FrozenRun(Compared):
         self.samples: int | None = None  # how many, if not as many as the first input has rows
         self.told: dict[int, int] = {}  # entry -> dimension of its channels
         self.axes: dict[int, int] = {}  # entry -> dimension of the samples
+        self.explains = ""  # which number, if it is not the output itself
         self.finite = False  # finite copies are saved for the pass back: see unreached.py
         self.asked: dict[int, tuple[Tensor, Target, Any]] = {}  # explained numbers, by id
         self.renewed: dict[int, Tensor] = {}  # the same in another forward pass
@@ -189,6 +191,9 @@ class FrozenRun(Compared):
                 logits = pick_output(self.out, output)
             raise_opaque(self.mode, logits)
             with self.mode:
+                self.explains = ""
+                if not callable(target):  # which gets what the model returned, as it is
+                    logits, self.explains = logits_of(self.mode, logits)
                 return select(logits, target, self.feed.samples)
 
     def _check(self, f: Tensor) -> None:
@@ -347,6 +352,7 @@ class FrozenRun(Compared):
             channel_dim=feed.shaped([entry.channel or 0 for entry in feed.entries]),
             products=self.options.get("products", "half"),
             frozen_constants=tuple(sorted(self.mode.frozen_constants)),
+            explains=self.explains,
             **self.compared(),
         )
         others = tensors_in([feed.items, feed.values, index, self.out])

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from omenn.core.arguments import quoted
 from omenn.core.departures import check_departures
+from omenn.core.ends import logits_of
 from omenn.core.models import check_model
 from omenn.core.run import FrozenRun
 from omenn.core.target import pick_output
+from omenn.core.unknown import raise_opaque
 from omenn.errors import InputError, ModelError, TargetError, did_you_mean
 
 
@@ -98,6 +100,8 @@ class Span(FrozenRun):
         torch.set_grad_enabled(False)  # the pass restores it when it ends
 
     def picked(self, output: Any) -> Tensor:
+        if self.to is None:
+            return super().picked(output)
         assert self.found is not None
         return self.found
 
@@ -144,6 +148,8 @@ class Span(FrozenRun):
     def _found(self) -> Tensor:
         if self.to is None:
             with torch.inference_mode(False), torch.enable_grad(), self.mode:
-                return pick_output(self.out, self.output)
+                out = pick_output(self.out, self.output)
+                raise_opaque(self.mode, out)
+                return logits_of(self.mode, out)[0]
         assert self.found is not None
         return self.found

@@ -101,6 +101,8 @@ def remarks(cases: Sequence[Case], written: Sequence[Path]) -> list[str]:
     said = [cases[0].warning] if cases[0].warning else []
     if not kept(cases):
         said.append("NOT EXACT: a matrix misses its logit by more than rounding can.")
+    if of := cases[0].explanation.explains:
+        said.append(f"the model returns probabilities: explained is {of}.")
     changed = [case for case in cases if case.explanation.processing]
     if changed:
         steps = ", ".join(changed[0].explanation.processing)

@@ -99,7 +99,7 @@ def to_json(explanation: Explanation, **more: Any) -> bytes:
     """The numbers, and the matrices as nested lists; ``more`` is written in front."""
     names = ("method", "promise", "at", "bias_placement", "products", "located", "tolerance")
     content = dict(more)
-    for name in (*names, "exact", "processing"):
+    for name in (*names, "exact", "explains", "processing"):
         content.setdefault(name, getattr(explanation, name))
     for name in ("output", "target", "total", "residual", "magnitude", "bias_share"):
         content.setdefault(name, getattr(explanation, name).detach().tolist())

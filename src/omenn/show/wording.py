@@ -70,7 +70,8 @@ def introduced(explanation: Explanation) -> str:
     """What a page says of its matrices in the first sentence."""
     changed = ", changed afterwards" if explanation.processing else ""
     if is_omenn(explanation) and not changed:
-        return ": its entries add up to the number that decided"
+        of = f", {explanation.explains}" if explanation.explains else ""
+        return f": its entries add up to the number that decided{of}"
     if changed and explanation.promise == "exact" and not explanation.exact:
         return f" of the method {explanation.method}{changed}: its sum is no longer the logit"
     return f" of the method {explanation.method}{changed} ({PROMISES[explanation.promise]})"
