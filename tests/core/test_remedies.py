@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -209,3 +210,86 @@ def test_an_automatic_depth_blames_the_input() -> None:
         omenn.explain(net, torch.randn(2, 5), 0, at="auto")
     with pytest.raises(omenn.ModelError, match=r"model\.eval\(\)"):
         omenn.explain(net.train(), torch.randn(2, 12), 0, at="auto")
+
+
+class Graph(nn.Module):
+    """Two rounds of messages between nodes that are given as the rows of a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+        near = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]])
+        self.register_buffer("near", near.double())
+
+    near: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.near @ self.b(torch.relu(self.near @ self.a(x)))
+
+
+@pytest.mark.parametrize("target", [1, lambda out: out[:, 1]], ids=["class", "function"])
+def test_samples_that_depend_on_each_other(target: Any) -> None:
+    net, x = seeded(Graph()), torch.randn(4, 4).double()
+    e = omenn.explain(net, x, target)
+    assert not e.exact
+    assert "depend on each other" in e.cause
+    assert e.cause in repr(e)
+    assert e.cause in str(omenn.certify(net, x, target))
+    one = eval(e.cause[e.cause.index("lambda") :], {"target": target})
+    alone = omenn.explain(net, x, one)
+    assert alone.exact
+    torch.testing.assert_close(alone.output[0], one(net(x)).detach())
+    assert alone.cause == ""
+
+
+def test_a_sum_that_rounding_misses() -> None:
+    e = omenn.explain(seeded(Graph()), torch.randn(4, 4).double(), lambda out: out[2, 1])
+    off = replace(e, residual=3 * e.tolerance * (1 + e.magnitude))
+    assert not off.exact
+    assert "double precision" in off.cause
+    assert replace(off, residual=torch.ones(1).double()).cause == ""  # nobody knows
+
+
+def test_hooks_on_gradients_do_not_act() -> None:
+    class Hooked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.kept = nn.Linear(4, 5), nn.Linear(5, 3), []
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            if y.requires_grad:
+                y.retain_grad()
+                y.register_hook(lambda grad: self.kept.append(grad) or grad * 0.5).remove()
+                y.register_hook(lambda grad: self.kept.append(grad) or grad * 0.5)
+            return self.b(torch.relu(y))
+
+    net: Any = seeded(Hooked())
+    x = torch.randn(2, 4).double()
+    e = omenn.explain(net, x, 1)
+    y = net.a(x)
+    torch.testing.assert_close(e.weight, (net.b.weight[1] * (y > 0)) @ net.a.weight)
+    assert e.exact
+    assert net.kept == []
+    net(x.requires_grad_()).sum().backward()
+    assert len(net.kept) == 1  # it is there as before
+
+
+def test_a_model_that_takes_its_inputs_as_one() -> None:
+    class Dict(nn.Module):
+        def forward(self, batch: dict[str, Tensor]) -> Tensor:
+            return batch["a"] + 2 * batch["b"]
+
+    class List(nn.Module):
+        def forward(self, batch: list[Tensor]) -> Tensor:
+            return batch[0] + 2 * batch[1]
+
+    a, b = torch.randn(2, 1, 3).double().unbind()
+    for model, inputs in ((Dict(), {"a": a, "b": b}), (List(), (a, b))):
+        with pytest.raises(omenn.InputError) as caught:
+            omenn.explain(model.eval(), inputs, 0)
+        (text,) = re.findall(r"explain (lambda .*)\.$", str(caught.value))
+        e = omenn.explain(eval(text, {"model": model}), inputs, 0)
+        first, second = e.weight.values() if isinstance(e.weight, dict) else e.weight
+        assert first.tolist() == [[1, 0, 0]]
+        assert second.tolist() == [[2, 0, 0]]

@@ -40,7 +40,26 @@ def blame(model: Any, feed: Feed, error: Exception, state: State) -> OmennError:
                 "module with at=, or report it with the model."
             )
     assert own is not None
-    return InputError(f"the model cannot take {feed.described()}: {reason(own)}.")
+    remedy = _together(model, feed, state)
+    return InputError(f"the model cannot take {feed.described()}: {reason(own)}.{remedy}")
+
+
+def _together(model: Any, feed: Feed, state: State) -> str:
+    """What to do about a model that takes its inputs as one dict or list; said if it does."""
+    args, kwargs = feed.arguments()
+    given = kwargs or args
+    if feed.kind == "tensor":
+        return ""
+    try:
+        with torch.no_grad():
+            state.watched(lambda: model(given))
+    except Exception:
+        return ""
+    if kwargs:
+        names = ", ".join(kwargs)
+        inside = ", ".join(f"{name!r}: {name}" for name in kwargs)
+        return f" It takes them as one: explain lambda {names}: model({{{inside}}})."
+    return " It takes them as one: explain lambda *inputs: model(list(inputs))."
 
 
 def held(operator: str, at: str | None) -> OmennError:

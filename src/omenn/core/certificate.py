@@ -59,6 +59,8 @@ class Certificate:
             return "\n".join(lines)
         lines.append("structure  every operator is linear at fixed coefficients")
         lines += [f"warning    {v}" for v in self.violations]
+        if why := self.explanation.cause:
+            lines.append(f"cause      {why}")
         share = float(self.bias_share.abs().median())
         lines += [
             f"fidelity   the frozen forward pass equals the ordinary one to {self.fidelity:.1e} "

@@ -20,6 +20,8 @@ Structure = Any
 PROMISES = ("exact", "approximate", "none")
 _INEXACT = {"exact": "NOT EXACT", "approximate": "approximate", "none": "no sum promised"}
 
+_ROUNDING = 30  # times the tolerance: a sum of many numbers that cancel
+
 # Relative to 1 + Σ|C|: how far the sum may miss the output and still count as exact.
 TOLERANCES = {
     torch.float64: 1e-9,
@@ -108,6 +110,7 @@ class Explanation:
                               within ``fidelity_tolerance``
     ``fidelity``              largest |frozen − ordinary forward pass| relative to the largest
                               |output|; None where they were not compared
+    ``cause``                 why it is not exact, as far as that can be told
     ``promise``               of the method, for ΣC = f: ``exact``, ``approximate`` or ``none``
     ``sources``               module → its constants' share of the output (B,)
     ``located``               share of Σ|constants| that has a place on the input, 0 to 1
@@ -157,6 +160,29 @@ class Explanation:
     def faithful(self) -> bool:
         """Whether the frozen forward pass has the output of the ordinary one."""
         return self.fidelity is None or self.fidelity <= self.fidelity_tolerance
+
+    @property
+    def cause(self) -> str:
+        """Why an exact sum was missed, as far as it can be told; empty where it was not missed."""
+        if self.exact or self.promise != "exact" or self.processing:
+            return ""
+        if not self.faithful:
+            return f"the model's own output differs by {self.fidelity:.1e}"
+        residual, magnitude = self.residual.detach().double(), self.magnitude.detach().double()
+        missed = residual.abs() / (1 + magnitude)
+        if bool((missed <= _ROUNDING * self.tolerance).all()):
+            return "by little more than rounding can: explain in double precision, model.double()"
+        whole = abs(float(residual.sum())) <= self.tolerance * float((1 + magnitude).sum())
+        if len(residual) < 2 or not whole:
+            return ""
+        worst = int(missed.argmax())
+        one = f"out[{worst}, {int(self.target[worst])}]"
+        if int(self.target[worst]) < 0:
+            one = f"target(out)[{worst}]"
+        return (
+            "the samples of the batch depend on each other, all together their sums are right: "
+            f"explain one number of the batch, target=lambda out: {one}"
+        )
 
     @property
     def total(self) -> Tensor:
@@ -234,8 +260,8 @@ class Explanation:
         worst = float(self.residual.detach().abs().max())
         show = lambda t: str(t.tolist()) if t.numel() > 1 else f"{t.reshape(-1)[0].item():.5g}"  # noqa: E731
         state = "exact" if self.exact else _INEXACT[self.promise]
-        if not self.faithful:
-            state += f" (the model's own output differs by {self.fidelity:.1e})"
+        if why := self.cause:
+            state += f" ({why})"
         method = "" if self.method == "omenn" else f"method={self.method}, "
         of = [f"of {self.explains}"] if self.explains else []
         state = ", ".join([state, *of, *(f"after {step}" for step in self.processing)])

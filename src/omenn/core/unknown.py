@@ -9,6 +9,7 @@ raised where the explained number is opaque. Every opaque tensor has a history t
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from copy import copy
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.overrides import resolve_name
+from torch.utils.hooks import RemovableHandle
 
 from omenn.core.autograd import Opaque
 from omenn.core.call import OPAQUE, Call, Mark, alike, inputs_of, substitute
@@ -39,6 +41,9 @@ _NUMBERS = LEAVES_TORCH - {"data_ptr", "__dlpack__"}  # of which a copy can be h
 
 # These hand a value over where no mark can follow it, and return nothing that could be judged.
 _UNSEEN = frozenset("__set__ set_ backward untyped_storage storage _typed_storage".split())
+
+# What a model asks to be told of its own derivatives: an explanation takes none of these.
+_GRADIENT_HOOKS = frozenset("register_hook retain_grad".split())
 
 
 def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -69,6 +74,8 @@ def unknown(mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any) -
     if name == "__deepcopy__":  # PyTorch has none of a tensor with a history
         with mode:
             return args[0].clone()
+    if name in _GRADIENT_HOOKS and not mode.leaves:  # of derivatives of the frozen network
+        return RemovableHandle(OrderedDict())
     leaves = name in LEAVES_TORCH or name in _UNSEEN
     error = next((m.error for _, m in marked if m.error is not None), None)
     if error is None or leaves:

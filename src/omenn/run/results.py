@@ -100,7 +100,9 @@ def remarks(cases: Sequence[Case], written: Sequence[Path]) -> list[str]:
     """What is said below the table."""
     said = [cases[0].warning] if cases[0].warning else []
     if not kept(cases):
-        said.append("NOT EXACT: a matrix misses its logit by more than rounding can.")
+        causes = [case.explanation.cause for case in cases if case.explanation.cause]
+        why = f" The cause: {causes[0]}." if causes else ""
+        said.append(f"NOT EXACT: a matrix misses its logit by more than rounding can.{why}")
     if of := cases[0].explanation.explains:
         said.append(f"the model returns probabilities: explained is {of}.")
     changed = [case for case in cases if case.explanation.processing]
