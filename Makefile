@@ -18,7 +18,7 @@ PYTEST ?= -n auto --maxprocesses 4 --dist worksteal
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check lint types format hooks clean distclean
+.PHONY: help demo test fuzz check lint types format hooks clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -29,6 +29,9 @@ demo: $(VENV)/.base ## explain four birds and write the page (needs Python alone
 
 test: $(VENV)/.test ## all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+
+fuzz: $(VENV)/.test ## 20,000 random networks against their dense maps (the suite has 300)
+	@OMENN_FUZZ=20000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz $(PYTEST)
 
 check: lint types test ## what must hold before a commit: lint, types, tests
 

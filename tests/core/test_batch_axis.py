@@ -95,3 +95,24 @@ def test_samples_that_are_interleaved_are_not_guessed() -> None:
 def test_more_numbers_than_samples_are_refused() -> None:
     with pytest.raises(omenn.TargetError):
         omenn.explain(lambda x: (x @ draw(4, 4))[0], draw(3, 4), lambda f: f)
+
+
+def test_one_step_of_as_many_as_there_are_samples() -> None:
+    """(T, B, D) with T = B, of which the first step alone matters: that of sample 1 tells."""
+    x = draw(2, 2, 4)
+    e = omenn.explain(lambda x: x[0] * 2, x, 1)
+    torch.testing.assert_close(e.matrix, torch.stack([x[0, :, 1] * 2, torch.zeros(2)], 1))
+
+
+def test_a_quotient_that_is_kept_out_says_nothing_about_the_samples() -> None:
+    """0/0 inside of ``where`` gives NaN gradients, which are zero."""
+
+    def model(x: Tensor) -> Tensor:
+        large = x > 99
+        n = large.sum(0).to(x.dtype)
+        return x.sum(0) + torch.where(n > 0, (x * large).sum(0) / n, 0)
+
+    x = draw(4, 2, 3)
+    e = omenn.explain(model, x, 1)
+    assert e.exact
+    torch.testing.assert_close(e.matrix, x[..., 1].T)

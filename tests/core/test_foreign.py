@@ -8,6 +8,7 @@ from typing import Any
 import accelerate
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision import tv_tensors
 
 import omenn
@@ -65,3 +66,18 @@ def test_weights_that_a_hook_brings() -> None:
     torch.testing.assert_close(e.weight, right.weight)
     torch.testing.assert_close(e.matrix, right.matrix)
     assert all(p.is_meta for p in away.parameters())
+
+
+def test_an_empty_selection_is_nobodys() -> None:
+    """A mask that chooses nothing gives a tensor without memory, of which nothing is unknown."""
+
+    weight = torch.tensor([[2.0]]).double()  # of unknown origin, so the model is watched
+
+    def model(x: Tensor) -> Tensor:
+        codes = F.one_hot(x[:, 0].long(), 3).to(x.dtype)  # a constant, of which rows are chosen
+        first = codes[:, 0] > 0
+        codes[first] = (codes * weight)[first]
+        return x * weight + codes[:, :1]
+
+    e = omenn.explain(model, torch.tensor([[1.0, 0.5]]).double(), 1)
+    torch.testing.assert_close(e.weight, torch.tensor([[0.0, 2.0]]).double())

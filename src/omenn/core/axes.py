@@ -2,7 +2,7 @@
 
 The first one, as long as its size is the number of explained numbers. Where another dimension has
 that size as well, or only another one has, it is not guessed: the gradient of the first explained
-number tells, as it is zero at all other samples.
+number tells, as it is zero at all other samples, and that of the others, zero at the first.
 """
 
 from __future__ import annotations
@@ -38,22 +38,25 @@ def misplaced(feed: Feed, f: Tensor) -> list[int]:
     unsure = [k for k, index in enumerate(feed.owners) if feed.entries[index].unsure]
     if not feed.batched or feed.samples < 2 or not unsure:
         return []
+    wrong: set[int] = set()
     try:
-        with torch.enable_grad(), own_precision(f):
-            found = torch.autograd.grad(
-                f[0], [feed.leaves[k] for k in unsure], retain_graph=True, allow_unused=True
-            )
+        for number, first in ((f[0], False), (f[1:].sum(), True)):
+            with torch.enable_grad(), own_precision(f):
+                leaves = [feed.leaves[k] for k in unsure]
+                found = torch.autograd.grad(number, leaves, retain_graph=True, allow_unused=True)
+            pairs = zip(unsure, found, strict=True)
+            wrong |= {feed.owners[k] for k, g in pairs if g is not None and _at(first, g, feed, k)}
     except RuntimeError:  # said by the pass back itself
         return []
-    pairs = zip(unsure, found, strict=True)
-    wrong = {feed.owners[k] for k, g in pairs if g is not None and _others(g, feed, k)}
     return sorted(wrong)
 
 
-def _others(g: Tensor, feed: Feed, k: int) -> bool:
-    """Whether a gradient of the first sample is anything at another one."""
+def _at(first: bool, g: Tensor, feed: Feed, k: int) -> bool:
+    """Whether a gradient is anything at the first sample, or at the others."""
     rows = g.movedim(feed.batch[k], 0)
-    return bool(rows[max(1, len(rows) // feed.samples) :].any())
+    count = max(1, len(rows) // feed.samples)
+    there = rows[:count] if first else rows[count:]
+    return bool(there.nan_to_num(0.0).any())  # NaN is zero times infinity: see unreached.py
 
 
 def counted(run: FrozenRun, target: Target, output: Any) -> tuple[Tensor, Tensor]:

@@ -49,8 +49,8 @@ class Origins:
 
     def meet(self, t: Tensor) -> None:
         """The tensor is the argument of an operator, and counts as a constant."""
-        if not _continuous(t):
-            return  # whole numbers and truth values are decisions
+        if not _continuous(t) or not t.numel():
+            return  # whole numbers and truth values are decisions; and there is nothing to follow
         inner = stored(t)
         held, now = self._made.get(memory_of(inner)), version(inner)
         if held is not None and now in held[1] and held[0]() is not None:
