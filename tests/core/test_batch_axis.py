@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -116,3 +118,52 @@ def test_a_quotient_that_is_kept_out_says_nothing_about_the_samples() -> None:
     e = omenn.explain(model, x, 1)
     assert e.exact
     torch.testing.assert_close(e.matrix, x[..., 1].T)
+
+
+def _steps(into: Tensor, x: Tensor) -> None:
+    for t in range(len(into)):
+        into[t].copy_(x[:, t])
+
+
+def _added(into: Tensor, x: Tensor) -> None:
+    for t in range(len(into)):
+        into.select(0, t).add_(x[:, t])
+
+
+def _samples(into: Tensor, x: Tensor) -> None:
+    for k in range(len(x)):
+        into.view(-1, x.shape[-1])[k :: len(x)] = x[k]
+
+
+def _parts(into: Tensor, x: Tensor) -> None:
+    into.permute(1, 0, 2)[..., :2].copy_(x[..., :2])
+    into.transpose(0, 1)[..., 2:] = x[..., 2:]
+
+
+@pytest.mark.parametrize("write", [_steps, _samples, _parts])
+@pytest.mark.parametrize(("batch", "time"), SEVERAL)
+def test_written_time_first_through_views(batch: int, time: int, write: Any) -> None:
+    x, weight, constant = draw(batch, time, 3), draw(3, 4, seed=1), draw(4, seed=2)
+
+    def model(x: Tensor) -> Tensor:
+        steps = torch.zeros(time, batch, 3, dtype=x.dtype)
+        earlier = steps.transpose(0, 1)
+        write(steps, x)
+        return (steps @ weight + constant).relu().sum(0) @ LAST + earlier.sum((1, 2))
+
+    e = omenn.explain(model, x, lambda f: f)
+    acts = (x @ weight + constant > 0) * LAST
+    torch.testing.assert_close(e.matrix, (acts * (x @ weight + constant)).sum(-1) + x.sum(-1))
+
+
+@pytest.mark.parametrize(("batch", "time"), SEVERAL)
+def test_what_stays_of_a_constant_that_is_written_into(batch: int, time: int) -> None:
+    x = draw(batch, time, 3)
+
+    def model(x: Tensor) -> Tensor:
+        steps = torch.ones(time, batch, 3, dtype=x.dtype)
+        _added(steps, x)
+        return (steps * 2).sum((0, 2))
+
+    e = omenn.explain(model, x, lambda f: f)
+    torch.testing.assert_close(e.matrix, 2 * x.sum(-1) + 6)

@@ -39,7 +39,7 @@ from omenn.core.shapes import valued
 from omenn.core.spelling import UNTOUCHED, spell
 from omenn.core.state import State
 from omenn.core.unknown import LEAVES_TORCH, ruled, tensors_in, unknown
-from omenn.core.writing import check_unshared, prepare_write
+from omenn.core.writing import check_unshared, place_base, prepare_write, seen_through
 
 _PYTHON_NODE = torch.autograd.function.BackwardCFunction
 # Nodes that an in-place write through a view leaves on tensors the mode has not seen written.
@@ -141,7 +141,10 @@ class Interceptor(Placing):
         if type(node).__name__.startswith(_VIEW_NODES):
             roots = zip(self.rooted, self.roots, strict=True)
             inputs = frozenset().union(*(names for names, root in roots if reaches(node, [root])))
-            place = self.home(t, inputs) or self.nowhere(t, inputs)
+            whole = None if t._base is None else self.worn(t._base)
+            there = None if whole is None else whole.place
+            place = None if there is None else seen_through(t, there)
+            place = place or self.home(t, inputs) or self.nowhere(t, inputs)
             mark = Mark(self, CARRIED, place, inputs=inputs)
             self.set_mark(t, mark)
             return mark
@@ -250,6 +253,8 @@ class Interceptor(Placing):
         else:
             out = run_own(self, call, row) if row.own else row.rule(call)
         self._mark_outputs(use, row, out)
+        if call.inplace:
+            place_base(self, call)
         ends.note(self, call, out, logits)
         self.chains.add(call, out)
         return None if call.operator == "setitem" else out
