@@ -41,6 +41,7 @@ from fuzz.tokens import (
     in_place_activation,
     linear,
     mixing_of_positions,
+    multihead,
     norm,
     pick,
     quotient,
@@ -71,6 +72,7 @@ BLOCKS = (
     mixing_of_positions,
     scattered,
     attention,
+    multihead,
     masked_attention,
     guarded_mean,
     selection,
@@ -155,7 +157,7 @@ class Tokens(Network):
     looked up, ``row`` (B, D), ``mask`` (B, T) of positions that count, ``lengths`` (B,)."""
 
     def __init__(self) -> None:
-        b, t = pick(1, 2, 3), pick(2, 3, 4, 5)
+        b, t = pick(1, 2, 3), pick(1, 2, 3, 4, 5)
         self.turned = bool(torch.rand(()) < 0.15)
         x = torch.randn(b, t, WIDTH, dtype=torch.float64)
         inputs: dict[str, Tensor] = {"x": x.transpose(0, 1).contiguous() if self.turned else x}

@@ -218,3 +218,28 @@ def attention() -> tuple[Run, Map]:
         return z.linear(lambda t: held @ (t @ v)) + z
 
     return run, dense
+
+
+def multihead() -> tuple[Run, Map]:
+    """PyTorch's layer, whose projections are one matrix."""
+    layer = nn.MultiheadAttention(WIDTH, 2, batch_first=True).double().eval().requires_grad_(False)
+    layer.in_proj_bias.normal_()
+    layer.out_proj.bias.normal_()
+    w, b = layer.in_proj_weight.chunk(3), layer.in_proj_bias.chunk(3)
+
+    def heads(v: Tensor) -> Tensor:
+        return v.unflatten(-1, (2, -1)).transpose(-3, -2)
+
+    def dense(z: Dense) -> Dense:
+        q, k = (heads(z.value @ w[i].T + b[i]) for i in (0, 1))
+        held = (q @ k.mT / math.sqrt(WIDTH / 2)).softmax(-1)
+        v = z.linear(lambda t: t @ w[2].T).plus(b[2])
+        mixed = v.linear(lambda t: (held @ heads(t)).transpose(-3, -2).flatten(-2))
+        return mixed.linear(lambda t: t @ layer.out_proj.weight.T).plus(layer.out_proj.bias) + z
+
+    needed = pick(False, True)
+    run = pick(
+        lambda x: layer(x, x, x, need_weights=needed)[0] + x,
+        lambda x: layer(x, x, x, torch.zeros(x.shape[:2]).bool(), need_weights=needed)[0] + x,
+    )
+    return run, dense
