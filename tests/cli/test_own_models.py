@@ -31,6 +31,13 @@ def declared():
     net.classes = ["cat", "dog"]
     return net
 
+def seeded():
+    torch.manual_seed(0)
+    return own()
+
+def probabilities():
+    return nn.Sequential(seeded(), nn.Softmax(1))
+
 def segment():
     return nn.Conv2d(3, 2, 3)
 
@@ -60,6 +67,22 @@ def fails():
 def own(inside_tmp: Path, picture: Path) -> Path:
     Path("own.py").write_text(OWN, encoding="utf-8")
     return picture
+
+
+def test_the_logits_in_front_of_probabilities(run: Run, own: Path) -> None:
+    code, out, err = run("explain", own, "-m", "own.py:probabilities")
+    assert (code, err) == (0, "")
+    assert "the logit before softmax" in out
+    found = []
+    for name in ("seeded", "probabilities"):
+        source = f"own.py:{name}"
+        _, out, _ = run(
+            "compare", own, "-m", source, "--methods", "omenn", "--classes", 2, "--json"
+        )
+        found.append(
+            [(a["target"], a["logit"], a["probability"]) for a in json.loads(out)["answers"]]
+        )
+    assert found[0] == found[1]
 
 
 def test_what_was_assumed_is_said(run: Run, own: Path) -> None:

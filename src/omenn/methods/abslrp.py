@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.core.arguments import choose
+from omenn.core.arguments import choose, flag, quoted
 from omenn.core.explanation import Explanation
 from omenn.core.run import FrozenRun, Gradients
 from omenn.core.surroundings import alone
@@ -78,6 +78,7 @@ def abslrp(
     Source: Vukadin et al. 2024, arXiv 2412.09311, section 3.
     """
     choose("pooling", pooling, POOLING)
+    flag("published", published)
     _check_contrast(target, contrastive)
     if published:
         return _published(model, inputs, target, pooling, contrastive, at, output, channel_dim)
@@ -125,8 +126,10 @@ def _published(
 
 
 def _check_contrast(target: Target, contrastive: bool | None) -> None:
-    if contrastive not in (None, True, False):
-        raise InputError(f"contrastive={contrastive!r} is not known. Choose True, False or None.")
+    if not (contrastive is None or isinstance(contrastive, bool)):
+        raise InputError(
+            f"contrastive={quoted(contrastive)} is not known. Choose True, False or None."
+        )
     if isinstance(target, Contrast):
         if contrastive is False:
             raise TargetError(

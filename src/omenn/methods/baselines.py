@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.core.arguments import flag
 from omenn.core.explanation import Explanation
 from omenn.core.surroundings import alone
 from omenn.core.target import Target
@@ -210,6 +211,7 @@ def smoothgrad(
     """
     steps, chunk, seed = whole("steps", steps), whole("chunk", chunk), whole("seed", seed, 0)
     noise = at_least_zero("noise", noise)
+    flag("absolute", absolute)
     task = Task("smoothgrad", model, inputs, target, output, channel_dim)
 
     def attribute(captum: Any, f: Task, xs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from omenn.core.arguments import flag
 from omenn.core.call import Call
 from omenn.core.explanation import Explanation
 from omenn.core.rules import OPERATORS
@@ -75,6 +76,7 @@ def cp_lrp(
 
     Source: Ali et al. 2022, arXiv 2202.07304, section 4.
     """
+    flag("published", published)
     book = cp_lrp_book(epsilon, published)
     return propagate(
         model,

@@ -104,4 +104,4 @@ def propagate(
 
 def stabilised(z: Tensor, epsilon: float) -> Tensor:
     """z + ε sign z, zero counting as positive."""
-    return z + epsilon * torch.where(z < 0, -1.0, 1.0).to(z.dtype)
+    return z + float(epsilon) * torch.where(z < 0, -1.0, 1.0).to(z.dtype)

@@ -257,7 +257,30 @@ def first_row(source: Source, tensor: torch.Tensor) -> torch.Tensor:
             f"the model '{source.spec}' returned {_described(output)}, expected one row of numbers "
             f"for a picture, (1, classes). {other_output(source)}"
         ) from error
-    return logits.reshape(-1)
+    return _before(source, tensor, logits).reshape(-1)
+
+
+def _before(source: Source, tensor: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+    """The logits in front of a row of probabilities, as they are explained; else the row."""
+    import torch
+
+    from omenn.core.ends import logits_of
+    from omenn.core.run import FrozenRun
+    from omenn.core.surroundings import alone
+    from omenn.core.target import pick_output
+
+    shares = bool(((row >= 0) & (row <= 1)).all()) or bool((row <= 0).all())
+    if not shares:
+        return row
+    try:
+        with alone():
+            options = {"products": "half", "create_graph": False}
+            run = FrozenRun(source.model, tensor, None, "none", None, options)
+            with torch.enable_grad(), run.mode:
+                logits, _ = logits_of(run.mode, pick_output(run.out, source.output))
+            return logits.detach().clone()
+    except OmennError:  # the explanation says what is wrong
+        return row
 
 
 def _described(output: Any) -> str:
