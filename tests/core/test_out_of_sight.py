@@ -184,6 +184,12 @@ def test_what_moves_with_the_input_is_refused(name: str) -> None:
     assert not omenn.certify(model, X, 0).exact  # pyright: ignore[reportArgumentType]
 
 
+def test_a_traced_module_in_a_closure_is_refused() -> None:
+    traced: Any = torch.jit.trace(MODULE, X)
+    with pytest.raises(omenn.UnsupportedOperator):
+        omenn.explain(lambda x: (traced(x) + x).sum(1, keepdim=True), X, 0)
+
+
 CONSTANT: dict[str, Callable[[], Any]] = {
     "NumPy": lambda: torch.from_numpy(np.arange(4.0)),
     "NumPy, from outside": lambda: OVER_ARRAY,

@@ -127,3 +127,30 @@ REFUSED = [
 def test_what_is_refused(options: dict[str, Any], word: str) -> None:
     with pytest.raises(InputError, match=word):
         omenn.explain(network(), picture(), 2, method="composite", **options)
+
+
+def test_a_table_that_is_read_twice() -> None:
+    """Each lookup has weights of its own; of two equal lookups each has half of the map."""
+    table, head = draw(5, 3), seeded(nn.Linear(3, 2, bias=False))
+    ids = torch.tensor([[1, 4, 2]])
+    twice = omenn.explain(
+        lambda i: head((table[i] + table[i]).sum(1)),
+        ids,
+        1,
+        method="composite",
+        rules="epsilon-plus",
+    )
+    once = omenn.explain(
+        lambda i: head(2 * table[i].sum(1)), ids, 1, method="composite", rules="epsilon-plus"
+    )
+    assert len(twice.weight) == 2
+    assert torch.equal(twice.inputs[0], table[ids])
+    torch.testing.assert_close(twice.matrix, once.matrix)
+
+
+def test_the_result_has_memory_of_its_own() -> None:
+    x = picture()
+    kept = x.clone()
+    e = omenn.explain(network(), x, 2, method="composite", rules="epsilon-plus")
+    x.zero_()
+    assert torch.equal(e.inputs, kept)

@@ -64,7 +64,8 @@ class State:
 
     def __init__(self, model: Any) -> None:
         # All that the model has is held, so that no id and no address of it is given out again.
-        self.modules = [m for root in modules_behind(model) for _, m in modules_of(root)]
+        found = [m for root in modules_behind(model) for _, m in modules_of(root)]
+        self.modules = [m for m in found if "_modules" in vars(m)]  # a traced one is C++
         self._attributes = [(vars(m), dict(vars(m))) for m in self.modules]
         self._containers: list[tuple[Any, Any]] = []
         self._hooks: list[tuple[Any, Any]] = []

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from omenn.core.call import Call
-from omenn.core.explanation import Explanation
+from omenn.core.explanation import Explanation, owned
+from omenn.core.inputs import nothing
 from omenn.core.surroundings import alone
 from omenn.core.target import Target
+from omenn.core.unknown import tensors_in
 from omenn.errors import InputError, did_you_mean
 from omenn.methods.layers import (
     ZERO,
@@ -110,7 +112,12 @@ def composite(
     finally:
         run.feed.values = given
     weights = [torch.where(x == 0, 0, w) for w, x in zip(gradients.inputs, given, strict=True)]
-    return replace(e, inputs=run.feed.shaped(given), weight=run.feed.shaped(weights))
+    found = replace(
+        e,
+        inputs=run.feed.by_leaf(given, lambda entry: entry.value),
+        weight=run.feed.by_leaf(weights, nothing),
+    )
+    return owned(found, False, tensors_in([run.feed.items]))
 
 
 def _checked(rules: Any) -> Rules:

@@ -218,7 +218,14 @@ def grad_cam(
             "given. Fix the others in a module around the model."
         )
     there, feed = layer_of(model, inputs, target, output, channel_dim, layer)
-    channel = feed.entries[0].channel or 0  # as the first convolution tells
+    explained = [k for k, entry in enumerate(feed.entries) if entry.leaves]
+    if len(explained) > 1:
+        raise InputError(
+            "method 'grad-cam' explains one input, but the model looks up integer ids beside the "
+            "floating-point one. Fix them in a module around the model, or use another method."
+        )
+    (own,) = explained
+    channel = feed.entries[own].channel or 0  # as the first convolution tells
     task = Task("grad-cam", model, inputs, target, output, channel)
     probe = nn.Identity()
 
@@ -229,13 +236,13 @@ def grad_cam(
             )
 
     (found,) = task.attributions(attribute)
-    there_map = _at_input(found.squeeze(1), there, feed)
+    there_map = _at_input(found.squeeze(1), there, feed, own)
     return task.explanation(over_channels(task.feed, [there_map]))
 
 
-def _at_input(found: Tensor, there: Output, feed: Feed) -> Tensor:
-    """A map at the positions of a layer, (B, *positions), at those of the input."""
-    size = feed.ones[0].shape[1:]
+def _at_input(found: Tensor, there: Output, feed: Feed, own: int) -> Tensor:
+    """A map at the positions of a layer, (B, *positions), at those of an entry of the input."""
+    size = feed.ones[own].shape[1:]
     shape, kept = there.tensor.shape, there.kept()
     if len(there.positions) == len(size) and len(kept) == math.prod(there.positions):
         mode = _MODES.get(len(size), "nearest")
@@ -243,5 +250,5 @@ def _at_input(found: Tensor, there: Output, feed: Feed) -> Tensor:
     whole = found.new_zeros(shape[0], math.prod(there.positions)).index_copy(1, kept, found)
     cells = full(there.place.cells, shape).select(there.channel, 0)
     cells = cells.expand(shape[0], *there.positions).flatten(1)
-    (there_map,) = brought(feed, there.place.with_cells(cells), whole, True)
+    there_map = brought(feed, there.place.with_cells(cells), whole, True)[own]
     return there_map * (size.numel() / len(kept))  # as high as on the tokens
