@@ -128,3 +128,24 @@ def test_alone_as_in_a_batch() -> None:
         one = omenn.explain(model, {"x": X[k : k + 1], "row": ROW[k : k + 1]}, 1).matrix
         for key in ("x", "row"):
             torch.testing.assert_close(one[key][0], whole[key][k])
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 2
+
+
+def test_a_derivative_of_ones_own_in_a_method_that_keeps_derivatives() -> None:
+    """What unseen code returns is of the inputs that it was made of."""
+
+    def model(x: Tensor, row: Tensor) -> Tensor:
+        return Doubled.apply(x).sum(1) + row + B
+
+    e = omenn.explain(model, {"x": X, "row": ROW}, 1, method="input-x-gradient")
+    torch.testing.assert_close(e.matrix["x"], 2 * X[..., 1])
+    torch.testing.assert_close(e.matrix["row"], F.one_hot(torch.tensor(1), 4) * ROW)

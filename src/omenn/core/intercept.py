@@ -139,8 +139,7 @@ class Interceptor(Placing):
         if node is None or not reaches(node, self.roots):
             return None
         if type(node).__name__.startswith(_VIEW_NODES):
-            roots = zip(self.rooted, self.roots, strict=True)
-            inputs = frozenset().union(*(names for names, root in roots if reaches(node, [root])))
+            inputs = self.upstream(node)
             whole = None if t._base is None else self.worn(t._base)
             there = None if whole is None else whole.place
             place = None if there is None else seen_through(t, there)
@@ -149,6 +148,11 @@ class Interceptor(Placing):
             self.set_mark(t, mark)
             return mark
         return self._alien(t, node)
+
+    def upstream(self, node: Any) -> frozenset[Any]:
+        """The inputs that a node of the graph is made of."""
+        roots = zip(self.rooted, self.roots, strict=True)
+        return frozenset().union(*(names for names, root in roots if reaches(node, [root])))
 
     def _alien(self, t: Tensor, node: Any) -> Mark:
         """The mark of what unseen code made."""

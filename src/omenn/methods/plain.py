@@ -106,7 +106,7 @@ class Plain(Moved):
             if carries:
                 self.bend(getattr(func, "__name__", str(func)))
             if t.dtype != torch.bool:
-                place = self.nowhere(t) if carries else None
+                place = self.nowhere(t, inputs) if carries else None
                 kind = CARRIED if carries else FROZEN
                 self.set_mark(t, Mark(self, kind, place, 0, inputs))
         return out
@@ -122,7 +122,9 @@ class Plain(Moved):
         """What comes from unseen code (TorchScript, an ``autograd.Function``) has a derivative."""
         if t.grad_fn is None or not reaches(t.grad_fn, self.roots):
             return None
-        mark = Mark(self, CARRIED, self.home(t) or self.nowhere(t))
+        inputs = self.upstream(t.grad_fn)
+        place = self.home(t, inputs) or self.nowhere(t, inputs)
+        mark = Mark(self, CARRIED, place, inputs=inputs)
         self.set_mark(t, mark)
         self.bend(short(t.grad_fn))
         return mark

@@ -55,9 +55,9 @@ def same(call: Call, out: Tensor) -> Place | None:
 
 def source(call: Call) -> tuple[Tensor, Place] | None:
     """The first argument that has a place, carried ones first."""
-    found = [(t, m) for t, m in call.marked if m.place is not None]
-    found.sort(key=lambda one: one[1].kind != "carried")
-    return (found[0][0], found[0][1].place) if found else None
+    found = [(t, m.place, m.kind) for t, m in call.marked if m.place is not None]
+    found.sort(key=lambda one: one[2] != "carried")
+    return found[0][:2] if found else None
 
 
 def placed_by(call: Call, x: Tensor, place: Place, make: Callable[[], Any]) -> Any:
