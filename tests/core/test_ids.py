@@ -39,6 +39,8 @@ WEIGHTS = draw(2, 3)
 LOOKUPS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "embedding": (lambda a: F.embedding(a, TABLE).sum(1) @ HEAD, rows(IDS)),
     "parameter": (lambda a: TABLE[a].sum(1) @ HEAD, rows(IDS)),
+    "parameter, all columns": (lambda a: TABLE[a, :].sum(1) @ HEAD, rows(IDS)),
+    "parameter, the rest": (lambda a: TABLE[a, ...].sum(1) @ HEAD, rows(IDS)),
     "index_select": (select, rows(IDS)),
     "time first": (lambda a: F.embedding(a.t(), TABLE).sum(0) @ HEAD, rows(IDS)),
     "flat": (lambda a: F.embedding(a.flatten(), TABLE).view(2, 3, 4).sum(1) @ HEAD, rows(IDS)),
@@ -207,6 +209,9 @@ def test_an_8_bit_picture_is_explained_at_its_pixels() -> None:
         torch.testing.assert_close(alone.matrix, right[1:], rtol=0, atol=1e-12)
 
 
+STEPS = torch.tensor([0.5, 1.5, 2.5, 3.5], dtype=FLOAT)
+
+
 def test_a_column_that_is_looked_up_keeps_its_part() -> None:
     x, rest = torch.tensor([[2.0, 0.3, -1.0], [4.0, 0.7, 0.2]], dtype=FLOAT), draw(2)
     uses: dict[str, Callable[[Tensor], Tensor]] = {
@@ -215,6 +220,7 @@ def test_a_column_that_is_looked_up_keeps_its_part() -> None:
         "one-hot": lambda c: F.one_hot(c.int().long(), 20).double() @ ONE,
         "comparison": lambda c: (c > 3).double() * 2.5 + 0,
         "rounded": lambda c: c.round().double() * 1.5,
+        "searched": lambda c: ONE[torch.searchsorted(STEPS, c.contiguous())],
     }
     for name, use in uses.items():
         e = omenn.explain(lambda x, use=use: x[:, 1:] @ rest + use(x[:, 0]), x, lambda f: f)

@@ -45,7 +45,8 @@ def _index(call: Call) -> Tensor | None:
         return None
     if call.operator == "getitem":
         index: Any = call.args[1]
-        index = index[0] if isinstance(index, tuple) and len(index) == 1 else index
+        if isinstance(index, tuple) and index and all(map(_whole, index[1:])):
+            index = index[0]
         if not isinstance(index, Tensor) or index.dtype in (torch.bool, torch.uint8):
             return None
         return index
@@ -55,6 +56,11 @@ def _index(call: Call) -> Tensor | None:
         found: Any = given.get("index")
         return found if given.get("dim") in (0, -2) else None
     return None
+
+
+def _whole(index: Any) -> bool:
+    """Whether an index keeps all of a dimension, as in ``table[ids, :]``."""
+    return index is Ellipsis or (isinstance(index, slice) and index == slice(None))
 
 
 def converted(

@@ -27,7 +27,7 @@ _ELEMENTWISE = frozenset(
     "eq ne lt le gt ge less less_equal greater greater_equal not_equal logical_and logical_or "
     "logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not and or xor invert iand "
     "ior ixor rand ror rxor isin isnan isinf isfinite isclose remainder mod fmod floordiv "
-    "rfloordiv floor_divide long int short char byte bool signbit bucketize".split()
+    "rfloordiv floor_divide long int short char byte bool signbit bucketize searchsorted".split()
 )
 
 # Operators that take rows or elements of a table at an index.

@@ -225,8 +225,9 @@ def grad_cam(
             "floating-point one. Fix them in a module around the model, or use another method."
         )
     (own,) = explained
-    channel = feed.entries[own].channel or 0  # as the first convolution tells
-    task = Task("grad-cam", model, inputs, target, output, channel)
+    channel = feed.entries[own].channel
+    if channel != task.feed.entries[0].channel:  # a convolution told it
+        task = Task("grad-cam", model, inputs, target, output, channel or 0)
     probe = nn.Identity()
 
     def attribute(captum: Any, f: Task, xs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
