@@ -71,7 +71,7 @@ HELD: list[Case] = [
     *(case for name in
       "log log2 log10 rsqrt reciprocal floor ceil round trunc frac sign sgn".split()
       for case in table(name, {
-          **({f"torch.{name}_": lambda x, n=name: x * getattr(torch, n + "_")(x.clone())}
+          **({f"torch.{name}_ factor": lambda x, n=name: x * getattr(torch, n + "_")(x.clone())}
              if hasattr(torch, name + "_") else {}),
           f"T.{name}_": lambda x, n=name: x * getattr(x * 1, n + "_")(),
       }, POSITIVE, oracle=held(lambda z, x, n=name: z[0] * getattr(torch, n)(x[0])))),

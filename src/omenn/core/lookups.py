@@ -101,9 +101,16 @@ _BAG = (
     "include_last_offset padding_idx"
 ).split()
 
+_BAG_OF_TORCH = (
+    "weight indices offsets scale_grad_by_freq mode sparse per_sample_weights "
+    "include_last_offset padding_idx"
+).split()
+
 
 def bag(call: Call) -> Any:
     """``embedding_bag`` in its parts, each seen by the interceptor: a lookup, and what joins it."""
+    if call.func is torch.embedding_bag:
+        return _bag_of_torch(call)
     a = dict(zip(_BAG, call.args, strict=False)) | call.kwargs
     if a.get("max_norm") is not None:
         raise call.refuse("it scales rows of its table in place", "Use max_norm=None.")
@@ -121,6 +128,16 @@ def bag(call: Call) -> Any:
         bags = [slice(s, e) for s, e in pairwise(ends)]
         parts = [(rows[b], None if kept is None else kept[b]) for b in bags]
         return torch.stack([_joined(part, own, how, 0) for part, own in parts])
+
+
+def _bag_of_torch(call: Call) -> tuple[Any, ...]:
+    """``torch.embedding_bag``: the table first, a number for the mode, and counts beside."""
+    given = dict(zip(_BAG_OF_TORCH, call.args, strict=False)) | call.kwargs
+    weight, ids = given.pop("weight"), given.pop("indices")
+    given["mode"] = ("sum", "mean", "max")[given.get("mode", 0)]
+    counts = call.value()[1:]
+    with call.owner:
+        return F.embedding_bag(ids, weight, **given), *counts
 
 
 def _joined(rows: Tensor, kept: Tensor | None, how: str, dim: int) -> Tensor:

@@ -42,6 +42,8 @@ def same(call: Call, out: Tensor) -> Place | None:
     found = found or [(t, m) for t, m in call.marked if m.place is not None]
     if not found:
         return None
+    # A constant without a place of its own stands where the rest does.
+    found = [(t, m) for t, m in found if m.inputs] or found
     first = found[0][1]
     if all(m.place is first.place for _, m in found):
         return first.place
