@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import omenn
 from omenn.core import autograd
 from omenn.core.call import Call
-from omenn.core.rules import OPERATORS, Row
+from omenn.core.rules import OPERATORS, Row, recurrent
 from opcases.case import Case, draw
 from opcases.linear import seeded
 from opdb import CASES
@@ -122,8 +122,17 @@ def with_a_constant() -> list[Case]:
 @pytest.mark.parametrize("case", with_a_constant(), ids=lambda c: c.id)
 def test_wrong_constant_is_refused(case: Case, factor: float, monkeypatch) -> None:
     assert certificate(case).exact
-    right = autograd.weighted_sum
+    right, layer = autograd.weighted_sum, recurrent.one_layer
     monkeypatch.setattr(autograd, "weighted_sum", lambda *given: factor * right(*given))
+
+    def broken_layer(*given):
+        """Its ones, which are the last thing given, take ``factor`` of the constants."""
+        ones = given[-1]
+        with torch.enable_grad():
+            ones = None if ones is None else ones.detach() + factor * (ones - ones.detach())
+        return layer(*given[:-1], ones)
+
+    monkeypatch.setattr(recurrent, "one_layer", broken_layer)
     assert not certificate(case).exact
 
 

@@ -90,6 +90,12 @@ def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+# Constant between their jumps, and without a derivative in PyTorch.
+_STEPS = frozenset(("floor_divide", "heaviside"))
+# PyTorch has no derivative of these as they write in place.
+_ONLY_OUT_OF_PLACE = frozenset("asinh_ arcsinh_ acosh_ arccosh_ atanh_ arctanh_".split())
+
+
 def _whole(value: Tensor) -> Tensor:
     """A value that is no view: a custom function may not hand out views of what it made."""
     return value.clone() if value._is_view() else value
@@ -218,9 +224,16 @@ class Call:
 
     def true_value(self) -> Any:
         """The result in the ordinary graph (second derivatives), else without history."""
-        if not self.owner.create_graph:
+        if not self.owner.create_graph or self.operator in _STEPS:
             return self.value()
-        return self.run(self.true)
+        return self.again(self.true)
+
+    def again(self, sub: Callable[[Tensor], Tensor]) -> Any:
+        """The operator on other tensors, in a form that PyTorch can differentiate."""
+        name = getattr(self.func, "__name__", "")
+        if name not in _ONLY_OUT_OF_PLACE:
+            return self.run(sub)
+        return getattr(torch, name[:-1])(*substitute(self.args, sub))
 
     def hold(self) -> Any:
         """The result as a frozen coefficient: nothing flows back through it."""

@@ -127,16 +127,16 @@ class Spread:
         if self.plain is not None:
             self.sample, self.slots = grid.sample, grid.slots
             return
-        homes = {k: e for k, e in enumerate(entries) if e.home_ones is not None}
+        homes = {k: (e, t) for k, e in enumerate(entries) if (t := e.home_ones) is not None}
         found, self.cells = place.cells.unique(return_inverse=True)
         with torch.enable_grad():
             u = grid.u[found]
         each = torch.eye(len(u), dtype=u.dtype, device=u.device)
-        ones = [e.home_ones for e in homes.values()] + [_home(e).mean for e in homes.values()]
+        ones = [t for _, t in homes.values()] + [_home(e).mean for e, _ in homes.values()]
         rows = torch.autograd.grad(
             u, ones, each, True, materialize_grads=True, is_grads_batched=True
         )
-        for (k, e), r, lost in zip(homes.items(), rows, rows[len(homes) :], strict=False):
+        for (k, (e, _)), r, lost in zip(homes.items(), rows, rows[len(homes) :], strict=False):
             own = _home(e).sample[: _home(e).slots]
             there = r.flatten(1) + (lost / own.bincount(minlength=lost.shape[1]))[:, own]
             if bool(there.any()):

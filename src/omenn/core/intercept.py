@@ -307,7 +307,7 @@ class Interceptor(Placing):
             return t if mark is None or mark.true is None else mark.true
 
         # A detached tensor is followed like any other.
-        true = ordinary(call.carried[0]) if call.operator == "detach" else call.run(ordinary)
+        true = ordinary(call.carried[0]) if call.operator == "detach" else call.again(ordinary)
         if call.operator == "setitem":
             true = ordinary(call.first)
         return [true] if isinstance(out, Tensor) else list(true)

@@ -101,7 +101,10 @@ def layer_of(call: Call) -> Layer | None:
     # A batch norm has its channels in the second dimension, a linear layer in the last one.
     rows = {"linear": x.ndim == weight.ndim == 2, "conv": x.ndim == weight.ndim}
     per_row = x is factors[0] and rows.get(call.operator, False)
-    return Layer(x, weight, bias, linear, _transposed(call, x, weight), per_row, x._version)
+    with torch.enable_grad():  # in a run that saves copies the model writes over what it used
+        kept = x.clone() if call.owner.finite else x
+    back = _transposed(call, x, weight)
+    return Layer(kept, weight, bias, linear, back, per_row, kept._version)
 
 
 def _transposed(call: Call, x: Tensor, weight: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:

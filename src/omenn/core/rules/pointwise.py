@@ -40,7 +40,7 @@ def pointwise(call: Call) -> Tensor:
     if closed is not None:
         coefficient = closed(true)
     else:
-        result = call.run(lambda t: call.true(t)) if call.owner.create_graph else value
+        result = call.again(call.true) if call.owner.create_graph else value
         coefficient = _secant(true, result, at_zero, slope)
     out = call.frozen(x, value, scaled if coefficient.is_complex() else times, coefficient)
     if at_zero == 0:
@@ -234,6 +234,11 @@ def frozen_value(call: Call) -> Any:
 def remaining(call: Call) -> Tensor:
     """x mod y = x − ⟦y · (x div y)⟧: the slope is one."""
     x = call.carried[0]
+    numbers = [a for a in (*call.args, *call.kwargs.values()) if isinstance(a, (int, float))]
+    if numbers and call.owner.create_graph and (call.reverse or call.first is numbers[0]):
+        # PyTorch has a derivative by the divisor of tensors alone.
+        call.held, value = True, call.value()
+        return torch.remainder(torch.full_like(value, numbers[0]), call.true(x))
     if len(call.carried) > 1 or call.first is not x or call.reverse:
         return call.hold()
     value, rest = call.value(), call.true_value() - call.true(x)
