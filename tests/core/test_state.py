@@ -26,6 +26,7 @@ class Changing(nn.Module):
         self.count, self.tensor, self.features = 1, torch.ones(2, 2), [torch.ones(1)]
         self.table: dict[str, Any] = {"count": 1, "seen": [1]}
         self.names = {"a"}
+        self.pair = (["first"], torch.ones(1))
         self.cache: Tensor | None = None
         self.fail = False
 
@@ -78,6 +79,10 @@ class Changing(nn.Module):
             self.table["seen"].append(2)
             self.table["new"] = h
             return self.table["count"] + len(self.table["seen"])
+        if self.how == "tuple":
+            self.pair[0].append("next")
+            self.pair[1].mul_(2)
+            return self.pair[1] + len(self.pair[0])
         if self.how == "set":
             self.names.add(str(len(self.names)))
             return len(self.names)
@@ -104,7 +109,7 @@ class Changing(nn.Module):
 WAYS = (
     "buffer in place", "view of a buffer", "out", "buffer replaced", "moving average",
     "buffer deleted", "parameter", "data", "number", "tensor attribute", "cache written", "list",
-    "dict", "set", "first call", "module", "random",
+    "dict", "tuple", "set", "first call", "module", "random",
 )  # fmt: skip
 
 
@@ -117,7 +122,7 @@ def of(value: Any) -> Any:
         return of_tensor(value)
     if isinstance(value, dict):
         return id(value), [(k, of(v)) for k, v in value.items()]
-    if isinstance(value, (list, set)):
+    if isinstance(value, (list, set, tuple)):
         return id(value), [of(v) for v in value]
     return value if isinstance(value, (int, str)) else id(value)
 

@@ -86,7 +86,10 @@ class State:
         kind = type(value)
         if kind in _PLAIN or id(value) in self._seen:
             return
-        if kind in _CONTAINERS:
+        if kind is tuple:
+            for inner in value:
+                self._note(inner)
+        elif kind in _CONTAINERS:
             self._seen.add(id(value))
             self._containers.append((value, _copied(value)))
             for inner in value.values() if kind in _MAPPINGS else value:
@@ -230,7 +233,7 @@ def _restore(now: Any, before: Any) -> None:
 _HOOK_NAMES = tuple(name for name in vars(nn.Module()) if name.endswith("hooks"))
 _STANDARD = frozenset((*_HOOK_NAMES, "training", "_modules"))
 _HOOKS = itemgetter(*_HOOK_NAMES)
-_PLAIN = frozenset((bool, int, float, str, tuple, type(None), torch.dtype, torch.device))
+_PLAIN = frozenset((bool, int, float, str, type(None), torch.dtype, torch.device))
 _MAPPINGS = (dict, OrderedDict, defaultdict)
 _CONTAINERS = frozenset((*_MAPPINGS, list, set, deque))
 
