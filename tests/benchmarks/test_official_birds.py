@@ -268,7 +268,8 @@ class TestTraining:
         assert card["official_test"]["pictures"] == 2
         assert card["official_test"]["top1"] in (0.0, 0.5, 1.0)
         assert out.index("epoch 1/1") < out.index("official test pictures")
-        assert "does not exist; give the folder" in run("--test", tmp_path)[1]
+        said = run("--test", tmp_path)[1]
+        assert "dataset_test.json' cannot be read: it does not exist. Give the folder" in said
 
     def test_a_checkpoint_of_another_training(self, run: Main, tmp_path: Path) -> None:
         run("--epochs", 1)

@@ -82,10 +82,11 @@ def test_a_constant_of_each_sample_is_a_bias_in_a_batch_too() -> None:
         return x @ w.T + flags.double() @ table
 
     x = draw(3, 4)
-    together = omenn.explain(net, (x, flags), 1, method="abslrp").matrix
+    together, of_flags = omenn.explain(net, (x, flags), 1, method="abslrp").matrix
     rows = zip(x.split(1), flags.split(1), strict=True)
-    alone = torch.cat([omenn.explain(net, row, 1, method="abslrp").matrix for row in rows])
+    alone = torch.cat([omenn.explain(net, row, 1, method="abslrp").matrix[0] for row in rows])
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
+    assert of_flags is None  # decisions carry nothing
 
 
 def test_constants_are_what_they_were_when_they_were_added() -> None:

@@ -352,9 +352,13 @@ def test_activations_become_relu(act: nn.Module) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(SMOOTH) & set(OPERATORS)))
 def test_every_operator_that_does_not_scale_is_an_obstacle(name: str) -> None:
-    function = getattr(torch, name, getattr(F, name, None))
-    more = {"softmax": (-1,), "log_softmax": (-1,), "logsumexp": (-1, True)}.get(name, ())
-    more = (2,) if name == "local_response_norm" else more
+    homes = (torch, F, torch.special)
+    function = next((getattr(home, name) for home in homes if hasattr(home, name)), None)
+    one = torch.ones(1).double()
+    more = {
+        "softmax": (-1,), "log_softmax": (-1,), "logsumexp": (-1, True), "logcumsumexp": (-1,),
+        "logaddexp": (one,), "logaddexp2": (one,), "local_response_norm": (2,),
+    }.get(name, ())  # fmt: skip
 
     class Net(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

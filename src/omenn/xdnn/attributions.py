@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from omenn.core.explain import explain
-from omenn.core.inputs import default_channel
 from omenn.core.models import modules_of
 from omenn.core.target import pick_output, select
 from omenn.errors import InputError, ModelError, TargetError, reason
@@ -257,9 +256,10 @@ def explained(question: Question, options: Mapping[str, Any], graph: bool) -> Te
     c = e.contribution
     if options.get("bias") == "separate":
         return c
-    channel = options.get("channel_dim")
-    channel = default_channel(c.ndim) if channel is None else channel
-    return c + (e.bias if channel is None else e.bias.unsqueeze(channel) / c.shape[channel])
+    if e.bias.ndim == c.ndim:
+        return c + e.bias
+    channel = e.channel_dim or -1  # the rows that ids look up have their features last
+    return c + e.bias.unsqueeze(channel) / c.shape[channel]
 
 
 class _Beside(nn.Module):

@@ -200,7 +200,8 @@ def mixed_linearly(call: Call) -> Tensor:
         return call.func(*ends, w)
     # What stands still is a copy: in place it is the one that is written into.
     still = [torch.zeros_like(t) if call.is_carried(t) else t.clone() for t in (a, b)]
-    term = torch.lerp(still[0].detach(), still[1].detach(), w)
+    term = torch.lerp(still[0], still[1], w)
+    term = term if call.owner.create_graph else term.detach()
     frozen = isinstance(call.get("weight"), Tensor) and call.is_carried(call.get("weight"))
     return call.attach(call.func(*ends, w), term, frozen=frozen)
 
