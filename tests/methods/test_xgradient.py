@@ -154,6 +154,25 @@ def test_what_the_model_detaches_is_followed() -> None:
     assert torch.allclose(e.weight, torch.full((1, 2), 12.0))
 
 
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 2 * ctx.saved_tensors[0] * g
+
+
+def test_functions_with_a_derivative_of_their_own_beside_another_input() -> None:
+    x, z, w = torch.rand(3, 4), torch.rand(3, 4), torch.rand(4, 2)
+    inputs = {"x": x, "z": z}
+    e = omenn.explain(lambda x, z: Square.apply(x) @ w + z @ w, inputs, 1, method="xgradient")
+    torch.testing.assert_close(e.weight["x"], 2 * x * w[:, 1])
+    torch.testing.assert_close(e.weight["z"], w[:, 1].expand(3, 4))
+
+
 def test_an_output_without_a_derivative_is_refused() -> None:
     with pytest.raises(omenn.TargetError, match="have no derivative"):
         omenn.explain(
