@@ -115,15 +115,18 @@ class PlainLayers(Layers, Plain):
 class LayersRun(FrozenRun):
     """A run from which the maps of all layers are pulled back, behind the ones of the inputs."""
 
-    mode: Layers
+    @property
+    def maps(self) -> list[tuple[int, Tensor]]:
+        assert isinstance(self.mode, Layers)
+        return self.mode.maps
 
     def _leaves(self) -> list[Tensor]:
-        return [*super()._leaves(), *(ones for _, ones in self.mode.maps)]
+        return [*super()._leaves(), *(ones for _, ones in self.maps)]
 
     def layers(self, g: Gradients) -> list[tuple[str, Place, Tensor]]:
         """(module, place, b ⊙ ∇_b f) of every constant term, shaped like what it is added to."""
         terms = self.mode.constants.terms
-        found = zip(self.mode.maps, g.ones[len(self.feed.ones) :], strict=True)
+        found = zip(self.maps, g.ones[len(self.feed.ones) :], strict=True)
         return [(terms[k].name, terms[k].place, values) for (k, _), values in found]
 
 
