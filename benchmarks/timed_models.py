@@ -99,6 +99,18 @@ def _llama() -> nn.Module:
     return Embedded(t.LlamaForCausalLM(config), use_cache=False, logits_to_keep=1)
 
 
+class Recurrent(nn.Module):
+    """A classifier of sequences (B, T, 16) by the last state of a bidirectional LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(16, 64, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(128, 100)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
 def _tiny() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -122,6 +134,7 @@ SUBJECTS: dict[str, Subject] = {
     "efficientnet_b0": Subject("EfficientNet-B0", _timm("efficientnet_b0"), _IMAGE, 1.05),
     "bert": Subject("BERT, 12 layers, 128 tokens", _bert, (128, 768)),
     "llama": Subject("Llama, 8 layers, 512 tokens", _llama, (512, 512)),
+    "lstm": Subject("LSTM, 2 layers, 500 steps", Recurrent, (500, 16), 5.0),
     "vgg16": Subject(
         "VGG-16", _torchvision("vgg16"), _IMAGE, canonizer="VGGCanonizer", for_peers=True
     ),
