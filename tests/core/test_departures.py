@@ -190,3 +190,16 @@ def test_other_inputs_are_not_shaken() -> None:
 
     e = omenn.explain(model, x, 1)
     torch.testing.assert_close(e.weight, 2 * HEAD.weight[1].expand(2, 4).detach())
+
+
+def test_text_may_be_logged_and_not_computed_with() -> None:
+    x = torch.randn(1, 4).double()
+
+    def logs(x: Tensor) -> Tensor:
+        assert f"{x.mean():.3f}"
+        return x.sum(1, keepdim=True)
+
+    torch.testing.assert_close(omenn.explain(logs, x, 0).matrix, x)
+    with pytest.raises(omenn.UnsupportedOperator) as error:
+        omenn.explain(lambda x: x.sum(1, keepdim=True) * float(f"{x.sum():.6f}"), x, 0)
+    assert error.value.operator == "__format__"

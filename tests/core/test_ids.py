@@ -246,3 +246,20 @@ def test_constants_of_a_branch_stay_on_its_input() -> None:
 def test_integers_alone_that_nothing_is_looked_up_by() -> None:
     with pytest.raises(omenn.InputError, match="never reached an embedding"):
         omenn.explain(lambda a: a.double() @ FLAGS, IDS, lambda f: f)
+
+
+def test_a_sum_of_counts_lies_at_none_of_them() -> None:
+    counts, x = torch.randint(1, 9, (2, 4)), torch.randn(2, 3).double()
+    w = torch.randn(4).double()
+
+    def one_by_one(counts: Tensor, x: Tensor) -> Tensor:
+        return x.sum(1, keepdim=True) + sum(counts[:, t : t + 1].double() * w[t] for t in range(4))
+
+    def together(counts: Tensor, x: Tensor) -> Tensor:
+        return x.sum(1, keepdim=True) + (counts.double() * w).sum(1, keepdim=True)
+
+    got = omenn.explain(one_by_one, (counts, x), 0).matrix
+    even = ((counts * w).sum(1, keepdim=True) / 4).expand(2, 4)
+    torch.testing.assert_close(got[0], even)
+    torch.testing.assert_close(got[1], x)
+    torch.testing.assert_close(omenn.explain(together, (counts, x), 0).matrix[0], even)

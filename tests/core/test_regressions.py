@@ -156,3 +156,17 @@ def test_written_over_after_an_activation(name: str, write) -> None:
     torch.testing.assert_close(rows.weight[:, 1], wanted.weight)
     with omenn.operator(in_place, x) as op:
         torch.testing.assert_close(op.rows([1])[0].reshape(2, 4)[:1], wanted.weight[:1])
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-30])
+def test_log_softmax_written_out(eps: float) -> None:
+    """The logit less a constant, as ``log_softmax`` and ``logsumexp`` have it."""
+    w, x = torch.randn(4, 3).double(), torch.randn(2, 4).double()
+
+    def by_hand(x: Tensor) -> Tensor:
+        y = x @ w
+        return y - torch.log(torch.exp(y).sum(-1, keepdim=True) + eps)
+
+    e = omenn.explain(by_hand, x, lambda out: out[:, 1])
+    assert e.exact
+    torch.testing.assert_close(e.weight, w[:, 1].expand(2, 4))

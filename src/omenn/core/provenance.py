@@ -60,6 +60,8 @@ def mark_frozen(
         if not isinstance(t, Tensor) or wrapped(t) or id(t) in given:
             continue
         there = found[k] if k < len(found) else None
+        if there is not None and _of_several(marked, t):
+            there = places.nowhere(there, t.shape, t.shape)
         there = there or _place(func, marked, t)
         kind = FROZEN
         if t.is_floating_point() or t.is_complex():
@@ -68,6 +70,16 @@ def mark_frozen(
             kind = IDS
         names = inputs if kind == FROZEN else names_in(m for _, m in marked if m.kind == IDS)
         mode.set_mark(t, Mark(mode, kind, there, 0, names))
+
+
+def _of_several(marked: Sequence[tuple[Tensor, Mark]], out: Tensor) -> bool:
+    """Whether a value is made of ids at different places, so that it lies at none of them."""
+    placed = [(t, m.place) for t, m in marked if m.place is not None and _broadcasts(t, out)]
+    if len(placed) < 2 or not any(n < 0 for _, m in marked for n in m.inputs):
+        return False
+    cells = [places.full(p.cells, [1] * out.ndim) for _, p in placed]
+    same = all(p.grid is placed[0][1].grid for _, p in placed)
+    return same and any(c.shape == cells[0].shape and not torch.equal(c, cells[0]) for c in cells)
 
 
 def mark_written(mode: Interceptor, target: Any, marked: Sequence[tuple[Tensor, Mark]]) -> None:

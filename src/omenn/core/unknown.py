@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from omenn.core.rules import Row
 
 LEAVES_TORCH = frozenset(
-    "item tolist numpy __float__ __int__ __array__ __complex__ __dlpack__ data_ptr".split()
+    "item tolist numpy __float__ __int__ __array__ __complex__ __format__ __dlpack__ "
+    "data_ptr".split()
 )
 
 _NUMBERS = LEAVES_TORCH - {"data_ptr", "__dlpack__"}  # of which a copy can be handed over

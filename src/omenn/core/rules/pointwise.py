@@ -211,9 +211,13 @@ _ROOTS: dict[str, tuple[float, float]] = {
 def rooted(call: Call) -> Tensor:
     """φ(x) = ⟦φ(x)/(x − r)⟧ (x − r) for a function with the root r and without a value at zero.
 
-    As a factor of a product it is frozen before anything else.
+    As a factor of a product it is frozen before anything else. Of a sum of exponentials it is held,
+    as ``logsumexp`` is: a log-softmax that is written out is the logit less a constant.
     """
     x, (root, slope) = call.carried[0], _ROOTS[call.operator]
+    mark = call.mark(x)
+    if mark is not None and mark.rank == GATE and not call.owner.chains.curved(x):
+        return call.hold()
     call.rank = LOGARITHM
     value, true = call.value(), call.true(x)
     away = true - root
