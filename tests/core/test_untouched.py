@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import omenn
+from omenn.core.depth import levels_of
 from omenn.core.intercept import Interceptor
 from opcases.case import draw
 from opcases.linear import seeded
@@ -284,3 +285,11 @@ def test_nothing_stays_in_memory(options: dict) -> None:
     finally:
         gc.enable()
     assert left == before
+
+
+def test_nothing_stays_in_memory_of_levels() -> None:
+    gc.collect()
+    before = interceptors()
+    assert levels_of(convnet(), IMAGE)
+    gc.collect()
+    assert interceptors() == before

@@ -22,6 +22,7 @@ from omenn.core.channels import Reoriented
 from omenn.core.entries import structured
 from omenn.core.inputs import Feed
 from omenn.core.intercept import Interceptor
+from omenn.core.lifetime import released
 from omenn.core.place import Place, full, resampled
 from omenn.core.spread import spread
 from omenn.core.state import State
@@ -262,6 +263,7 @@ def _as_feature_map(model: nn.Module, feed: Feed, at: str, state: State) -> list
         return [Located(s, resampled(place, tuple(leaf.shape), s[2:])) for s in shapes]
 
 
+@released()
 def levels_of(
     model: Any,
     inputs: Any,
