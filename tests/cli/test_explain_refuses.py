@@ -86,7 +86,6 @@ class TestExplainRefuses:
             ),
             ("net.py:Scores", r"'names': a list of str, 'scores': a tensor \(1, 5\)"),
             ("net.py:Dense", r"'out': a tensor \(1, 8, 8, 8\), expected one row"),
-            ("net.py:One", r"a tensor \(\), expected one row"),
         ],
     )
     def test_models(self, run: Run, net: str, picture: Path, model: str, words: str) -> None:

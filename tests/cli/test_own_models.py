@@ -113,8 +113,8 @@ def test_what_is_declared_is_taken(run: Run, own: Path) -> None:
         ("Mapped", r"'features': .*'scores': a tensor \(1, 2\).*--output"),
         ("Pair", r"a tuple of a tensor \(1, 4, 1, 1\), a tensor \(1, 2\).*--output"),
         ("net", r"'net' of 'own\.py' is a module \(Sequential\), expected a function that returns"),
-        ("Raising", r"AttributeError: .*no_such_thing.* \(own\.py, line 36\)"),
-        ("fails", r"raised ValueError: .* \(own\.py, line 41\)"),
+        ("Raising", r"AttributeError: .*no_such_thing.* \(own\.py, line 43\)"),
+        ("fails", r"raised ValueError: .* \(own\.py, line 48\)"),
     ],
 )
 def test_what_to_write_in_the_file(run: Run, own: Path, name: str, words: str) -> None:

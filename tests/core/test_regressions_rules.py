@@ -257,7 +257,7 @@ def test_windows_keep_their_cells(name: str) -> None:
 
 def test_constants_made_from_the_input_are_named() -> None:
     net = seeded(nn.Sequential(nn.Linear(4, 5), nn.LogSoftmax(1)))
-    e = omenn.explain(net, ROWS[:, 0], 1)
+    e = omenn.explain(net, ROWS[:, 0], lambda out: out[:, 1])
     assert e.exact
     assert e.frozen_constants == ("1",)
 

@@ -90,7 +90,7 @@ class TestSignedRgb:
 
     @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
     def test_scales_without_a_meaning(self, scale: float) -> None:
-        with pytest.raises(InputError, match="positive and finite"):
+        with pytest.raises(InputError, match="finite"):
             signed_rgb([[1.0]], scale)
 
 
@@ -151,7 +151,7 @@ class TestSmooth:
 
     @pytest.mark.parametrize("sigma", [-1.0, float("nan"), float("inf")])
     def test_widths_without_a_meaning(self, sigma: float) -> None:
-        with pytest.raises(InputError, match="must be 0 or more"):
+        with pytest.raises(InputError, match="0 or more"):
             smooth([[1.0]], sigma)
 
 

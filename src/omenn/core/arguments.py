@@ -50,7 +50,7 @@ def real(name: str, value: Any, least: float | None = None) -> float:
         found = math.nan
     if not math.isfinite(found) or (least is not None and found < least):
         limit = "" if least is None else f" of {least:g} or more"
-        raise InputError(f"{name} must be a number{limit}, but {quoted(value)} was given.")
+        raise InputError(f"{name} must be a finite number{limit}, but {quoted(value)} was given.")
     return found
 
 

@@ -132,6 +132,7 @@ def _over_classes(operator: str, logits: Tensor, out: Tensor) -> bool:
     """Whether these are probabilities of the classes of each sample: of each row (B, classes)."""
     if out.ndim != 2 or logits.shape != out.shape:
         return False
-    there = _LAST[operator](logits.detach().double(), 1)
     tolerance = 16 * torch.finfo(out.dtype).eps
-    return torch.allclose(there, out.detach().double(), tolerance, tolerance)
+    with torch._C.DisableTorchFunction():  # a look, no part of the model
+        there = _LAST[operator](logits.detach().double(), 1)
+        return torch.allclose(there, out.detach().double(), tolerance, tolerance)

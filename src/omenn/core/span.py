@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from omenn.core.arguments import quoted
 from omenn.core.departures import check_departures
-from omenn.core.ends import logits_of
 from omenn.core.models import check_model
 from omenn.core.run import FrozenRun
 from omenn.core.target import pick_output
@@ -150,6 +149,6 @@ class Span(FrozenRun):
             with torch.inference_mode(False), torch.enable_grad(), self.mode:
                 out = pick_output(self.out, self.output)
                 raise_opaque(self.mode, out)
-                return logits_of(self.mode, out)[0]
+                return out
         assert self.found is not None
         return self.found

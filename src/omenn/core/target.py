@@ -207,7 +207,7 @@ def _at(logits: Tensor, index: Tensor) -> Tensor:
 
 def _indices(target: Any, logits: Tensor) -> Tensor:
     batch, classes = logits.shape
-    index = _whole(target, batch, classes)
+    index = _whole(target, logits)
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise TargetError(f"the target must be an integer, but has the type {index.dtype}.")
     if index.ndim > 1 or (index.ndim == 1 and index.shape[0] not in (1, batch)):
@@ -221,8 +221,9 @@ def _indices(target: Any, logits: Tensor) -> Tensor:
     return index % classes
 
 
-def _whole(target: Any, batch: int, classes: int) -> Tensor:
+def _whole(target: Any, logits: Tensor) -> Tensor:
     """The target as an ordinary tensor: a number, a tensor, a list or an array of numbers."""
+    batch, classes = logits.shape
     if isinstance(target, Tensor):
         if target.layout != torch.strided or target.is_meta or target.is_quantized:
             kind = "on the meta device" if target.is_meta else "sparse or quantised"
@@ -233,10 +234,10 @@ def _whole(target: Any, batch: int, classes: int) -> Tensor:
             raise TypeError
         if hasattr(target, "__index__") and getattr(target, "ndim", 0) == 0:
             _check_range(number := operator.index(target), classes)
-            return torch.tensor(number)
+            return torch.tensor(number, device=logits.device)
         if not isinstance(target, (list, tuple)) and not hasattr(target, "__array__"):
             raise TypeError
-        return torch.as_tensor(target)
+        return torch.as_tensor(target, device=logits.device)
     except OmennError:
         raise
     except Exception:  # what an array may raise of itself is its own
