@@ -14,7 +14,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := omenn-demo
 PYTHON ?= python3
-PYTEST ?= -n auto --maxprocesses 4 --dist worksteal
+WORKERS := -n auto --maxprocesses 4 --dist worksteal
+PYTEST ?= $(WORKERS) -m "not slow"
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
@@ -27,13 +28,16 @@ demo: $(VENV)/.base ## explain four birds and write the page (needs Python alone
 	@$(BIN)/omenn demo --out $(DEMO)
 	@echo "The page: file://$(CURDIR)/$(DEMO)/index.html"
 
-test: $(VENV)/.test ## all tests
+test: $(VENV)/.test ## the tests, without the slow ones
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
 
 fuzz: $(VENV)/.test ## 20,000 random networks against their dense maps (the suite has 300)
 	@OMENN_FUZZ=20000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz $(PYTEST)
 
-check: lint types test ## what must hold before a commit: lint, types, tests
+check: lint types all ## what must hold before a commit: lint, types, all tests
+
+all: $(VENV)/.test ## all tests, the slow ones among them
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 lint: $(VENV)/.test ## ruff: rules and format
 	@$(BIN)/ruff check

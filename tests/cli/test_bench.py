@@ -82,6 +82,7 @@ class TestBench:
         assert code == 1
         assert "failed: nets.py:build, omenn, gae[steps=1]: mosaics need four pictures" in out
 
+    @pytest.mark.slow
     def test_the_small_plan(self, run: Run, inside_tmp: Path) -> None:
         """That of the documentation, with four pictures, one model, and the metrics but for GAE.
 

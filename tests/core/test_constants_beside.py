@@ -14,6 +14,8 @@ from omenn.errors import OmennError
 from opcases.case import Case, draw
 from opdb import CASES
 
+pytestmark = pytest.mark.slow  # every operator with every argument
+
 PARTS = [
     (case, k)
     for case in CASES

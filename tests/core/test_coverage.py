@@ -113,7 +113,12 @@ def functions() -> Iterator[Callable[..., Any]]:
     """Every function of torch that a mode sees, but for the getters of attributes."""
     for group in get_overridable_functions().values():
         for func in group:
-            if getattr(func, "__name__", "__get__") != "__get__":
+            # torch_geometric puts functions of its own over some, which call those of torch.
+            own = (getattr(func, "__module__", None) or "torch").split(".")[0] in (
+                "torch",
+                "builtins",
+            )
+            if own and getattr(func, "__name__", "__get__") != "__get__":
                 yield func
 
 

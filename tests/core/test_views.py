@@ -13,6 +13,8 @@ import omenn
 from opcases.case import Case, draw
 from opdb import CASES
 
+pytestmark = pytest.mark.slow  # every view with every follower
+
 # What reads a view, and what writes into it or into a part of it.
 AFTER: dict[str, Callable[[Tensor], Tensor]] = {
     "product": lambda y: y @ draw(y.shape[-1], 2),
