@@ -19,6 +19,8 @@ from benchmarks.zoo_measure import made, runs
 from benchmarks.zoo_models import cast
 from benchmarks.zoo_watch import Watch
 
+pytestmark = pytest.mark.slow
+
 COVER: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))
 CHOSEN: list[dict[str, Any]] = COVER["chosen"]
 
