@@ -41,12 +41,17 @@ class Constants:
         """The ones of each term; the gradient there is what the term adds."""
         return [term.ones for term in self.terms]
 
-    def by_module(self, maps: list[Tensor | None], samples: int) -> dict[str, Tensor]:
-        """Module → what its constants add: (located, then one row for each reason) × samples.
+    def common(self) -> bool:
+        """Whether a term lies at what is common to several samples."""
+        return any(term.place.common() for term in self.terms)
 
-        ``maps``: for each term the gradient at its ones, None where none arrived.
+    def by_module(self, maps: list[Tensor | None], samples: int) -> dict[str, Tensor]:
+        """Module → what its constants add: (located, then one row for each reason, samples + 1).
+
+        The last column is what is common to all. ``maps``: for each term the gradient at its
+        ones, None where none arrived.
         """
-        width = (1 + len(REASONS)) * samples
+        width = (1 + len(REASONS)) * (samples + 1)
         groups: dict[int, list[int]] = {}
         for k, (term, cells) in enumerate(zip(self.terms, maps, strict=True)):
             if cells is not None and cells.numel():  # a term of no tokens adds nothing

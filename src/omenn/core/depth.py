@@ -92,7 +92,7 @@ class Depth:
         located, amounts, seen = [], [], []
         for m, act, one, dim in zip(maps, acts, self.found, batch, strict=True):
             if one.place is None:
-                amounts.append(m.reshape(len(self.mean), -1).sum(1))
+                amounts.append(m.reshape(len(self.mean) - 1, -1).sum(1))
                 continue
             there, amount = self._back(m, one.place, one, dim)
             amounts.append(amount)
@@ -121,7 +121,8 @@ class Depth:
             create_graph=matrix.requires_grad,
             materialize_grads=True,
         )
-        return there.movedim(self.batch, 0), amount
+        # A module's output has no row that is common to its samples.
+        return there.movedim(self.batch, 0), amount[:-1]
 
     def _footprint(self, place: Place) -> list[int]:
         """How many locations of the input a cell covers, along each of its dimensions."""

@@ -61,8 +61,9 @@ class Entry:
             return place
         grid = self.place.grid
         each = torch.arange(grid.slots, device=grid.sample.device)
-        first = torch.full((grid.samples,), grid.slots, device=grid.sample.device)
+        first = torch.full((grid.samples + 1,), grid.slots, device=grid.sample.device)
         first = first.scatter_reduce(0, grid.sample[: grid.slots], each, "amin")
+        first[grid.samples] = grid.slot(first.new_tensor(grid.common))
         return Place(grid, first[place.grid.sample[place.cells]])
 
 
@@ -138,7 +139,8 @@ class Spread:
         )
         for (k, (e, _)), r, lost in zip(homes.items(), rows, rows[len(homes) :], strict=False):
             own = _home(e).sample[: _home(e).slots]
-            there = r.flatten(1) + (lost / own.bincount(minlength=lost.shape[1]))[:, own]
+            sizes = own.bincount(minlength=lost.shape[1]).clamp_min(1)
+            there = r.flatten(1) + (lost / sizes)[:, own] + lost[:, -1:] / len(own)
             if bool(there.any()):
                 self.rows[k] = there
 
@@ -155,8 +157,9 @@ class Spread:
         found, rest = total[: self.slots], total[self.slots :]
         own, samples = self.sample[: self.slots], self.sample[self.slots :]
         sizes = own.bincount(minlength=int(self.sample.max()) + 1).clamp_min(1)
-        even = rest.new_zeros(len(sizes)).index_add(0, samples, rest) / sizes
-        return {self.plain: (found + even[own]).reshape(entries[self.plain].ones.shape)}
+        lost = rest.new_zeros(len(sizes)).index_add(0, samples, rest)
+        found = found + (lost / sizes)[own] + lost[-1] / len(own)  # the last is common to all
+        return {self.plain: found.reshape(entries[self.plain].ones.shape)}
 
     def forth(self, maps: Tensor, shape: Sequence[int]) -> Tensor:
         """A map of the entry as contributions of ``shape``: each location over what lies there."""

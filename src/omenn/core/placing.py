@@ -28,7 +28,7 @@ class Placing(TorchFunctionMode):
         super().__init__()
         self.grid: Grid | None = None
         self.homes: list[tuple[Any, tuple[int, ...], Place]] = []  # input, shape, place
-        self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples,)
+        self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples + 1,)
         self.constants = Constants()
         self.shared = Shared()
         self.frozen_constants: set[str] = set()

@@ -13,6 +13,7 @@ from omenn.core.autograd import last_pass, own_precision
 from omenn.core.axes import along_samples, counted
 from omenn.core.blame import blame, held, no_way_back
 from omenn.core.channels import Reoriented
+from omenn.core.common import parted
 from omenn.core.departures import check_departures
 from omenn.core.depth import Depth, depth_of
 from omenn.core.ends import logits_of
@@ -221,19 +222,27 @@ class FrozenRun(Compared):
 
     def pull_back(self, f: Tensor, retain: bool = False, create_graph: bool = False) -> Gradients:
         """∂Σf/∂(inputs, ones, sources) of the frozen network."""
-        grads = self._pulled(
-            [f], lambda fs: self._gradients(fs[0], torch.ones_like(f), retain, create_graph)
-        )
-        return self._sorted(grads)
+
+        def pull(fs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+            keep = retain or self.mode.constants.common()
+            return self._gradients(fs[0], torch.ones_like(f), keep, create_graph)
+
+        return parted(self, f, self._sorted(self._pulled([f], pull)), retain, create_graph)
+
+    def pulled_once(self, f: Tensor, grad: Tensor, retain: bool, create_graph: bool) -> Gradients:
+        """The same of ⟨f, grad⟩, once this graph has proved to be of use."""
+        return self._sorted(self._gradients(f, grad, retain, create_graph))
 
     def pull_back_together(self, rows: Sequence[Tensor], retain: bool) -> list[Gradients]:
         """The gradients of several explained numbers in one pass, which holds them all."""
         if len(rows) == 1:
             return [self.pull_back(rows[0], retain)]
         grads = self._pulled(rows, lambda fs: self._stacked(fs, retain))
-        return [
+        found = [
             self._sorted([None if g is None else g[k] for g in grads]) for k in range(len(rows))
         ]
+        last = len(rows) - 1
+        return [parted(self, f, found[k], retain or k < last) for k, f in enumerate(rows)]
 
     def _pulled(
         self, rows: Sequence[Tensor], pull: Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
@@ -254,7 +263,7 @@ class FrozenRun(Compared):
         with torch.enable_grad():
             f = torch.stack(list(rows))
         each = torch.eye(len(f), dtype=f.dtype, device=f.device).unsqueeze(-1).expand(-1, *f.shape)
-        return self._gradients(f, each, retain, batched=True)
+        return self._gradients(f, each, retain or self.mode.constants.common(), batched=True)
 
     def _again(self, rows: Sequence[Tensor]) -> list[Tensor]:
         """The explained numbers of another forward pass, which saves finite copies."""

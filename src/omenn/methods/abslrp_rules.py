@@ -78,7 +78,7 @@ def normalised(x: Tensor, grad: Tensor, place: Place | None) -> Tensor:
         total = total.reshape(-1, *[1] * (grad.ndim - 1))
     else:
         sample = place.grid.sample[place.cells]
-        total = torch.zeros(place.grid.samples, dtype=size.dtype, device=size.device)
+        total = torch.zeros(place.grid.samples + 1, dtype=size.dtype, device=size.device)
         total = total.index_add(0, sample.expand(size.shape).reshape(-1), size.reshape(-1))
         total = total[sample]
     return (grad / (total + TINY)).to(grad.dtype)

@@ -163,7 +163,7 @@ def _rescaled(place: Place, values: Tensor) -> tuple[Place, Tensor]:
     size, cells = values.detach().abs(), full(place.cells, values.shape)
     sample = place.grid.sample[cells].expand(size.shape)
     here = place.located().reshape(cells.shape).expand(size.shape)
-    least = size.new_full((place.grid.samples,), torch.inf)
+    least = size.new_full((place.grid.samples + 1,), torch.inf)
     least = least.scatter_reduce(0, sample[here], size[here], "amin")
     most = torch.zeros_like(least).scatter_reduce(0, sample[here], size[here], "amax")
     span = most - least

@@ -19,13 +19,17 @@ class Grid:
     """Cells of a resampled ones image: ``u`` (n,), ``sample`` (n,) and ``reason`` (n,).
 
     ``reason`` is 0 where a cell is located. The cells are followed by ``tail``, slots for what has
-    no location: ``samples`` of them for each reason.
+    no location: for each reason one of each sample, and one of what is common to all.
+
+    NOTE common. A reference beside the batch is of no sample: each uses it. The ``sample`` of such
+    a row is the number ``common``, and what its constants add is told by a pass back for each
+    sample alone (see ``omenn.core.common``). Such a row has no location.
     """
 
     __slots__ = ("base", "reason", "sample", "samples", "slots", "tail", "u")
 
     def __init__(self, u: Tensor, sample: Tensor, reason: Tensor, tail: Tail) -> None:
-        self.samples = tail.mean.numel()
+        self.samples = tail.mean.numel() - 1
         self.slots = u.numel()  # index of the first slot
         self.tail = tail
         self.base: Grid | None = None  # the grid that this one extends
@@ -35,8 +39,13 @@ class Grid:
 
     @property
     def mean(self) -> Tensor:
-        """One for each sample: what has no location hangs on it. (samples,)"""
+        """One for each sample, and one for all: what has no location hangs on it. (samples + 1,)"""
         return self.tail.mean
+
+    @property
+    def common(self) -> int:
+        """The sample of what is common to all; the only one, if there are no others."""
+        return self.samples if self.samples > 1 else 0
 
     def extended(self, u: Tensor, sample: Tensor) -> Grid:
         """This grid with more cells behind, placed by attention; its own keep their indices."""
@@ -57,7 +66,11 @@ class Grid:
 
     def slot(self, sample: Tensor, reason: int = TOKEN) -> Tensor:
         """Indices of the slots of ``sample``: without a place, for this reason."""
-        return sample + (self.slots + (reason - 1) * self.samples)
+        return sample + (self.slots + (reason - 1) * (self.samples + 1))
+
+    def shared(self, rank: int, reason: int = TOKEN) -> Tensor:
+        """The slot of what is common to all samples, of so many dimensions of size one."""
+        return self.slot(self.sample.new_full((1,) * rank, self.common), reason)
 
 
 class Tail(NamedTuple):
@@ -74,7 +87,7 @@ class Tail(NamedTuple):
 
 
 def tail_of(*means: Tensor) -> Tail:
-    """The slots for some inputs, each with a one for each sample, that share evenly."""
+    """The slots for some inputs, each with a one for each sample and for all, that share evenly."""
     mean = means[0] if len(means) == 1 else torch.stack(means).mean(0)
     sample = torch.arange(mean.numel(), device=mean.device)
     reason = torch.tensor(_SLOTTED, device=mean.device).repeat_interleave(mean.numel())
@@ -99,7 +112,7 @@ def joint(grids: Iterable[Grid]) -> Grid:
 class Place:
     """Where each element of a tensor lies: ``cells`` indexes ``grid``, 1-sized where constant."""
 
-    __slots__ = ("_ones", "_source", "cells", "grid", "origin")
+    __slots__ = ("_common", "_ones", "_source", "cells", "grid", "origin")
 
     def __init__(self, grid: Grid, cells: Tensor) -> None:
         self.grid = grid
@@ -107,6 +120,7 @@ class Place:
         self.origin: Origin | None = None  # where it was before all positions were mixed
         self._ones: Tensor | None = None
         self._source: Tensor | None = None
+        self._common: bool | None = None
 
     def ones(self) -> Tensor:
         """U at this place: ones with the shape of ``cells``, differentiable to the input's U."""
@@ -115,11 +129,18 @@ class Place:
         return self._ones
 
     def source_index(self) -> Tensor:
-        """For each cell its sample, plus the number of samples times its reason."""
+        """For each cell its sample, plus the number of samples and one times its reason."""
         if self._source is None:
             grid = self.grid
-            self._source = (grid.sample + grid.samples * grid.reason)[self.cells]
+            self._source = (grid.sample + (grid.samples + 1) * grid.reason)[self.cells]
         return self._source
+
+    def common(self) -> bool:
+        """Whether anything here is common to several samples."""
+        if self._common is None:
+            n = self.grid.samples
+            self._common = n > 1 and bool((self.source_index() % (n + 1) == n).any())
+        return self._common
 
     def with_cells(self, cells: Tensor) -> Place:
         return self if cells is self.cells else Place(self.grid, cells)
@@ -156,11 +177,13 @@ class Place:
         sample = grid.sample[cells]
         if reason is None:
             reason = grid.reason[cells]
-        # One cell per sample is the whole input: honest about it, it is not located.
-        if u.numel() <= grid.samples:
-            reason = reason.masked_fill(reason == 0, POOLED)
         lost = (reason != 0) & (reason != ROUTED)
-        if bool(lost.any()):
+        count = int(lost.sum())
+        # One cell per sample is the whole input: honest about it, it is not located.
+        if u.numel() - count <= grid.samples:
+            reason = reason.masked_fill(reason == 0, POOLED)
+            lost, count = reason != ROUTED, u.numel()
+        if count:
             u = torch.where(lost, grid.mean[sample], u)
         fresh = torch.arange(u.numel(), device=u.device).reshape(u.shape)
         return Place(Grid(u, sample, reason, grid.tail), fresh)
@@ -182,7 +205,7 @@ def input_place(
     rows = ones.shape[batch]
     sample = torch.arange(rows, device=ones.device) * samples // rows
     sample = sample.reshape(-1, *[1] * (ones.ndim - 1 - batch)).expand_as(ones)
-    mean = torch.ones(samples, dtype=ones.dtype, device=ones.device)
+    mean = torch.ones(samples + 1, dtype=ones.dtype, device=ones.device)
     mean.requires_grad_(ones.requires_grad)
     why = UNIFORM if spread else 0 if ones.numel() > samples else POOLED
     u = mean[sample] if why else ones
@@ -212,16 +235,16 @@ def compacted(cells: Tensor) -> Tensor:
 
 
 def unplaced(grid: Grid, shape: Sequence[int], reason: int = OPERATOR) -> Place:
-    """A place without location for a tensor of ``shape`` whose first dimension is batch-major."""
+    """A place without location for a tensor of ``shape`` whose first dimension is batch-major.
+
+    If its rows are no whole number of batches, they are common to all samples.
+    """
     rows = shape[0] if len(shape) else 1
     if grid.samples == 1 or rows % grid.samples:
-        index = torch.zeros(1, dtype=torch.long, device=grid.u.device)
-    else:
-        index = torch.arange(grid.samples, device=grid.u.device)
-        index = index.repeat_interleave(rows // grid.samples)
-    rank = (-1, *[1] * (len(shape) - 1)) if len(shape) else ()
-    slots = grid.slot(index[: None if len(shape) else 1], reason)
-    return Place(grid, slots.reshape(rank))
+        return Place(grid, grid.shared(len(shape), reason))
+    index = torch.arange(grid.samples, device=grid.u.device)
+    index = index.repeat_interleave(rows // grid.samples)
+    return Place(grid, grid.slot(index.reshape(-1, *[1] * (len(shape) - 1)), reason))
 
 
 def nowhere(place: Place, before: Sequence[int], after: Sequence[int]) -> Place:

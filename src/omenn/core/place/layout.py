@@ -129,6 +129,7 @@ def _samples(grid: Grid, written: Tensor) -> Tensor:
     """The samples of a tensor into which those ``written`` went (-1 where nothing did).
 
     They lie along the first dimension in which samples, in either order, agree with the written.
+    Whole batches behind the written ones are common to all samples.
     """
     n, device = grid.samples, written.device
     for dim, size in enumerate(written.shape):
@@ -140,8 +141,17 @@ def _samples(grid: Grid, written: Tensor) -> Tensor:
             index = index.repeat_interleave(each) if order == "outer" else index.repeat(each)
             index = index.reshape(-1, *[1] * (written.ndim - 1 - dim))
             if bool(((written == index) | (written < 0)).all()):
-                return index
+                if order == "outer":
+                    return index
+                return index.where(_some(written, dim, n), grid.common)
     return unplaced(grid, written.shape, TOKEN).cells - grid.slots
+
+
+def _some(written: Tensor, dim: int, n: int) -> Tensor:
+    """Along ``dim``, whether anything is written in the batch of n rows that a row is of."""
+    rows = (written >= 0).movedim(dim, 0).flatten(1).any(1)
+    rows = rows.reshape(-1, n).any(1).repeat_interleave(n)
+    return rows.reshape(-1, *[1] * (written.ndim - 1 - dim))
 
 
 def _beside(placed: Sequence[tuple[Place, Sequence[int]]], dim: int) -> Place | None:
@@ -162,20 +172,13 @@ def _beside(placed: Sequence[tuple[Place, Sequence[int]]], dim: int) -> Place | 
     return best if all(torch.equal(cells, best.cells) for cells in others) else None
 
 
-def _constant(grid: Grid, sample: Tensor, dim: int, size: Sequence[int], stacked: bool) -> Tensor:
-    """Cells of a constant of ``size`` beside a tensor with samples ``sample``: without location.
-
-    Along the batch it is as many times a batch as it has rows for (a reference for each sample);
-    if it is no whole number of batches, it is the first sample's.
-    """
-    if not stacked and sample.shape[dim] > 1:
-        times, rest = divmod(size[dim], sample.shape[dim])
-        batches = bool((sample != sample.narrow(dim, 0, 1)).any()) and times > 0 and rest == 0
-        if batches:
-            sample = torch.cat([sample] * times, dim)
-        else:
-            sample = sample.narrow(dim, 0, 1)
-    return grid.slot(sample)
+def _constant(grid: Grid, columns: Sequence[Tensor], dim: int) -> Tensor:
+    """Cells of a constant beside others: without location, and along the batch of no sample."""
+    samples = [grid.sample[column] for column in columns]
+    first = samples[0].narrow(dim, 0, 1)
+    if all(bool((sample == first).all()) for sample in samples):
+        return grid.slot(first)
+    return grid.shared(first.ndim)
 
 
 def joined(
@@ -191,12 +194,15 @@ def joined(
     same = all(p.grid is first.grid for p, _ in placed)
     if not same:  # bring all cells into one grid, one after the other
         first, parts = one_grid(parts)
-    own = first.grid.sample[full(first.cells, shape)]
+    given = [full(p.cells, size) if p else None for p, size in parts]
+    if stacked:
+        given = [cells if cells is None else cells.unsqueeze(dim) for cells in given]
+        parts = [(p, [*size[:dim], 1, *size[dim:]]) for p, size in parts]
+    there = [cells for cells in given if cells is not None]
+    blank = _constant(first.grid, there, dim) if len(there) < len(given) else there[0]
     columns = []
-    for place, size in parts:
-        cells = full(place.cells, size) if place else _constant(first.grid, own, dim, size, stacked)
-        if stacked:
-            cells, size = cells.unsqueeze(dim), [*size[:dim], 1, *size[dim:]]
+    for cells, (_, size) in zip(given, parts, strict=True):
+        cells = blank if cells is None else cells
         columns.append(cells.expand(*[*cells.shape[:dim], size[dim], *cells.shape[dim + 1 :]]))
     widest = [max(c.shape[d] for c in columns) for d in range(columns[0].ndim)]
     columns = [c.expand(*[*widest[:dim], c.shape[dim], *widest[dim + 1 :]]) for c in columns]

@@ -80,13 +80,20 @@ def resampled(place: Place, shape: Sequence[int], size: Sequence[int]) -> Place:
 
 
 def padded(place: Place, shape: Sequence[int], pad: Sequence[int]) -> Place:
-    """The place after padding: the rim belongs to the nearest inner cell."""
+    """The place after padding: the rim belongs to the nearest inner cell, or to all samples."""
     cells = full(place.cells, shape)
     for k in range(len(pad) // 2):
         dim = cells.ndim - 1 - k
         before, after = pad[2 * k], pad[2 * k + 1]
         have = cells.shape[dim]
-        if have > 1 and (before or after):
+        # The one sample of a batch is padded as several are.
+        single = dim == 0 and shape[0] == place.grid.samples == 1
+        if (have > 1 or single) and (before or after):
             index = torch.arange(-before, have + after, device=cells.device)
+            inner = (index >= 0) & (index < have)
             cells = cells.index_select(dim, index.clamp_(0, have - 1))
+            sample = place.grid.sample[cells]
+            if single or bool((sample != sample.narrow(dim, 0, 1)).any()):
+                inner = inner.reshape(-1, *[1] * (cells.ndim - 1 - dim))
+                cells = torch.where(inner, cells, place.grid.shared(cells.ndim))
     return place.with_cells(cells)
