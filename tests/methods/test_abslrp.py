@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import omenn
 from methods import oracles as o
-from methods.nets import Plain, Residual, Tokens, draw, seeded
+from nets import Plain, Residual, Tokens, draw, seeded
 from omenn import Contrast
 from omenn.errors import InputError, TargetError, UnsupportedOperator
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import omenn
 from methods import oracles as o
-from methods.nets import Plain, Residual, Tokens, draw, seeded
 from methods.test_abslrp import close, positive
+from nets import Plain, Residual, Tokens, draw, seeded
 
 
 def test_a_mask_that_hides_by_a_large_number_hides_in_the_magnitudes_too() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from methods.nets import Residual, draw, seeded
+from nets import Residual, draw, seeded
 from omenn.errors import InputError, ModelError
 
 TINY = 1e-9

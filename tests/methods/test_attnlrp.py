@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from methods.nets import Tokens, draw, seeded
+from nets import Tokens, draw, seeded
 from omenn.errors import UnsupportedOperator
 from omenn.methods.reslrp import ratio
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import omenn
-from methods.nets import draw, seeded
+from nets import draw, seeded
 from omenn.errors import InputError
 
 

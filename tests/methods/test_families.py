@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import omenn
-from methods.nets import draw, seeded
+from nets import draw, seeded
 from omenn.models.sources import load
 
 BOOKS = ["cp-lrp", "attnlrp", "reslrp", "abslrp", "epsilon", "zplus", "alpha1beta0", "gamma"]

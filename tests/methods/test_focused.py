@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import omenn
-from methods.nets import draw, seeded
+from nets import draw, seeded
 from omenn.core.run import FrozenRun
 from omenn.methods.focused import FLOOR, moved_within
 from omenn.methods.moves import Moves

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import nets
 import omenn
-from methods import nets
-from methods.nets import Plain, Residual
+from nets import Plain, Residual
 
 CLASSIC = ["epsilon", "zplus", "alpha1beta0", "gamma"]
 BOOKS = ["cp-lrp", "attnlrp", "reslrp", "abslrp", "epsilon", "zplus", "alpha1beta0", "gamma"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from methods.nets import seeded
+from nets import seeded
 from omenn.errors import InputError
 
 captum = pytest.importorskip("captum.attr")

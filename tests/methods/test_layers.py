@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import omenn
 from methods import oracles as o
-from methods.nets import draw, seeded
+from nets import draw, seeded
 from omenn.errors import InputError
 from omenn.methods import Book, propagate
 from omenn.methods.layers import alpha_beta_rule, by_layer, epsilon_rule, gamma_rule

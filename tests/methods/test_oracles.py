@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import omenn
 from methods import oracles as o
-from methods.nets import Plain, Residual, Tokens, draw, seeded
+from nets import Plain, Residual, Tokens, draw, seeded
 
 EPS = 1e-6
 RULES = {
