@@ -19,6 +19,7 @@ from omenn.errors import UnsupportedOperator
 if TYPE_CHECKING:
     from omenn.core.ends import End
     from omenn.core.intercept import Interceptor
+    from omenn.core.rules.stable import Shift
 
 CARRIED, FROZEN, IDS, OPAQUE = "carried", "frozen", "ids", "opaque"
 
@@ -32,7 +33,7 @@ class Mark:
     that no rule knows; ``error`` says since which operator). ``rank``: how readily a factor is
     frozen in a product (2 softmax and sigmoid, 1 tanh, 0 unbounded). ``inputs``: keys of the
     explained inputs. ``true``: the same tensor in the ordinary graph, kept for second derivatives.
-    ``layer``: the linear layer that it is the output of.
+    ``layer``: the linear layer that it is the output of. ``shift``: what was taken off it last.
     """
 
     owner: Interceptor
@@ -44,6 +45,7 @@ class Mark:
     layer: Layer | None = None
     error: UnsupportedOperator | None = None
     end: End | None = None  # of what logits it is the probability
+    shift: Shift | None = None  # see rules/stable.py
 
     def __reduce__(self) -> Any:
         raise UnsupportedOperator(
@@ -142,6 +144,7 @@ class Call:
         self.rank: int | None = None
         self.places: list[Place | None] | None = None
         self.layer: Layer | None = None
+        self.shift: Shift | None = None
         self.flow: Flow | None = None  # what the result was made from, for second derivatives
         self.link: Any = None  # how the result is made, where that is elementwise
 

@@ -291,7 +291,8 @@ class Interceptor(Placing):
                 self.coarsest = coarser(self.coarsest, t.dtype)
             true = twin[k] if twin else None
             of = carriers if kind == CARRIED else inputs
-            self.set_mark(t, Mark(self, kind, place, rank, of, true, call.layer_of(t)))
+            layer, shift = call.layer_of(t), call.shift
+            self.set_mark(t, Mark(self, kind, place, rank, of, true, layer, shift=shift))
 
     def _twin(self, call: Call, out: Any) -> list[Any] | None:
         """The same call in the ordinary graph (only kept for second derivatives)."""

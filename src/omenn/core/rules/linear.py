@@ -17,6 +17,7 @@ from omenn.core.rules.layout import linear
 from omenn.core.rules.placers import folded, fourier_place, sampled_place, windows
 from omenn.core.rules.products import biased, freeze_factors
 from omenn.core.rules.row import DROPOUT, Row, contracted, rows, same, source, spatial, unlocated
+from omenn.core.rules.stable import log_softmax, noted
 
 
 def linear_layer(call: Call) -> Tensor:
@@ -54,6 +55,10 @@ def added(call: Call) -> Tensor:
     alpha = sign * (call.get("alpha") if call.get("alpha") is not None else 1)
     if call.reverse:
         a, b = b, a
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and abs(alpha) == 1 and not call.inplace:
+        noted(call, a, b)
+        if alpha == -1 and (out := log_softmax(call, a, b)) is not None:
+            return out
     term = None
     if not call.is_carried(a):
         term = _kept(call, a)
