@@ -1,6 +1,6 @@
 """What every test gets: its share of the cores, no network, repeatable random numbers.
 
-Nothing here needs to be asked for, except ``inside_tmp``.
+Nothing here needs to be asked for, except ``inside_tmp`` and ``nothing_registered``.
 """
 
 from __future__ import annotations
@@ -74,3 +74,18 @@ def inside_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that is the working directory while the test runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def nothing_registered() -> Iterator[None]:
+    """Rules and methods that an example registers are gone before the next test."""
+    from omenn.core import spelling
+    from omenn.core.rules import OPERATORS
+    from omenn.methods import registry
+
+    tables = (OPERATORS, *spelling.tables(), registry._METHODS)
+    before = [dict(table) for table in tables]
+    yield
+    for table, old in zip(tables, before, strict=True):
+        table.clear()
+        table.update(old)

@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
+@pytest.mark.usefixtures("inside_tmp", "nothing_registered")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_of_a_page_runs(page: Path, inside_tmp: Path) -> None:
+def test_python_of_a_page_runs(page: Path) -> None:
     names: dict[str, object] = {}
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)

@@ -11,14 +11,11 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import omenn
-from omenn.core import spelling
-from omenn.core.rules import OPERATORS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -142,18 +139,7 @@ def test_every_requirement_is_pinned() -> None:
 # The examples in docstrings
 
 
-@pytest.fixture
-def rules_restored() -> Iterator[None]:
-    """The rule that a docstring registers is gone before the next test."""
-    tables = (OPERATORS, *spelling.tables())
-    before = [dict(table) for table in tables]
-    yield
-    for table, old in zip(tables, before, strict=True):
-        table.clear()
-        table.update(old)
-
-
-@pytest.mark.usefixtures("inside_tmp", "rules_restored")
+@pytest.mark.usefixtures("inside_tmp", "nothing_registered")
 @pytest.mark.parametrize("name", modules())
 def test_docstring_examples_run(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name), verbose=False)

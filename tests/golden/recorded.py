@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from golden import engine, maps, store
+from golden import commands, engine, maps, signatures, store
 from golden.flat import Record
 
 HERE = Path(__file__).parent
-KINDS: dict[str, dict[str, Callable[[], Record]]] = {"maps": maps.PARTS, "engine": engine.PARTS}
-SLOW = frozenset(maps.SLOW)
+KINDS: dict[str, dict[str, Callable[[], Record]]] = {
+    "maps": maps.PARTS,
+    "engine": engine.PARTS,
+    "signatures": signatures.PARTS,
+    "commands": commands.PARTS,
+}
+SLOW = frozenset((*maps.SLOW, *commands.SLOW))
+NEAR = {"commands": store.Near(1e-3, 1e-4)}  # single precision, of any processor
 
 
 def path_of(kind: str) -> Path:
-    return HERE / f"{kind}.npz"
+    return HERE / (f"{kind}.json" if kind in ("signatures", "commands") else f"{kind}.npz")
 
 
 def write(kind: str) -> Path:
@@ -25,5 +31,5 @@ def write(kind: str) -> Path:
 
 def changes(kind: str, part: str) -> list[store.Difference]:
     """What is not as it was, to the bit."""
-    before = store.read(path_of(kind), part)
-    return list(store.differences(before, KINDS[kind][part]()))
+    before, now = store.read(path_of(kind), part), KINDS[kind][part]()
+    return list(store.differences(before, now, NEAR.get(kind, store.Near())))

@@ -1,7 +1,8 @@
-"""Records in a file of NumPy's, and how two records differ.
+"""Records in a file, and how two records differ.
 
-A file holds two arrays for each part: all numbers one behind another in double precision, and the
-index in JSON: which of them are whose, and every fact.
+A file of NumPy's holds two arrays for each part: all numbers one behind another in double
+precision, and the index in JSON: which of them are whose, and every fact. Records without tensors
+are a file of JSON.
 """
 
 from __future__ import annotations
@@ -18,8 +19,19 @@ from torch import Tensor
 
 from golden.flat import Record
 
-RELATIVE = 1e-9
-"""How far numbers may be apart, in terms of the largest of their tensor."""
+
+class Near(NamedTuple):
+    """How far numbers may be apart: in terms of the largest of their tensor, and at all."""
+
+    relative: float = 1e-9
+    absolute: float = 0.0
+
+    def holds(self, a: Tensor | float, b: Tensor | float) -> bool:
+        """Whether all numbers agree; what is not finite must be the same."""
+        x, y = (torch.as_tensor(v, dtype=torch.float64) for v in (a, b))
+        finite = x[torch.isfinite(x)].abs()
+        most = self.absolute + self.relative * (float(finite.max()) if len(finite) else 0.0)
+        return torch.allclose(x, y, rtol=0.0, atol=most, equal_nan=True)
 
 
 class Difference(NamedTuple):
@@ -34,6 +46,10 @@ class Difference(NamedTuple):
 
 
 def write(path: Path, parts: Mapping[str, Record]) -> None:
+    if path.suffix == ".json":
+        text = json.dumps(parts, indent=1, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
+        return
     arrays: dict[str, Any] = {}
     for part, record in parts.items():
         numbers, index = packed(record)
@@ -46,6 +62,8 @@ def read(path: Path, part: str) -> Record:
     """A part of a file; nothing where it is not recorded yet."""
     if part not in names(path):
         return {}
+    if path.suffix == ".json":
+        return json.loads(path.read_text(encoding="utf-8"))[part]
     with np.load(path, allow_pickle=False) as file:
         return unpacked(file[f"{part}.numbers"], file[f"{part}.index"].tobytes().decode())
 
@@ -54,6 +72,8 @@ def names(path: Path) -> list[str]:
     """The parts of a file."""
     if not path.exists():
         return []
+    if path.suffix == ".json":
+        return list(json.loads(path.read_text(encoding="utf-8")))
     with np.load(path, allow_pickle=False) as file:
         return [name.removesuffix(".index") for name in file.files if name.endswith(".index")]
 
@@ -78,17 +98,28 @@ def unpacked(numbers: np.ndarray, index: str) -> Record:
     return record
 
 
-def differences(before: Record, now: Record) -> Iterator[Difference]:
+def differences(before: Record, now: Record, near: Near) -> Iterator[Difference]:
     """What is missing, new or other. Errors may gain fields."""
-    now = unpacked(*packed(now))  # facts as JSON has them
-    for name, value in before.items():
-        if name not in now:
+    old, new = (dict(_entries("", record)) for record in (before, unpacked(*packed(now))))
+    for name, value in old.items():
+        if name not in new:
             yield Difference(name, f"is gone (was {_shown(value)})")
-        elif words := _other(value, now[name]):
-            yield Difference(name, words, words.startswith("apart by") and _near(value, now[name]))
-    for name in now.keys() - before.keys():
-        if f"{name.rpartition('/')[0]}/error" not in before:
-            yield Difference(name, f"is new ({_shown(now[name])})")
+        elif words := _other(value, new[name]):
+            numbers = words.startswith("apart by")
+            yield Difference(name, words, numbers and near.holds(value, new[name]))
+    for name in new.keys() - old.keys():
+        if f"{name.rpartition('/')[0]}/error" not in old:
+            yield Difference(name, f"is new ({_shown(new[name])})")
+
+
+def _entries(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors and single facts of a record, by their paths."""
+    if isinstance(value, (dict, list)) and value:
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in parts:
+            yield from _entries(f"{name}.{key}" if name else str(key), inner)
+    else:
+        yield name, value
 
 
 def _other(a: Any, b: Any) -> str:
@@ -101,23 +132,9 @@ def _other(a: Any, b: Any) -> str:
     if isinstance(a, float) and isinstance(b, float):
         same = a == b or (math.isnan(a) and math.isnan(b))
         return "" if same else f"apart by {abs(a - b):.1e} of {abs(a):.3g}"
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return next(filter(None, (_other(a[key], b[key]) for key in a)), "")
     if type(a) is type(b) and not isinstance(a, Tensor) and a == b:
         return ""
     return f"was {_shown(a)}, is {_shown(b)}"
-
-
-def _near(a: Any, b: Any) -> bool:
-    """Whether all numbers agree to ``RELATIVE``; what is not finite must be the same."""
-    if isinstance(a, dict):
-        return all(not _other(a[key], b[key]) or _near(a[key], b[key]) for key in a)
-    if isinstance(a, (float, Tensor)):
-        x, y = (torch.as_tensor(v, dtype=torch.float64) for v in (a, b))
-        finite = x[torch.isfinite(x)].abs()
-        most = RELATIVE * (float(finite.max()) if len(finite) else 0.0)
-        return torch.allclose(x, y, rtol=0.0, atol=most, equal_nan=True)
-    return False
 
 
 def _shown(value: Any) -> str:

@@ -43,7 +43,7 @@ class TestDifferences:
     def found(self, **changed: object) -> dict[str, bool]:
         now = {**BEFORE, **{name.replace("_", "/"): v for name, v in changed.items()}}
         now = {name: v for name, v in now.items() if v is not None}
-        return {name: kept for name, _, kept in store.differences(BEFORE, now)}
+        return {name: kept for name, _, kept in store.differences(BEFORE, now, store.Near())}
 
     def test_the_same(self) -> None:
         assert self.found() == {}
@@ -52,8 +52,8 @@ class TestDifferences:
         assert self.found(a_map=torch.tensor([1.0, -2.0 + 3e-7])) == {"a/map": False}
         near = {**BEFORE, "a/map": torch.tensor([1.0, -2.0]).double()}
         moved = {**near, "a/map": near["a/map"] + 1e-10}
-        assert [d.kept for d in store.differences(near, moved)] == [True]
-        assert self.found(a_why={"x": 0.5 + 1e-12}) == {"a/why": True}
+        assert [d.kept for d in store.differences(near, moved, store.Near())] == [True]
+        assert self.found(a_why={"x": 0.5 + 1e-12}) == {"a/why.x": True}
 
     @pytest.mark.parametrize(
         "other",
@@ -70,8 +70,8 @@ class TestDifferences:
         assert self.found(a_map=other) == {"a/map": False}
 
     def test_other_facts(self) -> None:
-        assert self.found(a_why={"x": 0.6}) == {"a/why": False}
-        assert self.found(a_why={"y": 0.5}) == {"a/why": False}
+        assert self.found(a_why={"x": 0.6}) == {"a/why.x": False}
+        assert self.found(a_why={"y": 0.5}) == {"a/why.x": False, "a/why.y": False}
         assert self.found(c_new=1) == {"c/new": False}
 
     def test_errors_may_gain_fields_but_keep_their_kind(self) -> None:
