@@ -72,12 +72,16 @@ def prototypes(x: Tensor, ref: Tensor) -> Tensor:
     return torch.cdist(x, ref) @ OUT[: len(ref)]
 
 
+def prototypes_first(x: Tensor, ref: Tensor) -> Tensor:
+    return torch.tanh(torch.cdist(ref, x) - 1).T @ OUT[: len(ref)]
+
+
 def manhattan(x: Tensor, ref: Tensor) -> Tensor:
     return torch.cdist(ref, x, p=1).T @ OUT[: len(ref)]
 
 
 TABLES = [behind, in_front, each_with_each, attended, stacked, padded, written, across, prototypes,
-          manhattan]  # fmt: skip
+          prototypes_first, manhattan]  # fmt: skip
 
 
 def pictures(x: Tensor, ref: Tensor) -> Tensor:
@@ -194,4 +198,5 @@ def test_one_pass_where_nothing_is_common(monkeypatch: pytest.MonkeyPatch) -> No
 
     one = count(lambda x: hidden(x) @ OUT)
     assert count(lambda x: torch.cat([hidden(x), draw(3, 2)], 1) @ draw(9, 3)) == one
+    assert count(lambda x: prototypes(x, draw(2, 5, seed=4))) == one
     assert count(lambda x: behind(x, draw(1, 5, seed=4))) == one + 3

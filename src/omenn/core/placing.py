@@ -141,5 +141,5 @@ class Placing(TorchFunctionMode):
 # Operators of which an argument may be a constant term.
 _TERMS = frozenset(
     "add sub cat stack stacked where setitem index_put index_copy index_add scatter scatter_add "
-    "copy_".split()
+    "copy_ cdist".split()
 )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.core import place as places
 from omenn.core.call import Call
 from omenn.core.rules.composed import composed
 from omenn.core.rules.linear import reduced
@@ -112,8 +113,11 @@ def paired(call: Call) -> Tensor:
     """``cdist``: D = ‖a − b‖ for all pairs of rows; at fixed D its gradients are two products."""
     a, b = call.get("x1"), call.get("x2")
     p = call.get("p", 2.0)
-    with call.owner:  # back in force: a constant row is a constant term
-        if p != 2 or a.is_complex():
+    euclidean = p == 2 and not a.is_complex()
+    if euclidean and not (call.is_carried(a) and call.is_carried(b)):
+        return _to_constant(call, a, b)
+    with call.owner:  # back in force
+        if not euclidean:
             out = torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
             mark = call.owner.worn(out)
             call.places = [None if mark is None else mark.place]
@@ -121,14 +125,42 @@ def paired(call: Call) -> Tensor:
         lead = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         both = torch.cat([t.expand(*lead, *t.shape[-2:]) for t in (a, b)], -2)
     value, (a, b) = call.value(), (call.true(t) for t in (a, b))
-
-    def vjp(grad: Tensor, a: Tensor, b: Tensor, distance: Tensor) -> Tensor:
-        c = torch.where(distance == 0, 0, grad / torch.where(distance == 0, 1, distance))
-        first = c.sum(-1, keepdim=True) * a - c @ b
-        second = c.sum(-2).unsqueeze(-1) * b - c.mT @ a
-        return torch.cat([first, second], -2)
-
+    vjp = lambda grad, *inner: torch.cat(_differences(grad, *inner), -2)  # noqa: E731
     return call.frozen(both, value, vjp, a, b, call.true_value())
+
+
+def _differences(grad: Tensor, a: Tensor, b: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients Σ_j g_ij (a_i − b_j)/D_ij and Σ_i g_ij (b_j − a_i)/D_ij."""
+    c = _divided(grad, distance)
+    return c.sum(-1, keepdim=True) * a - c @ b, c.sum(-2).unsqueeze(-1) * b - c.mT @ a
+
+
+def _divided(t: Tensor, distance: Tensor) -> Tensor:
+    return torch.where(distance == 0, 0, t / torch.where(distance == 0, 1, distance))
+
+
+def _to_constant(call: Call, a: Tensor, b: Tensor) -> Tensor:
+    """Distances to constant rows c (prototypes), which every sample uses: D = ⟦(x − c)/D⟧ (x − c).
+
+    The constant term of each pair lies with the row of x, and not with that of c.
+    """
+    first = call.is_carried(a)
+    x, dim = (a, -2) if first else (b, -1)
+    shape, a, b, distance = x.shape, call.true(a), call.true(b), call.true_value()
+    pull = lambda grad, *inner: _differences(grad, *inner)[not first].sum_to_size(shape)  # noqa: E731
+    out = call.frozen(x, call.value(), pull, a, b, distance)
+    c = b if first else a
+    return call.attach(out, _divided((c * c).sum(-1).unsqueeze(dim) - a @ b.mT, distance))
+
+
+def paired_place(call: Call, out: Tensor) -> Any:
+    """No known place, but of the sample of its row of a; of b, where only that has a place."""
+    b = call.get("x2")
+    place = call.place(b)
+    if place is None or call.place(call.get("x1")) is not None:
+        return unlocated(call, out)
+    there = places.nowhere(place, b.shape, out.mT.shape)
+    return there.with_cells(there.cells.mT)
 
 
 # --- written out -------------------------------------------------------------------------------
@@ -162,7 +194,7 @@ ROWS: dict[str, Row] = (
     | rows("var std", spread_out, reduced)
     | rows("nanmean", mean_of_numbers, reduced)
     | rows("renorm", renormed, same)
-    | rows("cdist", paired, unlocated)
+    | rows("cdist", paired, paired_place)
     | {
         "pairwise_distance": composed(_pairwise),
         "dist": composed(_dist),
