@@ -55,7 +55,7 @@ hooks: $(VENV)/.test ## run lint and types before every commit (git hook)
 
 clean: ## remove what the other targets wrote, except .venv
 	@rm -rf $(DEMO) dist .pytest_cache .ruff_cache .hypothesis
-	@find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+	@find src tests experiments -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and remove .venv
 	@rm -rf $(VENV)

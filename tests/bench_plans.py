@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omenn.run.bench import running
-from omenn.run.bench.store import file_name
+from omenn.bench import running
+from omenn.bench.cell_store import file_name
 
 NETWORKS = """
 import torch

@@ -103,7 +103,7 @@ def written() -> set[str]:
 
 def subprocess_of(*words: object, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "omenn.cli", *map(str, words)],
+        [sys.executable, "-m", "omenn", *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

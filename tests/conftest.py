@@ -79,8 +79,8 @@ def inside_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def nothing_registered() -> Iterator[None]:
     """Rules and methods that an example registers are gone before the next test."""
-    from omenn.core import spelling
-    from omenn.core.rules import OPERATORS
+    from omenn.engine.operators import OPERATORS
+    from omenn.engine.trace import spelling
     from omenn.methods import registry
 
     tables = (OPERATORS, *spelling.tables(), registry._METHODS)

@@ -16,16 +16,16 @@ from PIL import Image
 from torch import nn
 
 import omenn
-from omenn.data.atomic import replacing, write_checkpoint
+from omenn.bench.plan import Plan
 from omenn.data.folders import read_boxes, read_picture, size_of
 from omenn.data.imagenet import read_classes
 from omenn.data.tables import COLUMNS, read_table
 from omenn.errors import InputError, OmennError, OutputError, WeightsError
-from omenn.files import opened, read_json, read_text
-from omenn.locks import NAME, locked
+from omenn.files.atomic import replacing, write_checkpoint
+from omenn.files.locks import NAME, locked
+from omenn.files.printable import file_name, printable
+from omenn.files.reading import opened, read_json, read_text
 from omenn.models import checkpoints, images, user_files
-from omenn.printable import file_name, printable
-from omenn.run.bench.plan import Plan
 
 READERS: dict[str, Callable[[Path], object]] = {
     "picture": images.read_image,
@@ -182,7 +182,7 @@ class TestLocks:
 
     def test_a_lock_ends_with_its_process(self, tmp_path: Path) -> None:
         code = (
-            "import os, sys, pathlib\nfrom omenn.locks import locked\n"
+            "import os, sys, pathlib\nfrom omenn.files.locks import locked\n"
             "with locked(pathlib.Path(sys.argv[1])):\n    os._exit(0)\n"
         )
         subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

@@ -84,7 +84,7 @@ def test_links_to_files_lead_somewhere(name: str) -> None:
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_paths_in_prose_exist(name: str) -> None:
     quoted = re.findall(
-        r"`((?:src|tests|benchmarks|docs|\.ci)/[\w./-]*)`", (ROOT / name).read_text()
+        r"`((?:src|tests|experiments|docs|\.ci)/[\w./-]*)`", (ROOT / name).read_text()
     )
     assert [path for path in quoted if not (ROOT / path).exists()] == []
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import omenn
-from omenn import show, xdnn
+from omenn import viz, xdnn
 
 warnings.filterwarnings("ignore", message=".*sparse.*")
 
@@ -127,8 +127,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any], tuple[str, ...]]] = {
     "load": (omenn.Explanation.load, {}, ("path",)),
     "svd": (svd, {}, ("k", "tolerance", "rounds")),
     "to_dense": (dense, {}, ("limit",)),
-    "show.heatmap": (show.heatmap, {}, ("explanation",)),
-    "show.plot": (show.plot, {"explanation": omenn.explain(NET, X, 0)}, ("index", "smooth")),
+    "show.heatmap": (viz.heatmap, {}, ("explanation",)),
+    "show.plot": (viz.plot, {"explanation": omenn.explain(NET, X, 0)}, ("index", "smooth")),
     "xdnn.convert": (xdnn.convert, {"model": NET}, ()),
     "xdnn.check": (xdnn.check, BASE, ()),
     "xdnn.obstacles": (xdnn.obstacles, {"model": NET}, ()),

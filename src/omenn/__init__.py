@@ -16,33 +16,33 @@ from omenn.errors import (
 )
 
 if TYPE_CHECKING:
-    from omenn.core.certificate import Certificate, certify
-    from omenn.core.explain import frozen
-    from omenn.core.explanation import Explanation
-    from omenn.core.operator import Operator, operator
-    from omenn.core.registry import rule, rules
-    from omenn.core.rows import Rows, rows
-    from omenn.core.target import Contrast
+    from omenn.engine.certify import Certificate, certify
+    from omenn.engine.explain import frozen
+    from omenn.engine.linear_operator import Operator, operator
+    from omenn.engine.operators.user_rules import rule, rules
+    from omenn.engine.rows import Rows, rows
+    from omenn.engine.target import Contrast
+    from omenn.explanation import Explanation
     from omenn.methods import explain, method, methods
 
 __version__ = "0.1.0"
 
 # Loaded on first use, so that ``omenn --help`` need not wait for torch.
 _HOMES = {
-    "Certificate": "core.certificate",
-    "Contrast": "core.target",
-    "Explanation": "core.explanation",
-    "Operator": "core.operator",
-    "Rows": "core.rows",
-    "certify": "core.certificate",
+    "Certificate": "engine.certify",
+    "Contrast": "engine.target",
+    "Explanation": "explanation",
+    "Operator": "engine.linear_operator",
+    "Rows": "engine.rows",
+    "certify": "engine.certify",
     "explain": "methods",
-    "frozen": "core.explain",
+    "frozen": "engine.explain",
     "method": "methods",
     "methods": "methods",
-    "operator": "core.operator",
-    "rows": "core.rows",
-    "rule": "core.registry",
-    "rules": "core.registry",
+    "operator": "engine.linear_operator",
+    "rows": "engine.rows",
+    "rule": "engine.operators.user_rules",
+    "rules": "engine.operators.user_rules",
 }
 
 __all__ = [

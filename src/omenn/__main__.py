@@ -1,8 +1,32 @@
-"""``python -m omenn``."""
+"""``omenn`` and ``python -m omenn``: Ctrl-C is answered in one line from here on.
 
+NOTE [before anything is imported]
+The command line takes a moment to be imported, and an interruption in the middle of an import
+leaves a traceback, or is swallowed by whoever imports. Nothing has been written by then, so that
+the process may simply end.
+"""
+
+import os
+import signal
 import sys
 
-from omenn.start import main
+_LEFT = b"omenn: interrupted; nothing is left half-written\n"
+
+
+def _end(number: int, frame: object) -> None:
+    os.write(2, _LEFT)
+    os._exit(2)
+
+
+def main() -> int:
+    """Run the command; the exit code, see :func:`omenn.cli.main`."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # not where somebody is deaf to it on purpose
+        signal.signal(signal.SIGINT, _end)
+    from omenn import cli
+
+    return cli.main(begun=lambda: signal.signal(signal.SIGINT, before))
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,12 +12,12 @@ import torch
 import bench_trees
 from bench_plans import NETWORKS, networks, without_costs
 from commands import Run, refused, written
+from omenn.bench.cell_store import Store
+from omenn.bench.plan import Plan
 from omenn.data.imagenet import ImageNet, imagenet_synsets
-from omenn.judge.explainers import explainer
-from omenn.judge.faithfulness import faithfulness_correlation
+from omenn.metrics.explainers import explainer
+from omenn.metrics.faithfulness import faithfulness_correlation
 from omenn.models import sources
-from omenn.run.bench.plan import Plan
-from omenn.run.bench.store import Store
 
 ROOT = Path(__file__).parents[2]
 RESUMABLE = "omenn: interrupted; what is finished stays; run the same command again to go on\n"
@@ -88,7 +88,7 @@ class TestBench:
 
         GAE explains each picture many times; other plans here have it.
         """
-        plan = str(ROOT / "benchmarks/plans/small.toml")
+        plan = str(ROOT / "experiments/plans/small.toml")
         metrics = [entry.name for entry in Plan.from_file(Path(plan)).metrics]
         words = ("--metrics", ",".join(name for name in metrics if name != "gae"))
         code, _, err = run("bench", plan, "--models", "birds-vit", "--limit", 4, *words, "-o", "x")
@@ -161,7 +161,7 @@ class TestBench:
 
     def test_a_list(self, run: Run, inside_tmp: Path) -> None:
         import omenn
-        from omenn.judge.protocols import PROTOCOLS
+        from omenn.metrics.protocols import PROTOCOLS
 
         code, out, err = run("bench", "--list")
         assert (code, err, written()) == (0, "", set())

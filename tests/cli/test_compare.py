@@ -13,10 +13,10 @@ from PIL import Image
 
 import omenn
 from commands import NET, Run, refused, written
+from omenn.cli import comparing
+from omenn.cli import profiling as costs
 from omenn.data import birds
 from omenn.methods import registry
-from omenn.run import compare as comparing
-from omenn.run import spending as costs
 
 FEW = "omenn,cp-lrp,abslrp"
 

@@ -22,7 +22,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestDemo:
     def test_what_is_there(self, demo: Path) -> None:
-        from omenn.run.demo import NETWORKS
+        from omenn.cli.demonstration import NETWORKS
 
         pictures = {path.name for path in (demo / "pictures").iterdir()}
         for bird in range(1, 5):

@@ -12,7 +12,7 @@ from PIL import Image
 
 import omenn
 from commands import NET, Run, subprocess_of, written
-from omenn.data.birds import writing
+from omenn.data.birds import dataset
 from omenn.models import training
 
 RESUMABLE = "omenn: interrupted; what is finished stays; run the same command again to go on\n"
@@ -58,7 +58,7 @@ class TestInterruption:
         self, run: Run, inside_tmp: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         words = ("data", "birds", "birds", "--train-scenes", 4, "--test-scenes", 0, "--size", 16)
-        draw, drawn = writing.render, []
+        draw, drawn = dataset.render, []
 
         def interrupted_at_the_third(*scene: Any, **options: Any) -> Image.Image:
             drawn.append(scene)
@@ -66,7 +66,7 @@ class TestInterruption:
                 raise KeyboardInterrupt
             return draw(*scene, **options)
 
-        monkeypatch.setattr(writing, "render", interrupted_at_the_third)
+        monkeypatch.setattr(dataset, "render", interrupted_at_the_third)
         assert run(*words) == (2, "", RESUMABLE)
         half = {name for name in written() if name.endswith(".png")}
         assert len(half) == 4

@@ -16,10 +16,10 @@ from rich.console import Console
 
 import omenn
 from commands import Run, refused, written
+from omenn.cli import method_list
 from omenn.methods import registry
 from omenn.models import sources
-from omenn.run import method_list
-from omenn.show import wording
+from omenn.viz import wording
 
 RULE_BOOKS = ["cp-lrp", "attnlrp", "abslrp", "epsilon", "gamma", "zplus"]
 

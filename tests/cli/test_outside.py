@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from commands import Run, refused, written
-from omenn.cli import data as data_command
+from omenn.cli import data_command
 from omenn.data import birds
-from omenn.locks import locked
+from omenn.files.locks import locked
 
 ESCAPES = "\x1b[2J\x1b]0;title\x07"
 
@@ -133,7 +133,7 @@ def slow(name, *rest, **named):
         time.sleep(20)
     return plain(name, *rest, **named)
 builtins.__import__ = slow
-from omenn.start import main
+from omenn.__main__ import main
 sys.exit(main())
 """
         process = subprocess.Popen(

@@ -76,7 +76,7 @@ def test_nothing_is_printed_about_progress_without_a_terminal(net: str, picture:
 
 
 def test_python_m_omenn() -> None:
-    for module in ("omenn", "omenn.cli"):
+    for module in ("omenn",):
         done = subprocess.run(
             [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True
         )

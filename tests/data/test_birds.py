@@ -16,8 +16,8 @@ from rich.console import Console
 
 from omenn.data import birds
 from omenn.data.birds.arrays import bird_mask, scene_arrays
-from omenn.data.birds.drawing import MAP_COLOURS
-from omenn.data.birds.writing import instance_table, record_of, scene_of
+from omenn.data.birds.dataset import instance_table, record_of, scene_of
+from omenn.data.birds.painting import MAP_COLOURS
 from omenn.errors import InputError, OutputError
 
 # What this very scene and class have been since the bundled networks were trained on them.
@@ -288,9 +288,9 @@ def test_writing_is_resumable_and_silent(tmp_path, capsys):
 
 
 def test_an_interrupted_writing_goes_on(tmp_path, monkeypatch):
-    from omenn.data.birds import writing
+    from omenn.data.birds import dataset
 
-    real, calls = writing.render, []
+    real, calls = dataset.render, []
 
     def interrupted(*args, **kwargs):
         calls.append(args)
@@ -298,7 +298,7 @@ def test_an_interrupted_writing_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(writing, "render", interrupted)
+    monkeypatch.setattr(dataset, "render", interrupted)
     options = {"train_scenes": 50, "test_scenes": 0, "size": 8}
     with pytest.raises(KeyboardInterrupt):
         birds.write(tmp_path / "b", **options)

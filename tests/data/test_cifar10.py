@@ -11,7 +11,7 @@ from PIL import Image
 
 from omenn.data.cifar10 import CLASSES, Cifar10
 from omenn.errors import InputError
-from omenn.judge.bench_data import TRAINING, kind_of, open_data
+from omenn.metrics.data_sources import TRAINING, kind_of, open_data
 
 
 def picture(path: Path, colour: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from omenn.data import birds
-from omenn.data.birds.writing import scene_of
+from omenn.data.birds.dataset import scene_of
 from omenn.data.funnybirds import FunnyBirds
 from omenn.errors import InputError
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import omenn
 from fuzz.networks import WIDTH, Network, random_network
-from omenn.show import drawn
+from omenn.viz import drawn
 
 COUNT = int(os.environ.get("OMENN_FUZZ", "300"))
 FIRST = int(os.environ.get("OMENN_FUZZ_FIRST", "0"))

@@ -18,14 +18,14 @@ from golden.flat import Record
 HOMES = {
     "omenn": "omenn",
     "birds": "omenn.data.birds",
-    "judge": "omenn.judge",
-    "layers": "omenn.methods.layers",
-    "lightning": "omenn.xdnn.lightning",
+    "judge": "omenn.metrics",
+    "layers": "omenn.methods.lrp_layers",
+    "lightning": "omenn.xdnn.priors.lightning",
     "methods": "omenn.methods",
     "priors": "omenn.xdnn.priors",
-    "show": "omenn.show",
+    "show": "omenn.viz",
     "sources": "omenn.models.sources",
-    "trainer": "omenn.xdnn.trainer",
+    "trainer": "omenn.xdnn.priors.trainer",
     "xdnn": "omenn.xdnn",
 }
 ADVERTISED = {  # of modules without __all__: what README and docs name

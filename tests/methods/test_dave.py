@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from omenn.core.run import FrozenRun
+from omenn.engine.run import FrozenRun
 from omenn.methods.dave import bilateral, gaussian
-from omenn.methods.moves import Affine, Moves
+from omenn.methods.perturbations import Affine, Moves
 
 STILL: dict[str, Any] = {
     "noise": 0,

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import omenn
 from nets import draw, seeded
-from omenn.core.run import FrozenRun
+from omenn.engine.run import FrozenRun
 from omenn.methods.focused import FLOOR, moved_within
-from omenn.methods.moves import Moves
+from omenn.methods.perturbations import Moves
 
 
 def convnet() -> Any:

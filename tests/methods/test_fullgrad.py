@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from omenn.core.run import FrozenRun
+from omenn.engine.run import FrozenRun
 from omenn.methods.fullgrad import Layers, LayersRun, PlainLayers, PlainLayersRun
 
 METHODS = ["fullgrad", "libragrad"]

@@ -12,7 +12,7 @@ from methods import oracles as o
 from nets import draw, seeded
 from omenn.errors import InputError
 from omenn.methods import Book, propagate
-from omenn.methods.layers import alpha_beta_rule, by_layer, epsilon_rule, gamma_rule
+from omenn.methods.lrp_layers import alpha_beta_rule, by_layer, epsilon_rule, gamma_rule
 
 CLASSIC = ["epsilon", "zplus", "alpha1beta0", "gamma"]
 RULES = {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from omenn.methods.plain import PlainRun, recurrent
+from omenn.methods.ordinary_gradient import PlainRun, recurrent
 
 
 def seeded(net: nn.Module) -> nn.Module:

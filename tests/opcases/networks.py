@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import omenn
-from omenn.core.explanation import leaves
+from omenn.explanation import leaves
 from opcases.case import draw
 from opcases.linear import seeded
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omenn.core.spelling import spellings
+from omenn.engine.trace.spelling import spellings
 from opcases.case import Case, draw, table
 from opcases.pointwise import anchored
 from oracle import diagonal, halves, held

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import omenn
-from omenn.show.page import Report, page
-from omenn.show.panels import Case
+from omenn.viz.page import Report, page
+from omenn.viz.panels import Case
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 

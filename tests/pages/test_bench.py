@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bench_plans import networks, run
-from omenn.judge.funnybirds import FunnyBirdsScore
-from omenn.show.bench_table import short
+from omenn.metrics.funnybirds_protocol import FunnyBirdsScore
+from omenn.viz.bench_table import short
 from pages.test_report import CONTRAST
 
 pytestmark = pytest.mark.browser

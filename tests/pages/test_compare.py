@@ -11,8 +11,8 @@ import pytest
 
 from omenn import cli
 from omenn.data import birds
-from omenn.show.compare_page import memory, seconds
-from omenn.show.wording import number
+from omenn.viz.compare_page import memory, seconds
+from omenn.viz.wording import number
 from pages.test_report import CONTRAST
 
 pytestmark = pytest.mark.browser

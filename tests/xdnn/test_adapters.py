@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 from omenn.errors import InputError, MissingExtra, ModelError
 from omenn.xdnn import AttributionPrior
-from omenn.xdnn.lightning import PriorModule
-from omenn.xdnn.trainer import with_prior
+from omenn.xdnn.priors.lightning import PriorModule
+from omenn.xdnn.priors.trainer import with_prior
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 import omenn
 from omenn.errors import InputError, ModelError, TargetError, UnsupportedOperator
 from omenn.models.architectures import BirdsConvNet, BirdsResNet, BirdsViT
-from omenn.xdnn.attribution_prior import METHODS, AttributionPrior
 from omenn.xdnn.priors import PRIORS, sparsity
+from omenn.xdnn.priors.prior_loss import METHODS, AttributionPrior
 
 REFERENCES = "references"
 

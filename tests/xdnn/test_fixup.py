@@ -15,8 +15,8 @@ from omenn.errors import ModelError
 from omenn.models.architectures import BirdsResNet
 from omenn.xdnn import convert
 from omenn.xdnn.fixup import initialise, scales
-from omenn.xdnn.obstacles import copied
-from omenn.xdnn.scan import scan
+from omenn.xdnn.model_scan import scan
+from omenn.xdnn.obstacle_check import copied
 
 IMAGES = torch.zeros(1, 3, 32, 32).uniform_(generator=torch.Generator().manual_seed(0))
 

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 import omenn
 import opdb
-from omenn.core.rules import OPERATORS
+from omenn.engine.operators import OPERATORS
+from omenn.xdnn.degree_step import ANY
 from omenn.xdnn.degrees import TABLE
 from omenn.xdnn.homogeneity import Homogeneity, check
-from omenn.xdnn.step import ANY
 from opcases.case import draw
 
 X = draw(3, 4)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from omenn.core.rules import OPERATORS
+from omenn.engine.operators import OPERATORS
 from omenn.errors import ModelError
 from omenn.xdnn import check, convert, obstacles
 from omenn.xdnn.degrees import TABLE, bounded, smooth
-from omenn.xdnn.layers import (
+from omenn.xdnn.homogeneous_layers import (
     ScaleNorm,
     UnitGate,
     relu_attention,

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from omenn.xdnn import AttributionPrior
-from omenn.xdnn.twice import Convolved, Normalised, Ordinary, PulledBack, Rectified
+from omenn.xdnn.double_backward import Convolved, Normalised, Ordinary, PulledBack, Rectified
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -1,4 +1,4 @@
-"""The command ``omenn``. Thin: it reads the command line, calls ``omenn.run``, prints.
+"""The command ``omenn``. Thin: it reads the command line, calls ``omenn.cli``, prints.
 
 NOTE [late imports]
 ``omenn --help`` answers at once because nothing heavy is imported before a command runs: torch
@@ -15,9 +15,8 @@ from typing import Annotated
 
 import typer
 
-from omenn.cli import bench, data, train
-from omenn.run import terminal
-from omenn.run.arguments import (
+from omenn.cli import bench_command, data_command, terminal, train_command
+from omenn.cli.shared_options import (
     AsJson,
     At,
     Bias,
@@ -52,9 +51,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(train.app, name="train")
-app.add_typer(data.app, name="data")
-app.command()(bench.bench)
+app.add_typer(train_command.app, name="train")
+app.add_typer(data_command.app, name="data")
+app.command()(bench_command.bench)
 
 
 def _version(asked: bool) -> None:
@@ -95,23 +94,23 @@ def demo(
 
     [bold]Example:[/]  omenn demo --out birds
     """
-    from omenn.run import check, results
-    from omenn.run import demo as birds
+    from omenn.cli import check_model, explain_results
+    from omenn.cli import demonstration as birds
 
     with terminal.progress(birds.steps()) as tick:
         cases, certificates, files = birds.demo(out, device=device, tick=tick)
     if as_json:
         terminal.print_json(
             {
-                "results": [results.record(case) for case in cases],
-                "certificates": {name: check.record(c) for name, c in certificates.items()},
+                "results": [explain_results.record(case) for case in cases],
+                "certificates": {name: check_model.record(c) for name, c in certificates.items()},
                 "files": [str(file) for file in files],
             }
         )
     else:
         words = [f"\n{name}: {found}" for name, found in certificates.items()]
-        terminal.show(results.table(cases), *words, f"\nOpen {files[-1]} in a browser.")
-    _end(results.kept(cases) and all(found.exact for found in certificates.values()))
+        terminal.show(explain_results.table(cases), *words, f"\nOpen {files[-1]} in a browser.")
+    _end(explain_results.kept(cases) and all(found.exact for found in certificates.values()))
 
 
 @app.command()
@@ -154,29 +153,33 @@ def explain(
 
       omenn explain *.jpg -m net.py:build --contrast runner-up -o explained/
     """
+    from omenn.cli import explain_images, explain_results, method_options
     from omenn.models import sources
-    from omenn.run import options, photographs, results
 
     if out is not None:
-        results.check_output(out, len(files), smooth)
-    options.check_steps(post or ())
+        explain_results.check_output(out, len(files), smooth)
+    method_options.check_steps(post or ())
     with terminal.progress(len(files) + 2) as tick:
         tick(f"building {model}")
         source = sources.load(
-            model, weights=weights, seed=seed, device=device, output=options.output_of(output)
+            model,
+            weights=weights,
+            seed=seed,
+            device=device,
+            output=method_options.output_of(output),
         )
         # only now, as the file of the model may register a method
-        chosen = options.options_of(method, settings or (), flags={"at": at, "bias": bias})
-        request = photographs.Request(target, contrast, method, chosen, tuple(post or ()))
-        cases, written = results.explain_and_write(
+        chosen = method_options.options_of(method, settings or (), flags={"at": at, "bias": bias})
+        request = explain_images.Request(target, contrast, method, chosen, tuple(post or ()))
+        cases, written = explain_results.explain_and_write(
             files, source, request, out, smooth=smooth, device=device, tick=tick
         )
     if as_json:
-        records = [results.record(case) for case in cases]
+        records = [explain_results.record(case) for case in cases]
         terminal.print_json({"results": records, "files": [str(file) for file in written]})
     else:
-        terminal.show(results.table(cases), *results.remarks(cases, written))
-    _end(results.kept(cases))
+        terminal.show(explain_results.table(cases), *explain_results.remarks(cases, written))
+    _end(explain_results.kept(cases))
 
 
 @app.command()
@@ -210,20 +213,23 @@ def compare(
 
       omenn compare cat.jpg -m timm:resnet50 --methods omenn,gamma --set gamma.gamma=0.5
     """
+    from omenn.cli import comparing, explain_images, method_options
     from omenn.models import sources
-    from omenn.run import compare as comparing
-    from omenn.run import options, photographs
 
     if out is not None:
         comparing.check_output(out)
     with terminal.progress(1) as tick:
         tick(f"building {model}")
         source = sources.load(
-            model, weights=weights, seed=seed, device=device, output=options.output_of(output)
+            model,
+            weights=weights,
+            seed=seed,
+            device=device,
+            output=method_options.output_of(output),
         )
     names = comparing.names_of(methods)  # only now, as the file of the model may register one
-    chosen = options.by_method(settings or (), names)
-    request = photographs.Request(target, contrast)
+    chosen = method_options.by_method(settings or (), names)
+    request = explain_images.Request(target, contrast)
     with terminal.progress(comparing.steps(names, classes) + 1) as tick:
         found = comparing.compare_file(
             file, source, request, chosen, classes=classes, sigma=smooth, device=device, tick=tick
@@ -245,7 +251,7 @@ def list_methods(as_json: AsJson = False, verbose: Verbose = False) -> None:
 
     [bold]Example:[/]  omenn methods --json
     """
-    from omenn.run import method_list
+    from omenn.cli import method_list
 
     if as_json:
         terminal.print_json({"methods": method_list.records()})
@@ -290,26 +296,26 @@ def certify(
 
       omenn certify --homogeneous -m net.py:build
     """
+    from omenn.cli import check_model, method_options
     from omenn.models import sources
-    from omenn.run import check, options
 
     if homogeneous:
-        check.whole_model(
+        check_model.whole_model(
             {"--target": target, "--at": at, "--bias": None if bias == "spatial" else bias}
         )
     source = sources.load(
-        model, weights=weights, seed=seed, device=device, output=options.output_of(output)
+        model, weights=weights, seed=seed, device=device, output=method_options.output_of(output)
     )
-    inputs, words = check.inputs_for(source, file, seed, device)
+    inputs, words = check_model.inputs_for(source, file, seed, device)
     if homogeneous:
-        found = check.homogeneity(source, inputs)
+        found = check_model.homogeneity(source, inputs)
     else:
-        asked = check.target_for(source, target)
-        found = check.exactness(source, inputs, asked, at=at, bias=bias)
+        asked = check_model.target_for(source, target)
+        found = check_model.exactness(source, inputs, asked, at=at, bias=bias)
     if as_json:
-        terminal.print_json(check.record(found, source, words))
+        terminal.print_json(check_model.record(found, source, words))
     else:
-        terminal.show(check.table(found, source, words))
+        terminal.show(check_model.table(found, source, words))
     _end(bool(found))
 
 

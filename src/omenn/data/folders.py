@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from omenn.errors import InputError, reason
-from omenn.files import GB, opened, read_bytes
+from omenn.files.reading import GB, opened, read_bytes
 
 ENDINGS = frozenset({".jpeg", ".jpg", ".png"})
 """What counts as a picture, in small letters."""

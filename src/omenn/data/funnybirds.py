@@ -15,7 +15,7 @@ from PIL import Image
 
 from omenn.data.folders import read_picture
 from omenn.errors import InputError
-from omenn.files import GB, read_json
+from omenn.files.reading import GB, read_json
 
 MAP_COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "beak": ((255, 255, 0),),

@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from omenn.data import birds
-from omenn.data.atomic import replacing
 from omenn.data.birds.arrays import drawing_digest
 from omenn.data.birds.scenes import Scene, Split
 from omenn.data.funnybirds import BACKDROP, MAP_COLOURS
 from omenn.errors import InputError
+from omenn.files.atomic import replacing
 
 
 class GeneratedBirds:

@@ -28,7 +28,7 @@ from omenn.data.folders import (
     within,
 )
 from omenn.errors import InputError, MissingExtra, did_you_mean, reason
-from omenn.files import read_text
+from omenn.files.reading import read_text
 
 EXPECTED = (
     "{split}/<synset>/<name>.JPEG, with synsets such as n01440764; or ILSVRC/Data/CLS-LOC/{split}/ "

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from omenn.errors import InputError, did_you_mean, reason
-from omenn.files import GB, opened
+from omenn.files.reading import GB, opened
 
 MOST = 2 * GB
 COLUMNS = 100_000

@@ -25,7 +25,7 @@ from omenn.data.folders import (
     size_of,
 )
 from omenn.errors import InputError, TargetError, did_you_mean
-from omenn.files import read_text
+from omenn.files.reading import read_text
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -16,12 +16,12 @@ import sys
 from collections.abc import Mapping
 from types import ModuleType
 
-from omenn.core.rules import Row
-from omenn.methods import (  # noqa: F401, each registers itself
+from omenn.engine.operators import Row
+from omenn.methods import (  # noqa: F401
     abslrp,
     alpha1beta0,
     attnlrp,
-    baselines,
+    captum_gradients,
     composite,
     cp_lrp,
     dave,
@@ -40,7 +40,7 @@ from omenn.methods import (  # noqa: F401, each registers itself
     xgradient,
     zplus,
 )
-from omenn.methods.explain import explain
+from omenn.methods.by_name import explain
 from omenn.methods.propagation import Book, propagate, ruled
 from omenn.methods.registry import Method, find, method, methods
 

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.core.arguments import choose, flag, quoted
-from omenn.core.explanation import Explanation
-from omenn.core.run import FrozenRun, Gradients
-from omenn.core.surroundings import alone
-from omenn.core.target import Contrast, Target, pick_output
+from omenn.check import choose, flag, quoted
+from omenn.engine.run import FrozenRun, Gradients
+from omenn.engine.target import Contrast, Target, pick_output
+from omenn.engine.trace.guards import alone
 from omenn.errors import InputError, TargetError
+from omenn.explanation import Explanation
 from omenn.methods.abslrp_published import relevance
 from omenn.methods.abslrp_rules import BRANCHES, TINY, abslrp_book
-from omenn.methods.plain import PlainRun
+from omenn.methods.ordinary_gradient import PlainRun
 from omenn.methods.propagation import book_run, stabilised
 from omenn.methods.registry import method
 

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.core.call import Call, substitute
-from omenn.core.place import Place, compacted, full
-from omenn.core.rules import OPERATORS
-from omenn.core.rules.chain import FROZEN_CHAIN
-from omenn.core.rules.row import DROPOUT
+from omenn.engine.location import Place, compacted, full
+from omenn.engine.operators import OPERATORS
+from omenn.engine.operators.chain import FROZEN_CHAIN
+from omenn.engine.operators.record import DROPOUT
+from omenn.engine.trace.call import Call, substitute
 from omenn.methods.attnlrp import joint
-from omenn.methods.layers import Layer, layer_of
+from omenn.methods.lrp_layers import Layer, layer_of
 from omenn.methods.propagation import Book, ruled
 
 TINY = 1e-9

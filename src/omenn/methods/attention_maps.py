@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omenn.core.arguments import choose
-from omenn.core.autograd import own_precision
-from omenn.core.call import Call
-from omenn.core.departures import check_departures
-from omenn.core.explanation import Explanation
-from omenn.core.rules.row import DROPOUT
-from omenn.core.surroundings import alone
-from omenn.core.target import Target, pick_output, select
-from omenn.core.unknown import raise_opaque
+from omenn.check import choose
+from omenn.engine.operators.record import DROPOUT
+from omenn.engine.target import Target, pick_output, select
+from omenn.engine.trace.autograd_nodes import own_precision
+from omenn.engine.trace.call import Call
+from omenn.engine.trace.departures import check_departures
+from omenn.engine.trace.guards import alone
+from omenn.engine.trace.opaque import raise_opaque
 from omenn.errors import InputError, ModelError, TargetError, UnsupportedOperator, reason
-from omenn.methods.maps import brought, explained, over_channels
-from omenn.methods.plain import Plain, PlainRun
+from omenn.explanation import Explanation
+from omenn.methods.from_map import brought, explained, over_channels
+from omenn.methods.ordinary_gradient import Plain, PlainRun
 from omenn.methods.tokens import Product, einsum_product, matmul_product, same_places
 
 RESAMPLINGS = ("nearest", "bilinear")

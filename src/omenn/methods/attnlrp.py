@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.core.autograd import Halve, Joint
-from omenn.core.call import Call
-from omenn.core.explanation import Explanation
-from omenn.core.rules.chain import FROZEN_CHAIN, frozen_chain
-from omenn.core.rules.row import DROPOUT
-from omenn.core.target import Target
-from omenn.methods.layers import by_layer, epsilon_rule
+from omenn.engine.operators.chain import FROZEN_CHAIN, frozen_chain
+from omenn.engine.operators.record import DROPOUT
+from omenn.engine.target import Target
+from omenn.engine.trace.autograd_nodes import Halve, Joint
+from omenn.engine.trace.call import Call
+from omenn.explanation import Explanation
+from omenn.methods.lrp_layers import by_layer, epsilon_rule
 from omenn.methods.propagation import Book, propagate, ruled, stabilised
 from omenn.methods.registry import method
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.core.call import Call
-from omenn.core.explanation import Explanation, owned
-from omenn.core.inputs import nothing
-from omenn.core.surroundings import alone
-from omenn.core.target import Target
-from omenn.core.unknown import tensors_in
+from omenn.engine.inputs import nothing
+from omenn.engine.target import Target
+from omenn.engine.trace.call import Call
+from omenn.engine.trace.guards import alone
+from omenn.engine.trace.opaque import tensors_in
 from omenn.errors import InputError, did_you_mean
-from omenn.methods.layers import (
+from omenn.explanation import Explanation, owned
+from omenn.methods.lrp_layers import (
     ZERO,
     Layer,
     Rule,

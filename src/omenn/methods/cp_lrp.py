@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from omenn.core.arguments import flag
-from omenn.core.call import Call
-from omenn.core.explanation import Explanation
-from omenn.core.rules import OPERATORS
-from omenn.core.rules.products import freeze_factors
-from omenn.core.target import Target
-from omenn.methods.layers import by_layer, epsilon_rule
+from omenn.check import flag
+from omenn.engine.operators import OPERATORS
+from omenn.engine.operators.products import freeze_factors
+from omenn.engine.target import Target
+from omenn.engine.trace.call import Call
+from omenn.explanation import Explanation
+from omenn.methods.lrp_layers import by_layer, epsilon_rule
 from omenn.methods.propagation import Book, propagate, ruled
 from omenn.methods.registry import method
 

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.core.arguments import choose
-from omenn.core.depth import RESAMPLINGS
-from omenn.core.explanation import Explanation
-from omenn.core.inputs import Feed
-from omenn.core.run import FrozenRun, Gradients
-from omenn.core.surroundings import alone
-from omenn.core.target import Target
+from omenn.check import choose
+from omenn.engine.depth import RESAMPLINGS
+from omenn.engine.inputs import Feed
+from omenn.engine.run import FrozenRun, Gradients
+from omenn.engine.target import Target
+from omenn.engine.trace.guards import alone
 from omenn.errors import InputError
-from omenn.methods.moves import Moves, check_seed, check_steps, is_image, is_number
-from omenn.methods.plain import Moved, remapped, settled
+from omenn.explanation import Explanation
+from omenn.methods.ordinary_gradient import Moved, remapped, settled
+from omenn.methods.perturbations import Moves, check_seed, check_steps, is_image, is_number
 from omenn.methods.registry import method
 
 POSTPROCESSING = ("none", "published")
@@ -75,7 +75,7 @@ def dave(
         published: the median of an even number of steps is the lower of the two middle values, as
             in the published code, and not their mean; and ``postprocess`` is ``"published"``.
         seed: of noise and transformations. The global random state is not touched.
-        resample: with ``at=``, see :func:`omenn.core.explain.explain`.
+        resample: with ``at=``, see :func:`omenn.engine.explain.explain`.
 
     Raises:
         InputError: an option out of its range; a transformation of what is no image.

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from omenn.core.explanation import Explanation
-from omenn.core.surroundings import alone
-from omenn.core.target import Target
+from omenn.engine.target import Target
+from omenn.engine.trace.guards import alone
 from omenn.errors import ModelError
-from omenn.methods.peers import Task, baselines
+from omenn.explanation import Explanation
+from omenn.methods.captum_adapter import Task, baselines
 from omenn.methods.registry import method
 
 

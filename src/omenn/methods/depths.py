@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omenn.core import explain as engine
-from omenn.core.arguments import quoted
-from omenn.core.depth import levels_of
-from omenn.core.explanation import Explanation, leaves, rebuilt
-from omenn.core.models import check_model
-from omenn.core.surroundings import alone
-from omenn.core.target import Target
+from omenn.check import quoted
+from omenn.engine import explain as engine
+from omenn.engine.depth import levels_of
+from omenn.engine.explainable import check_model
+from omenn.engine.target import Target
+from omenn.engine.trace.guards import alone
 from omenn.errors import InputError
+from omenn.explanation import Explanation, leaves, rebuilt
 from omenn.methods.registry import method
 
 INPUT = "input"  # the name of the input itself among depths
@@ -54,7 +54,7 @@ def omenn(
             depth → tensor, and ``matrix``, ``bias``, ``sources`` the mixture.
         mix: the weights of several depths, not negative, of sum one; evenly if not given.
         resample, bias, output, products, channel_dim, create_graph: see
-            :func:`omenn.core.explain.explain`.
+            :func:`omenn.engine.explain.explain`.
 
     Raises:
         InputError: weights that are no convex mixture; a depth that has no place on the input.
@@ -102,7 +102,7 @@ def omenn(
 def auto(model: Any, inputs: Any, *, channel_dim: int | None = None) -> list[str]:
     """The depths that ``at="auto"`` mixes evenly: the input, and every level that is fine enough.
 
-    A level is the last module of a resolution (:func:`omenn.core.depth.levels_of`): a stage of a
+    A level is the last module of a resolution (:func:`omenn.engine.depth.levels_of`): a stage of a
     convolutional network, the blocks of a transformer. It is fine enough with at least 16 cells
     along each dimension of the input, 256 for an image. So a transformer with 14 × 14 patches is
     explained at its input, a network of stages also at the first of them. The rule was chosen on

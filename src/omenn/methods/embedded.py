@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.core.explanation import Explanation
-from omenn.core.target import Target
+from omenn.engine.target import Target
 from omenn.errors import InputError
-from omenn.methods.maps import explained
-from omenn.methods.peers import captum_for
-from omenn.methods.plain import PlainRun, settled
+from omenn.explanation import Explanation
+from omenn.methods.captum_adapter import captum_for
+from omenn.methods.from_map import explained
+from omenn.methods.ordinary_gradient import PlainRun, settled
 
 NAME = "integrated-gradients"
 

@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.core.explanation import Explanation, leaves, rebuilt
-from omenn.core.gaussian import spread
-from omenn.core.run import FrozenRun
-from omenn.core.surroundings import alone
-from omenn.core.target import Contrast, Target
+from omenn.engine.gaussian import spread
+from omenn.engine.run import FrozenRun
+from omenn.engine.target import Contrast, Target
+from omenn.engine.trace.guards import alone
 from omenn.errors import InputError
+from omenn.explanation import Explanation, leaves, rebuilt
 from omenn.methods.depths import omenn
-from omenn.methods.moves import Moves, check_seed, check_steps, is_image, is_number
-from omenn.methods.plain import Move, Moved, remapped, settled
+from omenn.methods.ordinary_gradient import Move, Moved, remapped, settled
+from omenn.methods.perturbations import Moves, check_seed, check_steps, is_image, is_number
 from omenn.methods.registry import method
 
 PLACED = ("spatial", "attention", "uniform")

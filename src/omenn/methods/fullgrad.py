@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omenn.core.arguments import choose
-from omenn.core.autograd import Constant
-from omenn.core.call import Call, Mark
-from omenn.core.explanation import Explanation
-from omenn.core.inputs import Feed
-from omenn.core.intercept import Interceptor
-from omenn.core.place import Place, full
-from omenn.core.run import FrozenRun, Gradients
-from omenn.core.surroundings import alone
-from omenn.core.target import Target
-from omenn.methods.plain import Plain, PlainRun, remapped
+from omenn.check import choose
+from omenn.engine.inputs import Feed
+from omenn.engine.location import Place, full
+from omenn.engine.run import FrozenRun, Gradients
+from omenn.engine.target import Target
+from omenn.engine.trace.autograd_nodes import Constant
+from omenn.engine.trace.call import Call, Mark
+from omenn.engine.trace.guards import alone
+from omenn.engine.trace.tracer import Interceptor
+from omenn.explanation import Explanation
+from omenn.methods.ordinary_gradient import Plain, PlainRun, remapped
 from omenn.methods.registry import method
 
 PSI = ("none", "published")
@@ -58,7 +58,7 @@ def fullgrad(
             It has no sign and no sum, and leaves out what has no place (class token, layers behind
             global pooling).
         published: the same as ``psi="published"``.
-        resample: with ``at=``, see :func:`omenn.core.explain.explain`.
+        resample: with ``at=``, see :func:`omenn.engine.explain.explain`.
 
     Example:
         >>> import torch, omenn

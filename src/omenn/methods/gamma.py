@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from omenn.core.explanation import Explanation
-from omenn.core.target import Target
-from omenn.methods.layers import by_layer, gamma_rule
+from omenn.engine.target import Target
+from omenn.explanation import Explanation
+from omenn.methods.lrp_layers import by_layer, gamma_rule
 from omenn.methods.propagation import Book, propagate
 from omenn.methods.registry import method
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from omenn.core.explanation import Explanation
-from omenn.core.surroundings import alone
-from omenn.core.target import Target
+from omenn.engine.target import Target
+from omenn.engine.trace.guards import alone
+from omenn.explanation import Explanation
 from omenn.methods.attention_maps import AttentionRun, check_resample
 from omenn.methods.registry import method
 

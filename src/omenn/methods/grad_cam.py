@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omenn.core.explanation import Explanation
-from omenn.core.inputs import Feed
-from omenn.core.place import Place, full
-from omenn.core.surroundings import active, alone
-from omenn.core.target import Target, pick_output, select
+from omenn.engine.inputs import Feed
+from omenn.engine.location import Place, full
+from omenn.engine.target import Target, pick_output, select
+from omenn.engine.trace.guards import active, alone
 from omenn.errors import InputError, ModelError, did_you_mean
-from omenn.methods.maps import brought, over_channels
-from omenn.methods.peers import Task
-from omenn.methods.plain import PlainRun
+from omenn.explanation import Explanation
+from omenn.methods.captum_adapter import Task
+from omenn.methods.from_map import brought, over_channels
+from omenn.methods.ordinary_gradient import PlainRun
 from omenn.methods.registry import method
 
 # They are part of a step, not its result: no choice for a layer unless it is named.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from omenn.core import explain as engine
-from omenn.core.arguments import choose
-from omenn.core.depth import RESAMPLINGS
-from omenn.core.explanation import Explanation
-from omenn.core.surroundings import alone
-from omenn.core.target import Target
+from omenn.check import choose
+from omenn.engine import explain as engine
+from omenn.engine.depth import RESAMPLINGS
+from omenn.engine.target import Target
+from omenn.engine.trace.guards import alone
+from omenn.explanation import Explanation
 from omenn.methods.fullgrad import PSI, Layers, LayersRun, shown
 from omenn.methods.registry import method
 
@@ -46,7 +46,7 @@ def libragrad(
     Args:
         psi: ``"none"`` or ``"published"``, see :func:`omenn.methods.fullgrad.fullgrad`.
         published: the same as ``psi="published"``.
-        products, resample: see :func:`omenn.core.explain.explain`.
+        products, resample: see :func:`omenn.engine.explain.explain`.
 
     Example:
         >>> import torch, omenn

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from omenn.core.explanation import Explanation
-from omenn.core.surroundings import alone
-from omenn.core.target import Target
+from omenn.engine.target import Target
+from omenn.engine.trace.guards import alone
 from omenn.errors import InputError
-from omenn.methods.peers import Task, baselines, whole
+from omenn.explanation import Explanation
+from omenn.methods.captum_adapter import Task, baselines, whole
 from omenn.methods.registry import method
 
 

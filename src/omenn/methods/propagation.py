@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.core.arguments import choose
-from omenn.core.depth import RESAMPLINGS
-from omenn.core.explanation import Explanation
-from omenn.core.rules import OPERATORS, Row
-from omenn.core.run import FrozenRun
-from omenn.core.surroundings import alone
-from omenn.core.target import Target
+from omenn.check import choose
+from omenn.engine.depth import RESAMPLINGS
+from omenn.engine.operators import OPERATORS, Row
+from omenn.engine.run import FrozenRun
+from omenn.engine.target import Target
+from omenn.engine.trace.guards import alone
+from omenn.explanation import Explanation
 
 
 @dataclass(frozen=True)
 class Book:
-    """A table of rules, operator → :class:`~omenn.core.rules.Row`, laid over the frozen table.
+    """A table of rules, operator → :class:`~omenn.engine.operators.Row`, over the frozen table.
 
     ``ranked``: whether the bounded factor of a product is frozen, as in the frozen book; if not,
     each of two factors that depend on the input has half of the relevance.

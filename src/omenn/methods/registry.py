@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from omenn.core.arguments import choose, quoted
-from omenn.core.explanation import PROMISES, Explanation
+from omenn.check import choose, quoted
 from omenn.errors import InputError, did_you_mean
+from omenn.explanation import PROMISES, Explanation
 
 # Arguments that every method has, and so none of its options.
 _SHARED = ("model", "inputs", "target")

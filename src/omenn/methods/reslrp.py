@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.core.call import Call
-from omenn.core.explanation import Explanation
-from omenn.core.rules import OPERATORS
-from omenn.core.target import Target
+from omenn.engine.operators import OPERATORS
+from omenn.engine.target import Target
+from omenn.engine.trace.call import Call
+from omenn.explanation import Explanation
 from omenn.methods.attnlrp import attnlrp_book, joint
-from omenn.methods.layers import strength
+from omenn.methods.lrp_layers import strength
 from omenn.methods.propagation import Book, propagate, ruled
 from omenn.methods.registry import method
 

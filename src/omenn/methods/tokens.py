@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omenn.core.call import Call
-from omenn.core.place import Place, compacted, full
+from omenn.engine.location import Place, compacted, full
+from omenn.engine.trace.call import Call
 from omenn.errors import UnsupportedOperator
 
 _LETTERS = "abcdefghijklmnopqrstuvw"

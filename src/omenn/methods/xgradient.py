@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.core.explanation import Explanation
-from omenn.core.surroundings import alone
-from omenn.core.target import Target
+from omenn.engine.target import Target
+from omenn.engine.trace.guards import alone
 from omenn.errors import InputError, ModelError
-from omenn.methods.plain import PlainRun, settled
+from omenn.explanation import Explanation
+from omenn.methods.ordinary_gradient import PlainRun, settled
 from omenn.methods.registry import method
 
 FACTORS = (0.5, 2.0, 0.0)  # of the input, at which homogeneity is tested
@@ -45,7 +45,7 @@ def xgradient(
 
     Args:
         check: test f(αx) = α f(x) for α = 0.5, 2 and 0 (three more forward passes).
-        resample: with ``at=``, see :func:`omenn.core.explain.explain`.
+        resample: with ``at=``, see :func:`omenn.engine.explain.explain`.
 
     Raises:
         ModelError: ``check`` is on and the model is not homogeneous: by how much, and where.

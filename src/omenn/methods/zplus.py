@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from omenn.core.explanation import Explanation
-from omenn.core.target import Target
+from omenn.engine.target import Target
+from omenn.explanation import Explanation
 from omenn.methods.alpha1beta0 import alpha1beta0
 from omenn.methods.registry import method
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from omenn.core.digest import content
 from omenn.data.birds.arrays import scene_arrays
+from omenn.engine.digest import content
 from omenn.errors import InputError, did_you_mean
 from omenn.models.augmentation import normalised
 from omenn.models.bundled import SIZE

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from omenn.data.atomic import replacing
+from omenn.files.atomic import replacing
 from omenn.models.bird_priors import BIRD_PRIORS
 from omenn.models.bundled import MEAN, SIZE, STD
 from omenn.models.recipes import RECIPES, Recipe

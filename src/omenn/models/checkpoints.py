@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from omenn.errors import WeightsError, reason
-from omenn.files import GB, opened, size
+from omenn.files.reading import GB, opened, size
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

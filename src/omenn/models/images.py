@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from omenn.data.folders import MAX_PIXELS
 from omenn.errors import InputError, reason
-from omenn.files import GB, opened
+from omenn.files.reading import GB, opened
 
 # Why a list: Pillow also opens formats that start other programs (EPS runs Ghostscript) or that
 # hold no photograph. A file is recognised by its content, never by its name.

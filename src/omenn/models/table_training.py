@@ -20,18 +20,18 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omenn.core.digest import content
-from omenn.data.atomic import replacing, write_checkpoint
-from omenn.data.progress import progress_bar
 from omenn.data.tables import MOST, Scale, Table, read_table
+from omenn.engine.digest import content
 from omenn.errors import InputError, ModelError, WeightsError
-from omenn.files import read_bytes, read_json
+from omenn.files.atomic import replacing, write_checkpoint
+from omenn.files.reading import read_bytes, read_json
 from omenn.models.checkpoints import read_checkpoint
 from omenn.models.randomness import seeded
 from omenn.models.recipes import LARGEST_RATE
 from omenn.models.tabular import CARD, HIDDEN, WEIGHTS, TableNetwork, roc_auc
+from omenn.progress import progress_bar
 from omenn.xdnn import AttributionPrior
-from omenn.xdnn.attribution_prior import TermNotFinite
+from omenn.xdnn.priors.prior_loss import TermNotFinite
 
 SHARES = {"validation": 0.2, "test": 0.2}  # of the rows of every class; the rest trains
 

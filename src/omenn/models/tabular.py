@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from omenn.data.tables import Scale
 from omenn.errors import InputError, WeightsError, reason
-from omenn.files import read_json
+from omenn.files.reading import read_json
 from omenn.models.checkpoints import load_weights
 from omenn.models.randomness import seeded
 

@@ -26,11 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from omenn.data.atomic import write_checkpoint
 from omenn.data.birds import INSTANCES, PARTS
 from omenn.data.birds.arrays import SceneArrays, scene_arrays
-from omenn.data.progress import progress_bar
 from omenn.errors import InputError, ModelError, WeightsError
+from omenn.files.atomic import write_checkpoint
 from omenn.models.architectures import ARCHITECTURES, Classifier
 from omenn.models.augmentation import Move, drawn_move, normalised, tinted
 from omenn.models.bird_priors import described, digest, takes_mask
@@ -39,6 +38,7 @@ from omenn.models.cards import Trained, write_result
 from omenn.models.checkpoints import read_checkpoint
 from omenn.models.randomness import check_seed
 from omenn.models.recipes import Recipe, recipe_of
+from omenn.progress import progress_bar
 
 if TYPE_CHECKING:
     from omenn.xdnn import AttributionPrior

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omenn.errors import ModelError, OmennError, did_you_mean, reason
-from omenn.files import opened
+from omenn.files.reading import opened
 
 _counter = itertools.count()
 

@@ -12,16 +12,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 # Not on first use: a module of the same name would then take the name.
-from omenn.xdnn.convert import convert
-from omenn.xdnn.obstacles import Obstacle, obstacles
+from omenn.xdnn.conversion import convert
+from omenn.xdnn.obstacle_check import Obstacle, obstacles
 
 if TYPE_CHECKING:
     from omenn.xdnn import priors
-    from omenn.xdnn.attribution_prior import AttributionPrior
     from omenn.xdnn.homogeneity import Homogeneity, check
+    from omenn.xdnn.priors.prior_loss import AttributionPrior
 
 _HOMES = {
-    "AttributionPrior": "attribution_prior",
+    "AttributionPrior": "priors.prior_loss",
     "Homogeneity": "homogeneity",
     "check": "homogeneity",
     "priors": "priors",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.xdnn.step import ANY, Bent, Of, Step, shown, unwrapped
+from omenn.xdnn.degree_step import ANY, Bent, Of, Step, shown, unwrapped
 
 # --- the rules -----------------------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from omenn.errors import ModelError
-from omenn.xdnn.obstacles import kind_of
-from omenn.xdnn.scan import Branch, Found
+from omenn.xdnn.model_scan import Branch, Found
+from omenn.xdnn.obstacle_check import kind_of
 
 _CHANNELS = ("in_channels", "out_channels")
 _CONV = nn.modules.conv._ConvNd

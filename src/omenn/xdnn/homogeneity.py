@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omenn.core.arguments import quoted
-from omenn.core.explanation import TOLERANCES
-from omenn.core.inputs import Feed
-from omenn.core.models import check_model
-from omenn.core.state import State
-from omenn.core.surroundings import alone
-from omenn.core.target import pick_output
+from omenn.check import quoted
+from omenn.engine.explainable import check_model
+from omenn.engine.inputs import Feed
+from omenn.engine.model_state import State
+from omenn.engine.target import pick_output
+from omenn.engine.trace.guards import alone
 from omenn.errors import InputError, ModelError, OmennError, TargetError, reason
-from omenn.methods.plain import Move
-from omenn.xdnn.graded import Graded, Known, Operator
-from omenn.xdnn.step import ANY, shown, vanishes
+from omenn.explanation import TOLERANCES
+from omenn.methods.ordinary_gradient import Move
+from omenn.xdnn.degree_step import ANY, shown, vanishes
+from omenn.xdnn.degree_tracker import Graded, Known, Operator
 
 FACTORS = (0, 0.1, 0.5, 2, 10)
 

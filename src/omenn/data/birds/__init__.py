@@ -11,7 +11,8 @@ arXiv 2308.06248); the drawing is our own. Everything is a function of (seed, sp
     >>> without_beak = render(scene, 64, without=["beak"])
 """
 
-from omenn.data.birds.drawing import part_map, render
+from omenn.data.birds.dataset import write
+from omenn.data.birds.painting import part_map, render
 from omenn.data.birds.scenes import (
     CLASS_NAMES,
     CLASSES,
@@ -23,7 +24,6 @@ from omenn.data.birds.scenes import (
     compatible,
     sample_scene,
 )
-from omenn.data.birds.writing import write
 
 __all__ = [
     "CLASSES",

@@ -13,9 +13,9 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from omenn.data.atomic import replacing
-from omenn.data.birds.drawing import MAP_COLOURS, part_map, render
+from omenn.data.birds.painting import MAP_COLOURS, part_map, render
 from omenn.data.birds.scenes import CLASSES, PARTS, Scene, Split, compatible, sample_scene
+from omenn.files.atomic import replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +128,6 @@ def _drawn(
 def drawing_digest() -> str:
     """A cache serves one version of the drawing: the hash of its source."""
     digest = hashlib.sha256()
-    for name in ("scenes.py", "shapes.py", "drawing.py"):
+    for name in ("scenes.py", "shapes.py", "painting.py"):
         digest.update(Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()[:12]

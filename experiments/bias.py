@@ -1,0 +1,143 @@
+"""Where the constants go: every choice on the bundled networks, a picture and a table.
+
+python -m experiments.bias                  the table to the terminal
+python -m experiments.bias --write          and into docs/bias.md, with docs/images/bias.png
+python -m experiments.bias --scenes 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+import omenn
+from experiments.report import ROOT, environment, table, write_block
+from omenn.data import birds
+from omenn.models import sources
+from omenn.viz.heatmaps import scale_of, signed_rgb
+
+MODELS = ("birds-vit", "birds-resnet", "birds-convnet")
+SHOWN = (3, 11, 27)  # scenes of the test split in the picture
+SIZE, BATCH = 64, 25
+HEADER = ["model", "bias=", "located", "along attention", "evenly", "on the bird"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Shares of Σ|constants| for a batch, and for each scene the share of Σ|C_b| on the bird."""
+
+    located: float
+    attention: float
+    even: float
+    on_bird: list[float]
+
+
+def bird_mask(scene: Any) -> np.ndarray:
+    """Where the bird is, (SIZE, SIZE): background objects have two equal channels of 204."""
+    pixels = np.asarray(birds.part_map(scene, SIZE).convert("RGB")).astype(int)
+    backdrop = (pixels[..., 0] == 204) & (pixels[..., 1] == 204)
+    return (pixels.sum(-1) > 0) & ~backdrop
+
+
+def measure(name: str, bias: str, scenes: list[Any]) -> list[Found]:
+    """One entry for each batch of scenes."""
+    net, found = sources.load(name), []
+    for start in range(0, len(scenes), BATCH):
+        batch = scenes[start : start + BATCH]
+        x = torch.cat([net.preprocessing(birds.render(scene, SIZE)) for scene in batch])
+        target = torch.tensor([scene.class_index for scene in batch])
+        e = omenn.explain(net.model, x, target, bias=bias)
+        assert e.exact
+        places = e.bias.abs().double()
+        mask = torch.from_numpy(np.stack([bird_mask(scene) for scene in batch]))
+        on_bird = (places * mask).sum((1, 2)) / places.sum((1, 2))
+        routed = e.reasons.get("attention", 0.0)
+        found.append(Found(e.located, routed, 1 - e.located - routed, on_bird.tolist()))
+    return found
+
+
+def cells(name: str, bias: str, found: list[Found]) -> list[str]:
+    """Means over the scenes; for the share on the bird, with the quartiles."""
+    shares = [
+        f"{statistics.fmean(getattr(f, key) for f in found):.0%}"
+        for key in ("located", "attention", "even")
+    ]
+    on_bird = [share for f in found for share in f.on_bird]
+    low, _, high = statistics.quantiles(on_bird, n=4)
+    return [
+        name,
+        f"`{bias}`",
+        *shares,
+        f"{statistics.fmean(on_bird):.0%} ({low:.0%}–{high:.0%})",
+    ]
+
+
+def picture(path: Any) -> None:
+    """C_b of the bundled ViT for some birds under two options, and what the second one moves."""
+    from matplotlib.figure import Figure
+
+    net = sources.load("birds-vit")
+    titles = ["input", "$C_b$, spatial", "$C_b$, attention", "their difference", "C, attention"]
+    drawn = Figure(figsize=(2.0 * len(titles), 2.2 * len(SHOWN)), dpi=110, facecolor="white")
+    axes = drawn.subplots(len(SHOWN), len(titles))
+    for row, number in zip(axes, SHOWN, strict=True):
+        image = birds.render(birds.sample_scene(number, "test"), SIZE)
+        x = net.preprocessing(image)
+        spatial, routed = (
+            omenn.explain(net.model, x, bias=bias) for bias in ("spatial", "attention")
+        )
+        before, after, whole = (
+            t[0].detach().numpy() for t in (spatial.bias, routed.bias, routed.matrix)
+        )
+        scale, moved = scale_of(before, after), scale_of(after - before)
+        maps = [(before, scale), (after, scale), (after - before, moved), (whole, scale_of(whole))]
+        row[0].imshow(image)
+        for axis, (values, limit) in zip(row[1:], maps, strict=True):
+            axis.imshow(signed_rgb(values, limit))
+        row[3].set_xlabel(f"enlarged {scale / moved:.0f} times", fontsize=8)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10, loc="left")
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    drawn.tight_layout(pad=0.4)
+    part = path.with_suffix(".part.png")
+    drawn.savefig(part, metadata={"Software": "omenn"})
+    os.replace(part, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--scenes", type=int, default=100, help="test scenes (default 100)")
+    parser.add_argument("--write", action="store_true", help="update docs/bias.md")
+    a = parser.parse_args()
+    scenes = [birds.sample_scene(k, "test") for k in range(a.scenes)]
+    area = statistics.fmean(float(bird_mask(s).mean()) for s in scenes)
+    runs = [(m, b) for m in MODELS for b in ("spatial", "attention", "uniform")]
+    runs.remove(("birds-resnet", "attention"))  # without attention it is the same as spatial
+    runs.remove(("birds-convnet", "attention"))
+    rows = [
+        cells(m, b, measure(m, b, scenes)) for m, b in track(runs, console=Console(stderr=True))
+    ]
+    text = table(HEADER, rows)
+    note = (
+        f"The bird covers {area:.0%} of the picture. Written by `python -m experiments.bias "
+        f"--write`: means over {a.scenes} test scenes (quartiles), the class of the scene; "
+        f"{environment()}."
+    )
+    print(f"{text}\n\n{note}")
+    if a.write:
+        write_block(ROOT / "docs" / "bias.md", "bias", f"{text}\n\n{note}")
+        picture(ROOT / "docs" / "images" / "bias.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Running rows: one forked process a model, with a time-out and a memory limit; one file a row.
+
+The running process imports the model libraries once and computes nothing itself, so a fork of it
+is as good as a fresh process and costs milliseconds. A row that crashes costs itself alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.report import ROOT
+from experiments.zoo_entries import Entry
+
+Row = dict[str, Any]
+FAILED = ("crash", "time-out", "memory", "error", "unbuilt")
+PACKAGES = ("torch", "timm", "torchvision", "transformers", "torch_geometric")
+
+
+def engine() -> str:
+    """A short digest of the engine's source: rows of another engine are measured anew."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "src" / "omenn" / "core").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def versions() -> dict[str, str]:
+    return {p: importlib.metadata.version(p) for p in PACKAGES}
+
+
+class Store:
+    """Finished rows in a folder, one JSON file each, written whole or not at all."""
+
+    def __init__(self, folder: Path, older: bool = False) -> None:
+        self.folder, self.older = folder, older
+        self.made_by = {"engine": engine(), "versions": versions()}
+
+    def path(self, entry: Entry, size: str) -> Path:
+        name = "".join(c if c.isalnum() or c in "._-" else "_" for c in entry.name)
+        return self.folder / size / entry.group / f"{name}.json"
+
+    def read(self, entry: Entry, size: str) -> Row | None:
+        """The finished row of an entry, unless another engine or library made it."""
+        try:
+            row = json.loads(self.path(entry, size).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        same = all(row.get(k) == v for k, v in self.made_by.items())
+        return row if same or self.older else None
+
+    def write(self, entry: Entry, size: str, row: Row) -> Row:
+        row = row | self.made_by | {"size": size}
+        path = self.path(entry, size)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(row, indent=1), encoding="utf-8")
+        os.replace(part, path)
+        return row
+
+    def rows(self) -> Iterator[Row]:
+        for path in sorted(self.folder.glob("*/*/*.json")):
+            yield json.loads(path.read_text(encoding="utf-8"))
+
+
+@dataclass
+class Child:
+    """A running measurement."""
+
+    entry: Entry
+    pid: int
+    started: float
+    answer: Path
+    log: Path
+
+
+class Runner:
+    """At most ``jobs`` children at a time, each with ``seconds`` and ``gigabytes``."""
+
+    def __init__(
+        self,
+        measure: Callable[[Entry], Row],
+        folder: Path,
+        jobs: int = 1,
+        seconds: float = 600,
+        gigabytes: float = 12,
+    ) -> None:
+        self.measure, self.folder = measure, folder
+        self.jobs, self.seconds, self.gigabytes = jobs, seconds, gigabytes
+
+    def __call__(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Row]]:
+        """Rows in the order in which they are finished; children are ended if it is closed."""
+        waiting, running = list(entries)[::-1], []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.jobs:
+                    running.append(self._start(waiting.pop()))
+                for child in list(running):
+                    row = self._ended(child)
+                    if row is not None:
+                        running.remove(child)
+                        yield child.entry, row
+                time.sleep(0.02)
+        finally:
+            for child in running:
+                self._kill(child)
+
+    def _start(self, entry: Entry) -> Child:
+        stem = hashlib.sha256(entry.key.encode()).hexdigest()[:16]
+        answer, log = self.folder / f"{stem}.json", self.folder / f"{stem}.log"
+        answer.unlink(missing_ok=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            self._child(entry, answer, log)
+        return Child(entry, pid, time.monotonic(), answer, log)
+
+    def _child(self, entry: Entry, answer: Path, log: Path) -> None:
+        """In the forked process: measure, write the row, leave without any clean-up."""
+        try:
+            os.setsid()  # so that what it forks itself ends with it
+            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
+            limit = _address_space() + int(self.gigabytes * 2**30)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            try:
+                row = self.measure(entry)
+            except MemoryError:
+                row = {"status": "memory"}
+            except Exception as error:
+                words = f"{type(error).__name__}: {error}"
+                out_of_memory = "allocate memory" in words
+                row = {"status": "memory" if out_of_memory else "crash", "reason": words[:300]}
+                traceback.print_exc()
+                sys.stderr.flush()
+            part = answer.with_suffix(".part")
+            part.write_text(json.dumps(row), encoding="utf-8")
+            os.replace(part, answer)
+        finally:
+            os._exit(0)
+
+    def _ended(self, child: Child) -> Row | None:
+        pid, status = os.waitpid(child.pid, os.WNOHANG)
+        took = time.monotonic() - child.started
+        if pid == 0:
+            if took < self.seconds:
+                return None
+            self._kill(child)
+            row: Row = {"status": "time-out", "reason": f"more than {self.seconds:.0f} s"}
+        elif child.answer.exists():
+            row = json.loads(child.answer.read_text(encoding="utf-8"))
+        else:
+            code = os.waitstatus_to_exitcode(status)
+            why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            tail = child.log.read_text(errors="replace").strip().splitlines()[-1:]
+            row = {"status": "crash", "reason": " ".join([why, *tail])[:300]}
+        child.answer.unlink(missing_ok=True)
+        if row["status"] not in ("crash", "error"):
+            child.log.unlink(missing_ok=True)
+        entry = child.entry
+        named = {"group": entry.group, "family": entry.family, "name": entry.name}
+        return named | {"took": round(took, 2)} | row
+
+    def _kill(self, child: Child) -> None:
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:  # not yet the leader of a group of its own
+            os.kill(child.pid, signal.SIGKILL)
+        os.waitpid(child.pid, 0)
+
+
+def _address_space() -> int:
+    """Bytes of address space in use (Linux), else none."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()
+
+
+def missing(
+    store: Store, entries: Sequence[Entry], size: str, retry: bool
+) -> tuple[list[Entry], list[Row]]:
+    """(entries still to measure, finished rows); ``retry`` measures failed rows again."""
+    todo: list[Entry] = []
+    done: list[Row] = []
+    for entry in entries:
+        row = store.read(entry, size)
+        if row is None or (retry and row["status"] in FAILED):
+            todo.append(entry)
+        else:
+            done.append(row)
+    return todo, done

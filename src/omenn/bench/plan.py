@@ -1,0 +1,270 @@
+"""The plan of a benchmark: what is judged, by what, on what; from a TOML file or from flags."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from omenn.bench.plan_entries import Entry, check_options, words
+from omenn.errors import InputError, did_you_mean, reason
+from omenn.files.reading import read_text
+
+KINDS = {"models": "model", "methods": "method", "metrics": "metric"}
+ALL = "all"
+BIRDS = Entry("birds", "birds", {})
+USUAL = {
+    "models": (Entry("birds-resnet", "birds-resnet", {}),),
+    "methods": tuple(
+        Entry(name, name, {}) for name in ("omenn", "libragrad", "cp-lrp", "attnlrp", "abslrp")
+    ),
+    "metrics": tuple(Entry(name, name, {}) for name in ("funnybirds", "gae")),
+}
+"""What is judged unless it is said: little enough for minutes, and nothing that needs an extra."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Models × methods × metrics on at most ``limit`` pictures of a split.
+
+    ``classes``: the numbers of those whose pictures are judged, all if there are none.
+    ``trivial``: whether maps that know no model are rows, too. ``seed``: of the metrics, of methods
+    that draw random numbers, of untrained models and of the intervals. ``chunk``: how many pictures
+    are explained at once, at most.
+
+    >>> plan = Plan.from_words({"methods": "omenn,abslrp", "limit": 8})
+    >>> [method.name for method in plan.rows]
+    ['omenn', 'abslrp', 'constant', 'centre', 'edges', 'random']
+    """
+
+    data: Entry = BIRDS
+    split: str = "test"
+    classes: tuple[int, ...] = ()
+    limit: int = 64
+    models: tuple[Entry, ...] = USUAL["models"]
+    methods: tuple[Entry, ...] = USUAL["methods"]
+    metrics: tuple[Entry, ...] = USUAL["metrics"]
+    trivial: bool = True
+    seed: int = 0
+    chunk: int = 16
+    device: str = "cpu"
+
+    @classmethod
+    def from_words(cls, given: Mapping[str, Any]) -> Plan:
+        """From what a file or the command line says; lists may be words with commas.
+
+        The split is the usual one of the data if it is not said.
+
+        Raises:
+            InputError: an unknown key or kind of data, a value of another type, an entry twice.
+        """
+        known = {entry.name: entry.default for entry in fields(cls)}
+        found: dict[str, Any] = {}
+        for key, value in given.items():
+            if key not in known:
+                raise InputError(f"the plan has an unknown key '{key}': {did_you_mean(key, known)}")
+            if key == "data":
+                found[key] = Entry.read(value, key)
+            elif key in KINDS:
+                found[key] = _entries(value, key)
+            elif key == "classes":
+                found[key] = _numbers(value)
+            else:
+                found[key] = _checked(key, value, type(known[key]))
+        if "split" not in found:
+            from omenn.metrics.data_sources import kind_of
+
+            found["split"] = kind_of(found.get("data", BIRDS).base)[0].splits[0]
+        return cls(**found)._complete()
+
+    @classmethod
+    def from_file(cls, path: Path, changes: Mapping[str, Any] | None = None) -> Plan:
+        """From a TOML file; ``changes`` are keys that take the place of the file's.
+
+        Raises:
+            InputError: no such file, no TOML, or as ``from_words``.
+        """
+        try:
+            content = tomllib.loads(read_text(path, "plan", empty=True))
+        except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+            raise InputError(
+                f"the plan '{path}' is no TOML: {reason(error)}. Correct that line."
+            ) from error
+        return cls.from_words({**content, **(changes or {})})
+
+    @property
+    def rows(self) -> tuple[Entry, ...]:
+        """The methods and, unless the plan leaves them out, the trivial maps."""
+        from omenn.metrics.explainers import TRIVIAL
+
+        named = {entry.base for entry in self.methods}
+        more = [Entry(name, name, {}) for name in TRIVIAL if name not in named]
+        return (*self.methods, *(more if self.trivial else ()))
+
+    @property
+    def cells(self) -> int:
+        """How many there are."""
+        return len(self.models) * len(self.rows) * len(self.metrics)
+
+    def record(self) -> dict[str, Any]:
+        """As a TOML or JSON file has it."""
+        record: dict[str, Any] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name in KINDS:
+                value = [one.record(KINDS[entry.name]) for one in value]
+            elif isinstance(value, Entry):
+                value = value.record("data")
+            record[entry.name] = list(value) if isinstance(value, tuple) else value
+        return record
+
+    def toml(self) -> str:
+        """The plan as a file that makes it again.
+
+        >>> "limit = 64" in Plan().toml().splitlines()
+        True
+        """
+        return "".join(f"{key} = {_toml(value)}\n" for key, value in self.record().items())
+
+    def check_data(self) -> None:
+        """Refuse data and metrics that are not known, or do not go together.
+
+        Raises:
+            InputError: those, their options, data that lacks what a metric needs.
+            MissingExtra: a metric of Quantus, which is not installed.
+        """
+        from omenn.metrics import protocols
+        from omenn.metrics.data_sources import kind_of
+
+        kind, _ = kind_of(self.data.base)
+        check_options(self.data, "data", kind.options, kind.read)
+        gives = self.pictures().gives
+        for metric in self.metrics:
+            found = protocols.find(metric.base)
+            check_options(metric, "metric", found.options, found.typed)
+            for need in sorted(found.needs - gives):
+                raise InputError(
+                    f"metric '{metric.base}' needs {need}, and '{self.data.name}' has none in the "
+                    f"split '{self.split}'. Choose other data or leave the metric out."
+                )
+
+    def check_methods(self) -> None:
+        """Refuse methods and options that are not known.
+
+        Raises:
+            InputError: with the nearest ones.
+        """
+        import omenn
+        from omenn.metrics.explainers import TRIVIAL
+
+        known = omenn.methods()
+        for entry in self.methods:
+            if entry.base in TRIVIAL:
+                check_options(entry, "trivial map", {})
+            elif entry.base in known:
+                method = known[entry.base]
+                check_options(entry, "method", method.options, method.function)
+            else:
+                near = did_you_mean(entry.base, [*known, *TRIVIAL])
+                raise InputError(f"unknown method '{entry.base}': {near}")
+
+    def check_models(self) -> None:
+        """Refuse options of models that are not known.
+
+        Raises:
+            InputError: with the nearest ones.
+        """
+        from omenn.models import sources
+
+        for entry in self.models:
+            check_options(entry, "model", {"weights": None, "seed": 0}, sources.load)
+
+    def pictures(self, side: int = 64) -> Any:
+        """The pictures of the plan, those that are drawn with ``side`` pixels."""
+        from omenn.metrics.data_sources import open_data
+
+        return open_data(
+            self.data.base,
+            self.split,
+            self.limit,
+            side=side,
+            classes=self.classes,
+            options=self.data.options,
+        )
+
+    def _complete(self) -> Plan:
+        """Every method or metric where the plan says ``all``."""
+        import omenn
+        from omenn.metrics.protocols import PROTOCOLS
+
+        plan = self
+        if any(entry.base == ALL for entry in self.methods):
+            plan = replace(plan, methods=_all(self.methods, omenn.methods()))
+        if any(entry.base == ALL for entry in self.metrics):
+            gives = self.pictures().gives
+            fit = [name for name, protocol in PROTOCOLS.items() if protocol.needs <= gives]
+            plan = replace(plan, metrics=_all(self.metrics, fit))
+        for key in KINDS:
+            names = [entry.name for entry in getattr(plan, key)]
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise InputError(f"{key} has '{twice}' twice. Leave one out, or name it.")
+        return plan
+
+
+def _all(entries: Sequence[Entry], names: Iterable[str]) -> tuple[Entry, ...]:
+    """``all`` becomes what is not there yet."""
+    there = [entry for entry in entries if entry.base != ALL]
+    plain = {entry.name for entry in there}
+    return (*there, *(Entry(name, name, {}) for name in names if name not in plain))
+
+
+def _entries(value: Any, key: str) -> tuple[Entry, ...]:
+    given = words(value) if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not given:
+        raise InputError(f"{key} is {value!r}, expected a list such as [{_EXAMPLES[key]}].")
+    return tuple(Entry.read(one, KINDS[key]) for one in given)
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    """From a list, or from words with commas."""
+    given: Any = value
+    if isinstance(value, str):
+        given = [int(word) if word.isdecimal() else word for word in words(value)] or None
+    if not isinstance(given, list | tuple) or not all(type(number) is int for number in given):
+        raise InputError(f"classes is {value!r}, expected whole numbers such as [207].")
+    return tuple(dict.fromkeys(given))
+
+
+_EXAMPLES = {
+    "models": '"birds-resnet", "timm:resnet18"',
+    "methods": '"omenn", "abslrp"',
+    "metrics": '"funnybirds", "gae"',
+}
+_LEAST = {"limit": 1, "chunk": 1, "seed": 0}
+_MOST = {"limit": 1_000_000}
+_TYPES = {int: "a whole number", bool: "true or false", str: "a word"}
+
+
+def _checked(key: str, value: Any, kind: type) -> Any:
+    right = isinstance(value, kind) and (kind is not int or not isinstance(value, bool))
+    if not right:
+        raise InputError(f"{key} is {value!r}, expected {_TYPES[kind]}.")
+    if key in _LEAST and value < _LEAST[key]:
+        raise InputError(f"{key} is {value}, expected {_LEAST[key]} or more.")
+    if key in _MOST and value > _MOST[key]:
+        raise InputError(f"{key} is {value}, expected at most {_MOST[key]}.")
+    return value
+
+
+def _toml(value: Any) -> str:
+    """JSON is TOML but for tables."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        inside = ", ".join(f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items())
+        return f"{{ {inside} }}"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,75 @@
+"""A run of the benchmark from the plan to the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omenn.bench import cells, results
+from omenn.bench.cell_store import Store
+from omenn.bench.plan import Plan
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan that can be carried out, and its folder."""
+
+    plan: Plan
+    store: Store
+
+    @property
+    def steps(self) -> int:
+        """How often ``run`` calls ``tick``."""
+        return cells.steps(self.plan) + 1
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run says at its end. ``failed``: no method could be judged, or none by a metric."""
+
+    record: dict[str, Any]
+    tables: list[Any]
+    remarks: list[str]
+    files: list[Path]
+    failed: bool
+
+
+def prepare(file: Path | None, flags: Mapping[str, Any], out: Path) -> Prepared:
+    """Read the plan and refuse what cannot be done, before any work.
+
+    ``flags``: keys of the plan, which take the place of the file's.
+
+    Raises:
+        InputError: a plan with unknown keys or names; a folder with the results of another one.
+        ModelError, MissingExtra, WeightsError: a model that cannot be built.
+        OutputError: the folder cannot be written.
+    """
+    from omenn.models import sources
+
+    plan = Plan.from_file(file, flags) if file is not None else Plan.from_words(flags)
+    sources.check_device(plan.device)
+    plan.check_data()
+    plan.check_models()
+    store = Store(out, plan)
+    cells.check_models(plan, store)
+    plan.check_methods()  # only now, as the file of a model may register a method
+    store.begin(plan)
+    return Prepared(plan, store)
+
+
+def run(prepared: Prepared, tick: Callable[[str], None] = lambda step: None) -> Done:
+    """Compute what is not there yet, and write the results.
+
+    Raises:
+        OutputError: something cannot be written; the cells until then stay.
+    """
+    plan, store = prepared.plan, prepared.store
+    cells.work(plan, store, tick)
+    tick("results")
+    bench = results.collected(plan, store)
+    made, missing = results.files(bench)
+    files = store.finish(made)
+    said = [*results.remarks(bench), *missing, f"wrote {store.folder / 'index.html'}"]
+    return Done(results.record(bench), results.printed(bench), said, files, results.in_vain(bench))

@@ -1,8 +1,0 @@
-"""``python -m omenn.cli``."""
-
-import sys
-
-from omenn.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main())

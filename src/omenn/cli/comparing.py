@@ -1,0 +1,315 @@
+"""Runs several methods on one picture; one that fails says why, and the others go on."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omenn.cli import method_options as typed
+from omenn.cli.explain_images import (
+    Request,
+    asked_of,
+    display,
+    first_row,
+    read_input,
+    short_name,
+    warning_of,
+)
+from omenn.cli.explain_results import described, marked, usual_smoothing
+from omenn.cli.method_list import installed, ordered
+from omenn.cli.profiling import Spent, spending
+from omenn.errors import InputError, OmennError, reason
+from omenn.files.whole import check_writable, write_files
+from omenn.viz.comparison import Answer, Cell, Comparison, Row, cell_of
+from omenn.viz.wording import PROMISES, number
+
+if TYPE_CHECKING:
+    import torch
+    from rich.table import Table
+
+    from omenn.models.sources import Source
+
+USUAL = (
+    "omenn",
+    "cp-lrp",
+    "attnlrp",
+    "abslrp",
+    "xgradient",
+    "libragrad",
+    "input-x-gradient",
+    "integrated-gradients",
+    "grad-cam",
+)
+"""What is compared unless methods are named: one of each family, and none that takes long."""
+ENDINGS = (".html", ".png")
+TOP = 5
+
+
+def names_of(text: str | None) -> list[str]:
+    """The methods that ``--methods`` names: a list with commas, ``all``, or None for the usual.
+
+    Raises:
+        InputError: an unknown name, or none.
+    """
+    import omenn
+
+    known = omenn.methods()
+    if text is None:
+        usual = [known[name] for name in USUAL if name in known]
+        return [m.name for m in usual if m.extra is None or installed(m.extra)]
+    if text.strip() == "all":
+        return [method.name for method in ordered()]
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise InputError("--methods names none, expected for example --methods omenn,abslrp.")
+    for name in names:
+        typed.method_named(name)
+    return names
+
+
+def check_output(out: Path) -> None:
+    """Refuse an output that cannot be made, before any work.
+
+    Raises:
+        InputError: an unknown ending. OutputError: the place cannot be written.
+    """
+    if out.suffix.lower() not in ENDINGS:
+        raise InputError(f"'{out}' ends in '{out.suffix}', expected {' or '.join(ENDINGS)}.")
+    check_writable(out)
+
+
+def steps(names: Sequence[str], classes: int) -> int:
+    """How often ``compare_file`` may call ``tick``."""
+    return len(names) * (classes + 1)
+
+
+def compare_file(
+    file: Path,
+    source: Source,
+    request: Request,
+    options: Mapping[str, Mapping[str, Any]],
+    *,
+    classes: int = TOP,
+    sigma: float | None = None,
+    device: str = "cpu",
+    tick: Callable[[str], None] = lambda step: None,
+) -> Comparison:
+    """Explain one picture by every method in ``options``, the ``classes`` likeliest answers too.
+
+    ``request`` says which answer is explained. ``sigma`` is the width of the smoothing in entries;
+    None: a fortieth of the picture. ``tick`` is told what each step is about.
+
+    Raises:
+        InputError: the file is no picture, or every method failed. TargetError: an unknown answer.
+    """
+    import omenn
+
+    tensor = read_input(file, source, device)
+    logits = first_row(source, tensor)
+    asked, words = asked_of(request, source, logits)
+    answers = _answers(source, logits, classes)
+    rows = []
+    for name, chosen in options.items():
+        trial = _Trial(source, tensor, name, chosen, device)
+        rows.append(trial.row(asked, words, answers, tick))
+    there = [row.cell for row in rows if row.cell.values is not None]
+    if not there:
+        each = "; ".join(f"{row.method}: {row.cell.error}" for row in rows)
+        raise InputError(f"no method has a map of this. {each}")
+    return Comparison(
+        name=file.name,
+        model=source.spec,
+        target=words,
+        logit=there[0].output,
+        image=display(source, tensor),
+        rows=rows,
+        answers=answers,
+        weights=source.weights,
+        warning=warning_of(source),
+        sigma=usual_smoothing(tuple(tensor.shape[-2:])) if sigma is None else sigma,
+        footer=f"omenn {omenn.__version__} · {described(source)}",
+    )
+
+
+def _answers(source: Source, logits: torch.Tensor, count: int) -> tuple[Answer, ...]:
+    """The likeliest answers, the first one first; none where there is only one output."""
+    if len(logits) < 2 or not count:
+        return ()
+    shares = logits.double().softmax(0)
+    indices = logits.topk(min(count, len(logits))).indices.tolist()
+    return tuple(
+        Answer(index, short_name(source, index), float(logits[index]), float(shares[index]))
+        for index in indices
+    )
+
+
+class _Trial:
+    """One method on one picture: runs it, and notes what it costs."""
+
+    def __init__(
+        self,
+        source: Source,
+        tensor: torch.Tensor,
+        name: str,
+        options: Mapping[str, Any],
+        device: str,
+    ) -> None:
+        self.source, self.tensor, self.device = source, tensor, device
+        self.name, self.options = name, options
+        self.spent: list[Spent] = []
+        gc.collect()  # what an earlier method left in cycles is not of this one
+
+    def row(
+        self, asked: Any, words: str, answers: Sequence[Answer], tick: Callable[[str], None]
+    ) -> Row:
+        tick(f"{self.name}: {words}")
+        cell = self.cell(asked)
+        found: dict[Any, Cell] = {asked: cell} if isinstance(asked, int) else {}
+        classes = []
+        for answer in answers:
+            tick(f"{self.name}: {answer.name}")
+            if answer.index not in found:
+                # what failed for one answer is not tried for each of the others
+                found[answer.index] = self.cell(answer.index) if not cell.error else cell
+            classes.append(found[answer.index])
+        method = typed.method_named(self.name)
+        peaks = [spent.memory for spent in self.spent if spent.memory is not None]
+        return Row(
+            method=self.name,
+            promise=cell.promise or method.promise,  # an option may take a part of it back
+            summary=method.summary,
+            source=method.source,
+            cell=cell,
+            options=typed.shown(self.options),
+            classes=tuple(classes),
+            seconds=statistics.median(s.seconds for s in self.spent) if self.spent else None,
+            memory=int(statistics.median(peaks)) if peaks else None,
+        )
+
+    def cell(self, target: Any) -> Cell:
+        import torch
+
+        import omenn
+
+        options: dict[str, Any] = self.source.named_output | dict(self.options)
+        if self.name != "omenn":
+            options["method"] = self.name
+        try:
+            with spending(self.device) as spent:
+                explanation = omenn.explain(self.source.model, self.tensor, target, **options)
+            found = cell_of(explanation)
+        except OmennError as error:
+            return Cell(error=str(error))
+        except (MemoryError, torch.OutOfMemoryError):
+            return Cell(error="not enough memory.")
+        except Exception as error:  # a method of a user may raise anything
+            return Cell(error=f"unexpected {type(error).__name__}: {reason(error)}.")
+        self.spent.append(spent)
+        return found
+
+
+def kept(comparison: Comparison) -> bool:
+    """Whether every sum that is promised to be exact is."""
+    cells = [(row, cell) for row in comparison.rows for cell in (row.cell, *row.classes)]
+    return all(c.exact for row, c in cells if row.promise == "exact" and c.values is not None)
+
+
+def write(out: Path, comparison: Comparison) -> None:
+    """Write the page or the picture, whole or not at all."""
+    from omenn.viz.compare_figure import compare_png
+    from omenn.viz.compare_page import compare_page
+
+    drawn = out.suffix.lower() == ".png"
+    write_files({out: compare_png(comparison) if drawn else compare_page(comparison).encode()})
+
+
+def remarks(comparison: Comparison, out: Path | None) -> list[str]:
+    """What is said below the table."""
+    said = [comparison.warning] if comparison.warning else []
+    said += [f"{row.method}: {row.cell.error}" for row in comparison.rows if row.cell.error]
+    if not kept(comparison):
+        said.append("NOT EXACT: a sum that is promised to be exact misses the logit.")
+    if out is None:
+        return [*said, "To see the maps, add -o with the name of an .html or .png file."]
+    return [*said, f"wrote {out}"]
+
+
+def record(comparison: Comparison) -> dict[str, Any]:
+    """The numbers for ``--json``."""
+    return {
+        "input": comparison.name,
+        "model": comparison.model,
+        "weights": comparison.weights,
+        "warning": comparison.warning,
+        "answer": comparison.target,
+        "output": comparison.logit,
+        "answers": [
+            {
+                "target": answer.index,
+                "answer": answer.name,
+                "logit": answer.logit,
+                "probability": answer.probability,
+            }
+            for answer in comparison.answers
+        ],
+        "methods": [
+            {
+                "method": row.method,
+                "promise": row.promise,
+                "options": row.options,
+                **_numbers(row.cell),
+                "seconds": row.seconds,
+                "peak_memory_bytes": row.memory,
+                "answers": [_numbers(cell) for cell in row.classes],
+            }
+            for row in comparison.rows
+        ],
+    }
+
+
+def _numbers(cell: Cell) -> dict[str, Any]:
+    return {
+        "sum": cell.total,
+        "residual": cell.residual,
+        "exact": cell.exact if cell.values is not None else None,
+        "error": cell.error or None,
+    }
+
+
+def table(comparison: Comparison) -> Table:
+    """The numbers of the explained answer for the terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from omenn.viz.compare_page import memory, seconds
+
+    title = f"{comparison.name}, {comparison.model}: {comparison.target}, logit "
+    shown = Table(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title=escape(title) + number(comparison.logit),
+        title_justify="left",
+        title_style="",
+    )
+    shown.add_column("method", style="bold", no_wrap=True)
+    shown.add_column("promise", no_wrap=True)
+    for heading in ("sum", "residual", "time", "memory"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("")
+    for row in comparison.rows:
+        cell = row.cell
+        there = cell.values is not None
+        shown.add_row(
+            escape(row.method),
+            PROMISES[row.promise],
+            number(cell.total) if there else "–",
+            number(cell.residual, digits=2) if there else "–",
+            seconds(row.seconds),
+            memory(row.memory),
+            "" if there and cell.said.words in PROMISES[row.promise] else marked(cell.said),
+        )
+    return shown

@@ -1,0 +1,112 @@
+"""The demonstration: four generated birds, the bundled networks, one page."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omenn.cli.explain_images import Request, explain_tensor
+from omenn.data import birds
+from omenn.files.whole import check_writable, write_files
+from omenn.models import sources
+from omenn.models.sources import Source
+from omenn.viz.figure import figure_png
+from omenn.viz.heatmaps import png
+from omenn.viz.page import Report, page
+from omenn.viz.panels import Case, panels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from omenn import Certificate
+
+NETWORKS = ("birds-resnet", "birds-vit", "birds-convnet")
+SCENES = (3, 8, 24, 33)
+"""Which scenes of the test split are shown; no network was trained on one of this split."""
+SIGMA = 1.5
+PICTURE_SIDE = 512
+
+
+def demo(
+    out: Path, *, device: str = "cpu", tick: Callable[[str], None] = lambda step: None
+) -> tuple[list[Case], dict[str, Certificate], list[Path]]:
+    """Explain the birds with three bundled networks and write the page with its pictures.
+
+    Returns the cases, a certificate for each network, and the files that there are now. ``tick``
+    is told before each of the ``steps()`` steps what it is about.
+
+    Raises:
+        OutputError: ``out`` cannot be written.
+    """
+    import torch
+
+    import omenn
+
+    check_writable(out / "index.html")
+    cases: list[Case] = []
+    certificates: dict[str, Certificate] = {}
+    for name in NETWORKS:
+        source = sources.load(name, device=device)
+        inputs: list[Tensor] = []
+        for title, tensor, truth in scenes(source):
+            tick(f"{name}: {title.lower()}")
+            inputs.append(tensor.to(device))
+            request = Request()
+            cases.append(
+                explain_tensor(title, inputs[-1], source, request, rival=True, truth=truth)
+            )
+        tick(f"{name}: certificate")
+        certificates[name] = omenn.certify(source.model, torch.cat(inputs))
+    cases.sort(key=lambda case: case.name)  # stable: the networks keep their order
+    tick("pictures and page")
+    files = {out / "pictures" / name: png for name, png in pictures(cases).items()}
+    files[out / "index.html"] = page(report(cases, certificates, out)).encode()
+    write_files(files)
+    return cases, certificates, list(files)
+
+
+def steps() -> int:
+    """How often ``demo`` calls ``tick``."""
+    return len(NETWORKS) * (len(SCENES) + 1) + 1
+
+
+def scenes(source: Source) -> Iterator[tuple[str, Tensor, str]]:
+    """Title, preprocessed picture (1, 3, H, W) and right answer of the birds that are shown."""
+    for count, index in enumerate(SCENES, 1):
+        scene = birds.sample_scene(index, "test")
+        picture = birds.render(scene, source.preprocessing.size[0])
+        yield f"Bird {count}", source.preprocessing(picture), source.class_name(scene.class_index)
+
+
+def report(cases: Sequence[Case], certificates: Mapping[str, Certificate], out: Path) -> Report:
+    """The words around the birds."""
+    import omenn
+
+    names = ", ".join(certificates)
+    return Report(
+        title="What small networks saw in four birds",
+        introduction=(
+            f"Four invented birds, and the networks {names}, which were trained "
+            "to tell fifty species apart. For every answer there is one matrix whose entries add "
+            "up to the number that decided."
+        ),
+        cases=cases,
+        certificates=[(name, found.exact, str(found)) for name, found in certificates.items()],
+        sigma=SIGMA,
+        footer=f"omenn {omenn.__version__} · omenn demo --out {shlex.quote(str(out))}",
+    )
+
+
+def pictures(cases: Sequence[Case]) -> dict[str, bytes]:
+    """Every panel as a PNG of its own, and one figure a case; file name to content."""
+    files: dict[str, bytes] = {}
+    for case in cases:
+        stem = f"{case.name.lower().replace(' ', '-')}-{case.model}"
+        files[f"{stem}.png"] = figure_png(case, sigma=SIGMA)
+        for panel in panels(case, sigma=SIGMA):
+            pixels = panel.exact.pixels
+            enlarge = max(1, PICTURE_SIDE // pixels.shape[0])
+            files[f"{stem}-{panel.key}.png"] = png(pixels, enlarge=enlarge)
+    return files

@@ -1,0 +1,280 @@
+"""What explained pictures become: a table in the terminal, JSON, and files by their ending."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omenn.cli.explain_images import Request, certify_file, explain_file
+from omenn.errors import InputError
+from omenn.files.printable import file_name
+from omenn.files.reading import is_folder
+from omenn.files.whole import check_writable, write_files
+from omenn.viz.explanation_files import ENDINGS
+from omenn.viz.panels import Case
+from omenn.viz.wording import (
+    Verdict,
+    collects,
+    introduced,
+    is_omenn,
+    number,
+    symbol,
+    verdict,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from omenn import Certificate
+    from omenn.models.sources import Source
+    from omenn.viz.page import Report
+
+
+def check_output(out: Path, count: int, smooth: float | None) -> None:
+    """Refuse an output that cannot be made, before any work.
+
+    Raises:
+        InputError: an unknown ending, one file for several pictures.
+        OutputError: the place cannot be written.
+    """
+    ending = out.suffix.lower()
+    if is_folder(out) or not ending:
+        check_writable(out / "index.html")
+        return
+    if ending not in ENDINGS:
+        raise InputError(
+            f"'{out}' ends in '{out.suffix}', expected {', '.join(ENDINGS)} or a folder."
+        )
+    if count > 1 and ending != ".html":
+        raise InputError(
+            f"{count} pictures do not fit into '{out}'. Give a folder, or one file that ends in "
+            ".html."
+        )
+    if smooth and ending in {".safetensors", ".json"}:
+        raise InputError(
+            f"--smooth changes pictures only; '{out}' holds the exact numbers. Leave it away."
+        )
+    check_writable(out)
+
+
+def explain_and_write(
+    files: Sequence[Path],
+    source: Source,
+    request: Request,
+    out: Path | None,
+    *,
+    smooth: float | None,
+    device: str,
+    tick: Callable[[str], None],
+) -> tuple[list[Case], list[Path]]:
+    """Explain every picture, then write ``out`` if there is one: the cases, the files written.
+
+    Nothing is written before everything is computed. ``tick`` is told what each step is about.
+    """
+    drawn = out is not None and draws(out)
+    cases: list[Case] = []
+    for file in files:
+        tick(file.name)
+        cases.append(explain_file(file, source, request, device, rival=drawn))
+    if out is None:
+        return cases, []
+    tick(f"writing {out}")
+    if not drawn:
+        return cases, write(out, cases, None)
+    certificate = None
+    if request.method == "omenn":
+        certificate = certify_file(files[0], source, request, device)
+    return cases, write(out, cases, report(cases, source, smooth, certificate))
+
+
+def kept(cases: Sequence[Case]) -> bool:
+    """Whether every sum that is promised to be exact is, before it was changed afterwards."""
+    results = [
+        result for case in cases for result in (case.before or case.explanation, case.contrast)
+    ]
+    return all(r.exact for r in results if r and r.promise == "exact" and not r.processing)
+
+
+def remarks(cases: Sequence[Case], written: Sequence[Path]) -> list[str]:
+    """What is said below the table."""
+    said = [cases[0].warning] if cases[0].warning else []
+    if not kept(cases):
+        causes = [case.explanation.cause for case in cases if case.explanation.cause]
+        why = f" The cause: {causes[0]}." if causes else ""
+        said.append(f"NOT EXACT: a matrix misses its logit by more than rounding can.{why}")
+    if of := cases[0].explanation.explains:
+        said.append(f"the model returns probabilities: explained is {of}.")
+    changed = [case for case in cases if case.explanation.processing]
+    if changed:
+        steps = ", ".join(changed[0].explanation.processing)
+        lost = any(verdict(case.explanation).kind == "warn" for case in changed)
+        said.append(
+            f"changed afterwards: {steps}."
+            + (" The sum is no longer the logit; the residual says by how much." if lost else "")
+        )
+    if not written:
+        return [*said, "To see it, add -o with the name of a .png or .html file."]
+    return [*said, *(f"wrote {file}" for file in written)]
+
+
+def draws(out: Path) -> bool:
+    """Whether the output shows pictures, and not numbers alone."""
+    return out.suffix.lower() not in {".safetensors", ".json"} or is_folder(out)
+
+
+def report(
+    cases: Sequence[Case],
+    source: Source,
+    smooth: float | None,
+    certificate: Certificate | None,
+) -> Report:
+    """The page around explained pictures, with the certificate for the first of them if any.
+
+    ``smooth`` is the width of the Gaussian in entries of the matrix; None: a fortieth of its side,
+    or none where the matrix was changed already.
+    """
+    import omenn
+    from omenn.viz.flat_map import chosen
+    from omenn.viz.page import Report
+
+    first = cases[0].explanation
+    if smooth is None:
+        shape = tuple(chosen(first.matrix).shape[1:])
+        smooth = 0.0 if first.processing else usual_smoothing(shape)
+    constants = f" · constants: {first.bias_placement}" if is_omenn(first) else ""
+    found = [] if certificate is None else [certificate]
+    about = f"{source.spec} on {cases[0].name}"
+    if first.processing:
+        about += ", before the map was changed"
+    return Report(
+        title=f"What {source.spec} saw",
+        introduction=f"For every picture one matrix{introduced(first)}.",
+        cases=cases,
+        certificates=[(about, one.exact, str(one)) for one in found],
+        sigma=smooth,
+        footer=f"omenn {omenn.__version__} · {described(source)}{constants}",
+    )
+
+
+def usual_smoothing(shape: tuple[int, ...]) -> float:
+    """The width of the Gaussian for a matrix of this shape: a fortieth of its side, or none.
+
+    A single axis of tokens or columns has none: nobody knows which of them are neighbours.
+    """
+    width = round(min(shape[-2:]) / 40, 1) if len(shape) > 1 else 0.0
+    return width if width >= 0.5 else 0.0
+
+
+def described(source: Source) -> str:
+    """Model, weights and size of the pictures, for the foot of a page."""
+    height, width = source.preprocessing.size
+    return (
+        f"{source.spec} · {source.weights} · pictures as {width} × {height} pixels "
+        f"({source.preprocessing.source})"
+    )
+
+
+def write(out: Path, cases: Sequence[Case], report: Report | None) -> list[Path]:
+    """Write the result where ``check_output`` agreed; which files there are now."""
+    files = contents(out, cases, report)
+    write_files(files)
+    return list(files)
+
+
+def contents(out: Path, cases: Sequence[Case], report: Report | None) -> dict[Path, bytes]:
+    """Every file of the result with its content, nothing written yet."""
+    from omenn.viz import explanation_files, figure, page
+
+    ending = out.suffix.lower()
+    if report is None:
+        explanation = cases[0].explanation
+        if ending == ".json":
+            return {out: explanation_files.to_json(explanation, **record(cases[0]))}
+        return {out: explanation_files.to_safetensors(explanation)}
+    if ending == ".png" and not is_folder(out):
+        return {out: figure.figure_png(cases[0], sigma=report.sigma)}
+    if ending == ".html" and not is_folder(out):
+        return {out: page.page(report).encode()}
+    files = {
+        out / f"{stem}.png": figure.figure_png(case, sigma=report.sigma)
+        for stem, case in zip(_stems(cases), cases, strict=True)
+    }
+    return files | {out / "index.html": page.page(report).encode()}
+
+
+def record(case: Case) -> dict[str, Any]:
+    """The numbers of one case for ``--json``."""
+    result, index = case.explanation, case.index
+    sources = {name: float(share[index]) for name, share in result.sources.items()}
+    constants = collects(result)
+    return {
+        "input": case.name,
+        "model": case.model,
+        "weights": case.weights,
+        "warning": case.warning,
+        "method": result.method,
+        "promise": result.promise,
+        "processing": list(result.processing),
+        "target": int(result.target[index]),
+        "answer": case.target,
+        "output": float(result.output[index]),
+        "sum": float(result.total[index]),
+        "residual": float(result.residual[index]),
+        "exact": bool(result.exact),
+        "bias": float(result.bias_share[index]) if constants else None,
+        "located": float(result.located) if constants else None,
+        "sources": sources,
+        "seconds": case.seconds,
+    }
+
+
+def table(cases: Sequence[Case]) -> Table:
+    """The numbers of the cases for the terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    plain = all(is_omenn(case.explanation) for case in cases)
+    constants = any(collects(case.explanation) for case in cases)
+    letter = symbol(cases[0].explanation)
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("input", "model", *([] if plain else ["method"]), "answer"):
+        shown.add_column(heading, overflow="fold")
+    about = [f"Σ{letter}_b", "located"] if constants else []
+    for heading in ("logit", f"Σ{letter}", "residual", *about, "time"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("exact" if plain else "sum")
+    for case in cases:
+        result, index = case.explanation, case.index
+        bias = number(float(result.bias_share[index]))
+        shown.add_row(
+            escape(case.name),
+            escape(case.model),
+            *([] if plain else [escape(result.method)]),
+            escape(case.target),
+            number(float(result.output[index])),
+            number(float(result.total[index])),
+            number(float(result.residual[index]), digits=2),
+            *([bias, f"{100 * float(result.located):.0f} %"] if constants else []),
+            "" if case.seconds is None else f"{case.seconds:.2f} s",
+            marked(verdict(result), plain),
+        )
+    return shown
+
+
+def marked(said: Verdict, short: bool = False) -> str:
+    """A verdict in the colours of the terminal; ``short``: yes or no, below the heading exact."""
+    colour = {"yes": "green", "no": "red", "warn": "yellow"}.get(said.kind)
+    words = {"yes": "yes", "no": "no"}.get(said.kind, said.words) if short else said.words
+    return words if colour is None else f"[{colour}]{words}[/]"
+
+
+def _stems(cases: Sequence[Case]) -> list[str]:
+    """File names without ending, all different, also where letter case does not count."""
+    stems: list[str] = []
+    for case in cases:
+        stem = file_name(Path(case.name).stem) or "picture"
+        taken = {other.casefold() for other in stems}
+        tries = (stem if attempt == 1 else f"{stem}-{attempt}" for attempt in range(1, 10**6))
+        stems.append(next(name for name in tries if name.casefold() not in taken))
+    return stems

@@ -1,0 +1,1 @@
+"""The engine: a model's output as one affine map of its input. It imports torch alone."""

@@ -1,0 +1,342 @@
+"""From the output of a module back to the input: its map at the resolution of the input.
+
+The module's output lies on the input as every tensor does that depends on it: each of its elements
+has a :class:`~omenn.engine.location.Place`, a mean of input locations, the rows of a linear map
+that sum to one. The transposed map spreads what an element has over these locations. Its columns
+sum to one, so the sum over the input is that over the module's output, whatever layout lies between
+(windows, channels last, tokens in any order). What has no place is spread evenly.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omenn.engine.inputs import Feed
+from omenn.engine.location import Place, full, resampled
+from omenn.engine.location.channels import Reoriented
+from omenn.engine.location.entries import structured
+from omenn.engine.location.spread import spread
+from omenn.engine.model_state import State
+from omenn.engine.trace.blame import blame
+from omenn.engine.trace.lifetime import released
+from omenn.engine.trace.opaque import raise_opaque
+from omenn.engine.trace.tracer import Interceptor
+from omenn.errors import OmennError, UnsupportedOperator
+
+RESAMPLINGS = ("bilinear", "nearest", "none")
+
+
+@dataclass(frozen=True)
+class Located:
+    """One tensor that the module returned: its shape, and where its elements lie."""
+
+    shape: tuple[int, ...]
+    place: Place | None
+
+    @property
+    def channel(self) -> int | None:
+        """The dimension along which the place does not change, from the end; None if there is none.
+
+        Where several do not, the last.
+        """
+        if self.place is None:
+            return None
+        cells = full(self.place.cells, self.shape)
+        dims = [d for d in range(1, cells.ndim) if cells.shape[d] == 1 < self.shape[d]]
+        return dims[-1] - cells.ndim if dims else None
+
+    @property
+    def on_input(self) -> bool:
+        """Whether any element has a place on the input."""
+        return self.place is not None and bool(self.place.located().any())
+
+
+class Depth:
+    """The output of module ``at`` as it lies on the one explained input of the model."""
+
+    def __init__(self, feed: Feed, found: Sequence[Located], resample: str) -> None:
+        self.found, self.resample = found, resample
+        (index,) = set(feed.owners)
+        entry = feed.entries[index]
+        self.feed, self.entry = feed, entry
+        self.ones, self.mean, self.batch = entry.ones, entry.place.grid.mean, entry.axis
+
+    def channels(self) -> list[int | None]:
+        return [one.channel for one in self.found]
+
+    def describes(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these are the tensors that the module returned."""
+        return [tuple(t.shape) for t in tensors] == [one.shape for one in self.found]
+
+    def shaped(self, one: Tensor) -> Any:
+        """A map at the input in the structure of the inputs."""
+        keys = [key for key, _ in self.feed.items]
+        return structured(self.feed.kind, keys, {self.entry.key: one})
+
+    def brought(
+        self, maps: Sequence[Tensor], batch: Sequence[int], acts: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """The maps of all tensors, summed at the locations of the input, (B, *locations).
+
+        ``batch``: the dimension of each tensor that came first in its map, that of the samples.
+        ``acts``: where each tensor acts on the output, everywhere if not given. What has no place
+        on the input is spread over the locations of those that have one and act.
+        """
+        acts = [torch.ones_like(m) for m in maps] if acts is None else acts
+        located, amounts, seen = [], [], []
+        for m, act, one, dim in zip(maps, acts, self.found, batch, strict=True):
+            if one.place is None:
+                amounts.append(m.reshape(len(self.mean) - 1, -1).sum(1))
+                continue
+            there, amount = self._back(m, one.place, one, dim)
+            amounts.append(amount)
+            seen.append(self._back(act.detach().to(m.dtype), one.place, one, dim)[0] > 0)
+            if self.resample == "bilinear" and there.ndim > 2 and one.on_input:
+                for axis, width in enumerate(self._footprint(one.place), start=1):
+                    there = boxed(there, axis, width)
+            located.append(there)
+        (everywhere,) = spread([torch.stack(amounts).sum(0)], [torch.stack(seen).any(0)])
+        return torch.stack([*located, everywhere]).sum(0)
+
+    def _back(
+        self, matrix: Tensor, place: Place, one: Located, batch: int
+    ) -> tuple[Tensor, Tensor]:
+        """What the elements of a map have at the locations of the input; and without a place."""
+        cells = full(place.cells, one.shape)
+        if one.channel is not None:
+            cells = cells.select(one.channel, 0)
+        cells = cells.movedim(batch, 0)
+        with torch.enable_grad():
+            total = (place.grid.u[cells] * matrix).sum()
+        there, amount = torch.autograd.grad(
+            total,
+            [self.ones, self.mean],
+            retain_graph=True,
+            create_graph=matrix.requires_grad,
+            materialize_grads=True,
+        )
+        # A module's output has no row that is common to its samples.
+        return there.movedim(self.batch, 0), amount[:-1]
+
+    def _footprint(self, place: Place) -> list[int]:
+        """How many locations of the input a cell covers, along each of its dimensions."""
+        cells = place.cells[place.located()]
+        middle = cells.flatten()[cells.numel() // 2]
+        with torch.enable_grad():
+            (seen,) = torch.autograd.grad(place.grid.u[middle], self.ones, retain_graph=True)
+        hit = seen.movedim(self.batch, 0).nonzero()
+        extent = hit.amax(0) - hit.amin(0) + 1
+        return extent[1:].tolist()
+
+
+def boxed(maps: Tensor, dim: int, width: int) -> Tensor:
+    """The moving mean over ``width`` locations, reflected at the border: columns sum to one.
+
+    On a map that is constant over blocks of this width it is linear interpolation between the
+    middles of the blocks. An even width has half a weight at either end.
+    """
+    size = maps.shape[dim]
+    if width < 2 or width > size:
+        return maps
+    reach = width // 2
+    weights = torch.ones(2 * reach + 1, dtype=maps.dtype, device=maps.device)
+    if width % 2 == 0:
+        weights[0] = weights[-1] = 0.5
+    weights = weights / weights.sum()
+    source = torch.arange(size, device=maps.device)
+    to = source[:, None] + torch.arange(-reach, reach + 1, device=maps.device)
+    to = torch.where(to < 0, -1 - to, to)
+    to = torch.where(to >= size, 2 * size - 1 - to, to)
+    kernel = torch.zeros(size, size, dtype=maps.dtype, device=maps.device)
+    kernel = kernel.index_put((to, source[:, None].expand_as(to)), weights.expand(to.shape), True)
+    return (maps.movedim(dim, -1) @ kernel.T).movedim(-1, dim)
+
+
+def depth_of(
+    model: nn.Module,
+    inputs: Any,
+    at: str,
+    channel_dim: int | None,
+    resample: str,
+    batched: bool = True,
+    told: Mapping[int, int] | None = None,
+) -> Depth | None:
+    """Where the output of module ``at`` lies; None if it has no place on one explained input.
+
+    One forward pass under the interceptor, which follows places alone. If an operator in front of
+    the module has no rule, the cells of a feature map are taken to lie as in the input.
+    """
+    state, found = State(model), list[Located]()
+
+    def followed() -> Feed:
+        mode = Interceptor(model, state=state)
+        feed = Feed(mode, inputs, "mapped", channel_dim, batched, told=told)
+        found.clear()
+        handle = model.get_submodule(at).register_forward_hook(_listener(mode, feed, found))
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                feed.run(model, None)
+        except UnsupportedOperator:
+            pass  # behind the module it will be met again; in front of it, it does not matter
+        finally:
+            handle.remove()
+        return feed
+
+    try:
+        feed = state.run(followed)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Reoriented as other:
+        told = {**(told or {}), other.index: other.channel}
+        return depth_of(model, inputs, at, channel_dim, resample, batched, told)
+    except Exception:
+        return None  # said, if it matters, by the explanation itself
+    if not found:
+        found = _as_feature_map(model, feed, at, state)
+    if len(set(feed.owners)) != 1 or not any(one.on_input for one in found):
+        return None
+    return Depth(feed, found, resample)
+
+
+def _listener(mode: Interceptor, feed: Feed, found: list[Located]) -> Any:
+    """A hook, for this thread alone, that notes where what the module returns lies."""
+    thread = threading.get_ident()
+
+    def note(module: nn.Module, inputs: Any, out: Any) -> None:
+        if threading.get_ident() != thread:
+            return
+        mode.paused = True
+        try:
+            for t in _tensors(out):
+                raise_opaque(mode, t)
+                mark = mode.mark_of(t)
+                found.append(Located(tuple(t.shape), None if mark is None else mark.place))
+        finally:
+            mode.paused = False
+
+    return note
+
+
+def _tensors(out: Any) -> list[Tensor]:
+    """The floating-point tensors of a module's output, in the order in which they are explained."""
+    if isinstance(out, Tensor):
+        return [out] if out.is_floating_point() else []
+    if isinstance(out, dict):
+        out = list(out.values())
+    return [t for o in out for t in _tensors(o)] if isinstance(out, (tuple, list)) else []
+
+
+def _as_feature_map(model: nn.Module, feed: Feed, at: str, state: State) -> list[Located]:
+    """The module's feature maps (B, C, *size), each cell lying as in an input (B, C, *size)."""
+    shapes: list[tuple[int, ...]] = []
+    thread = threading.get_ident()
+
+    def note(module: nn.Module, inputs: Any, out: Any) -> None:
+        if threading.get_ident() == thread:
+            shapes.extend(tuple(t.shape) for t in _tensors(out))
+
+    def plainly() -> None:
+        shapes.clear()
+        args, kwargs = feed.arguments()
+        with torch.no_grad():
+            model(*args, **kwargs)
+
+    handle = model.get_submodule(at).register_forward_hook(note)
+    try:
+        state.watched(plainly)
+    except Exception:
+        return []  # the explanation itself says what is wrong
+    finally:
+        handle.remove()
+    if len(feed.leaves) != 1:
+        return []
+    leaf = feed.leaves[0]
+    place = feed.mode.homes[0][2] if feed.mode.homes else None
+    if place is None or leaf.ndim < 3 or any(len(s) != leaf.ndim for s in shapes):
+        return []
+    with torch.enable_grad():
+        return [Located(s, resampled(place, tuple(leaf.shape), s[2:])) for s in shapes]
+
+
+@released()
+def levels_of(
+    model: Any,
+    inputs: Any,
+    channel_dim: int | None = None,
+    told: Mapping[int, int] | None = None,
+) -> dict[str, int]:
+    """The last module of each resolution, with its cells per sample, from fine to coarse.
+
+    Every module is noted by how many places on the input its output has. Of those with as many
+    the least nested count, and of these the last that is called: stages and not the layers inside
+    of them. What is as fine as the input or has no place is left out, and what is called twice.
+    """
+    if not isinstance(model, nn.Module):
+        return {}
+    state, calls, feeds = State(model), list[tuple[str, list[Located]]](), list[Feed]()
+
+    def followed() -> Feed:
+        mode = Interceptor(model, state=state)
+        feed = Feed(mode, inputs, "mapped", channel_dim, True, told=told)
+        feeds.append(feed)
+        calls.clear()
+        handles = []
+        try:
+            for name, module in model.named_modules():
+                if name:
+                    own: list[Located] = []
+                    note = _listener(mode, feed, own)
+                    handles.append(module.register_forward_hook(_noting(note, name, own, calls)))
+            with torch.inference_mode(False), torch.enable_grad():
+                feed.run(model, None)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return feed
+
+    try:
+        feed = state.run(followed)
+    except (OmennError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise blame(model, feeds[-1], error, state) from error
+    except Reoriented as other:
+        return levels_of(model, inputs, channel_dim, {**(told or {}), other.index: other.channel})
+    if len(set(feed.owners)) != 1:
+        return {}
+    levels = _coarser(calls, feed.entries[feed.owners[0]].ones.numel())
+    return {name: cells // feed.samples for name, cells in levels.items()}
+
+
+def _noting(note: Any, name: str, own: list[Located], calls: list[Any]) -> Any:
+    def noted(module: nn.Module, inputs: Any, out: Any) -> None:
+        own.clear()
+        note(module, inputs, out)
+        if own:
+            calls.append((name, list(own)))
+
+    return noted
+
+
+def _coarser(calls: Sequence[tuple[str, list[Located]]], finest: int) -> dict[str, int]:
+    """The levels with all their cells, given the calls of modules in their order."""
+    counts: dict[str, int] = {}
+    for name, _ in calls:
+        counts[name] = counts.get(name, 0) + 1
+    best: dict[int, tuple[int, str]] = {}
+    for name, found in calls:
+        if len(found) != 1 or counts[name] > 1 or not found[0].on_input:
+            continue
+        place = found[0].place
+        assert place is not None
+        cells = place.cells[place.located()].unique().numel()
+        depth = name.count(".")
+        if cells < finest and (cells not in best or depth <= best[cells][0]):
+            best[cells] = (depth, name)
+    return {name: cells for cells, (_, name) in sorted(best.items(), reverse=True)}

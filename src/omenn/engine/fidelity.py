@@ -1,0 +1,117 @@
+"""The ordinary model beside its frozen form: both must have the same output, on every call.
+
+A difference means that the frozen pass is another function than the model: a derivative that came
+out as zero, a random number, a branch that asks whether gradients are on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from omenn.engine.target import pick_output
+from omenn.engine.trace.foreign import look_again
+
+if TYPE_CHECKING:
+    from omenn.engine.inputs import Feed
+    from omenn.engine.model_state import State
+    from omenn.engine.trace.tracer import Interceptor
+
+# How far the frozen forward pass may be from the ordinary one, relative to the largest output.
+FIDELITY = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
+
+
+class Fidelity(NamedTuple):
+    """``distance``: the largest |frozen − ordinary| relative to the largest |output|.
+
+    ``without``: the same beside the ordinary model without gradients, where it is another one.
+    """
+
+    distance: float
+    allowed: float
+    without: float
+
+    @property
+    def fused(self) -> bool:
+        """Whether the ordinary output is the frozen one only with gradients on."""
+        return self.kept and not self.without <= self.allowed
+
+    @property
+    def kept(self) -> bool:
+        return self.distance <= self.allowed
+
+
+class Compared:
+    """A run of the frozen model that can be held against an ordinary one."""
+
+    model: Any
+    mode: Interceptor
+    feed: Feed
+    out: Any
+    at: str | None
+    state: State
+    fidelity: Fidelity | None = None
+
+    def picked(self, output: Any) -> Tensor:
+        """The output of this pass that ``output`` says."""
+        return pick_output(self.out, output)
+
+    def ordinary(self, output: Any, args: Any, kwargs: dict[str, Any], grad: bool) -> Tensor:
+        """The same of one pass of the ordinary model."""
+        with self.state.kept(), torch.inference_mode(False), torch.set_grad_enabled(grad):
+            return pick_output(self.model(*args, **kwargs), output)
+
+    def compared(self) -> dict[str, Any]:
+        """What an explanation says of it."""
+        if self.fidelity is None:
+            return {}
+        return {"fidelity": self.fidelity.distance, "fidelity_tolerance": self.fidelity.allowed}
+
+    def compare(self, output: Any, thorough: bool = False) -> Fidelity:
+        """One ordinary pass without gradients, as in production, held against the frozen one.
+
+        Where they differ it is taken once more with gradients on: PyTorch's fused inference path
+        (as of ``nn.TransformerEncoder`` with padding) has other numbers of its own. If the frozen
+        pass met tensors of unknown origin, or for ``thorough``, a second look comes before, see
+        foreign.py. So what a model keeps elsewhere is of the input itself in the end.
+
+        Raises UnsupportedOperator if what cannot be followed moves with the input.
+        """
+        if thorough or self.mode.outside.unknown():
+            look_again(self, output, thorough)
+        frozen = self.picked(output)
+        allowed = FIDELITY.get(self.mode.coarsest or frozen.dtype, 1e-5)
+        found: list[float] = []
+        for grad in (False, True):
+            args, kwargs = self.feed.arguments()
+            try:
+                ordinary = self.ordinary(output, args, kwargs, grad)
+            except RuntimeError:
+                if grad:
+                    raise
+                continue  # without gradients it cannot take a derivative inside
+            found.append(distance(frozen, ordinary))
+            if found[-1] <= allowed:
+                break
+        self.fidelity = Fidelity(min(found), allowed, without=found[0])
+        return self.fidelity
+
+
+def distance(frozen: Tensor, ordinary: Tensor) -> float:
+    """The largest |frozen − ordinary|, relative to the largest |ordinary| that is finite."""
+    here, there = _real(frozen), _real(ordinary)
+    if here.shape != there.shape:
+        return float("inf")
+    scale = there[torch.isfinite(there)].abs().max().clamp_min(1e-300)
+    difference = (here - there).abs()
+    difference[here == there] = 0.0  # equal infinities (masked logits) are equal
+    difference[here.isnan() & there.isnan()] = 0.0
+    return float(difference.max() / scale)
+
+
+def _real(t: Tensor) -> Tensor:
+    """The numbers of a tensor in double precision; two for each complex one."""
+    t = t.detach()
+    return (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).double()

@@ -1,0 +1,392 @@
+"""From the caller's inputs to marked leaves, and from per-leaf results back to their structure."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omenn.check import quoted
+from omenn.engine.location import Place, compacted, full, unplaced
+from omenn.engine.location.channels import look
+from omenn.engine.location.entries import Entry, Key, Spread, direct, entry_of, placed, structured
+from omenn.engine.location.provenance import placed_for
+from omenn.engine.named_inputs import check, items_of, normal
+from omenn.engine.trace.call import CARRIED, IDS, Mark
+from omenn.engine.trace.tracer import Interceptor
+from omenn.errors import InputError
+
+# What ``bias`` may be for other books than the frozen one: constants are not carried along; with
+# ``"places"`` it is still known which sample each element of a tensor belongs to, and with
+# ``"mapped"`` where on the input it lies.
+NOT_COLLECTED = ("none", "places", "mapped")
+
+
+def default_channel(ndim: int) -> int | None:
+    """Channel dimension from the end: images and videos −3, −4; sequences −1; tables none."""
+    return {1: None, 2: None, 3: -1}.get(ndim, -(ndim - 1))
+
+
+class Feed:
+    """The explained inputs of one run: entries with their leaves, and the call's arguments."""
+
+    def __init__(
+        self,
+        mode: Interceptor,
+        inputs: Any,
+        bias: str,
+        channel_dim: int | None,
+        batched: bool,
+        known: Sequence[int | None] = (),
+        samples: int | None = None,
+        axes: Mapping[int, int] | None = None,
+        told: Mapping[int, int] | None = None,
+    ) -> None:
+        self.told = told or {}  # entry -> dimension of its channels, as a convolution told
+        self.guessed: list[int] = []  # entries whose channels are a guess
+        self.axes = axes or {}  # entry -> dimension of the samples, where that is known
+        self.mode, self.bias, self.batched = mode, bias, batched
+        self.channel_dim = channel_dim
+        self.known = known  # channel dimensions of the first leaves, where they are known
+        self.kind, self.items = items_of(inputs)
+        self.at = False  # whether the leaves are what a module returned
+        self.entries: list[Entry] = []
+        # By leaf: its entry, itself, its value, and its dimensions of channels and samples.
+        self.owners: list[int] = []
+        self.leaves: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.channels: list[int | None] = []
+        self.batch: list[int] = []
+        self.spreads: list[Spread | None] = []  # of leaves of integer inputs
+        self.mismatch: tuple[int, ...] | None = None  # shape of a leaf without a batch dimension
+        self.samples = self._samples(samples)
+        mode.routes = bias == "attention"
+        mode.made = self._made
+        mode.convolved = self._convolved
+
+    def _samples(self, count: int | None) -> int:
+        tensors = [(k, v) for k, v in self.items if isinstance(v, Tensor)]
+        if not tensors:
+            raise InputError("no tensor was given to explain: inputs must hold at least one.")
+        for key, t in tensors:
+            self.mode.refuse_foreign(t)
+            check(key, t)
+        if not self.batched:
+            return 1
+        return tensors[0][1].shape[0] if count is None else count
+
+    @property
+    def keys(self) -> list[Key]:
+        """The keys of the leaves."""
+        return [self.entries[k].key for k in self.owners]
+
+    @property
+    def ones(self) -> list[Tensor]:
+        """The ones images of the entries."""
+        return [entry.ones for entry in self.entries]
+
+    # --- leaves ----------------------------------------------------------------------------
+
+    def leaf(self, key: Key, value: Tensor, true: Tensor | None = None) -> Tensor:
+        """A marked copy of ``value`` for the model; its leaf is remembered under ``key``."""
+        channel = self._channel(value)
+        entry = self._entry(key, value, channel)
+        if not entry.known:
+            self.mismatch = self.mismatch or tuple(value.shape)
+        return self._leaf(entry, value, true, entry.place, entry.batch, channel)
+
+    def _leaf(
+        self,
+        entry: Entry,
+        value: Tensor,
+        true: Tensor | None,
+        place: Place | None,
+        batch: int,
+        channel: int | None,
+        home: Place | None = None,
+        of: frozenset[int] | None = None,
+    ) -> Tensor:
+        index = self.entries.index(entry)
+        of = of or frozenset([index])
+        leaf = value.detach().requires_grad_()
+        entry.leaves.append(len(self.leaves))
+        self.owners.append(index)
+        self.leaves.append(leaf)
+        self.channels.append(channel)
+        self.batch.append(batch)
+        self.spreads.append(None if home is None else Spread(home, self.entries))
+        keep = self.mode.create_graph
+        self.values.append((true if true is not None else value) if keep else leaf.detach())
+        inside = leaf.clone()  # the model may write into its input
+        twin = self.values[-1].clone() if keep else None
+        place = None if self.bias == "none" else place
+        self.mode.set_mark(inside, Mark(self.mode, CARRIED, place, 0, of, twin))
+        self.mode.roots.append(leaf)
+        self.mode.rooted.append(of)
+        if place is not None:
+            self.mode.homes.append((index, tuple(leaf.shape), place))
+            if self.bias not in NOT_COLLECTED:
+                self.mode.grid = self.mode.grid or entry.place.grid
+        return inside
+
+    def _entry(self, key: Key, value: Tensor, channel: int | None, own: bool = True) -> Entry:
+        """A new entry; ``own``: its value is its leaf."""
+        batch, known, unsure = self._batch_dim(value, channel)
+        if channel is not None and self.batched and channel % value.ndim == batch:
+            raise InputError(
+                f"channel_dim={channel} of an input of the shape {tuple(value.shape)} is its batch "
+                "dimension. Give the dimension of the channels, or 0 to keep all dimensions."
+            )
+        types = [value.dtype]
+        if not own:
+            types = [self.mode.dtype, *(v.dtype for _, v in self.items if isinstance(v, Tensor))]
+        wide = torch.float64 if torch.float64 in types else torch.float32
+        spread = self.bias not in ("spatial", "attention", "mapped")
+        grad = self.bias not in ("separate", "none", "places")
+        how = (value, self.samples, batch, channel)
+        ones, place = placed(*how, spread, self.batched, wide, grad)
+        entry = Entry(key, value, ones, place, batch, channel, known=known, unsure=unsure)
+        if not own:
+            there = (ones, place)
+            if spread:
+                there = placed(*how, False, self.batched, wide, True)
+            entry.home_ones, entry.home = there
+        self.entries.append(entry)
+        index = len(self.entries) - 1
+        for name in (index, direct(index)):
+            self.mode.grids[name] = place.grid
+            self.mode.means[name] = place.grid.mean
+        self.mode.entries = self.entries
+        return entry
+
+    def _channel(self, leaf: Tensor) -> int | None:
+        # A batch of images that is explained as one object is still a batch of images.
+        ndim = leaf.ndim + (not self.batched and leaf.ndim < 3)
+        channel = default_channel(ndim) if self.channel_dim is None else self.channel_dim
+        index = len(self.entries)
+        if len(self.channels) < len(self.known):
+            channel = self.known[len(self.channels)]
+        elif index in self.told:
+            channel = self.told[index]
+        elif self.channel_dim is None and leaf.ndim > 2 and self.batched:
+            self.guessed.append(index)
+        if isinstance(channel, bool) or not (channel is None or isinstance(channel, int)):
+            raise InputError(f"channel_dim must be an integer, but {quoted(channel)} was given.")
+        if channel == 0:  # no dimension is summed over
+            return None
+        if channel is not None and not -leaf.ndim <= channel < 0:
+            raise InputError(
+                f"channel_dim={channel} does not fit an input of {leaf.ndim} dimensions; count "
+                "from the end, −1 being the last, or give 0 to keep all dimensions."
+            )
+        return channel
+
+    def _batch_dim(self, value: Tensor, channel: int | None) -> tuple[int, bool, bool]:
+        """Where the samples are; whether that can be; whether it could be elsewhere as well.
+
+        A tensor of more rows than samples has windows of each sample, which follow one another.
+        """
+        if not self.batched:
+            return 0, True, False
+        index, shape = len(self.entries), value.shape
+        if index in self.axes:
+            return self.axes[index], True, True
+        own = None if channel is None else channel % value.ndim
+        dims = [d for d, n in enumerate(shape) if n == self.samples and (d == 0 or d != own)]
+        if dims:  # of the state of a recurrent layer, (layers, B, D), not the first
+            return dims[0], True, dims != [0]
+        return 0, shape[0] % self.samples == 0, True
+
+    def _made(self, out: Tensor, given: Tensor, mark: Mark) -> Tensor:
+        """A float made of an integer input, element by element or row by row, as a leaf."""
+        first, *others = sorted(entry_of(name) for name in mark.inputs)
+        entry = self.entries[first]
+        assert entry.home is not None
+        for k in others:  # ids of two inputs, put together: each has its part
+            self.entries[k].reached = True
+        rows = out.ndim - given.ndim
+        if mark.place is None:
+            self.mismatch = self.mismatch or tuple(out.shape)
+            home = unplaced(entry.home.grid, out.shape)
+        else:
+            cells = full(mark.place.cells, given.shape)
+            home = mark.place.with_cells(cells.reshape(*cells.shape, *[1] * rows))
+        sample = compacted(home.grid.sample[full(home.cells, out.shape)])
+        batch = next((d for d, n in enumerate(sample.shape) if n > 1), 0)
+        channel = entry.channel if out.shape == entry.value.shape else -1 if rows else None
+        place = placed_for(self.mode, mark.inputs, home)
+        of = frozenset(map(entry_of, mark.inputs))
+        return self._leaf(entry, out, out, place, batch, channel, home, of)
+
+    def _convolved(self, x: Tensor, mark: Mark, spatial: int) -> None:
+        if self.guessed and not self.at:
+            look(self.entries, self.guessed, x, mark, spatial)
+
+    def arguments(self) -> tuple[list[Any], dict[str, Any]]:
+        """Copies of the caller's arguments: the model may write into its input."""
+        return _given((k, v.clone() if isinstance(v, Tensor) else v) for k, v in self.items)
+
+    def described(self) -> str:
+        """The inputs in words, for messages."""
+        found = []
+        for key, value in self.items:
+            if isinstance(value, Tensor):
+                name = "" if key is None else f"{key!r}: "
+                found.append(f"{name}{tuple(value.shape)} {str(value.dtype)[6:]}")
+        many = len(found) > 1
+        return f"{'inputs of the shapes' if many else 'an input of the shape'} {', '.join(found)}"
+
+    # --- running ---------------------------------------------------------------------------
+
+    def run(self, model: Any, at: str | None) -> Any:
+        """Calls the model under the interceptor, with marked inputs (or a marked module output)."""
+        self.at = at is not None
+        if at is None:
+            args, kwargs = _given((k, self._enter(k, normal(v))) for k, v in self.items)
+        else:
+            args, kwargs = self.arguments()
+        try:
+            if at is None:
+                with self.mode:
+                    out = model(*args, **kwargs)
+            else:
+                out = self._run_at(model, at, args, kwargs)
+        finally:
+            # No cycle: an explanation is freed as soon as it is dropped.
+            self.mode.made = self.mode.convolved = None
+        if not self.leaves:
+            raise self._nothing(at)
+        return out
+
+    def _nothing(self, at: str | None) -> InputError:
+        if at is not None:
+            why = f"'{at}' was never called, or returned no floating-point tensor."
+            return InputError(f"nothing could be explained: {why}")
+        return InputError(
+            "nothing could be explained: no floating-point input, and the integer inputs never "
+            f"reached an embedding ({self.described()}). Look the ids up in an nn.Embedding, for "
+            "which a one-hot code and a linear layer are another form; give what they stand for "
+            "as floating-point numbers; or explain at a module that returns such, with at=."
+        )
+
+    def _enter(self, key: Key, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.is_floating_point():
+            return self.leaf(key, value, value)
+        pixels = value.dtype == torch.uint8 and value.ndim > 3
+        entry = self._entry(key, value, self._channel(value) if pixels else None, own=False)
+        ids = value.clone()
+        name = direct(len(self.entries) - 1)
+        place = entry.home if entry.known else None
+        self.mode.set_mark(ids, Mark(self.mode, IDS, place, 0, frozenset([name])))
+        return ids
+
+    def _run_at(self, model: nn.Module, at: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The output of module ``at`` becomes the explained input.
+
+        NOTE the one hook. A module's output has no other name, so a forward hook stays on that
+        one module for the duration of the call. It acts in this thread alone.
+        """
+        thread = threading.get_ident()
+
+        def capture(module: nn.Module, inputs: Any, out: Any) -> Any:
+            if threading.get_ident() != thread:
+                return None
+            self.mode.paused = True
+            try:
+                return self._replace(out)
+            finally:
+                self.mode.paused = False
+
+        handle = model.get_submodule(at).register_forward_hook(capture)
+        try:
+            with self.mode:
+                return model(*args, **kwargs)
+        finally:
+            handle.remove()
+
+    def _replace(self, out: Any) -> Any:
+        if isinstance(out, Tensor):
+            if not out.is_floating_point():
+                return out
+            return self.leaf(len(self.entries), out, out)
+        if isinstance(out, (tuple, list)):
+            items = [self._replace(o) for o in out]
+            return type(out)(*items) if hasattr(out, "_fields") else type(out)(items)
+        if isinstance(out, dict):
+            fresh = copy.copy(out)  # the module may keep the one it returned
+            for key in list(out):
+                fresh[key] = self._replace(out[key])
+            return fresh
+        return out
+
+    # --- results ---------------------------------------------------------------------------
+
+    def located(self, contributions: Sequence[Tensor]) -> list[Tensor]:
+        """What the leaves have, summed at the locations of each entry, (B, *locations)."""
+        found: dict[int, Tensor] = {}
+        for c, spread in zip(contributions, self.spreads, strict=True):
+            if spread is not None:
+                for k, there in spread.back(c, self.entries).items():
+                    found[k] = found[k] + there if k in found else there
+        maps = []
+        for k, entry in enumerate(self.entries):
+            if entry.home is not None:
+                c = found[k] if k in found else torch.zeros_like(entry.ones)
+            else:
+                (leaf,) = entry.leaves
+                c = contributions[leaf] if self.batched else contributions[leaf].unsqueeze(0)
+                c = c if entry.channel is None else c.sum(entry.channel)
+            maps.append(self.batch_first(c, k))
+        return maps
+
+    def batch_first(self, locations: Tensor, k: int) -> Tensor:
+        """(B, *locations), wherever the samples of entry k are."""
+        return locations.movedim(self.entries[k].axis, 0)
+
+    def shaped(self, maps: Sequence[Any]) -> Any:
+        """One value per entry in the structure of the inputs; of what a module returned, in order.
+
+        Entries that nothing is explained of are left out.
+        """
+        found = {e.key: m for e, m in zip(self.entries, maps, strict=True) if e.shown}
+        if self.at:
+            return next(iter(found.values())) if len(found) == 1 else tuple(found.values())
+        return structured(self.kind, [key for key, _ in self.items], found)
+
+    def by_leaf(self, values: Sequence[Tensor], none: Callable[[Entry], Tensor]) -> Any:
+        """One value per leaf in the structure of the inputs: a tuple for several lookups of one.
+
+        ``none(entry)`` for an entry without leaves.
+        """
+        found = []
+        for entry in self.entries:
+            own = [values[k] for k in entry.leaves]
+            found.append(own[0] if len(own) == 1 else tuple(own) if own else none(entry))
+        return self.shaped(found)
+
+    @staticmethod
+    def register(mode: Interceptor, inputs: Sequence[Tensor]) -> None:
+        """The caller's own tensors as explained inputs; nothing is hung on them."""
+        for x in inputs:
+            true = x.detach() if mode.create_graph else None
+            mode.leaves[id(x)] = (x, Mark(mode, CARRIED, None, 0, frozenset([id(x)]), true))
+            mode.roots.append(x)
+            mode.rooted.append(frozenset([id(x)]))
+
+
+def nothing(entry: Entry) -> Tensor:
+    """The weights of an input that only constants lie at: zero."""
+    return torch.zeros(entry.value.shape, dtype=entry.ones.dtype, device=entry.value.device)
+
+
+def _given(items: Iterable[tuple[Key, Any]]) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword arguments."""
+    found = list(items)
+    args = [v for k, v in found if not isinstance(k, str)]
+    return args, {k: v for k, v in found if isinstance(k, str)}

@@ -1,0 +1,1 @@
+"""Fast backward passes with the numbers of the plain ones."""

@@ -1,0 +1,152 @@
+"""Affine operators: linear, convolution, sums, averages; constants are carried to U."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omenn.engine import location as places
+from omenn.engine.kernels.columns import layer_of, plain, product_of
+from omenn.engine.location.constants import finite
+from omenn.engine.location.lookups import bag
+from omenn.engine.location.placers import folded, fourier_place, sampled_place, windows
+from omenn.engine.operators.layout import linear
+from omenn.engine.operators.products import biased, freeze_factors
+from omenn.engine.operators.record import (
+    DROPOUT,
+    Row,
+    contracted,
+    rows,
+    same,
+    source,
+    spatial,
+    unlocated,
+)
+from omenn.engine.operators.stable import log_softmax, noted
+from omenn.engine.trace.call import Call
+
+
+def linear_layer(call: Call) -> Tensor:
+    """W x + b with a backward of its own, which leaves out what is zero by construction."""
+    x, weight, bias = call.get("input"), call.get("weight"), call.get("bias")
+    if len(call.carried) > 1 or not call.is_carried(x) or not plain(weight) or x.is_complex():
+        return affine_layer(call)
+    if weight.ndim != 2:  # a single row, without a dimension of its own in the output
+        return affine_layer(call)
+    value = call.value()
+    if value._is_view():  # of a tensor that nobody else has
+        value = torch.ops.aten._unsafe_view(value, value.shape)
+    weight, term = call.constant(weight), None
+    if bias is not None and call.owner.grid is not None:
+        term = finite(call.constant(bias))
+    if term is None:
+        out = call.frozen(x, value, product_of(x), weight)
+    else:
+        out = call.affine(x, value, product_of(x), term, weight)
+    call.layer = layer_of(call, x, out, weight, term)
+    return out
+
+
+def affine_layer(call: Call) -> Tensor:
+    """``linear`` and convolutions: W x + b. A weight that depends on the input is a factor."""
+    weight = call.get("weight")
+    shape = (-1,) if call.operator == "linear" else (-1, *[1] * (weight.ndim - 2))
+    return biased(call, [call.get("input"), weight], call.get("bias"), shape)
+
+
+def added(call: Call) -> Tensor:
+    """a + α b and a − α b; the argument that does not depend on the input is a constant term."""
+    a, b = call.get("input"), call.get("other")
+    sign = -1 if call.operator == "sub" else 1
+    alpha = sign * (call.get("alpha") if call.get("alpha") is not None else 1)
+    if call.reverse:
+        a, b = b, a
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and abs(alpha) == 1 and not call.inplace:
+        noted(call, a, b)
+        if alpha == -1 and (out := log_softmax(call, a, b)) is not None:
+            return out
+    term = None
+    if not call.is_carried(a):
+        term = _kept(call, a)
+    elif not call.is_carried(b):
+        term = _kept(call, b)
+        term = term if alpha == 1 else alpha * term
+    out = call.run()
+    if term is None or (not isinstance(term, Tensor) and term == 0):
+        return out
+    if not isinstance(term, Tensor):
+        term = torch.as_tensor(term, dtype=out.dtype, device=out.device)
+    return call.attach(out, term)
+
+
+def _kept(call: Call, value: Any) -> Any:
+    """A constant as it is now: the model may write into it later (not into its own weights)."""
+    if not isinstance(value, Tensor):
+        return value
+    term = call.constant(value)
+    return term if id(value) in call.owner.own else term.clone()
+
+
+def reduced(call: Call, out: Any) -> Any:
+    """Sums and means over dimensions: the mean place over them."""
+    found = source(call)
+    if found is None:
+        return None
+    x, place = found
+    first = out[0] if isinstance(out, (tuple, list)) else out
+    dim = call.get("dim")
+    dims: Sequence[int]
+    if dim is None or isinstance(dim, bool) or (isinstance(dim, (tuple, list)) and not dim):
+        dims = range(first.ndim if 0 < first.ndim < x.ndim else 0, x.ndim)
+    elif isinstance(dim, (tuple, list)):
+        dims = [d % x.ndim for d in dim]
+    elif isinstance(dim, int) and x.ndim:
+        dims = [dim % x.ndim]
+    else:
+        return unlocated(call, out)
+    key = (x.ndim, tuple(dims), first.ndim)
+    there = call.owner.shared.get(
+        place, key, lambda: places.reduced(place, x.shape, dims, first.ndim == x.ndim)
+    )
+    return there if first is out else [there] * len(out)
+
+
+def dropped(call: Call) -> Any:
+    """Dropout in evaluation is the identity; in training there is nothing exact to say."""
+    if call.get("training", call.operator == "feature_alpha_dropout") and call.get("p", 0.5):
+        raise call.refuse(*DROPOUT)
+    return call.run()
+
+
+def shuffled(call: Call) -> Any:
+    """Channel shuffle; its native twin has no derivative."""
+    return torch.channel_shuffle(call.carried[0], call.get("groups"))
+
+
+def sampled(call: Call) -> Any:
+    """Grid sampling: the positions are frozen, the image is carried."""
+    if not call.is_carried(call.get("input")):
+        return call.hold()
+    return call.run(freeze_factors(call, [call.get("input"), call.get("grid")], keep=0))
+
+
+ROWS: dict[str, Row] = (
+    rows("linear", linear_layer, contracted)
+    | rows("add sub", added, same)
+    | rows("sum mean", linear, reduced)
+    | rows("dropout", dropped, same)
+    | rows("avg_pool pixel_shuffle pixel_unshuffle", linear, spatial)
+    | rows("interpolate", linear, spatial)
+    | rows("channel_shuffle native_channel_shuffle", shuffled, same)
+    | rows("max_unpool", linear, spatial)
+    | rows("unfold", linear, windows)
+    | rows("fold", linear, folded)
+    | rows("affine_grid", linear, unlocated)
+    | rows("grid_sample", sampled, sampled_place)
+    | rows("fourier", linear, fourier_place)
+    | rows("embedding", linear, unlocated)  # a table that depends on the input
+    | {"embedding_bag": Row(bag, unlocated, composite=True)}
+)

@@ -1,0 +1,83 @@
+"""Operators that select: which element is taken is frozen, taking it is linear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omenn.engine.operators.layout import linear
+from omenn.engine.operators.linear import reduced
+from omenn.engine.operators.record import Row, rows, same, spatial, unlocated
+from omenn.engine.trace.call import Call
+
+
+def passed(grad: Tensor, inside: Tensor) -> Tensor:
+    return grad * inside
+
+
+def clamped(call: Call) -> Tensor:
+    """Where the value passes unchanged the slope is one; where it is clipped it is a constant."""
+    x = call.carried[0]
+    if len(call.carried) > 1 or (call.args and call.args[0] is not x):
+        raise call.refuse("a bound that depends on the input")
+    value = call.value()
+    inside = value == x
+    outside = torch.where(inside, torch.zeros_like(value), value)
+    out = call.frozen(x, value, passed, inside)
+    return call.attach(out, outside)
+
+
+def larger(call: Call) -> Any:
+    """max(a, b): the selected one, and half of each where they are equal."""
+    a, b = call.get("input"), call.get("other")
+    if call.is_carried(a) and call.is_carried(b):
+        return call.run()
+    x, c = (a, b) if call.is_carried(a) else (b, a)
+    value = call.value()
+    taken, shape = value == x, x.shape
+    out = call.frozen(x, value, lambda g, t: (g * t).sum_to_size(shape), taken)
+    return call.attach(out, torch.where(taken, torch.zeros_like(value), call.constant(c)))
+
+
+def largest(call: Call) -> Any:
+    """``max`` is three operators: over everything, over a dimension, and of two tensors."""
+    other = call.args[1] if len(call.args) > 1 else call.kwargs.get("other")
+    if isinstance(other, Tensor):
+        call.bound["other"] = other
+        return larger(call)
+    return call.run()
+
+
+def largest_place(call: Call, out: Any) -> Any:
+    if isinstance(call.bound.get("other"), Tensor):
+        return same(call, out)
+    return reduced(call, out)
+
+
+def ordered_place(call: Call, out: Any) -> Any:
+    """Top-k and sort: the selected elements keep their own place."""
+    from omenn.engine import location as places
+
+    x, place = call.carried[0], call.place(call.carried[0])
+    if place is None or not isinstance(out, (tuple, list)):
+        return unlocated(call, out)
+    dim = call.get("dim")
+    dim = (dim if isinstance(dim, int) else -1) % x.ndim
+    cells = places.full(place.cells, x.shape)
+    if cells.shape[dim] == 1:
+        return [place.with_cells(cells)] * len(out)
+    there = place.with_cells(cells.expand(x.shape).gather(dim, out[1]))
+    return [there] * len(out)
+
+
+ROWS: dict[str, Row] = (
+    rows("max_pool", linear, spatial)
+    | rows("clamp", clamped, same)
+    | rows("maximum", larger, same)
+    | rows("max", largest, largest_place)
+    | rows("amax median nanmedian kthvalue mode quantile", linear, reduced)
+    | rows("topk sort", linear, ordered_place)
+    | rows("cummax cummin", linear, same)
+)

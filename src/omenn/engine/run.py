@@ -1,0 +1,397 @@
+"""One forward pass of the frozen model, and explanations from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omenn.engine.depth import Depth, depth_of
+from omenn.engine.explainable import check_model
+from omenn.engine.fidelity import Compared
+from omenn.engine.inputs import NOT_COLLECTED, Feed, nothing
+from omenn.engine.location.batch_axis import along_samples, counted
+from omenn.engine.location.channels import Reoriented
+from omenn.engine.location.common_rows import parted
+from omenn.engine.location.spread import spread
+from omenn.engine.model_state import Again, State
+from omenn.engine.probabilities import logits_of
+from omenn.engine.target import Target, check_numbers, pick_output, select
+from omenn.engine.trace.autograd_nodes import last_pass, own_precision
+from omenn.engine.trace.blame import blame, held, no_way_back
+from omenn.engine.trace.departures import check_departures
+from omenn.engine.trace.graph import violations
+from omenn.engine.trace.opaque import raise_opaque, tensors_in
+from omenn.engine.trace.tracer import Interceptor
+from omenn.engine.trace.transforms import NeedsHistory
+from omenn.engine.unreached import Overwritten, all_finite, overwritten
+from omenn.errors import (
+    InputError,
+    OmennError,
+    TargetError,
+    UnsupportedOperator,
+)
+from omenn.explanation import (
+    TOLERANCES,
+    Explanation,
+    by_reason,
+    located_shares,
+    owned,
+    sums,
+)
+
+
+@dataclass
+class Gradients:
+    """What one explained number has at inputs, at their ones and, by module, at constants."""
+
+    inputs: list[Tensor]
+    ones: list[Tensor]
+    sources: dict[str, Tensor]
+    means: list[Tensor] = field(default_factory=list)  # without a place, by input and sample
+
+
+class FrozenRun(Compared):
+    """One forward pass of the frozen model, from which outputs are pulled back.
+
+    With ``bias`` in ``NOT_COLLECTED`` constants are not carried along, as the other books want it.
+    ``options`` go to the interceptor, which may be another than the engine's own. ``resample``
+    says how a map at a module's output is brought to the input.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        inputs: Any,
+        at: str | None,
+        bias: str,
+        channel_dim: int | None,
+        options: dict[str, Any],
+        interceptor: type[Interceptor] = Interceptor,
+        resample: str = "none",
+    ) -> None:
+        check_model(model, at)
+        self.interceptor, self.resample = interceptor, resample
+        self.model, self.raw, self.at, self.bias = model, inputs, at, bias
+        self.channel_dim, self.options = channel_dim, options
+        self.samples: int | None = None  # how many, if not as many as the first input has rows
+        self.told: dict[int, int] = {}  # entry -> dimension of its channels
+        self.axes: dict[int, int] = {}  # entry -> dimension of the samples
+        self.explains = ""  # which number, if it is not the output itself
+        self.finite = False  # finite copies are saved for the pass back: see unreached.py
+        self.asked: dict[int, tuple[Tensor, Target, Any]] = {}  # explained numbers, by id
+        self.renewed: dict[int, Tensor] = {}  # the same in another forward pass
+        self.shaken: dict[Any, FrozenRun] = {}  # see departures.py
+        self.shaking: tuple[bool, Any] = (False, None)
+        self._forward(batched=True)
+
+    def _forward(self, batched: bool) -> None:
+        self.state, self.strong, self.history = State(self.model), False, False
+        try:
+            self.state.run(lambda: self._pass(batched))
+        except Reoriented as other:
+            self.told[other.index] = other.channel
+            self._forward(batched)
+        except (OmennError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if not hasattr(self, "feed"):
+                raise
+            raise blame(self.model, self.feed, error, self.state) from error
+
+    def _pass(self, batched: bool) -> None:
+        module = self.model if isinstance(self.model, nn.Module) else None
+        self.mode = self.interceptor(module, state=self.state, **self.options)
+        self.mode.touched.strong = self.strong
+        self.mode.aside.history = self.history
+        self.mode.finite = self.finite
+        self.mode.departures.shaken, self.mode.departures.only = self.shaking
+        self.shaken = {}
+        depth = self._depth(batched)
+        known, channel_dim = ((), self.channel_dim) if depth is None else (depth.channels(), None)
+        self.feed = Feed(
+            self.mode,
+            self.raw,
+            self.bias,
+            channel_dim,
+            batched,
+            known,
+            self.samples,
+            self.axes,
+            self.told,
+        )
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                self.out = self.feed.run(self.model, self.at)
+        except Exception as error:
+            self._start_anew(error)
+            raise
+        same = depth is not None and depth.describes(self.feed.leaves)
+        self.depth = depth if same else None
+
+    def forward_finite(self) -> None:
+        """Another forward pass that saves finite copies."""
+        self.finite = True
+        self._forward(self.feed.batched)
+
+    def _start_anew(self, error: Exception) -> None:
+        """Breaks this pass off where another kind of pass would do."""
+        if isinstance(error, NeedsHistory) and not self.history:
+            self.history = True
+        elif "weakref" in str(error) and not self.strong:  # see Touched
+            self.strong = True
+        else:
+            return
+        raise Again from error
+
+    def _depth(self, batched: bool) -> Depth | None:
+        """Where the output of the module lies, if its map is to be brought to the input."""
+        if self.at is None or self.resample == "none":
+            return None
+        how = (self.channel_dim, self.resample, batched)
+        return depth_of(self.model, self.raw, self.at, *how)
+
+    def target(self, target: Target, output: Any = None) -> tuple[Tensor, Tensor]:
+        """(f, class index): the explained numbers (B,), checked to be finite and affine."""
+        f, index = self._number(target, output)
+        self.asked[id(f)] = (f, target, output)
+        return f, index
+
+    def _number(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
+        f, index = counted(self, target, output)
+        if f.ndim == 0 and self.feed.batched:
+            # One number for the whole batch: the samples are one object.
+            self._forward(batched=False)
+            f, index = self._select(target, output)
+        if self.feed.mismatch is not None:
+            raise InputError(
+                f"a tensor of the shape {self.feed.mismatch} has no dimension for the batch of "
+                f"{self.feed.samples} samples. Give all inputs the same first dimension, or a "
+                "target that returns one number for the whole batch."
+            )
+        self._check(f)
+        f, index = along_samples(self, f, index, lambda: self._select(target, output))
+        chosen = index if target is None else target
+        check_departures(self, f, lambda twin: twin._select(chosen, output)[0])
+        if f.ndim == 0:
+            with torch.enable_grad(), self.mode:
+                f = f.reshape(-1)
+        if f.shape[0] != self.feed.samples:
+            raise TargetError(
+                f"the target gives {f.shape[0]} numbers for {self.feed.samples} samples. Return "
+                "one number per sample, or a single one to explain the batch as one object."
+            )
+        return f, index
+
+    def _select(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False), torch.enable_grad():
+            with self.mode:
+                logits = pick_output(self.out, output)
+            raise_opaque(self.mode, logits)
+            with self.mode:
+                self.explains = ""
+                if not callable(target):  # which gets what the model returned, as it is
+                    logits, self.explains = logits_of(self.mode, logits)
+                return select(logits, target, self.feed.samples)
+
+    def _check(self, f: Tensor) -> None:
+        raise_opaque(self.mode, f)
+        check_numbers(f)
+        if not bool(torch.isfinite(f.detach()).all()):
+            raise InputError(
+                "the model's output is not finite (NaN or infinite), so there is nothing to "
+                "explain. Check the weights and the range of the input."
+            )
+        mark = self.mode.mark_of(f)
+        if mark is None:
+            where = f"the output of '{self.at}'" if self.at else "the input"
+            raise TargetError(f"the explained output does not depend on {where}.")
+        if mark.kind != "carried":
+            raise held(self.mode.held, self.at)
+        bad = violations(f, self.feed.leaves, self.mode.touched.vouched)
+        if bad:
+            raise UnsupportedOperator(
+                bad[0].strip("'"),
+                "",
+                "the autograd graph has a node that is not linear at fixed coefficients",
+                "It was reached by code that the interceptor cannot see; use its plain form.",
+            )
+
+    def pull_back(self, f: Tensor, retain: bool = False, create_graph: bool = False) -> Gradients:
+        """∂Σf/∂(inputs, ones, sources) of the frozen network."""
+
+        def pull(fs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+            keep = retain or self.mode.constants.common()
+            return self._gradients(fs[0], torch.ones_like(f), keep, create_graph)
+
+        return parted(self, f, self._sorted(self._pulled([f], pull)), retain, create_graph)
+
+    def pulled_once(self, f: Tensor, grad: Tensor, retain: bool, create_graph: bool) -> Gradients:
+        """The same of ⟨f, grad⟩, once this graph has proved to be of use."""
+        return self._sorted(self._gradients(f, grad, retain, create_graph))
+
+    def pull_back_together(self, rows: Sequence[Tensor], retain: bool) -> list[Gradients]:
+        """The gradients of several explained numbers in one pass, which holds them all."""
+        if len(rows) == 1:
+            return [self.pull_back(rows[0], retain)]
+        grads = self._pulled(rows, lambda fs: self._stacked(fs, retain))
+        found = [
+            self._sorted([None if g is None else g[k] for g in grads]) for k in range(len(rows))
+        ]
+        last = len(rows) - 1
+        return [parted(self, f, found[k], retain or k < last) for k, f in enumerate(rows)]
+
+    def _pulled(
+        self, rows: Sequence[Tensor], pull: Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
+    ) -> Sequence[Tensor | None]:
+        """What ``pull`` gives; from another forward pass, where this one cannot be used."""
+        once_more = not self.finite and all(id(f) in self.asked for f in rows)
+        try:
+            grads = pull(rows)
+        except Overwritten as error:
+            if not once_more:
+                raise no_way_back(error) from error
+        else:
+            if not once_more or all_finite(grads):
+                return grads
+        return pull(self._again(rows))
+
+    def _stacked(self, rows: Sequence[Tensor], retain: bool) -> Sequence[Tensor | None]:
+        with torch.enable_grad():
+            f = torch.stack(list(rows))
+        each = torch.eye(len(f), dtype=f.dtype, device=f.device).unsqueeze(-1).expand(-1, *f.shape)
+        return self._gradients(f, each, retain or self.mode.constants.common(), batched=True)
+
+    def _again(self, rows: Sequence[Tensor]) -> list[Tensor]:
+        """The explained numbers of another forward pass, which saves finite copies."""
+        self.forward_finite()
+        fresh = []
+        for f in rows:
+            _, target, output = self.asked[id(f)]
+            fresh.append(self._number(target, output)[0])
+            self.renewed[id(f)] = fresh[-1]
+        return fresh
+
+    def _leaves(self) -> list[Tensor]:
+        """Explained inputs, then ones: of their samples and of their locations, if wanted."""
+        ones = [u for u in self.feed.ones if u.requires_grad]
+        return [*self.feed.leaves, *self._means(), *ones]
+
+    def _means(self) -> list[Tensor]:
+        means = [self.mode.means.get(k) for k in range(len(self.feed.ones))]
+        return [m for m in means if m is not None and m.requires_grad]
+
+    def _gradients(
+        self,
+        f: Tensor,
+        grad: Tensor,
+        retain: bool,
+        create_graph: bool = False,
+        batched: bool = False,
+    ) -> Sequence[Tensor | None]:
+        wrt = [*self._leaves(), *self.mode.constants.ones()]
+        keep = retain or create_graph
+        try:
+            with own_precision(f), last_pass(not (keep or batched)):
+                return torch.autograd.grad(
+                    f, wrt, grad, keep, create_graph, allow_unused=True, is_grads_batched=batched
+                )
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if overwritten(error) and not self.finite:
+                raise Overwritten(str(error)) from error
+            raise no_way_back(error, batched) from error
+
+    def _sorted(self, grads: Sequence[Tensor | None]) -> Gradients:
+        """Gradients at the leaves, zero where none arrived; those at the constants summed."""
+        leaves, n, means = self._leaves(), len(self.feed.leaves), self._means()
+        wanted = [entry for entry in self.feed.entries if entry.ones.requires_grad]
+        for kind in (grads[n : n + len(means)], grads[n + len(means) :]):
+            for entry, found in zip(wanted, kind, strict=False):
+                entry.reached = entry.reached or found is not None
+        self.mode.tell(grads[len(leaves) :])
+        filled = [
+            torch.zeros_like(w) if g is None else g
+            for g, w in zip(grads[: len(leaves)], leaves, strict=True)
+        ]
+        terms = list(grads[len(leaves) :])
+        sources = self.mode.constants.by_module(terms, self.feed.samples)
+        m = n + len(means)
+        return Gradients(filled[:n], filled[m:], sources, filled[n:m])
+
+    def wrap(self, f: Tensor, index: Tensor, g: Gradients) -> Explanation:
+        """The explanation from one set of gradients."""
+        feed, samples = self.feed, self.feed.samples
+        wide = torch.float64 if f.dtype == torch.float64 else torch.float32
+        split = by_reason(g.sources, samples, f, wide)
+        located, unlocated = located_shares(list(g.sources), split.detach())
+        summed = split.sum(1)
+        sources = dict(zip(g.sources, summed.unbind(), strict=True))
+        apart = self.bias == "separate"
+        constant = summed.sum(0)
+        contribution = [w.to(wide) * x.to(wide) for x, w in zip(feed.values, g.inputs, strict=True)]
+        matrix = feed.located(contribution)
+        bias, acts = self._placed(g, [torch.zeros_like(m) for m in matrix])
+        matrix = [m + b for m, b in zip(matrix, bias, strict=True)]
+        matrix, shown = self.brought(matrix, acts)
+        residual, magnitude = sums(f, matrix, [constant] if apart else [], samples)
+        # A model that computes in float32 inside float64 is exact to float32.
+        dtype = self.mode.coarsest or feed.values[0].dtype
+        found = Explanation(
+            output=self._ordinary(f),
+            target=index,
+            inputs=feed.by_leaf(feed.values, lambda entry: entry.value),
+            weight=feed.by_leaf(g.inputs, nothing),
+            contribution=feed.by_leaf(contribution, nothing),
+            bias=constant if apart else self.brought(bias, acts)[1],
+            matrix=shown,
+            residual=residual,
+            magnitude=magnitude,
+            sources=sources,
+            located=located,
+            unlocated=unlocated,
+            tolerance=TOLERANCES.get(dtype, 1e-5),
+            at=self.at,
+            resample="none" if self.depth is None else self.resample,
+            bias_placement=self.bias,
+            channel_dim=feed.shaped([entry.channel or 0 for entry in feed.entries]),
+            products=self.options.get("products", "half"),
+            frozen_constants=tuple(sorted(self.mode.frozen_constants)),
+            explains=self.explains,
+            **self.compared(),
+        )
+        others = tensors_in([feed.items, feed.values, index, self.out])
+        return owned(found, bool(self.options.get("create_graph")), others)
+
+    def brought(
+        self, maps: Sequence[Tensor], acts: Sequence[Tensor] | None = None
+    ) -> tuple[list[Tensor], Any]:
+        """One map per entry, brought to the input if they are at a module; and their structure."""
+        if self.depth is None:
+            return list(maps), self.feed.shaped(maps)
+        one = self.depth.brought(maps, self.feed.batch, acts)
+        return [one], self.depth.shaped(one)
+
+    def _placed(self, g: Gradients, none: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """C_b of each entry, zero where it is not wanted, and the locations that act."""
+        weighed = [
+            (w.detach() != 0).to(x.dtype) for w, x in zip(g.inputs, self.feed.values, strict=True)
+        ]
+        acts = [m != 0 for m in self.feed.located(weighed)]
+        if self.bias in (*NOT_COLLECTED, "separate"):
+            return none, acts
+        # U is one: C_b = ∂f/∂U ⊙ U
+        bias = [self.feed.batch_first(g.ones[k], k) for k in range(len(none))]
+        acts = [a | (b.detach() != 0) for a, b in zip(acts, bias, strict=True)]
+        own = [not entry.leaves for entry in self.feed.entries]
+        return [b + e for b, e in zip(bias, spread(g.means, acts, own), strict=True)], acts
+
+    def _ordinary(self, f: Tensor) -> Tensor:
+        """f without history; or as the ordinary network gives it, where derivatives are wanted."""
+        f = self.renewed.get(id(f), f)
+        mark = self.mode.mark_of(f) if self.options.get("create_graph") else None
+        return f.detach() if mark is None or mark.true is None else mark.true

@@ -1,0 +1,321 @@
+"""One operator call seen by the interceptor, and what a rule may do with it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from omenn.engine.location import Place
+from omenn.engine.trace.autograd_nodes import Affine, Frozen, Overwrite, Rewritten
+from omenn.engine.trace.flow import Flow
+from omenn.engine.trace.spelling import Spelling, bind, names_of
+from omenn.errors import UnsupportedOperator
+
+if TYPE_CHECKING:
+    from omenn.engine.operators.stable import Shift
+    from omenn.engine.probabilities import End
+    from omenn.engine.trace.tracer import Interceptor
+
+CARRIED, FROZEN, IDS, OPAQUE = "carried", "frozen", "ids", "opaque"
+
+
+@dataclass(slots=True)
+class Mark:
+    """What the interceptor knows of a tensor.
+
+    ``kind``: ``carried`` (affine in the explained input), ``frozen`` (depends on the input, but
+    held constant), ``ids`` (explained integer ids) or ``opaque`` (depends on the input in a way
+    that no rule knows; ``error`` says since which operator). ``rank``: how readily a factor is
+    frozen in a product (2 softmax and sigmoid, 1 tanh, 0 unbounded). ``inputs``: keys of the
+    explained inputs. ``true``: the same tensor in the ordinary graph, kept for second derivatives.
+    ``layer``: the linear layer that it is the output of. ``shift``: what was taken off it last.
+    """
+
+    owner: Interceptor
+    kind: str
+    place: Place | None = None
+    rank: int = 0
+    inputs: frozenset[Any] = frozenset()
+    true: Tensor | None = None
+    layer: Layer | None = None
+    error: UnsupportedOperator | None = None
+    end: End | None = None  # of what logits it is the probability
+    shift: Shift | None = None  # see rules/stable.py
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedOperator(
+            "pickle",
+            self.owner.module_path(),
+            "a tensor that depends on the input is written as bytes, where it cannot be followed",
+            "Keep it a tensor, or explain at a later module with at=.",
+        )
+
+
+class Layer(NamedTuple):
+    """A linear layer y = x Wᵀ + b as it was called, for a rule that needs but some columns of y.
+
+    ``input`` may be gone, and ``versions`` (of x, y, W, b) tell whether one was written into since.
+    """
+
+    input: weakref.ref[Tensor]
+    weight: Tensor
+    bias: Tensor | None
+    name: str
+    versions: tuple[int, ...]
+
+
+def inputs_of(marked: Sequence[tuple[Tensor, Mark]]) -> frozenset[Any]:
+    """Keys of the explained inputs that any of the tensors (ids apart) depends on."""
+    if len(marked) == 1 and marked[0][1].kind != IDS:
+        return marked[0][1].inputs
+    return frozenset().union(*(m.inputs for _, m in marked if m.kind != IDS))
+
+
+def coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
+    """The less precise of two types."""
+    return b if a is None or torch.finfo(b).eps > torch.finfo(a).eps else a
+
+
+def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
+    """``value`` with ``sub`` applied to each tensor in it (nested tuples, lists and dicts)."""
+    if isinstance(value, Tensor):
+        return sub(value)
+    if isinstance(value, (list, tuple)):
+        return alike(value, [substitute(v, sub) for v in value])
+    if isinstance(value, dict):
+        return {k: substitute(v, sub) for k, v in value.items()}
+    return value
+
+
+# Constant between their jumps, and without a derivative in PyTorch.
+_STEPS = frozenset(("floor_divide", "heaviside"))
+# PyTorch has no derivative of these as they write in place.
+_ONLY_OUT_OF_PLACE = frozenset("asinh_ arcsinh_ acosh_ arccosh_ atanh_ arctanh_".split())
+
+
+def _whole(value: Tensor) -> Tensor:
+    """A value that is no view: a custom function may not hand out views of what it made."""
+    return value.clone() if value._is_view() else value
+
+
+def alike(value: list[Any] | tuple[Any, ...], items: list[Any]) -> Any:
+    """The items as a sequence of the kind of ``value``: a list, a named tuple, a tuple."""
+    if isinstance(value, list):
+        return items
+    if hasattr(value, "n_sequence_fields"):  # torch.return_types
+        return type(value)(items)
+    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+
+
+class Call:
+    """A call of ``func``, spelled as the model spelled it."""
+
+    def __init__(
+        self,
+        owner: Interceptor,
+        func: Callable[..., Any],
+        spelling: Spelling,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        marked: list[tuple[Tensor, Mark]],
+    ) -> None:
+        self.owner = owner
+        self.func = func
+        self.operator = spelling.operator
+        self.reverse = spelling.reverse
+        self.args = args
+        self.kwargs = kwargs
+        self.marked = marked
+        self.carried = [t for t, m in marked if m.kind == CARRIED]
+        self._bound: dict[str, Any] | None = None
+        self.inplace = (
+            spelling.inplace
+            or bool(kwargs.get("inplace"))
+            or (len(args) > 1 and "inplace" in names_of(func) and bool(self.get("inplace")))
+        )
+        self.first: Any = args[0] if args else next(iter(kwargs.values()), None)
+        self.spare: Tensor | None = None  # the ordinary twin of a constant that is written into
+        self.held = False  # the result is a frozen coefficient
+        self.rank: int | None = None
+        self.places: list[Place | None] | None = None
+        self.layer: Layer | None = None
+        self.shift: Shift | None = None
+        self.flow: Flow | None = None  # what the result was made from, for second derivatives
+        self.link: Any = None  # how the result is made, where that is elementwise
+
+    # --- arguments -------------------------------------------------------------------------
+
+    @property
+    def bound(self) -> dict[str, Any]:
+        """The arguments by name."""
+        if self._bound is None:
+            self._bound = bind(self.func, self.args, self.kwargs)
+        return self._bound
+
+    @property
+    def inputs(self) -> frozenset[Any]:
+        """Keys of the explained inputs that flow into it."""
+        return inputs_of([(t, m) for t, m in self.marked if m.kind == CARRIED])
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.bound.get(name, default)
+
+    def is_carried(self, value: Any) -> bool:
+        return any(value is t for t in self.carried)
+
+    def mark(self, value: Tensor) -> Mark | None:
+        return next((m for t, m in self.marked if t is value), None)
+
+    def layer_of(self, out: Tensor) -> Layer | None:
+        """The linear layer that made the output; a call may return what it was given."""
+        given = self.mark(out)
+        return self.layer if given is None else given.layer
+
+    def place(self, value: Tensor) -> Place | None:
+        mark = self.mark(value)
+        return mark.place if mark else None
+
+    def constant(self, value: Tensor) -> Tensor:
+        """A tensor that is not carried: without history, unless second derivatives are wanted.
+
+        Raises UnsupportedOperator for one that is: what flows through it would be lost.
+        """
+        if self.is_carried(value):
+            raise self.refuse("an argument that its rule takes for a constant depends on the input")
+        return self._plain(value)
+
+    def _plain(self, value: Tensor) -> Tensor:
+        written = self.inplace and value is self.first and not self.is_carried(value)
+        if self.owner.create_graph or written:  # what is written into must stay itself
+            return value
+        return value.clone() if value.is_inference() else value.detach()
+
+    def true(self, value: Tensor) -> Tensor:
+        """The ordinary value of a tensor, to compute coefficients from."""
+        mark = self.mark(value)
+        if self.owner.create_graph and mark is not None and mark.true is not None:
+            # In place the ordinary tensor changes below; coefficients need it as it was.
+            return mark.true.clone() if self.inplace else mark.true
+        if self.owner.create_graph and mark is not None and mark.kind == CARRIED:
+            raise self.refuse("a write through a view, which cannot be differentiated twice")
+        return self._plain(value)
+
+    # --- evaluation ------------------------------------------------------------------------
+
+    def run(self, sub: Callable[[Tensor], Tensor] | None = None) -> Any:
+        """Calls the operator as spelled: carried tensors as they are, all others constant."""
+        if sub is None:
+            carried = {id(t) for t in self.carried}
+            sub = lambda t: t if id(t) in carried else self.constant(t)  # noqa: E731
+        args, kwargs = substitute(self.args, sub), substitute(self.kwargs, sub)
+        return self.func(*args, **kwargs)
+
+    def value(self) -> Any:
+        """The native result, without history and without touching the arguments."""
+        with torch.no_grad():
+            if self.inplace:
+                first = self.first
+                return self.run(lambda t: t.detach().clone() if t is first else t.detach())
+            out = self.func(*self.args, **self.kwargs)
+            # Nothing to do for some arguments, which then come back as they are.
+            return out.detach() if isinstance(out, Tensor) and out.requires_grad else out
+
+    def true_value(self) -> Any:
+        """The result in the ordinary graph (second derivatives), else without history."""
+        if not self.owner.create_graph or self.operator in _STEPS:
+            return self.value()
+        return self.again(self.true)
+
+    def again(self, sub: Callable[[Tensor], Tensor]) -> Any:
+        """The operator on other tensors, in a form that PyTorch can differentiate."""
+        name = getattr(self.func, "__name__", "")
+        if name not in _ONLY_OUT_OF_PLACE:
+            return self.run(sub)
+        return getattr(torch, name[:-1])(*substitute(self.args, sub))
+
+    def hold(self) -> Any:
+        """The result as a frozen coefficient: nothing flows back through it."""
+        self.held = True
+        out = self.true_value()
+        if not self.inplace:
+            return out
+        owner = self.first
+        if self.is_carried(owner):
+            if owner._is_view():
+                raise self.refuse("writes a frozen value into a part of a tensor")
+            owner.detach_()  # its history must go
+        return owner.copy_(out)
+
+    def at_zero(self) -> Any:
+        """The result with every carried tensor set to zero: the constant term of an affine map."""
+        carried = {id(t) for t in self.carried}
+        return self.run(
+            lambda t: (
+                torch.zeros_like(t, requires_grad=False) if id(t) in carried else self.constant(t)
+            )
+        )
+
+    def frozen(
+        self, x: Tensor, value: Tensor, vjp: Callable[..., Tensor], *coefficients: Tensor | None
+    ) -> Tensor:
+        """``value`` as a frozen function of x: its backward is ``vjp(grad, *coefficients)``."""
+        y = Frozen.apply(x, [_whole(value)], vjp, *coefficients)
+        return self.written(x, y)
+
+    def overwrite(self) -> None:
+        """Runs an in-place operator on the memory of its argument, without history."""
+        with torch.no_grad():
+            self.run(Tensor.detach)
+
+    def rewritten(self, x: Tensor, vjp: Callable[..., Tensor], *coefficients: Tensor) -> Tensor:
+        """x, which was overwritten, with a frozen backward by what it was before."""
+        return Rewritten.apply(x, vjp, *coefficients)  # type: ignore[return-value]
+
+    @property
+    def writable(self) -> bool:
+        """Whether x may be overwritten where it lies: it is no part of another, and no leaf."""
+        x = self.carried[0]
+        return x.grad_fn is not None and not x._is_view() and not self.owner.create_graph
+
+    def affine(
+        self,
+        x: Tensor,
+        value: Tensor,
+        vjp: Callable[..., Tensor],
+        term: Tensor,
+        *coefficients: Tensor,
+    ) -> Tensor:
+        """``value`` = W x + term in one node: its backward is ``vjp(grad, *coefficients)``."""
+        if self.owner.grid is None:
+            return self.frozen(x, value, vjp, *coefficients)
+        ones = self.owner.ones_for(self, value)
+        y = Affine.apply(x, [_whole(value)], vjp, (term,), ones, None, *coefficients)
+        return self.written(x, y)
+
+    def written(self, x: Tensor, y: Tensor) -> Tensor:
+        """y, or x overwritten with y where the model asked for the in-place form."""
+        return Overwrite.apply(x, y) if self.inplace else y  # type: ignore[return-value]
+
+    def attach(self, y: Tensor, term: Tensor, frozen: bool = False) -> Tensor:
+        """Carries the constant ``term`` (broadcastable to y) to the input's ones image.
+
+        ``frozen``: its value was made from carried tensors, so it is another for another input.
+        """
+        return self.owner.attach(self, y, term, frozen=frozen)
+
+    def refuse(self, why: str, remedy: str | None = None) -> UnsupportedOperator:
+        """The error to raise where this call is not provably linear."""
+        name = getattr(self.func, "__name__", self.operator)
+        if name == "__get__":
+            name = self.operator
+        return UnsupportedOperator(
+            name,
+            self.owner.module_path(),
+            why,
+            remedy or "Give it a rule with omenn.rule(...), or explain at a later module with at=.",
+        )

@@ -1,0 +1,261 @@
+"""Operators that have no rule, or whose rule refuses this call: run natively, opaque from there on.
+
+NOTE refused at the explained number. What such an operator makes of the input is not known to be
+affine, so a floating-point result is marked opaque, with the error that says why, and so is
+whatever is computed from it. Integers and booleans are decisions, which are held. The error is
+raised where the explained number is opaque. Every opaque tensor has a history that ends in an
+``Opaque`` node: so what unseen code makes of it is noticed, and no gradient passes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.overrides import resolve_name
+from torch.utils.hooks import RemovableHandle
+
+from omenn.engine.trace.autograd_nodes import Opaque
+from omenn.engine.trace.call import OPAQUE, Call, Mark, alike, inputs_of, substitute
+from omenn.engine.trace.caller import running_hook
+from omenn.engine.trace.custom_functions import operator_of
+from omenn.engine.trace.inplace import OWN, memory_of, owned
+from omenn.engine.trace.spelling import spell, spellings
+from omenn.engine.unreached import saved_apart
+from omenn.errors import UnsupportedOperator
+
+if TYPE_CHECKING:
+    from omenn.engine.operators import Row
+    from omenn.engine.trace.tracer import Interceptor
+
+LEAVES_TORCH = frozenset(
+    "item tolist numpy __float__ __int__ __array__ __complex__ __format__ __dlpack__ "
+    "data_ptr".split()
+)
+
+_NUMBERS = LEAVES_TORCH - {"data_ptr", "__dlpack__"}  # of which a copy can be handed over
+
+# These hand a value over where no mark can follow it, and return nothing that could be judged.
+_UNSEEN = frozenset("__set__ set_ backward untyped_storage storage _typed_storage".split())
+
+# What a model asks to be told of its own derivatives: an explanation takes none of these.
+_GRADIENT_HOOKS = frozenset("register_hook retain_grad".split())
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Tensors in arguments, also inside (nested) tuples, lists and dicts."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
+        elif isinstance(value, dict):
+            yield from tensors_in(value.values())
+
+
+def needs_gradient(args: Any, kwargs: dict[str, Any]) -> bool:
+    return any(t.requires_grad for t in tensors_in((*args, *kwargs.values())))
+
+
+def name_of(func: Any) -> str:
+    name = getattr(func, "__name__", str(func))
+    if name == "__get__":
+        name = getattr(getattr(func, "__self__", None), "__name__", name)
+    return name
+
+
+def unknown(mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any) -> Any:
+    """An operator without a rule, or with an opaque argument."""
+    name = name_of(func)
+    if name == "__deepcopy__":  # PyTorch has none of a tensor with a history
+        with mode:
+            return args[0].clone()
+    if name in _GRADIENT_HOOKS and not mode.leaves:  # of derivatives of the frozen network
+        return RemovableHandle(OrderedDict())
+    leaves = name in LEAVES_TORCH or name in _UNSEEN
+    error = next((m.error for _, m in marked if m.error is not None), None)
+    if error is None or leaves:
+        error = _no_rule(mode, func, leaves)
+    if leaves and (name not in _NUMBERS or mode.leaves):  # omenn.frozen is not run twice
+        raise error
+    if leaves:
+        return mode.departures.leave(mode, (func, args, kwargs), error)
+    out = native(mode, func, args, kwargs, marked, error)
+    mode.chains.compared(func, args, kwargs, marked, out)
+    return out
+
+
+def _no_rule(mode: Interceptor, func: Any, leaves: bool) -> UnsupportedOperator:
+    if leaves:
+        why = "its value leaves PyTorch, where it cannot be followed"
+        hook = running_hook()
+        remedy = "Keep it a tensor, or explain a later module with at=."
+        if hook:
+            remedy = f"Keep it a tensor in the hook '{hook}', or remove that hook for a while."
+    else:
+        why = "there is no rule that makes it linear at fixed coefficients"
+        rule = f"omenn.rule({_called(func)}, ...)"
+        remedy = f"Give it one with {rule}, or explain a later module with at=."
+    return UnsupportedOperator(name_of(func), mode.module_path(), why, remedy)
+
+
+def _called(func: Any) -> str:
+    """What to give to ``omenn.rule`` for a function: its name where that is enough."""
+    name = name_of(func)
+    if operator_of(func) or any(f is func for f, _ in spellings(name)):
+        return repr(name)
+    home = f"{getattr(func, '__module__', '')}.{getattr(func, '__qualname__', name)}"
+    return resolve_name(func) or home
+
+
+def ruled(mode: Interceptor, call: Call, row: Row) -> Any:
+    """The rule's result; the operator's own, opaque, where the rule refuses this call."""
+    version = _version(call.first) if call.inplace else 0
+    try:
+        if torch.is_grad_enabled() and not mode.finite:
+            return mode._apply(call, row)
+        with torch.enable_grad(), saved_apart() if mode.finite else nullcontext():
+            return mode._apply(call, row)
+    except UnsupportedOperator as error:
+        if call.inplace and (owned(mode, call.first) or _version(call.first) != version):
+            raise  # nothing may be written, or a part of it was
+        refused = error
+    return native(mode, call.func, call.args, call.kwargs, call.marked, refused)
+
+
+def native(
+    mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any, error: UnsupportedOperator
+) -> Any:
+    """What the operator itself returns, in which everything continuous is opaque.
+
+    Raises ``error`` at once where that could not be followed: a write into the model's own memory,
+    or into a tensor to differentiate by; a tensor in a foreign object.
+    """
+    # NOTE it is kept, and raised as a copy: a traceback holds frames, and these hold the graph.
+    error.with_traceback(None)
+    error.__context__ = error.__cause__ = None
+    for t in _named_targets(func, args, kwargs):
+        if owned(mode, t):
+            raise UnsupportedOperator(name_of(func), mode.module_path(), *OWN)
+        if t.is_leaf and t.requires_grad:
+            raise copy(error)
+    given = list({id(t): t for t in tensors_in((*args, *kwargs.values()))}.values())
+    before = [_version(t) for t in given]
+    result = Result(mode, func, given, marked, error)
+    numbers = substitute(args[1:], result.number), substitute(kwargs, result.number)
+    with torch.no_grad():
+        out = func(*args[:1], *numbers[0], **numbers[1])
+    for t, version in zip(given, before, strict=True):
+        if _version(t) != version:
+            result.write(t)
+    return result.of(out)
+
+
+def raise_opaque(mode: Interceptor, t: Tensor) -> None:
+    """Raises the error of an opaque tensor."""
+    mark = mode.mark_of(t)
+    if mark is not None and mark.error is not None:
+        raise copy(mark.error)
+
+
+class Result:
+    """Puts marks and a history on what an operator made natively of ``marked`` arguments."""
+
+    def __init__(
+        self,
+        mode: Interceptor,
+        func: Any,
+        given: list[Tensor],
+        marked: Any,
+        error: UnsupportedOperator,
+    ) -> None:
+        self.mode, self.func, self.marked = mode, func, marked
+        self.given, self.error = given, error
+        self.mark = Mark(mode, OPAQUE, None, 0, inputs_of(marked), error=error)
+        self.parents = [t for t in given if t.requires_grad and mode.mark_of(t) is not None]
+
+    def number(self, t: Tensor) -> Tensor:
+        """PyTorch takes a single element for a number if it has no history."""
+        return t.detach() if t.ndim == 0 and t.requires_grad else t
+
+    def write(self, t: Tensor) -> None:
+        """t was written into: it is opaque, and so is what it is a part of."""
+        if not _continuous(t):
+            return
+        if owned(self.mode, t):
+            raise UnsupportedOperator(self.error.operator, self.error.module, *OWN)
+        try:
+            self._linked([], t)
+        except RuntimeError:  # one of several views, which autograd cannot follow
+            raise copy(self.error) from None
+        for part in (t, t._base):
+            if part is not None:
+                self.mode.set_mark(part, self.mark)
+
+    def of(self, out: Any) -> Any:
+        if isinstance(out, Tensor):
+            return self._tensor(out)
+        if isinstance(out, (list, tuple)) and not isinstance(out, torch.Size):
+            return alike(out, [self.of(o) for o in out])
+        if isinstance(out, dict):
+            for key, value in out.items():
+                out[key] = self.of(value)
+            return out
+        foreign = getattr(out, "__dict__", None)
+        hidden = isinstance(foreign, dict) and any(True for _ in tensors_in(foreign.values()))
+        if hidden or isinstance(out, (float, complex)):
+            raise copy(self.error)
+        return out
+
+    def _tensor(self, t: Tensor) -> Tensor:
+        if any(t is x for x in self.given):
+            return t
+        if not _continuous(t) and any(memory_of(p) == memory_of(t) for p in self.parents):
+            raise copy(self.error)  # the bits of a number are no decision
+        if not _continuous(t):
+            self.mode.freeze(self.func, self.marked, t)
+            return t
+        y = self._alias(t)
+        if y is None:
+            y = self._linked([t.clone() if t._is_view() else t], None)
+        self.mode.set_mark(y, self.mark)
+        return y
+
+    def _linked(self, value: list[Tensor], overwritten: Tensor | None) -> Tensor:
+        others = [p for p in self.parents if p is not overwritten]
+        with torch.enable_grad():
+            return Opaque.apply(self.error, overwritten, value, *others)  # type: ignore[return-value]
+
+    def _alias(self, t: Tensor) -> Tensor | None:
+        """A view of an argument as one with a history: a write into it is seen in both."""
+        memory = memory_of(t)
+        for x in self.parents if memory else ():
+            same = x.dtype == t.dtype and x.is_conj() == t.is_conj() and x.is_neg() == t.is_neg()
+            if same and memory_of(x) == memory:
+                with torch.enable_grad():
+                    return x.as_strided(t.shape, t.stride(), t.storage_offset())
+        return None
+
+
+def _named_targets(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
+    """What the operator will write into, as far as its name and its arguments tell."""
+    name, spelling = name_of(func), spell(func)
+    inplace = name.endswith("_") and not name.endswith("__")
+    inplace |= name.startswith("__i") or bool(kwargs.get("inplace"))
+    if inplace or (spelling is not None and spelling.inplace):
+        yield from tensors_in(args[:1])
+    yield from tensors_in([kwargs.get("out")])
+
+
+def _version(t: Tensor) -> int:
+    """How often a tensor was written into: an operator may return nothing and write."""
+    return -1 if t.is_inference() else t._version
+
+
+def _continuous(t: Tensor) -> bool:
+    return t.is_floating_point() or t.is_complex()

@@ -1,0 +1,177 @@
+"""Transforms of functions and derivatives that a model takes while it runs.
+
+``torch.vmap``, ``torch.func`` and forward-mode AD wrap tensors, so that no mark can follow what is
+inside; and a derivative of the frozen network is not the model's. Of constants alone both are what
+they are without omenn. With a tensor that depends on the explained input they are refused.
+
+NOTE history of constants. A constant has no history, until the model makes a tensor that requires
+gradients or asks for a derivative: from then on constants have the history that the model gives
+them. If the derivative is by what was there before, the model must run once more from its start
+(:class:`NeedsHistory`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from omenn.engine.trace.opaque import needs_gradient, tensors_in
+from omenn.errors import UnsupportedOperator
+
+if TYPE_CHECKING:
+    from omenn.engine.trace.memory import Memory
+    from omenn.engine.trace.tracer import Interceptor
+
+_FUNCTORCH: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+_innermost = _FUNCTORCH.peek_interpreter_stack
+
+wrapped = _FUNCTORCH.is_functorch_wrapped_tensor
+set_gradients: Any = torch._C._set_grad_enabled
+_DERIVATIVES = frozenset([torch.autograd.grad, torch.autograd.backward, Tensor.backward])
+_MAKE_DUAL = torch._VF._make_dual  # pyright: ignore[reportAttributeAccessIssue]
+_REQUIRED: Any = Tensor.requires_grad
+_REQUIRES = frozenset([Tensor.requires_grad_, _REQUIRED.__set__])
+
+_LATER = "or explain at a later module with at=."
+_DERIVATIVE = f"Compute the derivative before and give it to the model as a constant, {_LATER}"
+_REMEDIES = {
+    "torch.vmap": f"Write it with a batch dimension in place of torch.vmap, {_LATER}",
+    "torch.func.grad": _DERIVATIVE,
+    "torch.func.jvp": _DERIVATIVE,
+}
+
+
+class NeedsHistory(UnsupportedOperator):
+    """The model differentiates constants, so it must be run with ``Aside.history``."""
+
+
+class Aside:
+    """What one run knows of transforms and derivatives of constants.
+
+    ``whole``: memory of whole numbers that depend on the input, made inside of ``torch.vmap``.
+    ``history``: whether constants keep a history; ``gradients``: whether the model has gradients
+    on, as far as it said. ``duals``: whether it makes dual tensors, for forward-mode AD.
+    """
+
+    def __init__(self, whole: Memory) -> None:
+        self.whole = whole
+        self.history = False
+        self.gradients = True
+        self.duals = False
+
+
+def inside() -> bool:
+    """Whether a function transform is under way."""
+    return _innermost() is not None
+
+
+def concern(func: Any) -> bool:
+    """Whether a call is one inside of a transform, or takes a derivative."""
+    return _innermost() is not None or func in _DERIVATIVES
+
+
+def bare(t: Tensor) -> Tensor:
+    """The tensor inside of all wrappers of function transforms."""
+    while wrapped(t):
+        t = _FUNCTORCH.get_unwrapped(t)
+    return t
+
+
+def run(mode: Interceptor, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """A call that transforms ``concern``: of constants alone as the model makes it, else refused.
+
+    Integers may be looked up in there, as masks of attention are: what is made of them counts as a
+    decision as long as it is a truth value.
+    """
+    if _innermost() is None:
+        return _differentiate(mode, func, args, kwargs)
+    ids = False
+    for t in tensors_in((*args, *kwargs.values())):
+        inner = bare(t)
+        if (
+            mode.mark_of(inner) is None
+            and mode.mark_of(t) is None
+            and not mode.aside.whole.holds(inner)
+        ):
+            mode.outside.meet(inner)
+        elif inner.is_floating_point() or inner.is_complex():
+            raise refusal(mode, _name(), "tensor")
+        else:
+            ids = True
+    out = func(*args, **kwargs)
+    for t in tensors_in((out,)):
+        inner = bare(t)
+        if ids and (inner.is_floating_point() or inner.is_complex()):
+            raise refusal(mode, _name(), "integer tensor")
+        if ids and inner.dtype != torch.bool:
+            mode.aside.whole.add(inner)
+        mode.outside.made(inner)
+    return out
+
+
+def _differentiate(mode: Interceptor, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """``torch.autograd.grad`` or ``backward`` inside of a forward pass."""
+    if mode.marked(func, args, kwargs):
+        raise refusal(mode, f"torch.autograd.{func.__name__}", "tensor")
+    # What torch.func.vjp returned is called outside of its transform; its history is still there.
+    inside = any(wrapped(t) for t in tensors_in((*args, *kwargs.values())))
+    if not (inside or mode.aside.history):
+        raise NeedsHistory(
+            f"torch.autograd.{func.__name__}",
+            mode.module_path(),
+            "a derivative by a parameter is taken in the forward pass, which this function does "
+            "not follow",
+            _DERIVATIVE,
+        )
+    out = func(*args, **kwargs)
+    for t in tensors_in((out,)):
+        mode.outside.made(t)
+    return out
+
+
+def plain(mode: Interceptor, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """A call of constants alone, without history where there is nothing to differentiate."""
+    if func is _MAKE_DUAL:
+        mode.aside.duals = True
+    elif func in _REQUIRES:
+        mode.aside.history |= bool(args[1] if len(args) > 1 else kwargs.get("requires_grad", True))
+    elif kwargs.get("requires_grad"):
+        mode.aside.history = True
+    # Without a history to avoid, a view is made with gradients on: it may be written into.
+    gradients = mode.create_graph or not needs_gradient(args, kwargs)
+    with torch.set_grad_enabled(mode.aside.gradients if mode.aside.history else gradients):
+        out = func(*args, **kwargs)
+    mode.outside.called(func, args, kwargs, out)
+    return out
+
+
+def check_duals(mode: Interceptor, args: Any, kwargs: dict[str, Any]) -> None:
+    """Refuses forward-mode AD of something that depends on the input."""
+    duals = (forward_ad.unpack_dual(t).tangent for t in tensors_in((*args, *kwargs.values())))
+    if any(tangent is not None for tangent in duals):
+        raise refusal(mode, "torch.autograd.forward_ad", "tensor")
+
+
+def check_outside(mode: Interceptor, t: Tensor) -> None:
+    """Refuses what left a transform without its mark: whole numbers made of explained ids."""
+    if mode.aside.whole.holds(bare(t)) and t.dtype != torch.bool:
+        raise refusal(mode, "torch.vmap", "integer tensor")
+
+
+def refusal(mode: Interceptor, name: str, what: str) -> UnsupportedOperator:
+    return UnsupportedOperator(
+        name,
+        mode.module_path(),
+        f"{'a function transform' if name == 'torch.vmap' else 'a derivative'} of something that "
+        f"uses a{'n' if what[0] == 'i' else ''} {what} that depends on the input cannot be "
+        "followed",
+        _REMEDIES.get(name, _DERIVATIVE),
+    )
+
+
+def _name() -> str:
+    kind = _innermost().key().name
+    return {"Vmap": "torch.vmap", "Grad": "torch.func.grad"}.get(kind, "torch.func.jvp")

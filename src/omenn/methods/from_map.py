@@ -1,0 +1,95 @@
+"""From a map to an explanation, for methods that do not pull relevance through a rule book."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from omenn.engine.depth import boxed
+from omenn.engine.inputs import Feed, nothing
+from omenn.engine.location import Place
+from omenn.engine.trace.opaque import tensors_in
+from omenn.explanation import TOLERANCES, Explanation, owned
+
+
+def explained(
+    feed: Feed, f: Tensor, index: Tensor, contributions: Sequence[Tensor], at: str | None = None
+) -> Explanation:
+    """An explanation whose contributions are given, one per explained input and shaped like it.
+
+    ``matrix`` is their sum over channels, ``bias`` is zero, and so is ``weight``: such a method has
+    no operator W(x) of which its map would be W ⊙ X. ``f`` (B,) is the explained number.
+    """
+    matrix = feed.located(contributions)
+    flat = [m.double().reshape(feed.samples, -1) for m in matrix]
+    total = torch.stack([m.sum(1) for m in flat]).sum(0)
+    found = Explanation(
+        output=f,
+        target=index,
+        inputs=feed.by_leaf(feed.values, lambda entry: entry.value),
+        weight=feed.by_leaf([torch.zeros_like(x) for x in feed.values], nothing),
+        contribution=feed.by_leaf(contributions, nothing),
+        bias=feed.shaped([torch.zeros_like(m) for m in matrix]),
+        matrix=feed.shaped(matrix),
+        residual=f.double() - total,
+        magnitude=torch.stack([m.abs().sum(1) for m in flat]).sum(0),
+        tolerance=TOLERANCES.get(feed.values[0].dtype, 1e-5),
+        at=at,
+        bias_placement="none",
+    )
+    return owned(found, False, tensors_in([feed.items, feed.values, index]))
+
+
+def brought(feed: Feed, place: Place, amounts: Tensor, smooth: bool) -> list[Tensor]:
+    """What each position has, (B, positions), at the locations of each explained input.
+
+    ``place`` tells where the positions lie; what those without a place have is left out. Each
+    amount is spread evenly over its part of the input, so the sum stays; with ``smooth`` the steps
+    between the parts are then interpolated, which keeps it as well.
+    """
+    kept = torch.where(place.located(), amounts, torch.zeros_like(amounts))
+    with torch.enable_grad():
+        spread = (place.ones() * kept).sum()
+    found = torch.autograd.grad(spread, feed.ones, retain_graph=True, allow_unused=True)
+    maps = []
+    for k, (there, ones) in enumerate(zip(found, feed.ones, strict=True)):
+        there = feed.batch_first(torch.zeros_like(ones) if there is None else there, k)
+        if smooth and there.ndim > 2:
+            for dim, width in enumerate(_footprint(feed, place, k), start=1):
+                there = boxed(there, dim, width)
+        maps.append(there)
+    return maps
+
+
+def _footprint(feed: Feed, place: Place, k: int) -> list[int]:
+    """How many locations of the k-th input a position covers along each dimension."""
+    cells = place.cells[place.located()]
+    with torch.enable_grad():
+        one = place.with_cells(cells[cells.numel() // 2]).ones()
+    (seen,) = torch.autograd.grad(one, feed.ones[k], retain_graph=True, allow_unused=True)
+    if seen is None:
+        return []
+    hit = feed.batch_first(seen, k).nonzero()
+    return (hit.amax(0) - hit.amin(0) + 1)[1:].tolist()
+
+
+def over_channels(feed: Feed, maps: Sequence[Tensor]) -> list[Tensor]:
+    """A map (B, *locations) of each explained input as contributions of its leaves, one each.
+
+    Even over the channels, and over the lookups of the same ids.
+    """
+    found = []
+    for k, x in enumerate(feed.values):
+        entry = feed.entries[feed.owners[k]]
+        there = maps[feed.owners[k]].movedim(0, entry.axis)
+        spread = feed.spreads[k]
+        if spread is not None:
+            found.append(spread.forth(there, x.shape) / len(entry.leaves))
+        elif entry.channel is None:
+            found.append(there.expand(x.shape).clone())
+        else:
+            even = there.unsqueeze(entry.channel) / x.shape[entry.channel]
+            found.append(even.expand(x.shape).clone())
+    return found

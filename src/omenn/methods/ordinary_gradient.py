@@ -1,0 +1,329 @@
+"""The ordinary gradient, of any model and any input that ``omenn.explain`` takes.
+
+The model runs under an interceptor whose operators are PyTorch's own, with PyTorch's own
+derivatives: nothing is approximated, and operators without a rule pass as well. What the engine
+adds are its checks, ids explained at their embedding, ``at=``, and targets of every kind. Constants
+are noted where the frozen table notes them (biases, shifts), so that f = ∇f·x + Σ ∇_b f·b can be
+completed. ``detach`` and ``no_grad`` inside of the model are ignored: this is the derivative of the
+function that it computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omenn.check import choose
+from omenn.engine.depth import RESAMPLINGS
+from omenn.engine.inputs import NOT_COLLECTED
+from omenn.engine.operators import OPERATORS, Row
+from omenn.engine.operators.chain import FROZEN_CHAIN
+from omenn.engine.operators.record import DROPOUT
+from omenn.engine.run import FrozenRun
+from omenn.engine.target import Contrast, Target, pick_output
+from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark, inputs_of
+from omenn.engine.trace.checkpointing import checkpointed
+from omenn.engine.trace.graph import reaches, short
+from omenn.engine.trace.opaque import LEAVES_TORCH, raise_opaque, tensors_in
+from omenn.engine.trace.spelling import UNTOUCHED, spell
+from omenn.engine.trace.tracer import Interceptor
+from omenn.errors import TargetError, UnsupportedOperator
+from omenn.explanation import Explanation
+
+# (index of an explained input, its value) → the value that the model is given in its place.
+Move = Callable[[int, Tensor], Tensor]
+
+
+class Moved(Interceptor):
+    """An interceptor whose explained inputs are moved on their way in.
+
+    ``move(k, x)`` is what the model sees of the k-th input x. It is part of what is differentiated,
+    so a gradient arrives at the x that was given.
+    """
+
+    def __init__(self, model: nn.Module | None = None, *, move: Move | None = None, **options: Any):
+        super().__init__(model, **options)
+        self.move = move
+        self._entered: set[Any] = set()
+
+    def set_mark(self, t: Tensor, mark: Mark) -> None:
+        new = mark.inputs - self._entered if mark.kind == CARRIED else ()
+        super().set_mark(t, mark)
+        if not new:
+            return
+        self._entered |= mark.inputs  # the first tensor with the key of an input is its copy
+        if self.move is not None:
+            (key,) = new
+            with torch.enable_grad():
+                t.copy_(self.move(key, t.clone()))
+
+
+class Plain(Moved):
+    """Runs a model in its ordinary form: every operator with its true derivative.
+
+    ``bent``: operator → module that called it first, of operators that are not homogeneous.
+    """
+
+    def __init__(
+        self, model: nn.Module | None = None, *, constants: bool = False, **options: Any
+    ) -> None:
+        super().__init__(model, book=table(), **options)
+        self.chains.off = not constants  # a derivative alone is the same in any spelling
+        self.bent: dict[str, str] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self._known(func):
+            return super().__torch_function__(func, types, args, kwargs)
+        if self.state is not None:
+            self.state.before_write(func, args, kwargs or {})
+        marked = self.marked(func, args, kwargs or {})
+        if any(m.kind == CARRIED for _, m in marked):
+            with torch.inference_mode(False), torch.enable_grad():
+                out = func(*args, **(kwargs or {}))
+            if any(True for _ in tensors_in([out])):
+                return self._noted(func, out, marked)
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def _known(self, func: Any) -> bool:
+        """Whether the engine itself knows what to do, be it to refuse."""
+        if func in UNTOUCHED or self.paused or func is torch._C._set_grad_enabled:
+            return True
+        spelling, name = spell(func), getattr(func, "__name__", "")
+        known = spelling is not None and spelling.operator in self.book
+        return known or name in LEAVES_TORCH or name in _WRITES or checkpointed()
+
+    def _noted(self, func: Any, out: Any, marked: Any) -> Any:
+        """What an operator returns that the table does not know: with PyTorch's derivative."""
+        inputs = inputs_of(marked)
+        for t in tensors_in([out]):
+            carries = t.requires_grad and t.grad_fn is not None and reaches(t.grad_fn, self.roots)
+            if carries:
+                self.bend(getattr(func, "__name__", str(func)))
+            if t.dtype != torch.bool:
+                place = self.nowhere(t, inputs) if carries else None
+                kind = CARRIED if carries else FROZEN
+                self.set_mark(t, Mark(self, kind, place, 0, inputs))
+        return out
+
+    def _look(self, t: Tensor, found: list[tuple[Tensor, Mark]]) -> None:
+        mark = self.mark_of(t)
+        if mark is not None and mark.kind == CARRIED and t.requires_grad:
+            found.append((t, mark))  # whatever made it
+        else:
+            super()._look(t, found)
+
+    def _adopt(self, t: Tensor) -> Mark | None:
+        """What comes from unseen code (TorchScript, an ``autograd.Function``) has a derivative."""
+        if t.grad_fn is None or not reaches(t.grad_fn, self.roots):
+            return None
+        inputs = self.upstream(t.grad_fn)
+        place = self.home(t, inputs) or self.nowhere(t, inputs)
+        mark = Mark(self, CARRIED, place, inputs=inputs)
+        self.set_mark(t, mark)
+        self.bend(short(t.grad_fn))
+        return mark
+
+    def bend(self, operator: str) -> None:
+        self.bent.setdefault(operator, self.module_path())
+
+
+# They hand a value over without returning anything.
+_WRITES = frozenset("__set__ set_ backward".split())
+
+
+class PlainRun(FrozenRun):
+    """One forward pass of the ordinary model, from which derivatives are pulled back.
+
+    ``move``: see :class:`Moved`. With ``bias="spatial"`` constants are collected as well.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        inputs: Any,
+        *,
+        at: str | None = None,
+        channel_dim: int | None = None,
+        bias: str = "none",
+        move: Move | None = None,
+        interceptor: type[Plain] = Plain,
+        resample: str = "none",
+    ) -> None:
+        choose("resample", resample, RESAMPLINGS)
+        options = {"move": move, "constants": bias not in NOT_COLLECTED}
+        super().__init__(
+            model, inputs, at, bias, channel_dim, options, interceptor, resample=resample
+        )
+
+    def _check(self, f: Tensor) -> None:
+        raise_opaque(self.mode, f)
+        try:
+            super()._check(f)
+        except UnsupportedOperator:  # not linear, as it may be here
+            if not f.requires_grad:
+                raise TargetError("the explained output has no derivative by the input.") from None
+
+
+# --- the table ---------------------------------------------------------------------------------
+
+# Operators whose rule in the frozen table has their true derivative.
+_LINEAR = frozenset(
+    """
+    permute transpose adjoint movedim expand narrow select chunk split unbind getitem diagonal
+    rot90 broadcast_to t reshape flatten unflatten squeeze unsqueeze atleast_1d atleast_2d
+    atleast_3d view contiguous clone to positive neg requires_grad_ conj detach complex roll flip
+    fliplr flipud tril triu cumsum real imag zero diff view_as_complex view_as_real diag_embed trace
+    index_select gather take_along_dim take masked_select repeat tile repeat_interleave cat stack
+    stacked pad setitem index_put index_add index_copy scatter_add masked_fill index_fill fill where
+    copy_ scatter add sub sum mean nanmean dropout avg_pool pixel_shuffle pixel_unshuffle
+    interpolate channel_shuffle native_channel_shuffle max_unpool unfold fold affine_grid fourier
+    embedding embedding_bag relu leaky_relu rrelu deg2rad rad2deg max_pool amax median nanmedian
+    kthvalue topk sort cummax cummin batch_norm multi_head_attention_forward rnn_tanh rnn_relu
+    rnn_tanh_cell rnn_relu_cell _pack_padded_sequence _pad_packed_sequence
+    """.split()
+)
+
+# Operators that multiply arguments, which: with one that depends on the input they are affine.
+_FACTORS = {
+    "linear": ("input", "weight"), "conv": ("input", "weight"),
+    "conv_transpose": ("input", "weight"), "mul": ("input", "other"), "div": ("other",),
+    "addmm": ("mat1", "mat2"), "baddbmm": ("mat1", "mat2"), "addbmm": ("mat1", "mat2"),
+    "addcmul": ("tensor1", "tensor2"), "lerp": ("weight",), "prelu": ("weight",),
+    "grid_sample": ("grid",), "bilinear": ("input1", "input2", "weight"),
+}  # fmt: skip
+_PRODUCTS = frozenset("outer inner tensordot kron matmul bmm einsum _grouped_mm".split())
+
+# Homogeneous functions that are not linear, and where they are bent: in no product.
+_HOMOGENEOUS = frozenset("abs norm std maximum max prelu".split())
+
+
+def native(call: Call) -> Any:
+    """The operator as PyTorch has it, with its derivative by all that depends on the input."""
+    if call.operator not in _HOMOGENEOUS and not (call.operator in _PRODUCTS and _alone(call)):
+        call.owner.bend(call.operator)  # type: ignore[attr-defined]
+    return call.run()
+
+
+def _alone(call: Call) -> bool:
+    return len(call.carried) == 1
+
+
+def affine(call: Call) -> Any:
+    """The frozen rule, right for one factor that depends on the input; else as it is."""
+    names = _FACTORS[call.operator]
+    carried = sum(call.is_carried(call.get(name)) for name in names)
+    single = len(names) == 1  # the argument in which the operator is not linear
+    if call.operator == "div" and call.reverse:
+        carried = call.is_carried(call.get("input"))
+    if carried <= (0 if single else 1):
+        return OPERATORS[call.operator].rule(call)
+    return _with_constant(call, native(call))
+
+
+def _with_constant(call: Call, out: Tensor) -> Tensor:
+    """The constant that such a product adds."""
+    base = call.get("input") if call.operator.startswith("add") else call.get("bias")
+    if not isinstance(base, Tensor) or call.is_carried(base):
+        return out
+    if call.operator.startswith("conv"):
+        base = base.reshape(-1, *[1] * (out.ndim - 2))
+    beta = call.get("beta", 1) if call.operator.startswith("add") else 1
+    return call.attach(out, call.constant(base) * (1 if beta is None else beta))
+
+
+def clipped(call: Call) -> Any:
+    """Clipping is φ′(x) x and a constant; with the slope that PyTorch has at the edge."""
+    x = call.carried[0]
+    if not _alone(call) or (value := call.value()).shape != x.shape:
+        return native(call)
+    call.owner.bend(call.operator)  # type: ignore[attr-defined]
+    with torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        y = call.run(lambda t: leaf * 1 if t is x else call.constant(t))
+    (slope,) = torch.autograd.grad(y, leaf, torch.ones_like(y))
+    term = torch.where(slope == 0, value, value - slope * x.detach())
+    out = call.frozen(x, value, lambda grad, slope: grad * slope, slope)
+    return call.attach(out, term)
+
+
+def normalised(call: Call) -> Any:
+    """A normalisation, whose shift is a constant."""
+    if call.operator == "instance_norm" and call.get("use_input_stats") is False:
+        return OPERATORS["instance_norm"].rule(call)
+    out, bias = native(call), call.get("bias")
+    if not isinstance(bias, Tensor) or call.is_carried(bias):
+        return out
+    bias = call.constant(bias)
+    column = call.operator != "layer_norm"
+    return call.attach(out, bias.reshape(-1, *[1] * (out.ndim - 2)) if column else bias)
+
+
+def attention(call: Call) -> Any:
+    if call.get("dropout_p"):
+        raise call.refuse(*DROPOUT)
+    return native(call)
+
+
+def recurrent(call: Call) -> Any:
+    if call.carried[0].is_cuda:
+        raise call.refuse(
+            "PyTorch's kernels of a GPU for it have no derivative in evaluation mode",
+            "Explain the model on a CPU.",
+        )
+    return native(call)
+
+
+_OWN = {
+    "clamp": clipped,
+    "maximum": clipped,
+    "layer_norm": normalised,
+    "group_norm": normalised,
+    "instance_norm": normalised,
+    "scaled_dot_product_attention": attention,
+    "lstm": recurrent,
+    "gru": recurrent,
+    **dict.fromkeys(_FACTORS, affine),
+}
+
+
+def table() -> dict[str, Row]:
+    """The rows of the ordinary model: the frozen ones where they have the true derivative."""
+    rows = {
+        name: row if name in _LINEAR else row._replace(rule=_OWN.get(name, native), composite=False)
+        for name, row in OPERATORS.items()
+    }
+    return rows | {"chain": FROZEN_CHAIN._replace(rule=native)}
+
+
+# --- what methods on it share --------------------------------------------------------------------
+
+
+def settled(run: FrozenRun, target: Target, index: Tensor, output: Any) -> Target:
+    """The target as it was for this run: the same classes, also where the input is moved."""
+    if isinstance(target, Contrast):
+        if target.b != "runner-up":
+            return target
+        return Contrast(index, target.against(pick_output(run.out, output).detach()).argmax(1))
+    return target if callable(target) else index
+
+
+def remapped(e: Explanation, matrix: Any, bias: Any, maps: Sequence[Tensor], *what: str) -> Any:
+    """The explanation with other maps, of which no sum is promised; ``what`` was done to it."""
+    flat = [m.detach().double().reshape(len(e.output), -1) for m in maps]
+    total = torch.stack([m.sum(1) for m in flat]).sum(0)
+    magnitude = torch.stack([m.abs().sum(1) for m in flat]).sum(0)
+    return replace(
+        e,
+        matrix=matrix,
+        bias=bias,
+        residual=e.output.detach().double() - total,
+        magnitude=magnitude,
+        processing=(*e.processing, *what),
+        promise="none",
+    )

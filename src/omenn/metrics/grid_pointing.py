@@ -1,0 +1,249 @@
+"""The grid pointing game: how much of the map of a class lies on its own picture in a mosaic.
+
+Source: Böhle, Fritz, Schiele 2021, "Convolutional Dynamic Alignment Networks", CVPR, arXiv
+2104.00032; Rao, Böhle, Schiele 2022, "Towards Better Understanding Attribution Methods", CVPR,
+arXiv 2205.10435.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from omenn.errors import InputError, reason
+from omenn.metrics.explainers import Explainer
+from omenn.metrics.maps import (
+    Model,
+    checked_images,
+    checked_maps,
+    checked_targets,
+    constant_maps,
+    logits_of,
+    of_targets,
+)
+from omenn.metrics.score import Score
+
+PERCENTILES = (25, 50, 75, 100)
+
+
+@dataclass(frozen=True, eq=False)
+class GridScore:
+    """``score``: one value a mosaic, the mean over its cells, so that intervals are over mosaics.
+
+    ``cells`` (M, n²) float64: the values of the cells, row by row. ``members`` (M, n²): which
+    pictures they are.
+    """
+
+    score: Score
+    cells: Tensor
+    members: Tensor
+
+    @property
+    def percentiles(self) -> dict[int, float]:
+        """Of all cells, as published."""
+        at = torch.tensor(PERCENTILES, dtype=torch.float64) / 100
+        found = torch.quantile(self.cells.flatten(), at).tolist()
+        return dict(zip(PERCENTILES, found, strict=True))
+
+    def __repr__(self) -> str:
+        return f"GridScore({self.score!r})"
+
+
+def grid_pointing_game(
+    f: Model,
+    explain: Explainer,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    cells: int = 2,
+    grids: int = 250,
+    confidence: float = 0.95,
+    certainty: Literal["softmax", "sigmoid"] = "softmax",
+    size: Literal["full", "model"] = "full",
+    smooth: int = 1,
+    seed: int = 0,
+    chunk: int = 16,
+    tick: Callable[[], Any] = lambda: None,
+) -> GridScore:
+    """Mosaics of n × n pictures of distinct classes; each class is explained on the whole mosaic.
+
+    A cell's value is the share of the map's positive part that lies in it, Σ_cell a⁺ / Σ a⁺, and 0
+    for a map without one, which is counted. Chance is 1/n². Pictures are those that the model
+    classifies correctly and with ``confidence``; of each class the most certain come first, classes
+    are drawn by what is left of them, and no picture is used twice, so that fewer than ``grids``
+    mosaics may come of it, which is counted.
+
+    Args:
+        f: images → logits; for ``size="full"`` of n times the side.
+        explain: makes the maps of the mosaics.
+        images: (B, C, H, W), as f takes them; labels: (B,).
+        cells: n.
+        certainty: what ``confidence`` is compared with: the label's probability by softmax, or by
+            sigmoid, for models that were trained so.
+        size: ``"full"``: mosaics (n·H, n·W), as published; convolutional networks take them.
+            ``"model"``: mosaics (H, W), each picture reduced to 1/n by the mean over n × n pixels.
+        smooth: side of the squares over which maps are averaged first, odd; 1 for none. Beyond the
+            edge is 0.
+        seed: of the draw.
+        chunk: how many pictures f and mosaics ``explain`` gets at once, at most.
+        tick: called after each chunk.
+
+    Raises:
+        InputError: not enough classes with confident pictures, a model that cannot take the
+            mosaics, sides that n does not divide, unknown options, maps that do not fit.
+
+    Example:
+        >>> f = lambda x: x.mean((2, 3)) * 100
+        >>> images = torch.eye(4)[:, :, None, None].repeat(1, 1, 8, 8)  # one colour each
+        >>> explain = lambda x, targets: x[range(len(x)), targets]
+        >>> game = grid_pointing_game(f, explain, images, torch.arange(4), confidence=0.9)
+        >>> game.score.mean, game.score.images, game.score.chance
+        (1.0, 1, 0.25)
+
+    Source: the module's docstring.
+    """
+    images = checked_images(images)
+    labels = checked_targets(labels, len(images), images.device)
+    _check_options(images, certainty, size, cells=cells, grids=grids, smooth=smooth, chunk=chunk)
+    members, candidates = _drawn(
+        f, images, labels, cells**2, grids, confidence, certainty, seed, chunk
+    )
+    values, notes = [], {"constant maps": 0, "maps without positive values": 0}
+    for some in members.split(max(1, chunk // cells**2)):
+        mosaics = _mosaics(images[some.to(images.device)], cells, size)
+        if not values and size == "full":
+            _try(f, mosaics[:1])
+        classes = labels[some.to(labels.device)]
+        values.append(_shares(explain, mosaics, classes, cells, smooth, chunk, notes))
+        tick()
+    counted = {
+        **notes,
+        "pictures not classified with confidence": len(images) - candidates,
+        "mosaics fewer than asked for": grids - len(members),
+    }
+    found = torch.cat(values).cpu()
+    name = f"grid pointing game {cells}x{cells}"
+    counted = {what: n for what, n in counted.items() if n}
+    return GridScore(Score(name, found.mean(1), counted, chance=1 / cells**2), found, members)
+
+
+def _drawn(
+    f: Model,
+    images: Tensor,
+    labels: Tensor,
+    count: int,
+    grids: int,
+    confidence: float,
+    certainty: str,
+    seed: int,
+    chunk: int,
+) -> tuple[Tensor, int]:
+    """Which pictures make the mosaics, (M, count), and how many there were to choose from."""
+    if isinstance(confidence, bool) or not 0 <= confidence <= 1:
+        raise InputError(f"confidence={confidence!r} must be a probability, from 0 to 1.")
+    logits = logits_of(f, images, chunk)
+    chosen = of_targets(logits.softmax(1) if certainty == "softmax" else logits.sigmoid(), labels)
+    fit = ((logits.argmax(1) == labels) & (chosen >= confidence)).cpu()
+    order = chosen.cpu().argsort(descending=True, stable=True)
+    queues: dict[int, list[int]] = {}
+    classes_of = labels.tolist()
+    for index in order[fit[order]].tolist():
+        queues.setdefault(classes_of[index], []).append(index)
+    if len(queues) < count:
+        raise InputError(
+            f"a mosaic needs {count} classes, but only {len(queues)} have a picture that is "
+            f"classified correctly with a confidence of {confidence:g} ({int(fit.sum())} of "
+            f"{len(images)} pictures). Give more pictures, fewer cells=, or a lower confidence=."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    classes = sorted(queues)
+    members: list[list[int]] = []
+    while len(members) < grids:
+        left = torch.tensor([float(len(queues[c])) for c in classes])
+        if int((left > 0).sum()) < count:
+            break
+        picked = torch.multinomial(left, count, generator=generator).tolist()
+        members.append([queues[classes[k]].pop(0) for k in picked])
+    return torch.tensor(members), int(fit.sum())
+
+
+def _mosaics(pictures: Tensor, n: int, size: str) -> Tensor:
+    """(M, n², C, H, W) → (M, C, n·H, n·W), or (M, C, H, W) of the reduced pictures."""
+    m, _, channels, height, width = pictures.shape
+    if size == "model":
+        height, width = height // n, width // n
+        pictures = F.avg_pool2d(pictures.flatten(0, 1), n)
+    grid = pictures.reshape(m, n, n, channels, height, width)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(m, channels, n * height, n * width)
+
+
+def _try(f: Model, mosaic: Tensor) -> None:
+    try:
+        logits_of(f, mosaic)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a model may raise anything
+        raise InputError(
+            f"the model cannot take mosaics of {mosaic.shape[2]} x {mosaic.shape[3]} pixels "
+            f"({reason(error)}). Choose size='model', which makes them of the size of its own "
+            "pictures, or give a model that takes other sizes (for a vision transformer with "
+            "interpolated position embeddings)."
+        ) from error
+
+
+def _shares(
+    explain: Explainer,
+    mosaics: Tensor,
+    classes: Tensor,
+    n: int,
+    smooth: int,
+    chunk: int,
+    notes: dict[str, int],
+) -> Tensor:
+    """(m, n²): of each cell, for its own class."""
+    m, count = classes.shape
+    repeated = mosaics.repeat_interleave(count, 0).split(chunk)
+    found = [
+        checked_maps(explain(some, targets), some)
+        for some, targets in zip(repeated, classes.flatten().split(chunk), strict=True)
+    ]
+    maps = torch.cat(found)
+    notes["constant maps"] += int(constant_maps(maps).sum())
+    if smooth > 1:
+        maps = F.avg_pool2d(maps[:, None], smooth, stride=1, padding=smooth // 2)[:, 0]
+    part = maps.clamp(min=0)
+    height, width = (side // n for side in part.shape[1:])
+    mass = part.reshape(m, count, n, height, n, width).sum((3, 5)).flatten(2)
+    total = mass.sum(2)
+    notes["maps without positive values"] += int((total == 0).sum())
+    own = mass.diagonal(dim1=1, dim2=2)
+    return own / torch.where(total > 0, total, 1.0)
+
+
+def _check_options(images: Tensor, certainty: str, size: str, **numbers: Any) -> None:
+    for name, value in numbers.items():
+        least = 2 if name == "cells" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name}={value!r} must be a whole number of at least {least}.")
+    if numbers["smooth"] % 2 == 0:
+        raise InputError(
+            f"smooth={numbers['smooth']} must be odd, so that the squares have a middle."
+        )
+    for name, value, known in (
+        ("certainty", certainty, ("softmax", "sigmoid")),
+        ("size", size, ("full", "model")),
+    ):
+        if value not in known:
+            choice = " or ".join(map(repr, known))
+            raise InputError(f"{name}={value!r} is not known. Choose {choice}.")
+    (height, width), cells = images.shape[2:], numbers["cells"]
+    if size == "model" and (height % cells or width % cells):
+        raise InputError(
+            f"pictures of {height} x {width} pixels cannot be reduced to 1/{cells}: {cells} must "
+            "divide the sides. Choose another cells=, or size='full'."
+        )

@@ -1,0 +1,306 @@
+"""Training a copy of a model on, so that pictures with a deleted cell are nothing new to it.
+
+Source: Hesse, Schaub-Meyer, Roth 2024, "Benchmarking the Attribution Quality of Vision Models",
+NeurIPS, arXiv 2407.11910.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from omenn.engine.digest import content
+from omenn.errors import InputError, ModelError, WeightsError
+from omenn.files.atomic import write_checkpoint
+from omenn.metrics.idsds import CELLS, Fill, cell_mask, filling
+from omenn.metrics.maps import checked_images, checked_targets, of_targets
+from omenn.models.checkpoints import read_checkpoint
+from omenn.models.randomness import seeded
+
+
+class Pictures(Protocol):
+    """Pictures (C, H, W), as the model takes them, with their classes, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, int]: ...
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """As published; the rate becomes a tenth after each ``step`` epochs.
+
+    ``published``: zeros beyond the edges of the blurred picture of ``fill="blur"``, as in
+    :func:`omenn.metrics.idsds.idsds`. ``share`` of the pictures of a batch, on average, have one
+    cell deleted, each as likely.
+    """
+
+    epochs: int = 30
+    batch: int = 256
+    rate: float = 0.001
+    momentum: float = 0.9
+    decay: float = 1e-4
+    step: int = 10
+    share: float = 0.5
+    cells: int = CELLS
+    fill: Fill = "zeros"
+    published: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch", 1), ("step", 1), ("cells", 2), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name}={value!r} must be a whole number of at least {least}.")
+        for name, most in (("rate", math.inf), ("momentum", 1), ("decay", math.inf), ("share", 1)):
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not 0 <= value <= most or value == math.inf:
+                end = f", at most {most}" if most < math.inf else ""
+                raise InputError(f"{name}={value!r} must be a finite number of at least 0{end}.")
+
+
+def fine_tune(
+    model: nn.Module,
+    data: Pictures | tuple[Tensor, Tensor],
+    recipe: Recipe | None = None,
+    *,
+    loss: Loss = F.cross_entropy,
+    checkpoint: Path | str | None = None,
+    tick: Callable[[int, float], Any] = lambda epoch, loss: None,
+) -> nn.Module:
+    """A copy of the model, trained on pictures some of which lack a cell; in evaluation mode.
+
+    All parameters are trained by SGD, with the model in training mode. Orders, cells and what the
+    model draws (dropout) come from ``recipe.seed`` and the number of the epoch: the same arguments
+    give the same weights on a CPU, also after an interruption, if ``checkpoint`` is given. The
+    model and the global random numbers stay as they were.
+
+    Args:
+        data: anything with a length whose entries are pictures and classes, or (images, labels).
+        recipe: by default as published.
+        loss: logits, classes → a number; published is the binary cross-entropy for B-cos networks.
+        checkpoint: a file that is written after each epoch, and read if it is there.
+        tick: called with the number of epochs done and the mean loss.
+
+    Raises:
+        InputError: no pictures, of different sizes, sides that the cells do not divide.
+        TargetError: a class that the model does not have.
+        ModelError: nothing to train, or a loss that is not finite.
+        WeightsError: the checkpoint is damaged, or of another training.
+        OutputError: the checkpoint cannot be written.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+        >>> data = torch.randn(8, 1, 8, 8), torch.arange(8) % 2
+        >>> tuned = fine_tune(net, data, Recipe(epochs=1, batch=4))
+        >>> assert not torch.equal(tuned[1].weight, net[1].weight)
+
+    Source: the module's docstring.
+    """
+    recipe = recipe or Recipe()
+    pictures = _checked(data, recipe)
+    run = _Run(model, recipe, loss, len(pictures))
+    if checkpoint is not None and Path(checkpoint).exists():
+        run.load(Path(checkpoint))
+    while run.epoch < recipe.epochs:
+        mean = run.train(pictures)
+        if checkpoint is not None:
+            run.save(Path(checkpoint))
+        tick(run.epoch, mean)
+    return run.finished()
+
+
+def deleted(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """The pictures, of which each lacks one cell with the probability ``recipe.share``."""
+    batch = len(images)
+    cell = torch.randint(recipe.cells**2, (batch,), generator=generator)
+    chosen = torch.rand(batch, generator=generator) < recipe.share
+    number = int(torch.randint(2**62, (), generator=generator))
+    gone = cell_mask(torch.where(chosen, cell, -1), images, recipe.cells)
+    return torch.where(gone, filling(images, recipe.fill, number, recipe.published), images)
+
+
+class _Run:
+    """A training in progress: the copy, its optimiser, the number of epochs done."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, loss: Loss, count: int) -> None:
+        self.model = copy.deepcopy(model)
+        self.flags = [p.requires_grad for p in self.model.parameters()]
+        if not self.flags:
+            raise ModelError("the model has no parameters, so there is nothing to train.")
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        self.recipe, self.loss, self.epoch = recipe, loss, 0
+        self.device = next(self.model.parameters()).device
+        known = {k: v for k, v in asdict(recipe).items() if k != "published" or v}
+        self.settings = {**known, "pictures": count, "weights": _digest(self.model)}
+        self.optimiser = torch.optim.SGD(
+            [p for p in self.model.parameters() if p.requires_grad],
+            lr=recipe.rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.decay,
+        )
+
+    def train(self, pictures: Pictures) -> float:
+        """One epoch; returns the mean loss."""
+        recipe, total = self.recipe, 0.0
+        generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + self.epoch)
+        order = torch.randperm(len(pictures), generator=generator).tolist()
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.rate * 0.1 ** (self.epoch // recipe.step)
+        self.model.train()
+        number = int(torch.randint(2**31, (), generator=generator))
+        with _drawing(number, self.device), torch.enable_grad():
+            for rows in _batches(order, recipe.batch):
+                images, labels = _stacked(pictures, rows)
+                images = deleted(images, recipe, generator).to(self.device)
+                labels = labels.to(self.device)
+                value = self.loss(_checked_logits(self.model(images), labels), labels)
+                if not math.isfinite(float(value.detach())):
+                    raise ModelError(
+                        f"the loss is {float(value.detach()):g} in epoch {self.epoch + 1}. Choose "
+                        f"a smaller rate than {recipe.rate:g}, and check the pictures."
+                    )
+                self.optimiser.zero_grad()
+                value.backward()
+                self.optimiser.step()
+                total += float(value.detach()) * len(rows)
+        self.epoch += 1
+        return total / len(pictures)
+
+    def save(self, path: Path) -> None:
+        state = {
+            "settings": self.settings,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "epoch": self.epoch,
+        }
+        write_checkpoint(state, path)
+
+    def load(self, path: Path) -> None:
+        state = read_checkpoint(path, self.device)
+        if not isinstance(state, dict) or not {"settings", "epoch"} <= state.keys():
+            raise WeightsError(f"{path} is no checkpoint of omenn. Remove it to start afresh.")
+        settings, epoch = state["settings"], state["epoch"]
+        other = [name for name, value in self.settings.items() if settings.get(name) != value]
+        if other:
+            raise WeightsError(
+                f"the checkpoint {path} belongs to another training: {', '.join(other)} differ. "
+                "Remove it, or choose another file."
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.epoch = epoch
+
+    def finished(self) -> nn.Module:
+        for parameter, flag in zip(self.model.parameters(), self.flags, strict=True):
+            parameter.grad = None
+            parameter.requires_grad_(flag)
+        return self.model.eval()
+
+
+class _Tensors:
+    """Images and labels as :class:`Pictures`."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+
+def _checked(data: Any, recipe: Recipe) -> Pictures:
+    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor):
+        images = checked_images(data[0])
+        data = _Tensors(images, checked_targets(data[1], len(images), images.device))
+    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+        raise InputError(
+            f"data must be (images, labels) or have a length and pictures with classes by number, "
+            f"got {type(data).__name__}."
+        )
+    if not len(data):
+        raise InputError("data holds no pictures to train with.")
+    first = data[0]
+    if not isinstance(first, (tuple, list)) or len(first) < 2 or not isinstance(first[0], Tensor):
+        raise InputError(
+            f"data[0] must be a picture, a tensor (C, H, W), and its class, got "
+            f"{type(first).__name__}."
+        )
+    height, width = first[0].shape[-2:]
+    if height % recipe.cells or width % recipe.cells:
+        raise InputError(
+            f"cells={recipe.cells} must divide the sides of the pictures, {height} x {width} "
+            "pixels."
+        )
+    return data
+
+
+def _batches(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """The last one takes a picture that would be alone: batch norm has no variance for one."""
+    ends = list(range(size, len(order), size))
+    if len(order) % size == 1 and ends:
+        ends.pop()
+    for start, end in zip([0, *ends], [*ends, len(order)], strict=True):
+        yield order[start:end]
+
+
+def _stacked(pictures: Pictures, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    entries = [pictures[row] for row in rows]
+    shapes = sorted({tuple(entry[0].shape) for entry in entries})
+    if len(shapes) > 1:
+        raise InputError(
+            f"the pictures of a batch have different shapes, {shapes[0]} and {shapes[1]}. Resize "
+            "them as the model takes them."
+        )
+    images = torch.stack([entry[0] for entry in entries])
+    return images, torch.tensor([int(entry[1]) for entry in entries])
+
+
+def _checked_logits(output: Any, labels: Tensor) -> Tensor:
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(labels):
+        got = (
+            f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        )
+        raise InputError(
+            f"the model must return logits (n, classes) for n pictures, but returned {got}. Wrap "
+            "it in a module that picks them."
+        )
+    of_targets(output.detach(), labels)  # refuses a class that the model does not have
+    return output
+
+
+@contextmanager
+def _drawing(number: int, device: torch.device) -> Iterator[None]:
+    """What the model and the pictures draw comes from a number, on its device as well."""
+    accelerators = [device] if device.type == "cuda" else []  # others are left as they are
+    with seeded(number), torch.random.fork_rng(devices=accelerators):
+        if accelerators:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
+        yield
+
+
+def _digest(model: nn.Module) -> str:
+    """The weights that a training starts from, in a few letters."""
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(name.encode())
+        found.update(content(value))
+    return found.hexdigest()[:16]

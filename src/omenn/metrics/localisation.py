@@ -1,0 +1,241 @@
+"""Where a map lies: inside boxes, or inside masks (``grid.py`` asks on which cell of a mosaic).
+
+NOTE [where]
+An object's place is a mask (B, H, W) of the pictures *as the model sees them*: ``box_masks`` makes
+one of boxes, ``seen_by`` moves one along with its picture. A picture in which nothing is marked is
+left out, and counted. A map that does not depend on where the object is gets, on average, the
+marked share of the picture, ``area_shares``: large objects are found by anything, so compare with
+``Score.chance``, which is the mean of that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from omenn.data.folders import Box, within
+from omenn.errors import InputError
+from omenn.metrics.maps import checked_maps, constant_maps, descending
+from omenn.metrics.score import Score
+from omenn.models.preprocessing import Preprocessing
+
+Mass = Literal["positive", "absolute"]
+TOLERANCE, SIDE = 15, 224
+
+
+def energy_pointing_game(maps: Tensor, masks: Tensor | None) -> Score:
+    """The share of a map's positive part that lies inside: Σ_inside a⁺ / Σ a⁺; more is better.
+
+    0 for a map without a positive value, which is counted. ``maps`` (B, H, W), or (B, C, H, W) of
+    which the mean over channels is taken; ``masks`` (B, H, W), see NOTE [where], as published of
+    boxes.
+
+    Raises:
+        InputError: no masks, shapes that do not fit, maps that are not finite.
+
+    Example:
+        >>> maps = torch.tensor([[[3.0, 1.0], [-5.0, 0.0]]])
+        >>> energy_pointing_game(maps, torch.tensor([[[1, 0], [1, 0]]])).mean
+        0.75
+
+    Source: Wang et al. 2020, "Score-CAM", arXiv 1910.01279.
+    """
+    return _mass("energy pointing game", maps, masks, "positive")
+
+
+def relevance_mass_accuracy(
+    maps: Tensor, masks: Tensor | None, *, mass: Mass = "positive"
+) -> Score:
+    """The share of a map's mass that lies inside the object; more is better.
+
+    ``mass`` is what counts of a map with signs: its positive part or its magnitude. With the
+    first this is :func:`energy_pointing_game` on masks in place of boxes. The rest is as there.
+
+    Example:
+        >>> maps = torch.tensor([[[3.0, 1.0], [-5.0, 0.0]]])
+        >>> mask = torch.tensor([[[1, 0], [0, 0]]])
+        >>> relevance_mass_accuracy(maps, mask, mass="absolute").values.tolist() == [3 / 9]
+        True
+
+    Source: Arras, Osman, Samek 2022, Information Fusion 81, arXiv 2003.07258.
+    """
+    return _mass("relevance mass accuracy", maps, masks, mass)
+
+
+def relevance_rank_accuracy(maps: Tensor, masks: Tensor | None, *, seed: int = 0) -> Score:
+    """Of the K largest values of a map, how many lie inside the object, which has K pixels.
+
+    Equal values come in random order, another for each map, from ``seed``. More is better; the
+    rest is as in :func:`energy_pointing_game`.
+
+    Example:
+        >>> maps = torch.tensor([[[3.0, 1.0], [-5.0, 0.0]]])
+        >>> relevance_rank_accuracy(maps, torch.tensor([[[1, 0], [1, 0]]])).mean
+        0.5
+
+    Source: Arras, Osman, Samek 2022, Information Fusion 81, arXiv 2003.07258.
+    """
+    maps, inside = _checked("relevance rank accuracy", maps, masks)
+    order = descending(maps.flatten(1), seed)
+    hits = inside.flatten(1).gather(1, order)
+    size = inside.flatten(1).sum(1, keepdim=True)
+    first = torch.arange(hits.shape[1], device=hits.device)[None] < size
+    found = (hits & first).sum(1).double() / size[:, 0]
+    return _score("relevance rank accuracy", found, maps, inside, area_shares(inside))
+
+
+def pointing_game(
+    maps: Tensor, masks: Tensor | None, *, tolerance: float | None = None, seed: int = 0
+) -> Score:
+    """Whether the largest value of a map lies on the object, or not farther from it than allowed.
+
+    1 if the distance from that pixel to the nearest marked one is at most ``tolerance`` pixels, 0
+    if not; the mean is the accuracy. Published are 15 pixels of the picture on disk; by default
+    they are in proportion to the shorter side, 15 for 224. Among several largest values
+    one is drawn, from ``seed``. Chance is the share of the pixels that would be hits. The rest is
+    as in :func:`energy_pointing_game`.
+
+    Example:
+        >>> maps = torch.tensor([[[3.0, 1.0], [-5.0, 0.0]]])
+        >>> mask = torch.tensor([[[0, 1], [0, 0]]])
+        >>> [pointing_game(maps, mask, tolerance=d).mean for d in (0, 1)]
+        [0.0, 1.0]
+
+    Source: Zhang et al. 2018, IJCV 126, arXiv 1608.00507.
+    """
+    maps, inside = _checked("pointing game", maps, masks)
+    if tolerance is None:
+        tolerance = TOLERANCE * min(maps.shape[1:]) / SIDE
+    number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
+    if not number or not 0 <= tolerance < math.inf:
+        raise InputError(f"tolerance={tolerance!r} must be a number of pixels, 0 or more.")
+    hits = _grown(inside, min(tolerance, sum(maps.shape[1:])))  # farther apart are no two pixels
+    largest = descending(maps.flatten(1), seed)[:, :1]
+    found = hits.flatten(1).gather(1, largest)[:, 0].double()
+    return _score("pointing game", found, maps, inside, area_shares(hits))
+
+
+def area_shares(masks: Tensor) -> Tensor:
+    """The marked share of each picture, (B,) float64: what a map gets by chance.
+
+    >>> area_shares(torch.tensor([[[1, 0], [0, 0]]])).tolist()
+    [0.25]
+    """
+    return masks.flatten(1).double().mean(1)
+
+
+def box_masks(boxes: Sequence[Sequence[Box]], size: tuple[int, int]) -> Tensor:
+    """(B, H, W) bool: what lies in one of the boxes of each picture; ``size`` is (H, W).
+
+    >>> box_masks([[Box("cat", 1, 0, 2, 1)]], (1, 3)).tolist()
+    [[[False, True, False]]]
+    """
+    height, width = size
+    masks = [within(some, (width, height)) for some in boxes]
+    return torch.from_numpy(np.stack(masks) if masks else np.zeros((0, *size), dtype=bool))
+
+
+def seen_by(preprocessing: Preprocessing, mask: np.ndarray) -> Tensor:
+    """(H, W) bool: a mask of the picture on disk, resized and cropped as the model's pictures are.
+
+    >>> half = np.repeat([[True, False]], 4, axis=0).repeat(4, axis=1)
+    >>> seen_by(Preprocessing(size=(4, 4), crop="squash"), half)[0].tolist()
+    [True, True, False, False]
+    """
+    channels = preprocessing.channels
+    plain = replace(
+        preprocessing, mean=(0.0,) * channels, std=(1.0,) * channels, interpolation="nearest"
+    )
+    picture = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255)
+    return plain(picture)[0, 0] > 0.5
+
+
+def boxed(masks: Tensor) -> Tensor:
+    """(B, H, W) bool: the smallest box around all that is marked.
+
+    >>> boxed(torch.tensor([[[1, 0, 0], [0, 0, 1], [0, 0, 0]]]) > 0).int().tolist()
+    [[[1, 1, 1], [1, 1, 1], [0, 0, 0]]]
+    """
+
+    def between(line: Tensor) -> Tensor:
+        line = line.long()
+        return (line.cumsum(1) > 0) & (line.flip(1).cumsum(1).flip(1) > 0)
+
+    return between(masks.any(2))[:, :, None] & between(masks.any(1))[:, None, :]
+
+
+def _mass(name: str, maps: Tensor, masks: Tensor | None, mass: Mass) -> Score:
+    if mass not in ("positive", "absolute"):
+        raise InputError(f"mass={mass!r} is not known. Choose 'positive' or 'absolute'.")
+    maps, inside = _checked(name, maps, masks)
+    part = maps.clamp(min=0) if mass == "positive" else maps.abs()
+    total = part.flatten(1).sum(1)
+    found = (part * inside).flatten(1).sum(1) / torch.where(total > 0, total, 1.0)
+    score = _score(name, found, maps, inside, area_shares(inside))
+    empty = int((total == 0).sum())
+    notes = {"maps without positive values" if mass == "positive" else "maps of zeros": empty}
+    return replace(score, counted={**score.counted, **{k: n for k, n in notes.items() if n}})
+
+
+def _score(name: str, values: Tensor, maps: Tensor, inside: Tensor, chance: Tensor) -> Score:
+    """Pictures without a mark are left out, of the chance as well."""
+    marked = inside.flatten(1).any(1)
+    whole = inside.flatten(1).all(1)
+    counted = {
+        "constant maps": int(constant_maps(maps).sum()),
+        "skipped: nothing is marked": int((~marked).sum()),
+        "everything is marked": int(whole.sum()),
+    }
+    return Score(
+        name,
+        torch.where(marked, values, torch.nan).cpu(),
+        {what: n for what, n in counted.items() if n},
+        chance=float(chance[marked].mean()) if bool(marked.any()) else None,
+    )
+
+
+def _checked(name: str, maps: Any, masks: Any) -> tuple[Tensor, Tensor]:
+    """Maps (B, H, W) float64 and masks (B, H, W) bool."""
+    if masks is None:
+        raise InputError(
+            f"the {name} needs to know where the objects are: give masks (B, H, W), for boxes "
+            "those of box_masks. Data without any can be judged by the grid pointing game."
+        )
+    if not isinstance(maps, Tensor) or maps.ndim not in (3, 4):
+        got = f"the shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
+        raise InputError(f"maps must be (B, H, W) or (B, C, H, W), got {got}.")
+    size = (len(maps), *maps.shape[-2:])
+    maps = checked_maps(maps, maps.new_empty((size[0], 1, *size[1:])))
+    if not isinstance(masks, Tensor) or tuple(masks.shape) != size:
+        got = tuple(masks.shape) if isinstance(masks, Tensor) else type(masks).__name__
+        raise InputError(f"masks must have the shape {size}, one for each map, got {got}.")
+    if not bool(((masks == 0) | (masks == 1)).all()):
+        raise InputError(
+            f"masks must be true or false (1 or 0), got values from {float(masks.min()):g} to "
+            f"{float(masks.max()):g}. Compare with the number of the class first."
+        )
+    return maps, masks.to(maps.device) == 1
+
+
+def _grown(inside: Tensor, tolerance: float) -> Tensor:
+    """The pixels that have a marked one within a distance: row by row of the disc."""
+    height, width = inside.shape[1:]
+    upto = F.pad(inside.long().cumsum(2), (1, 0))  # (B, H, W + 1): how many are marked to the left
+    columns = torch.arange(width, device=inside.device)
+    grown = torch.zeros_like(inside)
+    reach = min(int(tolerance), height - 1)
+    for down in range(-reach, reach + 1):
+        wide = min(math.floor(math.sqrt(tolerance**2 - down**2)), width)
+        last, first = (columns + wide + 1).clamp(max=width), (columns - wide).clamp(min=0)
+        top, bottom = max(0, -down), min(height, height - down)
+        rows = upto[:, top + down : bottom + down]
+        grown[:, top:bottom] |= rows[..., last] > rows[..., first]
+    return grown

@@ -1,0 +1,382 @@
+"""Does a map change when the model's parameters, or the class that is asked for, are others?
+
+Model-parameter randomisation, plain, efficient and smooth, and the random logit test.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from omenn.errors import InputError, ModelError, did_you_mean, reason
+from omenn.metrics.explainers import Explainer
+from omenn.metrics.maps import checked_images, checked_maps, checked_targets, constant_maps
+from omenn.metrics.removal import whole_number
+from omenn.metrics.robustness import maps_of, noisy
+from omenn.metrics.score import Score
+from omenn.metrics.similarity import SIMILARITIES, Similarity, histogram_entropy
+
+Make = Callable[[nn.Module], Explainer]
+"""A model → who makes its maps: ``lambda model: explainer(model, "omenn")``."""
+
+Order = Literal["top_down", "bottom_up", "independent"]
+"""Layers are randomised one after the other and stay so, from the last or from the first as the
+module lists them; or each one alone."""
+
+SALT = 7_919_000_000
+ORDERS = ("top_down", "bottom_up", "independent")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ParameterRandomisation:
+    """How similar the maps of B images are to those of models with random layers.
+
+    ``layers``: L names in the order of randomisation; ``similarity`` (B, L) float64; ``counted``.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    similarity: Tensor
+    counted: Mapping[str, int]
+
+    @property
+    def mean(self) -> Score:
+        """The mean over the layers, image by image. Less is better."""
+        return Score(self.name, self.similarity.mean(1), self.counted, higher=False)
+
+    @property
+    def last(self) -> Score:
+        """After the last layer: for the cascading orders, with everything random."""
+        name = f"{self.name}, last"
+        return Score(name, self.similarity[:, -1], self.counted, higher=False)
+
+    def __repr__(self) -> str:
+        return f"ParameterRandomisation({self.mean!r}, {len(self.layers)} layers)"
+
+
+def parameter_randomisation(
+    make: Make,
+    model: nn.Module,
+    images: Tensor,
+    targets: int | Tensor,
+    *,
+    order: Order = "top_down",
+    similarity: Similarity = "spearman",
+    absolute: bool = True,
+    seed: int = 0,
+    chunk: int = 16,
+) -> ParameterRandomisation:
+    """The similarity of a model's maps and those of copies of it with random layers.
+
+    A map that shows what the model has learned gets less similar. Maps that are the same have
+    similarity 1, also if both are constant; a constant map has rank correlation 0 with another one.
+
+    Args:
+        make: the maps of a model; called with the model and with its randomised copies.
+        order: see :data:`Order`.
+        similarity: "spearman", or "ssim" of maps that are divided by their largest absolute value;
+            :data:`~omenn.metrics.similarity.SIMILARITIES`.
+        absolute: compare the maps' absolute values.
+        seed: of the parameters, see :func:`randomised`.
+        chunk: how many images are explained at once, at most.
+
+    Raises:
+        ModelError: the model is no module, has no parameters, or cannot be copied.
+        InputError: shapes that do not fit, maps that are not finite, options that are not known.
+
+    Example:
+        >>> from omenn.metrics.explainers import explainer
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+        >>> make = lambda model: explainer(model, "omenn")
+        >>> found = parameter_randomisation(make, net.eval(), torch.rand(2, 3, 8, 8), 1)
+        >>> found.layers, tuple(found.similarity.shape)
+        (('3', '0'), (2, 2))
+
+    Source: Adebayo et al. 2018, arXiv 1810.03292.
+    """
+    name = "mprt"
+    return _cascade(name, make, model, images, targets, order, similarity, absolute, seed, chunk)
+
+
+def smooth_randomisation(
+    make: Make,
+    model: nn.Module,
+    images: Tensor,
+    targets: int | Tensor,
+    *,
+    samples: int = 50,
+    noise: float = 0.1,
+    order: Order = "bottom_up",
+    similarity: Similarity = "spearman",
+    absolute: bool = True,
+    seed: int = 0,
+    chunk: int = 16,
+) -> ParameterRandomisation:
+    """:func:`parameter_randomisation` of maps that are :func:`smoothed`: less of it is noise.
+
+    Source: Hedström et al. 2024, arXiv 2401.06465.
+    """
+    images = checked_images(images)
+    smooth: Make = lambda m: smoothed(make(m), samples, noise, seed, chunk)  # noqa: E731
+    whole = len(images)  # the noise of an image depends on its place in the batch
+    name = "smooth mprt"
+    return _cascade(name, smooth, model, images, targets, order, similarity, absolute, seed, whole)
+
+
+def efficient_randomisation(
+    make: Make,
+    model: nn.Module,
+    images: Tensor,
+    targets: int | Tensor,
+    *,
+    bins: int = 100,
+    absolute: bool = False,
+    seed: int = 0,
+    chunk: int = 16,
+) -> Score:
+    """(E' − E) / E: how much the entropy of the map rises as all parameters become random.
+
+    E is the entropy of the histogram of the map's values in ``bins`` equal steps from its smallest
+    to its largest. More is better. A constant map has E = 0: that is no rise, 0, if the random
+    model's is constant too, and otherwise it is left out, and counted.
+
+    Raises:
+        ModelError, InputError: as in :func:`parameter_randomisation`.
+
+    Source: Hedström et al. 2024, arXiv 2401.06465.
+    """
+    images, targets = _checked(images, targets, chunk)
+    whole_number("bins", bins, 2)
+    own = maps_of(make(model), images, targets, chunk)
+    other = maps_of(make(randomised(model, seed)), images, targets, chunk)
+    pair = [maps.abs() if absolute else maps for maps in (own, other)]
+    before, after = (histogram_entropy(maps, bins) for maps in pair)
+    rise = torch.where((before == 0) & (after == 0), 0.0, (after - before) / before)
+    undefined = (before == 0) & (after > 0)
+    counted = _counts(own, other)
+    if bool(undefined.any()):
+        counted["left out: a constant map of a model, but not of the random one"] = int(
+            undefined.sum()
+        )
+    return Score("efficient mprt", torch.where(undefined, torch.nan, rise).cpu(), counted)
+
+
+def random_logit(
+    explain: Explainer,
+    images: Tensor,
+    targets: int | Tensor,
+    classes: int,
+    *,
+    similarity: Similarity = "ssim",
+    absolute: bool = False,
+    seed: int = 0,
+    chunk: int = 16,
+) -> Score:
+    """The similarity of the maps for the target and for another class, which is drawn at random.
+
+    Less is better: a map that is the same for every class has 1. ``classes``: how many the model
+    has. ``seed``: of the class; the k-th image has the same one in any batch. The rest is as in
+    :func:`parameter_randomisation`.
+
+    Example:
+        >>> same = lambda images, targets: images.sum(1)
+        >>> random_logit(same, torch.rand(3, 1, 8, 8), 0, classes=4).values.tolist()
+        [1.0, 1.0, 1.0]
+
+    Source: Sixt, Granz, Landgraf 2020, arXiv 1912.09818.
+    """
+    images, targets = _checked(images, targets, chunk)
+    compare = _similarity(similarity)
+    whole_number("seed", seed, 0)
+    whole_number("classes", classes, 2)
+    if int(targets.max()) >= classes:
+        raise InputError(
+            f"classes={classes} but a target is {int(targets.max())}. Give the number of classes "
+            "of the model."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    others = torch.cat([torch.randint(1, classes, (1,), generator=generator) for _ in targets])
+    own = maps_of(explain, images, targets, chunk)
+    other = maps_of(explain, images, (targets + others.to(targets)) % classes, chunk)
+    pair = (maps.abs() if absolute else maps for maps in (own, other))
+    return Score("random logit", compare(*pair).cpu(), _counts(own), higher=False)
+
+
+def layers(model: nn.Module) -> tuple[str, ...]:
+    """The names of the modules that own parameters, or state that they can reset, in order.
+
+    >>> layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.BatchNorm1d(2, affine=False)))
+    ('0', '2')
+    """
+    return tuple(name for name, module in model.named_modules() if _has_state(module))
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy with random parameters in all layers.
+
+    A module with ``reset_parameters`` draws as when it was made. Parameters of other modules become
+    normal numbers with the mean and deviation that they have. A layer's numbers depend on the seed
+    and on its place in the model, not on the order or the device.
+
+    Raises:
+        ModelError: as in :func:`parameter_randomisation`.
+
+    Example:
+        >>> net = nn.Linear(3, 2)
+        >>> assert not torch.equal(randomised(net).weight, net.weight)
+    """
+    return [random for _, random in randomisations(model, "bottom_up", seed)][-1]
+
+
+def randomisations(
+    model: nn.Module, order: Order, seed: int = 0
+) -> Iterator[tuple[str, nn.Module]]:
+    """(layer, copy of the model in which it, and what came before it, is random), in order.
+
+    The cascading orders go on with the same copy: use each before the next one is taken.
+    """
+    whole_number("seed", seed, 0)
+    if order not in ORDERS:
+        raise InputError(f"order={order!r} is not known: {did_you_mean(str(order), ORDERS)}")
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"parameters can be randomised of a torch.nn.Module, got {type(model).__name__}. Give "
+            "the module itself."
+        )
+    names = layers(model)
+    if not names:
+        raise ModelError(
+            "the model has no parameters that could be randomised. Give a model that learns."
+        )
+    numbered = list(enumerate(names))
+    found = _copy(model)
+    for number, name in numbered[::-1] if order == "top_down" else numbered:
+        found = _copy(model) if order == "independent" else found
+        _randomise(found.get_submodule(name), layer_seed(seed, number))
+        yield name, found
+
+
+def layer_seed(seed: int, number: int) -> int:
+    """The seed of a layer's numbers: none that a model is likely to be made with.
+
+    >>> layer_seed(0, 1) - layer_seed(0, 0), layer_seed(1, 0) - layer_seed(0, 0)
+    (1, 65537)
+    """
+    return (SALT + 65_537 * seed + number) % 2**63
+
+
+def smoothed(
+    explain: Explainer, samples: int = 50, noise: float = 0.1, seed: int = 0, chunk: int = 16
+) -> Explainer:
+    """The mean of the maps of ``samples`` pictures: the picture, and it with normal noise.
+
+    The deviation of the noise is ``noise`` times the range of the picture's values. The k-th image
+    of a batch always has the same noise.
+
+    >>> plain = lambda images, targets: images.sum(1)
+    >>> images = torch.rand(2, 1, 4, 4)
+    >>> assert torch.allclose(smoothed(plain, samples=1)(images, 0), images[:, 0].double())
+    """
+    whole_number("samples", samples, 1)
+    whole_number("chunk", chunk, 1)
+    if not isinstance(noise, (int, float)) or not 0 <= noise < float("inf"):
+        raise InputError(f"noise={noise!r} must be a number of at least 0.")
+
+    def added(x: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn(x.shape, generator=generator) * noise * float(x.max() - x.min())
+
+    def smooth(images: Tensor, targets: Tensor) -> Tensor:
+        targets = checked_targets(targets, len(images), images.device)
+        total = maps_of(explain, images, targets, chunk)
+        for rows, pictures in noisy(images, added, samples - 1, seed, chunk):
+            some = rows.to(total.device)
+            maps = checked_maps(explain(pictures, targets[some]), pictures)
+            total = total.index_add(0, some, maps)
+        return total / samples
+
+    return smooth
+
+
+def _cascade(
+    name: str,
+    make: Make,
+    model: nn.Module,
+    images: Tensor,
+    targets: int | Tensor,
+    order: Order,
+    similarity: str,
+    absolute: bool,
+    seed: int,
+    chunk: int,
+) -> ParameterRandomisation:
+    images, targets = _checked(images, targets, chunk)
+    compare = _similarity(similarity)
+    own = maps_of(make(model), images, targets, chunk)
+    names, found, constant = [], [], 0
+    for layer, random in randomisations(model, order, seed):
+        other = maps_of(make(random), images, targets, chunk)
+        constant += int(constant_maps(other).sum())
+        pair = (maps.abs() if absolute else maps for maps in (own, other))
+        found.append(compare(*pair).cpu())
+        names.append(layer)
+    counted = _counts(own)
+    if constant:
+        counted["constant maps of random models"] = constant
+    return ParameterRandomisation(name, tuple(names), torch.stack(found, 1), counted)
+
+
+def _checked(images: Tensor, targets: int | Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    whole_number("chunk", chunk, 1)
+    images = checked_images(images)
+    return images, checked_targets(targets, len(images), images.device)
+
+
+def _similarity(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    if name not in SIMILARITIES:
+        known = did_you_mean(str(name), SIMILARITIES)
+        raise InputError(f"similarity={name!r} is not known: {known}")
+    return SIMILARITIES[name]
+
+
+def _counts(own: Tensor, other: Tensor | None = None) -> dict[str, int]:
+    counted = {"constant maps": int(constant_maps(own).sum())}
+    if other is not None:
+        counted["constant maps of random models"] = int(constant_maps(other).sum())
+    return {what: count for what, count in counted.items() if count}
+
+
+def _has_state(module: nn.Module) -> bool:
+    if next(module.parameters(recurse=False), None) is not None:
+        return True
+    buffers = next(module.buffers(recurse=False), None)
+    return hasattr(module, "reset_parameters") and buffers is not None
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"the model cannot be copied, so it has no random twin: {reason(error)}. Take off what "
+            "cannot be copied, such as hooks with locks or results of an earlier run."
+        ) from error
+
+
+def _randomise(layer: nn.Module, seed: int) -> None:
+    """New parameters in place. They are drawn on the CPU, and no other random state is touched."""
+    reset = getattr(layer, "reset_parameters", None)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(seed)
+        if reset is not None:
+            fresh = copy.deepcopy(layer).cpu()
+            fresh.reset_parameters()  # type: ignore[operator]
+            layer.load_state_dict(fresh.state_dict())
+            return
+        for p in layer.parameters(recurse=False):
+            mean, deviation = float(p.double().mean()), float(p.double().std(correction=0))
+            p.copy_(mean + deviation * torch.randn(p.shape, dtype=torch.float64))

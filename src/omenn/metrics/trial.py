@@ -1,0 +1,286 @@
+"""One model under judgement, one method on it, and what a protocol found."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omenn.engine.digest import content
+from omenn.engine.target import pick_output
+from omenn.errors import InputError
+from omenn.metrics.data_sources import MASKS, PARTS, BenchData
+from omenn.metrics.explainers import Explainer
+from omenn.metrics.in_domain import Recipe, fine_tune
+from omenn.metrics.localisation import boxed, seen_by
+from omenn.metrics.maps import Model, logits_of, not_finite
+from omenn.metrics.parts import Responses, responses
+from omenn.metrics.score import Score
+from omenn.models.preprocessing import Preprocessing
+
+COPIES = 3  # of all pictures at the peak of a protocol: they, what replaces them, float64 maps
+REPLACED = "maps that are not finite, judged as zero"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number with its 95 % interval.
+
+    ``values``: of each picture or mosaic, NaN if left out; None where there is no such number.
+    ``chance``: what a random map is expected to get, if that is known.
+    """
+
+    value: float
+    low: float
+    high: float
+    images: int
+    values: tuple[float, ...] | None = None
+    chance: float | None = None
+
+    @classmethod
+    def of(cls, score: Score, seed: int) -> Measured:
+        """The mean of a score, the interval by bootstrap over its values."""
+        values = tuple(score.values.tolist())
+        return cls(score.mean, *score.interval(seed), score.images, values, score.chance)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a protocol found: its measures by name, and what happened how often."""
+
+    measures: Mapping[str, Measured]
+    counted: Mapping[str, int] = field(default_factory=dict)
+
+
+class Subject:
+    """One model with the pictures it is judged on: what all methods share, computed once.
+
+    ``images`` (N, C, H, W), ``labels`` and ``predicted`` (N,), on the device of the model. ``f``:
+    images → logits. ``seen``, ``masks`` and what is ``tuned`` are computed when they are first
+    asked for. ``folder``: where a training that is interrupted goes on from.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: BenchData,
+        preprocessing: Preprocessing,
+        *,
+        device: str = "cpu",
+        seed: int = 0,
+        chunk: int = 16,
+        folder: Path | None = None,
+    ) -> None:
+        self.model, self.data, self.preprocessing = model, data, preprocessing
+        self.folder = folder
+        self._tuned: dict[tuple[int, Recipe], nn.Module] = {}
+        self.device, self.seed, self.chunk = device, seed, chunk
+        self.looked_at = 4 * chunk  # pictures without explanations take less memory
+        self.f: Model = lambda images: pick_output(model(images), None)
+        first = preprocessing(data.pictures.image(data.indices[0]))
+        _check_room(first, len(data.indices))
+        rows = (preprocessing(data.pictures.image(index)) for index in data.indices[1:])
+        self.images = torch.cat([first, *rows]).to(device)
+        self.labels = torch.tensor([data.pictures.label(k) for k in data.indices], device=device)
+        self.logits = logits_of(self.f, self.images, self.looked_at)
+        if self.logits.shape[1] < data.classes:
+            raise InputError(
+                f"the model has {self.logits.shape[1]} outputs, the data {data.classes} classes. "
+                "Choose a model that was made for them."
+            )
+        self.predicted = self.logits.argmax(1)
+
+    @cached_property
+    def seen(self) -> Responses:
+        """What the model says of pictures with parts removed.
+
+        Raises:
+            InputError: the data has none.
+        """
+        if PARTS not in self.data.gives:
+            raise InputError("the data has no pictures with parts removed. Choose other data.")
+        return responses(
+            self.f,
+            self.data.pictures,
+            lambda picture: self.preprocessing(picture).to(self.device),
+            indices=self.data.indices,
+            chunk=self.looked_at,
+        )
+
+    @cached_property
+    def masks(self) -> Tensor:
+        """(N, H, W) bool: where the subject is, as the model sees it.
+
+        Raises:
+            InputError: the data has none.
+        """
+        if MASKS not in self.data.gives:
+            raise InputError("the data has no masks of the subject. Choose other data.")
+        found = [seen_by(self.preprocessing, self.data.mask(index)) for index in self.data.indices]
+        return torch.stack(found).to(self.device)
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        """(N, H, W) bool: the boxes of the data; where it has none, one around each mask."""
+        return self.masks if self.data.boxes else boxed(self.masks)
+
+    def tuned(self, pictures: int, recipe: Recipe) -> nn.Module:
+        """The model, trained on with pictures that lack a cell; see :func:`in_domain.fine_tune`.
+
+        Raises:
+            InputError: the data has no training pictures; and as there.
+        """
+        if self.data.train is None:
+            raise InputError("the data has no training pictures. Choose other data.")
+        key = (pictures, recipe)
+        if key not in self._tuned:
+            file = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+            self._tuned[key] = fine_tune(
+                self.model,
+                _Prepared(self.data.train(pictures), self.preprocessing),
+                recipe,
+                checkpoint=self.folder and self.folder / f"in-domain-{file}.pt",
+            )
+        return self._tuned[key]
+
+    @property
+    def remark(self) -> str:
+        """What must be said where outputs are more than the classes of the data."""
+        outputs, classes = self.logits.shape[1], self.data.classes
+        if outputs == classes:
+            return ""
+        return (
+            f"It has {outputs} outputs and the data {classes} classes: what depends on the label "
+            f"takes it that the first {classes} outputs are these classes."
+        )
+
+    def accuracy(self) -> Score:
+        """The share of pictures whose class has the largest logit."""
+        return Score("accuracy", (self.predicted == self.labels).double().cpu())
+
+
+def _check_room(picture: Tensor, count: int) -> None:
+    """Refuse more pictures than fit: some copies of all of them are held at once."""
+    needed, there = COPIES * count * picture.nbytes, _memory()
+    if there is not None and needed > there:
+        raise InputError(
+            f"{count} pictures of the shape {tuple(picture.shape[1:])} are held at once and would "
+            f"take about {needed / 2**30:.1f} GB, of {there / 2**30:.1f} GB that this machine has. "
+            "Lower limit."
+        )
+
+
+def _memory() -> int | None:
+    """Bytes of the machine; None where that cannot be had."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+class _Prepared:
+    """Pictures as a model takes them, with their classes, made when they are asked for."""
+
+    def __init__(self, data: BenchData, preprocessing: Preprocessing) -> None:
+        self.data, self.preprocessing = data, preprocessing
+
+    def __len__(self) -> int:
+        return len(self.data.indices)
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
+        place = self.data.indices[index]
+        pictures = self.data.pictures
+        return self.preprocessing(pictures.image(place))[0], pictures.label(place)
+
+
+class Trial:
+    """One method on one subject: an explainer whose maps can be relied on.
+
+    It calls the method for at most ``chunk`` images at a time, replaces maps that are not finite by
+    zero maps and counts them (``broken``), and explains the pictures of the subject for the
+    predicted class only once, see ``maps``.
+    """
+
+    def __init__(self, subject: Subject, build: Callable[[nn.Module], Explainer]) -> None:
+        self.subject, self.build = subject, build
+        self.broken = 0
+        self._made = build(subject.model)
+        self._kept: dict[tuple[bytes, int], tuple[Tensor, bool]] = {}
+
+    def explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Maps (B, H, W) of images (B, C, H, W) for class indices (B,)."""
+        if not self._kept:
+            return self._guarded(self._made, images, targets)[0]
+        keys = [_key(image, target) for image, target in zip(images, targets, strict=True)]
+        new = [row for row, key in enumerate(keys) if key not in self._kept]
+        maps = images.new_zeros(len(images), *images.shape[2:])
+        for row in set(range(len(keys))) - set(new):
+            maps[row], bad = self._kept[keys[row]]
+            self.broken += bad
+        if new:
+            maps[new] = self._guarded(self._made, images[new], targets[new])[0].to(maps)
+        return maps
+
+    def make(self, model: nn.Module) -> Explainer:
+        """The same method on another model, such as one with random weights."""
+        made = self.build(model)
+        return lambda images, targets: self._guarded(made, images, targets)[0]
+
+    def compute(self, around: Callable[[int], Any]) -> None:
+        """Explain every picture for the predicted class, chunk by chunk, inside ``around(count)``.
+
+        Only here maps are kept for later, so that no result depends on what was judged before it.
+        The first picture is explained once more before, outside of ``around``.
+        """
+        s = self.subject
+        _maps(self._made, s.images[:1], s.predicted[:1])  # what is done once is no cost of a map
+        for images, targets in zip(
+            s.images.split(s.chunk), s.predicted.split(s.chunk), strict=True
+        ):
+            with around(len(images)):
+                raw = _maps(self._made, images, targets)
+            maps, bad = _finite(raw)
+            for row, image in enumerate(images):
+                key = _key(image, targets[row])
+                self._kept[key] = (maps[row].cpu(), bool(bad[row]))
+
+    @property
+    def maps(self) -> Tensor:
+        """(N, H, W): of the subject's pictures for the predicted class."""
+        return self.explain(self.subject.images, self.subject.predicted)
+
+    def _guarded(self, made: Explainer, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        found = []
+        chunk = self.subject.chunk
+        for some, classes in zip(images.split(chunk), targets.split(chunk), strict=True):
+            found.append(_finite(_maps(made, some, classes)))
+        maps, bad = (torch.cat(part) for part in zip(*found, strict=True))
+        self.broken += int(bad.sum())
+        return maps, bad
+
+
+def _maps(made: Explainer, images: Tensor, targets: Tensor) -> Tensor:
+    maps = made(images, targets)
+    wanted = (len(images), *images.shape[2:])
+    if tuple(maps.shape) != wanted:
+        raise InputError(
+            f"the method gives maps of the shape {tuple(maps.shape)} for images of the shape "
+            f"{tuple(images.shape)}, expected {wanted}. Bring them to the input."
+        )
+    return maps.detach()
+
+
+def _finite(maps: Tensor) -> tuple[Tensor, Tensor]:
+    bad = not_finite(maps)
+    return torch.where(bad[:, None, None], 0.0, maps), bad
+
+
+def _key(image: Tensor, target: Tensor) -> tuple[bytes, int]:
+    return hashlib.blake2b(content(image), digest_size=16).digest(), int(target)

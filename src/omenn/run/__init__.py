@@ -1,1 +1,0 @@
-"""What the commands do: explain pictures, check a model, show the demonstration."""

@@ -1,0 +1,93 @@
+"""The maps of many methods on one picture file, on one scale."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from typing import TYPE_CHECKING
+
+from omenn.viz.compare_page import memory, seconds
+from omenn.viz.comparison import Comparison, Row, reference, shared_views
+from omenn.viz.figure import INK, QUIET, SIDE, WARNING, bare, draw, maths
+from omenn.viz.panels import Panel, View, shortened
+from omenn.viz.wording import PROMISES, number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLUMNS = 5
+_HEIGHT = SIDE + 0.95  # inches of a picture with its words
+
+
+def compare_figure(comparison: Comparison) -> Figure:
+    """Input and maps as a matplotlib figure that belongs to no window (pyplot is not touched)."""
+    from matplotlib.figure import Figure
+
+    shown = shared_views(comparison.rows)
+    count = len(comparison.rows) + 1
+    columns = min(_COLUMNS, max(count, 3))
+    lines = -(-count // columns)
+    width, height = columns * (SIDE + 0.2) + 0.3, lines * _HEIGHT + 1.45
+    drawn = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    corners = [
+        (0.25 + place % columns * (SIDE + 0.2), height - 0.95 - place // columns * _HEIGHT)
+        for place in range(count)
+    ]
+    draw(drawn, View(comparison.image), "Input", None, corners[0])
+    for row, corner in zip(comparison.rows, corners[1:], strict=True):
+        view = shown.get(row.method)
+        if view is None:
+            _failed(drawn, row, corner)
+        else:
+            note = f"{PROMISES[row.promise]} · {seconds(row.seconds)} · {memory(row.memory)}"
+            panel = Panel(row.method, row.method, "", view, total=row.cell.total, note=note)
+            draw(drawn, view, row.method, panel, corner)
+    _words(drawn, comparison)
+    return drawn
+
+
+def compare_png(comparison: Comparison) -> bytes:
+    """The figure as a PNG file."""
+    out = io.BytesIO()
+    compare_figure(comparison).savefig(out, format="png", metadata={"Software": "omenn"})
+    return out.getvalue()
+
+
+def _failed(drawn: Figure, row: Row, corner: tuple[float, float]) -> None:
+    left, top = corner
+    width, height = drawn.get_size_inches()
+    axes = drawn.add_axes((left / width, (top - 0.25 - SIDE) / height, SIDE / width, SIDE / height))
+    bare(axes)
+    axes.set_title(maths(shortened(row.method, 22)), fontsize=10, loc="left", color=INK, pad=4)
+    words = textwrap.fill(shortened(f"No map. {row.cell.error}", 320), 36)
+    axes.text(
+        0.04, 0.96, maths(words), transform=axes.transAxes, va="top", fontsize=7.5, color=QUIET
+    )  # fmt: skip
+
+
+def _words(drawn: Figure, comparison: Comparison) -> None:
+    width, height = drawn.get_size_inches()
+    left, letters = 0.25 / width, int(width * 16)
+    title = f"{comparison.name}: {comparison.target}, logit {number(comparison.logit)}"
+    drawn.text(
+        left, 1 - 0.2 / height, maths(shortened(title, int(width * 7))), fontsize=13,
+        weight="bold", color=INK, va="top",
+    )  # fmt: skip
+    line = f"{shortened(comparison.model, 48)} · red speaks for it, blue against, white is zero"
+    drawn.text(left, 1 - 0.5 / height, maths(line), fontsize=9, color=QUIET, va="top")
+    if comparison.warning:
+        drawn.text(
+            left, 1 - 0.7 / height, maths(comparison.warning), fontsize=9, weight="bold",
+            color=WARNING, va="top",
+        )  # fmt: skip
+    first = reference(comparison.rows)
+    notes = "Nothing here measures faithfulness."
+    if first is not None:
+        notes = (
+            f"One scale, set by {first.method}; a map whose sum is not promised is rescaled to "
+            f"the Σ|R| of {first.method}. {notes}"
+        )
+    drawn.text(
+        left, 0.1 / height, maths(textwrap.fill(notes, letters)), fontsize=8, color=QUIET,
+        va="bottom",
+    )  # fmt: skip

@@ -1,0 +1,164 @@
+"""How maps lie: samples first, then places; and the pictures of them that a filter acts on.
+
+A picture is the last two axes. Pixels are one already. Tokens become one by the grid that they
+stand for, and pixels that belong to patches by taking each patch as one cell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omenn.check import quoted
+from omenn.errors import InputError
+
+
+def as_maps(maps: Any, batched: bool = True, name: str = "the map") -> Tensor:
+    """Maps as (B, *locations) in double precision, without history; ``batched=False``: one map.
+
+    Raises:
+        InputError: no tensor of real floating-point numbers; empty; NaN; no axis of places.
+    """
+    if not isinstance(maps, Tensor) or not maps.is_floating_point():
+        kind = str(maps.dtype) if isinstance(maps, Tensor) else type(maps).__name__
+        raise InputError(f"{name} must be a floating-point tensor, got {kind}.")
+    shape = tuple(maps.shape)
+    values = maps.detach().double()
+    values = values if batched else values[None]
+    if values.ndim < 2:
+        raise InputError(
+            f"{name} has shape {shape}, expected (samples, *locations), or with batched=False the "
+            "locations of one map."
+        )
+    if not values.numel():
+        raise InputError(f"{name} is empty: its shape is {shape}.")
+    if not bool(torch.isfinite(values).all()):
+        count = int((~torch.isfinite(values)).sum())
+        raise InputError(
+            f"{name} has {count} values that are NaN or infinite. Check the model's output."
+        )
+    return values
+
+
+def given_form(values: Tensor, maps: Tensor) -> Tensor:
+    """``values`` in the shape and the precision of ``maps``."""
+    return values.reshape(maps.shape).to(maps.dtype)
+
+
+def real(name: str, value: Any, allowed: str) -> float:
+    """A finite number.
+
+    Raises:
+        InputError: anything else; ``allowed`` says what is expected.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise InputError(f"{name}={quoted(value)} is no number, expected {allowed}.")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """From maps (B, *locations) to pictures (…, h, w) and back; at most one of the three.
+
+    ``grid`` (h, w): maps of tokens (B, T), of which the last h·w are a picture, row by row; those
+    in front (class token, registers) have no place in it. ``patch`` p or (p, q): maps of pixels,
+    (B, …, H, W), of which each patch is one cell, its mean. ``sequence``: maps of tokens (B, T) as
+    a picture of one row.
+    """
+
+    grid: tuple[int, int] | None = None
+    patch: tuple[int, int] | None = None
+    sequence: bool = False
+
+    @staticmethod
+    def of(grid: Any = None, patch: Any = None, sequence: bool = False) -> Layout:
+        """Raises InputError for two of them, and for sizes that are no positive integers."""
+        if (grid is not None) + (patch is not None) + bool(sequence) > 1:
+            raise InputError("grid=, patch= and sequence= exclude one another; give one of them.")
+        return Layout(_pair("grid", grid, False), _pair("patch", patch, True), bool(sequence))
+
+    def __str__(self) -> str:
+        """How it is told in ``Explanation.processing``; empty for pixels as they are."""
+        if self.grid is not None:
+            return f" on a grid of {self.grid[0]} x {self.grid[1]}"
+        if self.patch is not None:
+            return f" on patches of {self.patch[0]} x {self.patch[1]}"
+        return " along the sequence" if self.sequence else ""
+
+    def pictures(self, maps: Tensor) -> Tensor:
+        """(B, …, h, w), or what was given where none of the three is.
+
+        Raises:
+            InputError: the maps do not lie like this.
+        """
+        shape = tuple(maps.shape)
+        if self.grid is not None:
+            height, width = self.grid
+            if maps.ndim != 2 or shape[1] < height * width:
+                raise InputError(
+                    f"grid=({height}, {width}) needs maps of tokens (samples, tokens) with "
+                    f"{height * width} tokens or more, got shape {shape}."
+                )
+            return maps[:, shape[1] - height * width :].unflatten(1, (height, width))
+        if self.patch is not None:
+            high, wide = self.patch
+            if maps.ndim < 3 or shape[-2] % high or shape[-1] % wide:
+                raise InputError(
+                    f"patch=({high}, {wide}) needs maps of pixels (samples, height, width) that "
+                    f"it divides, got shape {shape}."
+                )
+            cells = (shape[-2] // high, high, shape[-1] // wide, wide)
+            return maps.reshape(*shape[:-2], *cells).mean((-3, -1))
+        if self.sequence and maps.ndim != 2:
+            raise InputError(
+                f"sequence=True needs maps of tokens (samples, tokens), got shape {shape}."
+            )
+        return maps[:, None] if self.sequence else maps
+
+    def channels(self, guide: Tensor) -> Tensor:
+        """The same for a guide (B, C, *locations): (B, C, …, h, w)."""
+        each = self.pictures(guide.flatten(0, 1))
+        return each.unflatten(0, guide.shape[:2])
+
+    def back(self, pictures: Tensor, maps: Tensor) -> Tensor:
+        """(B, *locations) again; tokens without a place are those of ``maps``."""
+        if self.grid is not None:
+            flat = pictures.flatten(1)
+            return torch.cat([maps[:, : maps.shape[1] - flat.shape[1]], flat], 1)
+        if self.patch is not None:
+            high, wide = self.patch
+            return pictures.repeat_interleave(high, -2).repeat_interleave(wide, -1)
+        return pictures[:, 0] if self.sequence else pictures
+
+
+def as_pictures(maps: Tensor, layout: Layout) -> Tensor:
+    """``layout.pictures``, which must have two axes of places: a filter mixes neighbours.
+
+    Raises:
+        InputError: they have one.
+    """
+    pictures = layout.pictures(maps)
+    if pictures.ndim < 3:
+        raise InputError(
+            f"the map has shape {tuple(maps.shape)}: one axis of places, whose neighbours nobody "
+            "knows. Tokens of a picture: grid=(height, width). A sequence: sequence=True. One "
+            "picture (height, width): batched=False, or map[None]. Columns of a table have no "
+            "neighbours: cut outliers alone, with clamp or mad."
+        )
+    return pictures
+
+
+def _pair(name: str, value: Any, square: bool) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    pair = (value, value) if square and isinstance(value, int) else value
+    whole = isinstance(pair, Sequence) and all(type(side) is int and side > 0 for side in pair)
+    if not whole or len(pair) != 2:
+        forms = "one or two positive integers" if square else "two positive integers"
+        raise InputError(f"{name}={quoted(value)} is not known, expected {forms} (height, width).")
+    return pair[0], pair[1]

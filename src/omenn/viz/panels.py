@@ -1,0 +1,264 @@
+"""What is shown of one explained picture: a list of panels, each with its one plain sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from omenn.viz.flat_map import check_index, chosen, drawing_of
+from omenn.viz.heatmaps import overlay, scale_of, smooth
+from omenn.viz.wording import collects, in_logits, is_omenn, number, symbol, through
+
+if TYPE_CHECKING:
+    from omenn import Explanation
+
+
+STRETCHED = 8
+"""From this ratio of its sides on a map would be a line: it is stretched."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Pixels (H, W, 3), uint8, and the number at the end of their colour bar (None: no bar)."""
+
+    pixels: np.ndarray
+    scale: float | None = None
+
+    @property
+    def form(self) -> str:
+        """How it is stretched to be seen: as a ``strip``, as a ``tower``, or not at all ("")."""
+        height, width = self.pixels.shape[:2]
+        if self.scale is None or max(height, width) < STRETCHED * min(height, width):
+            return ""
+        return "strip" if width > height else "tower"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a result.
+
+    Attributes:
+        key: short name, used in file names: input, c, weight, bias, before, overlay, contrast.
+        title: heading, with the symbol of the equation.
+        sentence: what it shows, for a newcomer.
+        exact: the picture, entry by entry.
+        smoothed: the same after ``maps.smooth``; None where nothing is smoothed.
+        total: sum of all entries, in logits where the method promises that; None for a photograph.
+        note: how the entries lie where that is not plain, and what of the number is not drawn.
+    """
+
+    key: str
+    title: str
+    sentence: str
+    exact: View
+    smoothed: View | None = None
+    total: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One explained picture with the words that belong to it.
+
+    Attributes:
+        name: what was explained, e.g. the name of the file.
+        model: the network, e.g. ``timm:resnet18``.
+        target: the answer explained, in words.
+        explanation, index: the result and which sample of its batch is meant.
+        image: what the network saw, (H, W, 3), uint8; None for an input that is no picture.
+        before: the result as the method gave it, where ``explanation`` was changed afterwards.
+        contrast, rival: explanation of target minus runner-up, and the runner-up in words.
+        truth: the right answer where it is known.
+        seconds: how long the explanation took.
+        weights: where the weights of the network come from.
+        warning: what a reader must know first, e.g. that the weights are random.
+        grid: (h, w) of the tokens of a map (tokens,), if they are a picture.
+        input: which input's map is drawn, where there are several: its name or position.
+    """
+
+    name: str
+    model: str
+    target: str
+    explanation: Explanation
+    index: int = 0
+    image: np.ndarray | None = None
+    before: Explanation | None = None
+    contrast: Explanation | None = None
+    rival: str = ""
+    truth: str | None = None
+    seconds: float | None = None
+    weights: str = ""
+    warning: str = ""
+    grid: tuple[int, int] | None = None
+    input: str | int | None = None
+
+    def sample(self, structure: Any) -> Any:
+        """Of tensors in the structure of the inputs the sample's part of the one that is drawn."""
+        return chosen(structure, self.input)[self.index].detach().double()
+
+
+def case_of(explanation: Explanation, index: int = 0, **words: Any) -> Case:
+    """A case from an explanation alone; ``words`` are further fields of ``Case``.
+
+    Without an ``image`` the input tensor is shown if it has one or three channels, stretched to
+    its own range, as nobody knows here how it was normalised.
+    """
+    check_index(explanation, index)
+    words.setdefault("name", f"sample {index}")
+    words.setdefault("model", "model")
+    words.setdefault("target", f"class {int(explanation.target[index])}")
+    image = words.pop("image", None)
+    if image is None:
+        image = _stretched(explanation, index, words.get("input"))
+    return Case(explanation=explanation, index=index, image=image, **words)
+
+
+def panels(case: Case, *, sigma: float = 0.0) -> list[Panel]:
+    """All panels of a case; with ``sigma`` > 0 (in entries of the matrix) also smoothed.
+
+    The maps of one logit share one scale; the contrast has its own, as it is another number.
+
+    Raises:
+        InputError: the matrix of this explanation has no picture, see ``drawing_of``.
+    """
+    result = case.explanation
+    words = _words(case)
+    shown: list[Panel] = []
+    if case.image is not None:
+        height, width = case.image.shape[:2]
+        sentence = f"What the network received, {width} × {height} pixels."
+        shown.append(Panel("input", "Input", sentence, View(case.image)))
+    entries = _entries(case)
+    entries = {key: entries[key] for key in words if key in entries}
+    shown += _signed(entries, words, sigma, case, result)
+    whole = drawing_of(case.sample(result.matrix), case.grid)
+    if case.image is not None and whole.plane:
+        letter = words["weight"][0] if "c" not in entries else symbol(result)
+        shown.append(_overlay(case.image, whole.pictures[0, 0], sigma, letter))
+    if case.contrast is not None:
+        title = f"Why not {case.rival}?"
+        sentence = (
+            f"{symbol(result)} for the difference of two logits: red speaks for {case.target}, "
+            f"blue for {case.rival}, the runner-up."
+        )
+        difference = {"contrast": case.sample(case.contrast.matrix)}
+        words = {"contrast": (title, sentence)}
+        shown += _signed(difference, words, sigma, case, case.contrast)
+    return shown
+
+
+def _entries(case: Case) -> dict[str, Any]:
+    """The maps of one number by key: the whole and its parts, or the whole before and after."""
+    result = case.explanation
+    whole = case.sample(result.matrix)
+    if result.processing:  # what was done was done to the whole, so there are no parts of it
+        return {"c": whole} | ({"before": case.sample(case.before.matrix)} if case.before else {})
+    if result.bias_placement == "separate":
+        return {"weight": whole}
+    if not collects(result):
+        return {"c": whole}
+    bias = case.sample(result.bias)
+    return {"c": whole, "weight": whole - bias, "bias": bias}
+
+
+def shortened(text: str, letters: int) -> str:
+    """At most ``letters`` characters; what is cut out of the middle becomes an ellipsis.
+
+    >>> shortened("a very long name.jpeg", 11)
+    'a ver….jpeg'
+    """
+    if len(text) <= letters:
+        return text
+    return f"{text[: letters // 2]}…{text[len(text) - (letters - letters // 2 - 1) :]}"
+
+
+def _stretched(explanation: Explanation, index: int, which: str | int | None) -> np.ndarray | None:
+    inputs = explanation.inputs
+    if explanation.mix:  # by depth, of which the first is shown
+        inputs = next(iter(inputs.values()))
+    inputs = chosen(inputs, which)
+    if inputs.ndim != 4 or inputs.shape[1] not in {1, 3}:
+        return None
+    values = inputs[index].detach().to("cpu").double().numpy().transpose(1, 2, 0)
+    span = float(np.ptp(values)) or 1.0
+    pixels = np.rint((values - values.min()) / span * 255).astype(np.uint8)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def _words(case: Case) -> dict[str, tuple[str, str]]:
+    """Title and sentence of every map, in the order in which they are shown."""
+    result = case.explanation
+    letter = symbol(result)
+    where, each = through(result)
+    constants = {
+        "spatial": "brought to where they acted",
+        "attention": "brought to where they acted; those of the class token to where it looked",
+        "uniform": "spread evenly, as was asked for",
+    }
+    whole = (
+        f"The whole: what each place adds to the logit of {case.target} (red) "
+        "or takes from it (blue)."
+    )
+    if not in_logits(result):
+        whole = (
+            f"What speaks for {case.target} (red) or against (blue), in a unit of {result.method}: "
+            "no parts of the logit."
+        )
+    words = {"c": (letter, whole)}
+    if result.processing:
+        words["c"] = (f"{letter}, changed", f"{whole} After: {', '.join(result.processing)}.")
+        words["before"] = (f"{letter} before", "The same as the method gave it.")
+    elif is_omenn(result):
+        words["weight"] = (
+            "C_w ⊙ X",
+            f"Through {where}: {each} times the weight the network gave it for this input.",
+        )
+        words["bias"] = (
+            "C_b",
+            "Through the constants: biases and normalisation shifts, "
+            f"{constants.get(result.bias_placement, '')}.",
+        )
+    else:
+        words["weight"] = ("R of the input", f"The part that comes through {where}.")
+        words["bias"] = ("R of constants", "The part that comes from biases and shifts.")
+    return words
+
+
+def _apart(explanation: Explanation, index: int) -> str:
+    """What ``bias="separate"`` keeps out of the picture, in words."""
+    if explanation.bias_placement != "separate":
+        return ""
+    return f"and {number(float(explanation.bias_share[index].detach()))} from constants, kept apart"
+
+
+def _signed(
+    entries: dict[str, Any],
+    words: dict[str, tuple[str, str]],
+    sigma: float,
+    case: Case,
+    result: Explanation,
+) -> list[Panel]:
+    """Panels of the same unit from the entries of one sample, on one scale."""
+    maps = {key: drawing_of(values, case.grid) for key, values in entries.items()}
+    scale = scale_of(*(drawn.entries() for drawn in maps.values()))
+    soft = {key: drawn.smoothed(sigma) for key, drawn in maps.items()} if sigma else {}
+    soft_scale = scale_of(*(drawn.entries() for drawn in soft.values())) if soft else 1.0
+    apart = _apart(result, case.index)
+    shown = []
+    for key, drawn in maps.items():
+        note = "; ".join(filter(None, [drawn.words, apart]))
+        exact = View(drawn.pixels(scale), scale)
+        smoothed = View(soft[key].pixels(soft_scale), soft_scale) if soft else None
+        shown.append(Panel(key, *words[key], exact, smoothed, float(entries[key].sum()), note))
+    return shown
+
+
+def _overlay(image: np.ndarray, whole: np.ndarray, sigma: float, symbol: str) -> Panel:
+    """One view in either case: entry by entry, a noisy map would hide the picture."""
+    soft = smooth(whole, sigma)
+    how = f" smoothed with σ = {sigma:g}," if sigma else ""
+    sentence = f"{symbol} again,{how} over a pale copy of the input."
+    pixels = overlay(image, soft, scale_of(soft))
+    return Panel("overlay", f"{symbol} over input", sentence, View(pixels))

@@ -1,0 +1,330 @@
+"""From raw maps to calmer ones: steps in order, each told, and the sum checked again at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from omenn.check import quoted
+from omenn.errors import InputError, OmennError, did_you_mean, reason
+from omenn.explanation import leaves
+from omenn.viz import outliers, smoothing
+from omenn.viz.map_axes import Layout, as_maps
+
+if TYPE_CHECKING:
+    from omenn import Explanation
+
+LOSSY = "-lossy"
+PRESETS = {"clean": ("clamp:0.01", "gaussian")}
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A step by name: its numbers in order, how many of them it must have, and an example."""
+
+    numbers: tuple[str, ...]
+    least: int
+    example: str
+    words: tuple[str, ...] = ()
+
+
+KINDS = {
+    "clamp": _Kind(("q",), 0, "clamp:0.01"),
+    "mad": _Kind(("k",), 0, "mad:2.5"),
+    "gaussian": _Kind(("sigma", "kernel"), 0, "gaussian:2"),
+    "bilateral": _Kind(("sigma", "range"), 2, "bilateral:2,0.1", ("input", "guide")),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One built-in step: ``name``, its numbers, what guides it, and whether it may lose mass."""
+
+    name: str
+    numbers: tuple[float, ...] = ()
+    word: str = ""
+    lossy: bool = False
+
+    def __str__(self) -> str:
+        values = [*(f"{value:.12g}" for value in self.numbers), *filter(None, [self.word])]
+        return self.name + LOSSY * self.lossy + (":" + ",".join(values) if values else "")
+
+    def complete(self, pictures: Tensor) -> Step:
+        """With the numbers that were left out, as far as they have a default."""
+        defaults: tuple[float, ...] = {"clamp": (outliers.Q,), "mad": (outliers.K,)}.get(
+            self.name, ()
+        )
+        if self.name == "gaussian" and pictures.ndim > 2:
+            height, width = pictures.shape[-2:]
+            defaults = (smoothing.default_sigma(height, width),)
+        return dataclasses.replace(self, numbers=self.numbers or defaults)
+
+    def apply(self, pictures: Tensor, guide: Tensor | None) -> Tensor:
+        keep = not self.lossy
+        if self.name == "clamp":
+            return outliers.clamp(pictures, *self.numbers, keep_sum=keep)
+        if self.name == "mad":
+            return outliers.mad(pictures, *self.numbers, keep_sum=keep)
+        if self.name == "bilateral":
+            return smoothing.bilateral(pictures, *self.numbers, guide=guide, keep_sum=keep)
+        sigma, kernel = (*self.numbers, None, None)[:2]
+        # without a σ only where there is no picture, which is what it refuses
+        width = smoothing.LEAST if sigma is None else sigma
+        return smoothing.gaussian(pictures, width, keep_sum=keep, kernel=kernel)
+
+
+Steps = list[Step | Callable[[Tensor], Tensor]]
+
+
+def postprocess(
+    explanation: Explanation,
+    *steps: str | Callable[[Tensor], Tensor],
+    keep_sum: bool = True,
+    guide: Tensor | str | None = None,
+    grid: tuple[int, int] | None = None,
+    patch: int | tuple[int, int] | None = None,
+    sequence: bool = False,
+) -> Explanation:
+    """The explanation with its matrix processed by ``steps``, in order, and its sum taken again.
+
+    ===================  ==========================================================================
+    ``clean``            clamp:0.01, then gaussian with σ a fortieth of the shorter side
+    ``clamp:q``          cut to the [q, 1−q] quantiles (1 %), see :func:`omenn.viz.clamp`
+    ``mad:k``            cut to median ± k·1.4826·MAD (2.5), see :func:`omenn.viz.mad`
+    ``gaussian:σ``       smooth; ``gaussian:σ,taps`` with that many taps; without a number σ as
+                         ``clean``, see :func:`omenn.viz.gaussian`
+    ``bilateral:σ,ρ``    smooth where the map is alike, or ``bilateral:σ,ρ,input`` the input, see
+                         :func:`omenn.viz.bilateral`
+    a callable           on the maps (B, *locations) in double precision, to the same shape
+    ===================  ==========================================================================
+
+    Each keeps Σ C. With ``-lossy`` behind the name (``clean-lossy``, ``gaussian-lossy:2``), or all
+    of them with ``keep_sum=False``, it is the published form, which does not. ``processing`` of the
+    result says which, ``residual``, ``exact`` and ``magnitude`` what became of the sum.
+
+    ``weight``, ``contribution``, ``bias`` and ``sources`` stay the raw ones: after processing,
+    ``matrix`` is no longer contribution plus bias. Of several inputs each matrix is processed
+    alone. The given explanation is not touched; the result has no history for gradients.
+
+    Args:
+        keep_sum: False for the lossy form of every step. A callable does what it does.
+        guide: of ``bilateral``: ``"input"``, or a tensor, see :func:`omenn.viz.bilateral`.
+        grid, patch, sequence: how tokens and patches lie, for all steps, see
+            :func:`omenn.viz.gaussian`. Tokens in front of a grid stay as they are in every step.
+
+    Raises:
+        InputError: no step, an unknown one, malformed numbers; a matrix with NaN, or one that a
+            step cannot take.
+
+    Example:
+        >>> import omenn
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten()).eval()
+        >>> e = omenn.explain(net, torch.randn(1, 1, 16, 16), target=0)
+        >>> clean = postprocess(e, "clean")
+        >>> assert clean.exact and clean.processing == ("clamp:0.01", "gaussian:0.5")
+        >>> postprocess(e, "clamp-lossy:0.1").processing
+        ('clamp-lossy:0.1',)
+
+    Source: the pipeline "raw weights and biases, outlier removal, smoothing" of arXiv 2412.02399;
+    its quantile and width are not published.
+    """
+    _check(explanation, steps)
+    layout = Layout.of(grid, patch, sequence)
+    chosen: Steps = [one for given in steps for one in parsed(given, keep_sum, guide)]
+    if guide is not None and not any(isinstance(one, Step) and one.word for one in chosen):
+        raise InputError("guide= is for the step 'bilateral', which is not among the steps.")
+    done: list[tuple[str, ...]] = []
+    places = iter(range(len(leaves(explanation.matrix))))
+
+    def changed(matrix: Tensor) -> Tensor:
+        seen = _Seen(explanation, next(places), guide, layout)
+        with torch.no_grad():
+            result, told = _run(chosen, seen)
+        done.append(told)
+        return result.to(matrix.dtype)
+
+    matrix = _each(explanation.matrix, changed)
+    residual, magnitude = _sums(explanation, leaves(matrix))
+    told = tuple(" / ".join(dict.fromkeys(same)) for same in zip(*done, strict=True))
+    return dataclasses.replace(
+        explanation,
+        matrix=matrix,
+        residual=residual,
+        magnitude=magnitude,
+        processing=explanation.processing + told,
+    )
+
+
+def parsed(
+    given: str | Callable[[Tensor], Tensor],
+    keep_sum: bool = True,
+    guide: Tensor | str | None = None,
+) -> Steps:
+    """The steps of a specification, a preset having several; a callable as it is.
+
+    Raises:
+        InputError: an unknown name; numbers that are none, too few or too many.
+
+    >>> [str(step) for step in parsed("clean-lossy")]
+    ['clamp-lossy:0.01', 'gaussian-lossy']
+    """
+    if not isinstance(given, str):
+        if callable(given):
+            return [given]
+        raise InputError(f"a step is a name or a callable, got {type(given).__name__}.")
+    name, colon, rest = given.strip().partition(":")
+    lossy = name.endswith(LOSSY)
+    base = name.removesuffix(LOSSY)
+    keep = keep_sum and not lossy
+    if base in PRESETS:
+        if colon:
+            raise InputError(f"step {given!r}: {base!r} is a preset and takes no numbers.")
+        return [one for step in PRESETS[base] for one in parsed(step, keep)]
+    if base not in KINDS:
+        raise InputError(f"step {given!r} is not known: {did_you_mean(base, [*PRESETS, *KINDS])}")
+    values = [value.strip() for value in rest.split(",")] if colon else []
+    word = values.pop() if values and values[-1] in KINDS[base].words else ""
+    if isinstance(guide, str) and guide != "input":
+        raise InputError(f"guide={quoted(guide)} is not known, expected 'input' or a tensor.")
+    if base == "bilateral" and not word and guide is not None:
+        word = "input" if isinstance(guide, str) else "guide"
+    return [Step(base, _numbers(given, KINDS[base], values), word, not keep)]
+
+
+def _numbers(given: str, kind: _Kind, values: list[str]) -> tuple[float, ...]:
+    if not kind.least <= len(values) <= len(kind.numbers):
+        form = f"{kind.least}" if kind.least == len(kind.numbers) else f"up to {len(kind.numbers)}"
+        raise InputError(
+            f"step {given!r} has {len(values)} numbers, expected {form} "
+            f"({', '.join(kind.numbers)}), such as {kind.example!r}."
+        )
+    try:
+        return tuple(float(value) for value in values)
+    except ValueError:
+        wrong = next(value for value in values if not _is_number(value))
+        raise InputError(
+            f"step {given!r}: {wrong!r} is no number, expected something such as {kind.example!r}."
+        ) from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+class _Seen:
+    """One matrix of an explanation as the steps see it, and the guide that belongs to it."""
+
+    def __init__(self, explanation: Explanation, k: int, guide: Any, layout: Layout) -> None:
+        matrices = leaves(explanation.matrix)
+        many = f"matrix {k + 1} of {len(matrices)}" if len(matrices) > 1 else "the matrix"
+        self.layout, self.given = layout, guide
+        self.matrix = as_maps(matrices[k], name=many)
+        inputs = leaves(explanation.inputs)
+        self.inputs = [inputs[k]] if len(inputs) == len(matrices) else inputs
+
+    def guide(self, word: str) -> Tensor | None:
+        """(B, C, …, h, w): the input, the tensor that was given, or None for the map itself."""
+        if not word:
+            return None
+        if word == "guide":
+            if not isinstance(self.given, Tensor):
+                raise InputError("'bilateral:…,guide' needs guide= with a tensor.")
+            found = smoothing.as_guide(self.given, self.matrix)
+        else:
+            found = self._input()
+        return self.layout.channels(found)
+
+    def _input(self) -> Tensor:
+        """The input with its channels second, whichever axis the matrix was summed over."""
+        places = tuple(self.matrix.shape)
+        for x in self.inputs:
+            if tuple(x.shape) == places:
+                return as_maps(x, name="the input")[:, None]
+            for axis in sorted(range(1, x.ndim), key=lambda a: a != (1 if x.ndim > 3 else 2)):
+                if tuple(x.shape[:axis]) + tuple(x.shape[axis + 1 :]) == places:
+                    return as_maps(x, name="the input").movedim(axis, 1)
+        raise InputError(
+            f"no input lies at the places of the matrix, {places}. Give guide= a tensor of the "
+            "shape (samples, *locations) or (samples, channels, *locations)."
+        )
+
+
+def _run(steps: Steps, seen: _Seen) -> tuple[Tensor, tuple[str, ...]]:
+    """The processed map (B, *locations) in double precision, and what was done."""
+    pictures = seen.layout.pictures(seen.matrix)
+    told = []
+    for step in steps:
+        if isinstance(step, Step):
+            step = step.complete(pictures)
+            pictures = step.apply(pictures, seen.guide(step.word))
+            told.append(f"{step}{seen.layout}")
+        else:
+            pictures, name = _called(step, pictures)
+            told.append(f"{name}{seen.layout}")
+    return seen.layout.back(pictures, seen.matrix), tuple(told)
+
+
+def _called(function: Callable[[Tensor], Any], pictures: Tensor) -> tuple[Tensor, str]:
+    """What a callable makes of the map, and its name, which says whether it kept the sum."""
+    name = getattr(function, "__name__", type(function).__name__)
+    try:
+        result = function(pictures.clone())
+    except OmennError:
+        raise
+    except Exception as error:  # a function of the caller's may raise anything
+        raise InputError(
+            f"step {name!r} raised {type(error).__name__}: {reason(error)}. It was given maps, a "
+            f"tensor of the shape {tuple(pictures.shape)}."
+        ) from error
+    if not isinstance(result, Tensor) or result.shape != pictures.shape:
+        kind = type(result).__name__
+        got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else kind
+        raise InputError(
+            f"step {name!r} must return a tensor of the shape {tuple(pictures.shape)}, got {got}."
+        )
+    result = as_maps(result, name=f"the result of step {name!r}")
+    before, after = pictures.flatten(1), result.flatten(1)
+    missed = (after.sum(1) - before.sum(1)).abs()
+    kept = bool((missed <= 1e-9 * (1 + before.abs().sum(1))).all())
+    return result, name if kept else name + LOSSY
+
+
+def _sums(explanation: Explanation, matrices: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """(f − ΣC, Σ|C|) per sample, in double precision, with constants that were kept apart."""
+    output = explanation.output.detach().double()
+    apart = [explanation.bias] if explanation.bias_placement == "separate" else []
+    flat = [m.detach().double().reshape(len(output), -1) for m in [*matrices, *leaves(apart)]]
+    total = torch.stack([m.sum(1) for m in flat]).sum(0)
+    return output - total, torch.stack([m.abs().sum(1) for m in flat]).sum(0)
+
+
+def _each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The structure with every tensor of it changed, in the order of ``leaves``."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        return {name: _each(part, function) for name, part in value.items()}
+    return tuple(_each(part, function) for part in value)
+
+
+def _check(explanation: Any, steps: tuple[Any, ...]) -> None:
+    from omenn import Explanation
+
+    if not isinstance(explanation, Explanation):
+        raise InputError(
+            f"postprocess takes an Explanation, got {type(explanation).__name__}. For a tensor "
+            "use omenn.viz.clamp, mad, gaussian or bilateral."
+        )
+    if not steps:
+        raise InputError(f"no step was given: name at least one, such as {next(iter(PRESETS))!r}.")

@@ -1,0 +1,123 @@
+"""What may be said of a result: the symbol of its map, and what its sum is.
+
+NOTE [two letters]
+C is the matrix of the exact method alone, and C_w ⊙ X and C_b are its parts. The map of any other
+method is R, whatever it promises, so that nobody reads one as the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omenn.explanation import leaves
+
+if TYPE_CHECKING:
+    from omenn import Explanation
+
+PROMISES = {"exact": "exact sum", "approximate": "approximate sum", "none": "no sum promised"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """About the sum of a map: a word or two, and the kind of badge: yes, plain, warn or no."""
+
+    words: str
+    kind: str
+
+
+def is_omenn(explanation: Explanation) -> bool:
+    """Whether this is C of the exact method (see NOTE [two letters])."""
+    return explanation.method == "omenn"
+
+
+def symbol(explanation: Explanation) -> str:
+    """The letter of the map: C or R."""
+    return "C" if is_omenn(explanation) else "R"
+
+
+def in_logits(explanation: Explanation) -> bool:
+    """Whether the entries are parts of the logit, be it approximately."""
+    return explanation.promise != "none"
+
+
+def collects(explanation: Explanation) -> bool:
+    """Whether the constants of the network have a share in the map."""
+    return is_omenn(explanation) or any(bool((b != 0).any()) for b in leaves(explanation.bias))
+
+
+def verdict(explanation: Explanation) -> Verdict:
+    """What its sum is, against what its method promises."""
+    if not in_logits(explanation):
+        return Verdict("no sum promised", "plain")
+    if explanation.exact and explanation.promise == "exact":
+        return Verdict("exact", "yes")
+    if explanation.promise == "approximate":
+        return Verdict("approximate", "plain")
+    if explanation.processing:
+        return Verdict("sum changed afterwards", "warn")
+    return Verdict("not exact", "no")
+
+
+def method_of(explanation: Explanation) -> Any:
+    """The registered method, or None where a file names one that is not registered here."""
+    import omenn
+
+    return omenn.methods().get(explanation.method)
+
+
+def introduced(explanation: Explanation) -> str:
+    """What a page says of its matrices in the first sentence."""
+    changed = ", changed afterwards" if explanation.processing else ""
+    if is_omenn(explanation) and not changed:
+        of = f", {explanation.explains}" if explanation.explains else ""
+        return f": its entries add up to the number that decided{of}"
+    if changed and explanation.promise == "exact" and not explanation.exact:
+        return f" of the method {explanation.method}{changed}: its sum is no longer the logit"
+    return f" of the method {explanation.method}{changed} ({PROMISES[explanation.promise]})"
+
+
+def through(explanation: Explanation) -> tuple[str, str]:
+    """What the weights stand at, and one value of it, in words."""
+    at = explanation.at
+    if at is None:
+        return "the pixels", "each pixel"
+    if isinstance(at, str):
+        return f"the output of {at}", "each of its values"
+    return f"a mixture of the depths {', '.join(at)}", "each value there"
+
+
+def sum_line(explanation: Explanation, index: int = 0) -> str:
+    """The number explained, the sum and the residual, as equal as they are.
+
+    >>> import omenn, torch
+    >>> net = torch.nn.Linear(2, 1, bias=False).eval()
+    >>> _ = net.weight.data.fill_(1)
+    >>> sum_line(omenn.explain(net, torch.ones(1, 2)))
+    'logit 2 = ΣC 2, residual 0'
+    """
+    letter = symbol(explanation)
+    logit = number(float(explanation.output[index].detach()))
+    total = number(float(explanation.total[index].detach()))
+    residual = number(float(explanation.residual[index].detach()), digits=2)
+    if not in_logits(explanation):
+        return f"logit {logit}; Σ{letter} {total}"
+    equals = "=" if explanation.exact else "≈" if explanation.promise == "approximate" else "≠"
+    return f"logit {logit} {equals} Σ{letter} {total}, residual {residual}"
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number as it is printed on the page: few digits, a true minus sign, no e-05.
+
+    >>> number(-12.3456), number(1.2e-7), number(0.0)
+    ('−12.35', '1.2·10⁻⁷', '0')
+    """
+    text = f"{value:.{digits}g}"
+    mantissa, _, exponent = text.partition("e")
+    if 0 < abs(value) < 1e-3 and not exponent:
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+        mantissa = mantissa.rstrip("0").rstrip(".")
+    if exponent:
+        raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        mantissa = f"{mantissa}·10{raised}"
+    return mantissa.replace("-", "−")

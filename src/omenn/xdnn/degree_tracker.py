@@ -1,0 +1,319 @@
+"""An interceptor that follows the degree of homogeneity through the ordinary model.
+
+NOTE a degree belongs to memory. Views, detached and in-place results are the same numbers under
+other names, so the degree is kept by the address of what holds them. The memory is kept as long as
+the run lasts: no address is given out twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from omenn.engine.operators import OPERATORS
+from omenn.engine.trace.call import CARRIED, IDS, Call, Mark
+from omenn.engine.trace.graph import reaches, short
+from omenn.engine.trace.inplace import memory_of
+from omenn.engine.trace.opaque import tensors_in
+from omenn.engine.trace.shape_arguments import valued
+from omenn.engine.trace.spelling import UNTOUCHED, spell
+from omenn.errors import UnsupportedOperator
+from omenn.methods.ordinary_gradient import Moved
+from omenn.xdnn.degree_step import ANY, Bent, Step, shown, unwrapped, vanishes
+from omenn.xdnn.degrees import CHOSEN, TABLE, degree_of
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One call of an operator in a forward pass.
+
+    ``inputs``: the degrees of those arguments that depend on the input (∞: zero, which is of every
+    degree). ``degree``: that of the result, None if there is none, and then ``reason`` says why.
+    What comes after such an operator is judged as if it had been replaced by its nearest
+    homogeneous form.
+    """
+
+    operator: str
+    module: str
+    inputs: tuple[float, ...]
+    degree: float | None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.operator} in '{self.module or '(model)'}'"
+        if self.degree is None:
+            return f"{where}: {self.reason}"
+        return f"{where}: degree {', '.join(map(shown, self.inputs))} → {shown(self.degree)}"
+
+
+class Known(NamedTuple):
+    """What is known of the numbers in one piece of memory.
+
+    ``bent``: the records of operators before it that are not homogeneous, by their number.
+    """
+
+    degree: float
+    bent: frozenset[int]
+    storage: Any = None
+
+
+# These take shape, type and device from a tensor, but no value.
+_EMPTY = frozenset("empty new_empty empty_like empty_strided new_empty_strided".split())
+# The shape of their result depends on numbers: on masks and repetitions, or on all.
+_SHAPED_BY_INDEX = frozenset("getitem masked_select repeat_interleave".split())
+_SHAPED = frozenset("nonzero argwhere".split())
+_CUT = frozenset("chunk split unbind iter".split())
+_OVERWRITES = frozenset("copy_ fill zero".split())
+# What comes out tells nothing of the numbers.
+_METADATA = frozenset("iter hash storage_offset register_hook retain_grad".split())
+_HARMLESS = (type(None), str, torch.Size, torch.dtype, torch.device, torch.layout)
+
+
+class Graded(Moved):
+    """Runs a model in its ordinary form and records what becomes of the degree."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.degrees: dict[int, Known] = {}
+        self.operators: list[Operator] = []
+        self.leaked: frozenset[int] = frozenset()  # what reached Python by a bent operator
+
+    # --- what is known of a tensor -----------------------------------------------------------
+
+    def set_mark(self, t: Tensor, mark: Mark) -> None:
+        super().set_mark(t, mark)
+        if mark.kind == CARRIED and mark.inputs:  # an input of the model
+            self._learn(t, 1.0, frozenset())
+
+    def _learn(self, t: Tensor, degree: float, bent: frozenset[int]) -> bool:
+        """Whether the tensor has a memory by which it can be followed."""
+        inner = unwrapped(t)
+        if _is_number(inner):
+            self._coarsen(inner.dtype)
+        else:
+            degree = 0.0  # an index or a mask; what was rounded to it is bent
+        address = memory_of(inner)
+        if address:
+            self.degrees[address] = Known(degree, bent, inner.untyped_storage())
+        return bool(address) or inner.numel() == 0
+
+    def _coarsen(self, dtype: torch.dtype) -> None:
+        """A model that computes in float32 inside of float64 is exact to float32."""
+        before = self.coarsest
+        if before is None or torch.finfo(dtype).eps > torch.finfo(before).eps:
+            self.coarsest = dtype
+
+    def known_of(self, t: Tensor) -> Known | None:
+        """None: a constant."""
+        inner = unwrapped(t)
+        address = memory_of(inner)
+        found = self.degrees.get(address) if address else None
+        if found is not None or not t.numel():
+            return found
+        if inner.is_nested:  # made by a copy that is not seen
+            name, why = "nested_tensor", "what is in it cannot be followed"
+        elif inner.grad_fn is not None and reaches(inner.grad_fn, self.roots):
+            name = short(inner.grad_fn)
+            why = "it is code that cannot be seen (TorchScript, a kernel of its own)"
+        else:
+            return None
+        bent = frozenset([self._record(name, (), None, why)])
+        self._learn(t, 1.0, bent)
+        return Known(1.0, bent)
+
+    def _record(
+        self, name: str, degrees: Sequence[float], degree: float | None, reason: str = ""
+    ) -> int:
+        made = Operator(name, self.module_path(), tuple(degrees), degree, reason)
+        self.operators.append(made)
+        return len(self.operators) - 1
+
+    # --- the handler -------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in UNTOUCHED or self.paused:
+            return func(*args, **kwargs)
+        if func is torch._C._set_grad_enabled:
+            return None  # with a history unseen code can be noticed
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                return self.__torch_function__(func, types, args, kwargs)
+        if self.state is not None:
+            self.state.before_write(func, args, kwargs)
+        given = {k: v for k, v in kwargs.items() if k != "out"}
+        counted, named = valued(func, args, given)
+        seen = [(t, known) for t in tensors_in((*counted, *named.values()))
+                if (known := self.known_of(t)) is not None]  # fmt: skip
+        name = getattr(func, "__name__", "")
+        if not (seen or len(given) < len(kwargs)):
+            return self._unmoved(func, name, args, kwargs)
+        spelling = spell(func)
+        row = OPERATORS.get(spelling.operator) if spelling else None
+        if spelling is not None and row is not None and row.composite:
+            marked = [(t, Mark(self, CARRIED)) for t, _ in seen]
+            try:
+                return row.rule(Call(self, func, spelling, args, kwargs, marked))
+            except UnsupportedOperator:
+                pass  # it has no parts that are known
+        step = Step(func, args, given, [(t, known.degree) for t, known in seen])
+        with torch.enable_grad():
+            return self._judged(step, seen, kwargs.get("out"))
+
+    def _unmoved(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Nothing depends on the input, but for ids, which become it where they are embedded."""
+        tensors = list(tensors_in((*args, *kwargs.values())))
+        with torch.set_grad_enabled(not any(t.requires_grad for t in tensors)):
+            out = func(*args, **kwargs)
+        if name in _EMPTY:
+            out.zero_()  # what is not there yet may be of any degree
+        marked = [(t, mark) for t in tensors if (mark := self.mark_of(t)) is not None]
+        index, ids = next(((t, m) for t, m in marked if m.kind == IDS), (None, None))
+        if index is None or ids is None:
+            return out
+        spelling = spell(func)
+        if spelling is not None and spelling.operator == "embedding" and self.made:
+            return self.made(out, index, ids)
+        for t in tensors_in([out]):
+            if not _is_number(t) and t.dtype != torch.bool:
+                self.set_mark(t, ids)
+        return out
+
+    def _adopt(self, t: Tensor) -> Mark | None:
+        return None  # see known_of
+
+    def _judged(self, step: Step, seen: list[tuple[Tensor, Known]], out: Any) -> Any:
+        try:
+            found, why = degree_of(step), ""
+        except Bent as bent:
+            found, why = bent.instead, bent.why
+        given = list(tensors_in((*step.args, *step.kwargs.values(), out)))
+        targets = [t for t in (out, step.first if step.inplace else None) if isinstance(t, Tensor)]
+        before = {id(t): self._before(t) for t in targets}
+        versions = [_version(t) for t in given]
+        result = self._native(step, out)
+        outs = list(tensors_in([result]))
+        many = isinstance(found, tuple)
+        degrees = list(found) if many else [found] * len(outs)
+        degree = found[0] if many else found
+        writes = []
+        for t, version in zip(given, versions, strict=True):
+            if _version(t) != version:
+                old = degree if _whole(t) else before.get(id(t), 0.0)
+                writes.append((t, old if degree == ANY else degree))
+                if ANY not in (old, degree) and old != degree:
+                    why = why or f"degree {shown(degree)} in a part of what is of {shown(old)}"
+        if any(_rounds(step, t, d) for t, d in zip(outs, degrees, strict=True)):
+            why = why or f"it rounds what is of degree {shown(degree)}"
+        if (
+            step.operator in _OVERWRITES
+            and seen
+            and seen[0][0] is step.first
+            and _whole(step.first)
+        ):
+            seen = seen[1:]  # what was there is gone
+        tells = not outs and _tells(step, result)
+        if outs or writes or tells:
+            number = self._record(step.name, step.degrees, None if why else degree, why)
+            bent = frozenset([number] if why else []).union(*(known.bent for _, known in seen))
+            if tells or step.operator not in TABLE:
+                self.leaked |= bent
+            self._leak_shapes(step, seen)
+            for t, new in writes:
+                self._learn(t, new, bent)
+            self._settle(step, given, list(zip(outs, degrees, strict=True)), bent)
+        return result
+
+    def _leak_shapes(self, step: Step, seen: list[tuple[Tensor, Known]]) -> None:
+        """What is behind the shape of a result reaches Python with it."""
+        every = step.operator in _SHAPED or (step.operator == "where" and len(step.bound) == 1)
+        if every or step.operator in _SHAPED_BY_INDEX:
+            told = [known.bent for t, known in seen if every or not _is_number(t)]
+            self.leaked = self.leaked.union(*told)
+
+    def _before(self, t: Tensor) -> float:
+        """The degree of the whole of what is written into."""
+        known, t = self.known_of(t), unwrapped(t)
+        if known is not None or not memory_of(t):
+            return 0.0 if known is None else known.degree
+        whole = torch.empty(0, dtype=t.dtype, device=t.device).set_(t.untyped_storage())
+        return ANY if vanishes(whole) else 0.0
+
+    def _native(self, step: Step, out: Any) -> Any:
+        kwargs = step.kwargs if out is None else step.kwargs | {"out": out}
+        own = step.inplace and memory_of(unwrapped(step.first)) in self.memory
+        with torch.set_grad_enabled(not own and out is None):
+            try:
+                result = step.func(*step.args, **kwargs)
+                return _each_alone(step, result) if step.operator in _CUT else result
+            except RuntimeError:
+                if not step.inplace:
+                    raise
+        with torch.no_grad():  # some views may be written into only without a history
+            return step.func(*step.args, **kwargs)
+
+    def _settle(
+        self,
+        step: Step,
+        given: list[Tensor],
+        outs: list[tuple[Tensor, float]],
+        bent: frozenset[int],
+    ) -> None:
+        """Remembers what is known of the results."""
+        there = {memory_of(unwrapped(t)) for t in given}
+        for t, degree in outs:
+            address = memory_of(unwrapped(t))
+            old = self.degrees.get(address)
+            if old is not None and address in there:  # a view
+                self.degrees[address] = old._replace(bent=old.bent | bent)
+                continue
+            fresh = address == 0 or address not in there  # else a constant, handed back
+            if fresh and not self._learn(t, degree, bent):
+                why = "its result is of a kind that cannot be followed"
+                self.leaked |= bent | {self._record(step.name, step.degrees, None, why)}
+            if _is_number(t) and not any(t is g for g in given):
+                self.set_mark(t, Mark(self, CARRIED))
+
+
+def _each_alone(step: Step, result: Any) -> Any:
+    """Views that autograd lets a model write into, as it does where it records nothing."""
+    x: Tensor = step.first
+    parts = x.unbind() if step.operator == "iter" else result
+    if unwrapped(x) is not x or any(memory_of(t) != memory_of(x) for t in parts):
+        return result
+    alone = tuple(x.as_strided(t.shape, t.stride(), t.storage_offset()) for t in parts)
+    return iter(alone) if step.operator == "iter" else alone
+
+
+def _is_number(t: Tensor) -> bool:
+    return t.is_floating_point() or t.is_complex()
+
+
+def _rounds(step: Step, t: Tensor, degree: float) -> bool:
+    """Whether numbers become whole ones, other than as indices, zeros and ones."""
+    truth = t.dtype == torch.bool and step.operator == "to"
+    return not (_is_number(t) or degree in (0, ANY) or step.operator in CHOSEN or truth)
+
+
+def _version(t: Tensor) -> int:
+    t = unwrapped(t)
+    return 0 if t.is_inference() else t._version
+
+
+def _whole(t: Tensor) -> bool:
+    """Whether a tensor is all that lies in its memory."""
+    t = unwrapped(t)
+    return t.numel() * t.element_size() == t.untyped_storage().nbytes()
+
+
+def _tells(step: Step, result: Any) -> bool:
+    """Whether a result that is no tensor tells of the numbers."""
+    name = getattr(step.func, "__name__", "")
+    metadata = name == "__get__" or name.startswith("is_") or step.name in _METADATA
+    return not (metadata or isinstance(result, _HARMLESS))

@@ -1,0 +1,204 @@
+"""The public surface, what importing costs, and the direction of imports."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import omenn
+
+SOURCE = Path(omenn.__file__).parent
+
+NAMES = {
+    "Certificate", "Contrast", "Explanation", "InputError", "MissingExtra", "ModelError",
+    "OmennError", "Operator", "OutputError", "Rows", "TargetError", "UnsupportedOperator",
+    "WeightsError", "__version__", "certify", "explain", "frozen", "method", "methods", "operator",
+    "rows", "rule", "rules",
+}  # fmt: skip
+
+
+def test_public_names() -> None:
+    assert set(omenn.__all__) == NAMES
+    assert len(omenn.__all__) == len(NAMES)
+    for name in NAMES:
+        assert getattr(omenn, name) is not None
+    assert set(dir(omenn)) >= NAMES
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="module 'omenn' has no attribute 'explane'"):
+        omenn.explane  # noqa: B018
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"__version__"}))
+def test_public_names_are_documented(name: str) -> None:
+    text = inspect.getdoc(getattr(omenn, name))
+    assert text
+    assert text.splitlines()[0].rstrip().endswith((".", "…", ":"))
+
+
+@pytest.mark.parametrize(
+    "name", ["explain", "certify", "frozen", "operator", "rows", "rule", "method"]
+)
+def test_public_functions_are_typed_and_have_an_example(name: str) -> None:
+    function = getattr(omenn, name)
+    function = inspect.unwrap(function)
+    signature = inspect.signature(function)
+    assert signature.return_annotation is not inspect.Signature.empty
+    for parameter in signature.parameters.values():
+        assert parameter.annotation is not inspect.Parameter.empty, parameter
+    assert ">>> " in (function.__doc__ or "")
+    assert "assert" in (function.__doc__ or "")
+
+
+def test_options_of_explain_are_named_only() -> None:
+    parameters = inspect.signature(omenn.explain).parameters
+    positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional == ["model", "inputs", "target"]
+    named = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
+    assert named == {"method"}
+    options = set(omenn.methods()["omenn"].options)
+    assert {"at", "bias", "output", "products", "channel_dim", "create_graph"} <= options
+
+
+def test_methods_is_a_mapping_whatever_was_imported_first() -> None:
+    for first in ("import omenn", "from omenn.methods import method", "import omenn.methods.gamma"):
+        code = f"{first}; import omenn; print(*omenn.methods()); print(omenn.methods.__name__)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout.split()[-1] == "omenn.methods", done.stderr
+        assert {"omenn", "abslrp", "cp-lrp"} <= set(done.stdout.split())
+
+
+def test_fields_of_an_explanation() -> None:
+    fields = set(inspect.signature(omenn.Explanation).parameters)
+    assert {
+        "output", "target", "weight", "contribution", "bias", "matrix", "residual", "sources",
+        "located", "inputs",
+    } <= fields  # fmt: skip
+    for name in ("exact", "heatmap", "plot", "save", "load"):
+        assert hasattr(omenn.Explanation, name)
+
+
+def test_error_tree() -> None:
+    errors = {n for n in NAMES if n.endswith("Error")} | {"UnsupportedOperator", "MissingExtra"}
+    for name in errors:
+        assert issubclass(getattr(omenn, name), omenn.OmennError)
+    drawn = omenn.errors.__doc__ or ""
+    assert all(name in drawn for name in errors)
+
+
+def loaded_after(code: str) -> set[str]:
+    script = f"{code}\nimport sys\nprint(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(done.stdout.split())
+
+
+HEAVY = {
+    "matplotlib", "torchvision", "timm", "transformers", "captum", "PIL", "rich", "typer",
+    "safetensors", "torch_geometric", "pandas", "scipy", "sklearn", "jinja2", "fastapi", "ray",
+}  # fmt: skip
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    loaded = loaded_after("import omenn")
+    assert not loaded & (HEAVY | {"torch", "numpy"})
+
+
+def test_explaining_loads_torch_alone() -> None:
+    code = (
+        "import torch, sys\nbefore = set(sys.modules)\nimport omenn\n"
+        "omenn.certify(torch.nn.Linear(2, 2).eval(), torch.ones(1, 2))"
+    )
+    alone = loaded_after(
+        "import torch\nx = torch.ones(1, 2, requires_grad=True)\n"
+        "y = torch.nn.Linear(2, 2)(x)\ntorch.autograd.grad(y, x, torch.ones_like(y))"
+    )
+    extra = loaded_after(code) - alone - set(sys.stdlib_module_names)
+    assert extra == {"omenn"}
+
+
+# --- the direction of imports ----------------------------------------------------------------
+
+# errors ← files ← check ← explanation ← engine ← methods ← xdnn ← {models, viz} ← metrics ← bench
+# ← cli; data is a source beside the engine. Models are trained and converted with xdnn.
+LEVELS = {
+    "errors": 0, "files": 0.1, "progress": 0.2, "check": 0.3, "explanation": 0.4,
+    "engine": 1, "data": 1, "methods": 2, "xdnn": 3, "models": 4, "viz": 4, "metrics": 5,
+    "bench": 6, "cli": 7, "__main__": 9,
+}  # fmt: skip
+# Convenience methods of a result reach for pictures, when they are called.
+UPWARD = {
+    ("explanation.py", "viz"),
+    ("explanation.py", "engine"),
+    ("bench/cells.py", "cli"),
+    ("bench/listing.py", "cli"),
+}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module or ""
+            if node.module == "omenn":
+                yield from (f"omenn.{alias.name}" for alias in node.names)
+
+
+def sources() -> list[Path]:
+    return sorted(p for p in SOURCE.rglob("*.py") if p.parent != SOURCE or p.name != "__init__.py")
+
+
+def part(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_point_one_way(path: Path) -> None:
+    own, name = part(path), str(path.relative_to(SOURCE))
+    assert own in LEVELS, f"{own} has no level: say here what it may import"
+    for module in imports(ast.parse(path.read_text())):
+        if not module.startswith("omenn."):
+            continue
+        other = module.split(".")[1]
+        if other in omenn.__all__:
+            other = "engine"
+        if other == own or (name, other) in UPWARD:
+            continue
+        assert LEVELS[other] < LEVELS[own], f"{name} imports {module}"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in sources() if part(p) == "engine"], ids=lambda p: str(p.relative_to(SOURCE))
+)
+def test_engine_needs_torch_and_the_standard_library(path: Path) -> None:
+    for module in imports(ast.parse(path.read_text())):
+        top = module.split(".")[0]
+        assert top in {"torch", "omenn"} or top in sys.stdlib_module_names, module
+
+
+def test_no_drawers() -> None:
+    drawers = {"utils.py", "common.py", "helpers.py", "misc.py"}
+    assert not {p.name for p in sources()} & drawers
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in sources() if part(p) == "engine"], ids=lambda p: str(p.relative_to(SOURCE))
+)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            doc = ast.get_docstring(node, clean=False) or ""
+            lines = (node.end_lineno or 0) - node.lineno + 1 - len(doc.splitlines())
+            assert lines <= 50, f"{node.name} has {lines} lines"
