@@ -126,6 +126,7 @@ def workplace() -> Iterator[None]:
 def run(words: str) -> Record:
     """Exit code and both outputs of ``python -m omenn``, in this process."""
     out, err = io.StringIO(), io.StringIO()
+    sys.modules.pop("omenn.__main__", None)  # another test may have imported it
     outside = {name: v for name, v in os.environ.items() if "COLOR" not in name} | PLAIN
     with (
         mock.patch.dict(os.environ, outside, clear=True),
