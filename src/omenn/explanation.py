@@ -210,6 +210,21 @@ class Explanation:
                 total[why] = total.get(why, 0.0) + share
         return dict(sorted(total.items(), key=lambda item: -item[1]))
 
+    def with_matrix(self, matrix: Structure, **fields: Any) -> Explanation:
+        """The same explanation with another ``matrix``; its residual and Σ|C| are summed again.
+
+        ``fields`` are replaced as well. Constants that are kept apart (``bias="separate"``) count.
+
+        >>> import omenn
+        >>> e = omenn.explain(torch.nn.Linear(3, 1, bias=False).eval(), torch.ones(1, 3))
+        >>> half = e.with_matrix(e.matrix / 2, promise="none")
+        >>> assert torch.allclose(half.total, e.output.double() / 2) and half.promise == "none"
+        """
+        changed = replace(self, matrix=matrix, **fields)
+        apart = leaves(changed.bias) if changed.bias_placement == "separate" else []
+        residual, magnitude = sums(changed.output, leaves(matrix), apart, len(changed.output))
+        return replace(changed, residual=residual, magnitude=magnitude)
+
     def heatmap(self, index: int = 0, **options: Any) -> Any:
         """The matrix of sample ``index`` as an (H, W, 3) uint8 picture; white is zero."""
         from omenn.viz import heatmap  # pictures need numpy and matplotlib

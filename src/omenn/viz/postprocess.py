@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omenn.check import quoted
 from omenn.errors import InputError, OmennError, did_you_mean, reason
-from omenn.explanation import leaves
+from omenn.explanation import leaves, rebuilt
 from omenn.viz import outliers, smoothing
 from omenn.viz.map_axes import Layout, as_maps
 
@@ -139,25 +139,15 @@ def postprocess(
     if guide is not None and not any(isinstance(one, Step) and one.word for one in chosen):
         raise InputError("guide= is for the step 'bilateral', which is not among the steps.")
     done: list[tuple[str, ...]] = []
-    places = iter(range(len(leaves(explanation.matrix))))
-
-    def changed(matrix: Tensor) -> Tensor:
-        seen = _Seen(explanation, next(places), guide, layout)
+    maps = leaves(explanation.matrix)
+    for k, matrix in enumerate(maps):
         with torch.no_grad():
-            result, told = _run(chosen, seen)
+            result, told = _run(chosen, _Seen(explanation, k, guide, layout))
+        maps[k] = result.to(matrix.dtype)
         done.append(told)
-        return result.to(matrix.dtype)
-
-    matrix = _each(explanation.matrix, changed)
-    residual, magnitude = _sums(explanation, leaves(matrix))
+    matrix = rebuilt(explanation.matrix, iter(maps))
     told = tuple(" / ".join(dict.fromkeys(same)) for same in zip(*done, strict=True))
-    return dataclasses.replace(
-        explanation,
-        matrix=matrix,
-        residual=residual,
-        magnitude=magnitude,
-        processing=explanation.processing + told,
-    )
+    return explanation.with_matrix(matrix, processing=explanation.processing + told)
 
 
 def parsed(
@@ -296,26 +286,6 @@ def _called(function: Callable[[Tensor], Any], pictures: Tensor) -> tuple[Tensor
     missed = (after.sum(1) - before.sum(1)).abs()
     kept = bool((missed <= 1e-9 * (1 + before.abs().sum(1))).all())
     return result, name if kept else name + LOSSY
-
-
-def _sums(explanation: Explanation, matrices: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """(f − ΣC, Σ|C|) per sample, in double precision, with constants that were kept apart."""
-    output = explanation.output.detach().double()
-    apart = [explanation.bias] if explanation.bias_placement == "separate" else []
-    flat = [m.detach().double().reshape(len(output), -1) for m in [*matrices, *leaves(apart)]]
-    total = torch.stack([m.sum(1) for m in flat]).sum(0)
-    return output - total, torch.stack([m.abs().sum(1) for m in flat]).sum(0)
-
-
-def _each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The structure with every tensor of it changed, in the order of ``leaves``."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if value is None:
-        return None
-    if isinstance(value, Mapping):
-        return {name: _each(part, function) for name, part in value.items()}
-    return tuple(_each(part, function) for part in value)
 
 
 def _check(explanation: Any, steps: tuple[Any, ...]) -> None:
