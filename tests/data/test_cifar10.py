@@ -34,7 +34,7 @@ def test_pictures_with_the_numbers_of_their_classes(root: Path) -> None:
     assert [np.asarray(data.image(k))[0, 0, 0] for k in range(6)] == [0, 1, 30, 31, 90, 91]
     assert (data.image(0).size, data.image(0).mode) == ((32, 32), "RGB")
     assert data.path(2) == root / "test" / "cat" / "0000.png"
-    assert repr(data).endswith("'test', pictures=6)")
+    assert repr(data).endswith("split='test', pictures=6)")
 
 
 def test_what_is_no_picture_is_left_alone(root: Path) -> None:
@@ -68,7 +68,7 @@ def test_empty_classes(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_is_not_there(root: Path) -> None:
-    with pytest.raises(InputError, match=r"picture 6 was asked for; .* holds 6, counted from 0"):
+    with pytest.raises(InputError, match="no picture 6 in Cifar10"):
         Cifar10(root).image(6)
 
 

@@ -117,14 +117,14 @@ def test_refused(tmp_path: Path) -> None:
         GeneratedBirds("tests", 1)  # type: ignore[arg-type]
     for data in (GeneratedBirds("test", 2, size=8), GeneratedBirds("test", 2, cache=tmp_path)):
         for index in (-1, 2):
-            text = f"scene {index} was asked for; there are 2, counted from 0"
+            text = f"no picture {index} in GeneratedBirds"
             for ask in (data.image, data.label, data.masks, data.background_masks):
                 with pytest.raises(InputError, match=text):
                     ask(index)
     with pytest.raises(InputError, match="kept= names claw, horn; the parts are beak, eye"):
         data.with_parts(0, ["horn", "beak", "claw"])
     count = data.background_count(0)
-    text = f"background object {count} was asked for; scene 0 has {count}, counted from 0"
+    text = f"no background object {count}: picture 0 has {count}, counted from 0"
     with pytest.raises(InputError, match=text):
         data.without_background(0, count)
     with pytest.raises(InputError, match="size is 0 pixels"):

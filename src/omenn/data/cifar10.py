@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
-
-from omenn.data.folders import another_layout, checked_index, found_in, pictures_in, read_picture
+from omenn.data.folders import ImageFolder, another_layout, found_in, in_class_folders
 from omenn.errors import InputError, did_you_mean
 
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 """In the order of the data set's labels, which is that of the logits of models."""
 
 
-class Cifar10:
-    """The pictures of a split by index, class by class, each with the number of its class.
+class Cifar10(ImageFolder):
+    """The pictures of one split, class by class.
 
-    Classes that are not there are left out, and the others keep their numbers.
+    Classes without a folder are left out; the others keep their numbers.
 
     Raises:
         InputError: a folder of another layout, one that is named like no class, no picture.
@@ -35,47 +33,25 @@ class Cifar10:
     classes = CLASSES
 
     def __init__(self, root: Path | str, split: str = "test") -> None:
-        self.root, self.split = Path(root), split
-        self.folder = self.root / split
-        if not looks_like(self.root, split):
+        root = Path(root)
+        folder = root / split
+        if not looks_like(root, split):
             expected = f"{split}/<class>/<name>.png or .jpg, the classes being {', '.join(CLASSES)}"
-            raise another_layout("CIFAR-10 as pictures", self.root, expected)
-        inside = sorted(path.name for path in self.folder.iterdir() if path.is_dir())
-        for name in inside:
-            if name not in CLASSES and not name.startswith("."):
+            raise another_layout("CIFAR-10 as pictures", root, expected)
+        inside = {path.name for path in folder.iterdir() if path.is_dir()}
+        for name in sorted(inside.difference(CLASSES)):
+            if not name.startswith("."):
                 raise InputError(
-                    f"{self.folder / name} is named like no class of CIFAR-10: "
+                    f"{folder / name} is named like no class of CIFAR-10: "
                     f"{did_you_mean(name, CLASSES)}"
                 )
-        self.paths = [
-            (path, number)
-            for number, name in enumerate(CLASSES)
-            if (self.folder / name).is_dir()
-            for path in pictures_in(self.folder / name)
-        ]
-        if not self.paths:
+        present = [folder / name for name in CLASSES if name in inside]
+        numbers = {name: number for number, name in enumerate(CLASSES)}
+        super().__init__(root, split, in_class_folders(present, numbers))
+        if not self.files:
             raise InputError(
-                f"{self.folder} has no picture in its class folders. Restore them. "
-                f"{found_in(self.folder)}"
+                f"{folder} has no picture in its class folders. Restore them. {found_in(folder)}"
             )
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __repr__(self) -> str:
-        return f"Cifar10({str(self.root)!r}, {self.split!r}, pictures={len(self)})"
-
-    def path(self, index: int) -> Path:
-        """Where the picture lies."""
-        return self.paths[checked_index(index, self.paths, self.folder)][0]
-
-    def label(self, index: int) -> int:
-        """The number of the picture's class."""
-        return self.paths[checked_index(index, self.paths, self.folder)][1]
-
-    def image(self, index: int) -> Image.Image:
-        """The picture, RGB."""
-        return read_picture(self.path(index))
 
 
 def looks_like(root: Path, split: str = "test") -> bool:

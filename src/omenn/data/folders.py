@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -225,14 +225,49 @@ def found_in(folder: Path) -> str:
     return f"Found: {', '.join(names)}{rest}."
 
 
-def checked_index(index: int, rows: Sequence[object], root: Path) -> int:
-    """The index of a picture.
+class ImageFolder:
+    """The pictures of one split of a data set on disk; they are read when they are asked for.
 
-    Raises:
-        InputError: there is no such picture.
+    ``files`` and ``labels_of_files`` are the pictures and the numbers of their classes, in order.
+
+    Raises InputError, also later, for anything that is missing or unreadable.
     """
-    if not 0 <= index < len(rows):
+
+    def __init__(self, root: Path, split: str, files: Iterable[tuple[Path, int]]) -> None:
+        self.root, self.split = root, split
+        pairs = list(files)
+        self.files = [path for path, _ in pairs]
+        self.labels_of_files = [label for _, label in pairs]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"{name}({str(self.root)!r}, split={self.split!r}, pictures={len(self)})"
+
+    def path(self, index: int) -> Path:
+        """The file of a picture."""
+        return self.files[checked_index(index, self)]
+
+    def label(self, index: int) -> int:
+        """The number of a picture's class."""
+        return self.labels_of_files[checked_index(index, self)]
+
+    def image(self, index: int) -> Image.Image:
+        """A picture, RGB."""
+        return read_picture(self.path(index))
+
+
+def checked_index(index: int, pictures: Sized) -> int:
+    """The index of a picture. Raises InputError where there is no such picture."""
+    if not 0 <= index < len(pictures):
         raise InputError(
-            f"picture {index} was asked for; {root} holds {len(rows)}, counted from 0."
+            f"there is no picture {index} in {pictures!r}. Choose 0 to {len(pictures) - 1}."
         )
     return index
+
+
+def in_class_folders(folders: Iterable[Path], numbers: Mapping[str, int]) -> list[tuple[Path, int]]:
+    """Every picture in folders that bear the names of classes, with the number of its class."""
+    return [(path, numbers[folder.name]) for folder in folders for path in pictures_in(folder)]

@@ -6,14 +6,14 @@ Explainable AI Methods", ICCV 2023, arXiv 2308.06248.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from omenn.data.folders import read_picture
+from omenn.data.folders import ImageFolder, checked_index, read_picture
 from omenn.errors import InputError
 from omenn.files.reading import GB, read_json
 
@@ -30,7 +30,54 @@ BACKDROP = 204
 """Background object n is (204, 204, 204 + n)."""
 
 
-class FunnyBirds:
+class PartImages(Sized):
+    """Pictures of birds with parts: where parts and background objects are seen, by part maps."""
+
+    parts: Any  # names, or a mapping from names
+
+    def part_map(self, index: int) -> Image.Image:
+        """The part map of a picture, in FunnyBirds' colours."""
+        raise NotImplementedError
+
+    def background_count(self, index: int) -> int:
+        """How many background objects the scene has, seen or not."""
+        raise NotImplementedError
+
+    def masks(self, index: int) -> dict[str, np.ndarray]:
+        """For every part where it is seen; a part that is missing or hidden has an empty mask."""
+        pixels = np.asarray(self.part_map(index))
+        return {
+            part: np.any([(pixels == colour).all(axis=2) for colour in MAP_COLOURS[part]], axis=0)
+            for part in self.parts
+            if part in MAP_COLOURS
+        }
+
+    def background_masks(self, index: int) -> np.ndarray:
+        """Where each background object is seen: (objects, height, width)."""
+        pixels = np.asarray(self.part_map(index)).astype(int)
+        grey = (pixels[:, :, 0] == BACKDROP) & (pixels[:, :, 1] == BACKDROP)
+        number = np.where(grey, pixels[:, :, 2] - BACKDROP, -1)
+        return number[None] == np.arange(self.background_count(index))[:, None, None]
+
+    def _checked_parts(self, kept: Collection[str]) -> set[str]:
+        unknown = set(kept) - set(self.parts)
+        if unknown:
+            raise InputError(
+                f"kept= names {', '.join(sorted(unknown))}; the parts are {', '.join(self.parts)}"
+            )
+        return set(kept)
+
+    def _checked_object(self, index: int, number: int) -> int:
+        count = self.background_count(index)
+        if not 0 <= number < count:
+            raise InputError(
+                f"there is no background object {number}: picture {index} has {count}, counted "
+                "from 0."
+            )
+        return number
+
+
+class FunnyBirds(ImageFolder, PartImages):
     """One split of a part-annotated set on disk; pictures are read when asked for.
 
     ``classes``: for every class the instance of each part; ``parts``: for every part its
@@ -49,8 +96,7 @@ class FunnyBirds:
     """
 
     def __init__(self, root: Path | str, split: str = "test") -> None:
-        self.root = Path(root)
-        self.split = split
+        super().__init__(Path(root), split, ())
         self.records: list[dict[str, Any]] = self._json(f"dataset_{split}.json", list)
         self.parts: dict[str, list[dict[str, str]]] = self._json("parts.json", dict)
         try:
@@ -59,8 +105,10 @@ class FunnyBirds:
                 {part: int(k) for part, k in entries[index].items()}
                 for index in range(len(entries))
             )
-            for record in self.records:
-                self.classes[record["class_idx"]]
+            self.labels_of_files = [int(record["class_idx"]) for record in self.records]
+            for number, label in enumerate(self.labels_of_files):
+                self.classes[label]
+                self.files.append(self.root / split / f"{label}/{number:06d}.png")
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise InputError(
                 f"{self.root} does not hold FunnyBirds' layout: classes.json or "
@@ -79,56 +127,36 @@ class FunnyBirds:
             )
         return content
 
-    def _picture(self, name: str) -> Image.Image:
-        path = self.root / f"{name}.png"
-        if not path.exists() and (self.root / f"{name}.jpg").exists():
-            path = self.root / f"{name}.jpg"
-        return read_picture(path)
-
-    def _place(self, index: int) -> str:
-        return f"{self.label(index)}/{self._checked(index):06d}"
-
-    def _checked(self, index: int) -> int:
-        if not 0 <= index < len(self.records):
-            raise InputError(
-                f"picture {index} was asked for; {self.root} holds {len(self.records)} in split "
-                f"'{self.split}', counted from 0"
-            )
-        return index
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __repr__(self) -> str:
-        return f"FunnyBirds({str(self.root)!r}, split={self.split!r}, pictures={len(self)})"
-
-    def label(self, index: int) -> int:
-        """The class of a picture."""
-        return int(self.records[self._checked(index)]["class_idx"])
+    def _picture(self, index: int, folder: str, beside: str = "") -> Image.Image:
+        """A picture in a folder of the layout, whose file or folder is named by class and index."""
+        name = self.path(index).with_suffix("").relative_to(self.root / self.split)
+        path = self.root / folder / name / beside if beside else self.root / folder / name
+        png, jpg = (path.with_name(f"{path.name}.{ending}") for ending in ("png", "jpg"))
+        return read_picture(jpg if jpg.exists() and not png.exists() else png)
 
     def image(self, index: int) -> Image.Image:
-        """The picture."""
-        return self._picture(f"{self.split}/{self._place(index)}")
+        """A picture, RGB."""
+        return self._picture(index, self.split)
 
     def part_map(self, index: int) -> Image.Image:
-        """The picture's part map, in FunnyBirds' colours."""
-        return self._picture(f"{self.split}_part_map/{self._place(index)}")
+        """The part map of a picture, in FunnyBirds' colours."""
+        return self._picture(index, f"{self.split}_part_map")
 
     def visible_parts(self, index: int) -> dict[str, int]:
         """Which instance of each part the bird has; missing parts are left out."""
-        record = self.records[self._checked(index)]
-        held: dict[str, int] = {}
+        record = self.records[checked_index(index, self)]
+        visible: dict[str, int] = {}
         for part, instances in self.parts.items():
             model = record.get(f"{part}_model", "placeholder")
             if model == "placeholder":
                 continue
             for number, entry in enumerate(instances):
                 if all(record.get(f"{part}_{key}") == value for key, value in entry.items()):
-                    held[part] = number
+                    visible[part] = number
                     break
             else:
                 raise InputError(f"picture {index} has a {part} '{model}' that parts.json lacks")
-        return held
+        return visible
 
     def compatible(self, parts: Mapping[str, int]) -> tuple[int, ...]:
         """The classes that agree with every part given."""
@@ -138,47 +166,20 @@ class FunnyBirds:
             if all(instances.get(part) == instance for part, instance in parts.items())
         )
 
-    def masks(self, index: int) -> dict[str, np.ndarray]:
-        """For every part where it is seen; a part that is missing or hidden has an empty mask."""
-        pixels = np.asarray(self.part_map(index))
-        return {
-            part: np.any([(pixels == colour).all(axis=2) for colour in MAP_COLOURS[part]], axis=0)
-            for part in self.parts
-            if part in MAP_COLOURS
-        }
-
     def background_count(self, index: int) -> int:
         """How many background objects the scene has, seen or not."""
-        names = str(self.records[self._checked(index)].get("bg_objects", "")).split(",")
+        names = str(self.records[checked_index(index, self)].get("bg_objects", "")).split(",")
         return sum(bool(name.strip()) for name in names)
-
-    def background_masks(self, index: int) -> np.ndarray:
-        """Where each background object is seen: (objects, height, width)."""
-        pixels = np.asarray(self.part_map(index)).astype(int)
-        grey = (pixels[:, :, 0] == BACKDROP) & (pixels[:, :, 1] == BACKDROP)
-        number = np.where(grey, pixels[:, :, 2] - BACKDROP, -1)
-        return number[None] == np.arange(self.background_count(index))[:, None, None]
 
     def with_parts(self, index: int, kept: Collection[str]) -> Image.Image:
         """The picture in which the bird has the parts ``kept`` alone; all else is the same.
 
         Raises InputError for an unknown part, or a split without interventions.
         """
-        unknown = set(kept) - set(self.parts)
-        if unknown:
-            raise InputError(
-                f"kept= names {', '.join(sorted(unknown))}; the parts are {', '.join(self.parts)}"
-            )
-        name = "_".join(sorted(set(kept)))
-        return self._picture(f"{self.split}_interventions/{self._place(index)}/body_{name}")
+        name = "_".join(sorted(self._checked_parts(kept)))
+        return self._picture(index, f"{self.split}_interventions", f"body_{name}")
 
     def without_background(self, index: int, number: int) -> Image.Image:
         """The picture without background object ``number``; all else is the same."""
-        count = self.background_count(index)
-        if not 0 <= number < count:
-            raise InputError(
-                f"background object {number} was asked for; picture {index} has {count}, "
-                "counted from 0"
-            )
-        folder = f"{self.split}_interventions/{self._place(index)}/background_interventions"
-        return self._picture(f"{folder}/{number}")
+        name = f"background_interventions/{self._checked_object(index, number)}"
+        return self._picture(index, f"{self.split}_interventions", name)

@@ -15,12 +15,13 @@ from PIL import Image
 from omenn.data import birds
 from omenn.data.birds.arrays import drawing_digest
 from omenn.data.birds.scenes import Scene, Split
-from omenn.data.funnybirds import BACKDROP, MAP_COLOURS
+from omenn.data.folders import checked_index
+from omenn.data.funnybirds import PartImages
 from omenn.errors import InputError
 from omenn.files.atomic import replacing
 
 
-class GeneratedBirds:
+class GeneratedBirds(PartImages):
     """The first ``count`` scenes of a split in which the bird has all its parts.
 
     It has what :class:`omenn.data.funnybirds.FunnyBirds` has for a folder: pictures as Pillow RGB
@@ -51,7 +52,7 @@ class GeneratedBirds:
         self.split: Split = split
         self.size, self.seed = size, seed
         self.classes: tuple[Mapping[str, int], ...] = tuple(
-            {str(part): k for part, k in held.items()} for held in birds.CLASSES
+            {str(part): k for part, k in instances.items()} for instances in birds.CLASSES
         )
         self.parts = birds.PARTS
         self.scenes: list[Scene] = []
@@ -73,9 +74,7 @@ class GeneratedBirds:
         return f"GeneratedBirds({self.split!r}, {len(self)}, size={self.size}, seed={self.seed})"
 
     def _scene(self, index: int) -> Scene:
-        if not 0 <= index < len(self.scenes):
-            raise InputError(f"scene {index} was asked for; there are {len(self)}, counted from 0")
-        return self.scenes[index]
+        return self.scenes[checked_index(index, self)]
 
     def _picture(self, index: int, name: str) -> Image.Image:
         """One picture of a scene, drawn or from the cache."""
@@ -118,43 +117,22 @@ class GeneratedBirds:
         """The picture."""
         return self._picture(index, _without([]))
 
-    def masks(self, index: int) -> dict[str, np.ndarray]:
-        """For every part where it is seen; a part that is hidden has an empty mask."""
-        pixels = np.asarray(self._picture(index, "map"))
-        return {
-            part: np.any([(pixels == colour).all(axis=2) for colour in MAP_COLOURS[part]], axis=0)
-            for part in self.parts
-        }
+    def part_map(self, index: int) -> Image.Image:
+        """The part map of a picture, in FunnyBirds' colours."""
+        return self._picture(index, "map")
 
     def background_count(self, index: int) -> int:
         """How many background objects the scene has, seen or not."""
         return len(self._scene(index).backdrop)
 
-    def background_masks(self, index: int) -> np.ndarray:
-        """Where each background object is seen: (objects, height, width)."""
-        pixels = np.asarray(self._picture(index, "map")).astype(int)
-        grey = (pixels[:, :, 0] == BACKDROP) & (pixels[:, :, 1] == BACKDROP)
-        number = np.where(grey, pixels[:, :, 2] - BACKDROP, -1)
-        return number[None] == np.arange(self.background_count(index))[:, None, None]
-
     def with_parts(self, index: int, kept: Collection[str]) -> Image.Image:
         """The picture in which the bird has the parts ``kept`` alone; all else is the same."""
-        unknown = set(kept) - set(self.parts)
-        if unknown:
-            raise InputError(
-                f"kept= names {', '.join(sorted(unknown))}; the parts are {', '.join(self.parts)}"
-            )
+        kept = self._checked_parts(kept)
         return self._picture(index, _without([part for part in self.parts if part not in kept]))
 
     def without_background(self, index: int, number: int) -> Image.Image:
         """The picture without background object ``number``; all else is the same."""
-        count = self.background_count(index)
-        if not 0 <= number < count:
-            raise InputError(
-                f"background object {number} was asked for; scene {index} has {count}, "
-                "counted from 0"
-            )
-        return self._picture(index, _object(number))
+        return self._picture(index, _object(self._checked_object(index, number)))
 
 
 def _without(gone: Collection[str]) -> str:

@@ -13,17 +13,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from omenn.data.folders import (
     SYNSET,
     Box,
+    ImageFolder,
     another_layout,
-    checked_index,
     class_folders,
+    in_class_folders,
     pictures_in,
     read_boxes,
-    read_picture,
     size_of,
     within,
 )
@@ -40,7 +39,7 @@ MAPPINGS = ("LOC_synset_mapping.txt", "imagenet_class_index.json")
 Classes = Path | str | Sequence[str]
 
 
-class ImageNet:
+class ImageNet(ImageFolder):
     """The pictures of one split, by class and name; they are read when asked for.
 
     ``synsets`` and ``names``: of the classes, in the order of their numbers. The numbers come from
@@ -71,38 +70,16 @@ class ImageNet:
         classes: Classes | None = None,
         annotations: Path | str | None = None,
     ) -> None:
-        self.root, self.split = Path(root), split
-        self.folder, folders = _pictures(self.root, split)
-        self.synsets, self.names = _numbered(classes, self.root, folders)
-        numbers = known_classes(self.synsets, folders)
-        self.paths = [
-            (path, numbers[folder.name]) for folder in folders for path in pictures_in(folder)
-        ]
-        if not self.paths:
+        root = Path(root)
+        folder, folders = _pictures(root, split)
+        self.synsets, self.names = _numbered(classes, root, folders)
+        super().__init__(root, split, in_class_folders(folders, numbered(self.synsets, folders)))
+        if not self.files:
             raise InputError(
-                f"{self.folder} holds {len(folders)} class folders and no picture in them. "
+                f"{folder} holds {len(folders)} class folders and no picture in them. "
                 "Restore the pictures (.JPEG)."
             )
         self._annotations = None if annotations is None else Path(annotations)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __repr__(self) -> str:
-        classes = len(self.synsets)
-        return f"ImageNet({str(self.root)!r}, pictures={len(self)}, classes={classes})"
-
-    def path(self, index: int) -> Path:
-        """Where the picture lies."""
-        return self.paths[checked_index(index, self.paths, self.folder)][0]
-
-    def label(self, index: int) -> int:
-        """The number of the picture's class."""
-        return self.paths[checked_index(index, self.paths, self.folder)][1]
-
-    def image(self, index: int) -> Image.Image:
-        """The picture."""
-        return read_picture(self.path(index))
 
     def annotated(self, index: int) -> bool:
         """Whether the picture has boxes."""
@@ -201,7 +178,7 @@ def read_classes(classes: Classes) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return _checked(pairs, str(path))
 
 
-def known_classes(synsets: Sequence[str], folders: Sequence[Path]) -> dict[str, int]:
+def numbered(synsets: Sequence[str], folders: Sequence[Path]) -> dict[str, int]:
     """Synset → number.
 
     Raises:

@@ -8,26 +8,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from omenn.data.folders import (
+    ImageFolder,
     another_layout,
-    checked_index,
     class_folders,
     fitted,
-    pictures_in,
+    in_class_folders,
     read_ids,
-    read_picture,
     size_of,
 )
-from omenn.data.imagenet import Classes, known_classes, read_classes
+from omenn.data.imagenet import Classes, numbered, read_classes
 from omenn.errors import InputError
 
 IGNORED = 1000
 """The number of pixels that belong to no class for certain; 0 is everything else."""
 
 
-class ImageNetS:
+class ImageNetS(ImageFolder):
     """The pictures of one split, by class and name; they are read when asked for.
 
     ``root`` is ``ImageNetS50``, ``ImageNetS300`` or ``ImageNetS919``, with ``<split>/<synset>/`` of
@@ -59,47 +57,21 @@ class ImageNetS:
         classes: Classes | None = None,
         categories: Classes | None = None,
     ) -> None:
-        self.root, self.split = Path(root), split
-        self.folder = self.root / split
-        folders = class_folders(self.folder)
+        root = Path(root)
+        self._segmentations = root / f"{split}-segmentation"
+        folders = class_folders(root / split)
         if not folders or not class_folders(self._segmentations):
             raise another_layout(
                 "ImageNet-S",
-                self.root,
+                root,
                 f"{split}/<synset>/<name>.JPEG and {split}-segmentation/<synset>/<name>.png, as in "
                 "ImageNetS919/",
             )
         listed = [folder.name for folder in folders] if categories is None else categories
         self.categories = tuple(sorted(read_classes(listed)[0]))
-        self._ids = {s: n + 1 for s, n in known_classes(self.categories, folders).items()}
+        self._ids = {s: n + 1 for s, n in numbered(self.categories, folders).items()}
         self.synsets, self.names = read_classes(self.categories if classes is None else classes)
-        numbers = known_classes(self.synsets, folders)
-        self.paths = [
-            (path, numbers[folder.name]) for folder in folders for path in pictures_in(folder)
-        ]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __repr__(self) -> str:
-        categories = len(self.categories)
-        return f"ImageNetS({str(self.root)!r}, pictures={len(self)}, categories={categories})"
-
-    @property
-    def _segmentations(self) -> Path:
-        return self.root / f"{self.split}-segmentation"
-
-    def path(self, index: int) -> Path:
-        """Where the picture lies."""
-        return self.paths[checked_index(index, self.paths, self.folder)][0]
-
-    def label(self, index: int) -> int:
-        """The number of the picture's class."""
-        return self.paths[checked_index(index, self.paths, self.folder)][1]
-
-    def image(self, index: int) -> Image.Image:
-        """The picture."""
-        return read_picture(self.path(index))
+        super().__init__(root, split, in_class_folders(folders, numbered(self.synsets, folders)))
 
     def segmentation(self, index: int) -> np.ndarray:
         """(height, width) int: numbers of ``categories`` from 1, 0 elsewhere, 1000 if not certain.
@@ -116,14 +88,14 @@ class ImageNetS:
                 "with 8 bits, whose number is R + 256 G. Restore the official file."
             )
         ids = channels[..., 0].astype(int) + 256 * channels[..., 1].astype(int)
-        own, held = self._ids[path.parent.name], set(np.unique(ids).tolist()) - {0, IGNORED}
-        if held and (own not in held or max(held) > len(self.categories)):
+        own, found = self._ids[path.parent.name], set(np.unique(ids).tolist()) - {0, IGNORED}
+        if found and (own not in found or max(found) > len(self.categories)):
             raise InputError(
-                f"{where} holds the numbers {', '.join(map(str, sorted(held)))}, but its class is "
+                f"{where} holds the numbers {', '.join(map(str, sorted(found)))}, but its class is "
                 f"{own} of {len(self.categories)}. Folders may be missing: give the official list "
                 "with categories=."
             )
-        return fitted(ids, size_of(self.path(index)), where)
+        return fitted(ids, size_of(path), where)
 
     def mask(self, index: int) -> np.ndarray:
         """(height, width) bool: where the picture's class is seen for certain."""

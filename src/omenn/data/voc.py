@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from omenn.data.folders import (
     Box,
+    ImageFolder,
     another_layout,
-    checked_index,
     fitted,
     found_in,
     read_boxes,
     read_ids,
-    read_picture,
     size_of,
 )
 from omenn.errors import InputError, TargetError, did_you_mean
@@ -40,7 +38,7 @@ VOID = 255
 _SETS = {"segmentation": "Segmentation", "detection": "Main"}
 
 
-class VOC:
+class VOC(ImageFolder):
     """The pictures of one image set; they are read when asked for.
 
     ``root`` is ``VOC2012`` or a folder around it (``VOCdevkit``). ``task``: ``"segmentation"`` has
@@ -62,42 +60,19 @@ class VOC:
     ) -> None:
         if task not in _SETS:
             raise InputError(f"task={task!r} is not known. Choose one of {', '.join(_SETS)}.")
-        given = Path(root)
-        places = [given, given / "VOC2012", given / "VOCdevkit/VOC2012"]
-        self.root = next((place for place in places if (place / "JPEGImages").is_dir()), given)
-        self.split, self.task = split, task
-        sets = self.root / "ImageSets" / _SETS[task]
-        if not (self.root / "JPEGImages").is_dir() or not sets.is_dir():
-            raise another_layout(
-                "Pascal VOC",
-                self.root,
-                f"JPEGImages/, Annotations/, SegmentationClass/ and ImageSets/{_SETS[task]}/, as "
-                "in VOCdevkit/VOC2012/",
-            )
-        lines = read_text(
+        self.task = task
+        root = _root(Path(root), task)
+        sets = root / "ImageSets" / _SETS[task]
+        names = read_text(
             sets / f"{split}.txt", "image set", empty=True, remedy=found_in(sets)
         ).splitlines()
-        self.ids = [line.split()[0] for line in lines if line.strip()]
-        if not self.ids:
+        ids = [line.split()[0] for line in names if line.strip()]
+        if not ids:
             raise InputError(f"the image set {sets / split}.txt names no picture. Restore it.")
+        super().__init__(root, split, [(root / "JPEGImages" / f"{name}.jpg", -1) for name in ids])
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __repr__(self) -> str:
-        return f"VOC({str(self.root)!r}, split={self.split!r}, pictures={len(self)})"
-
-    def _path(self, folder: str, index: int, ending: str) -> Path:
-        name = self.ids[checked_index(index, self.ids, self.root)]
-        return self.root / folder / f"{name}.{ending}"
-
-    def path(self, index: int) -> Path:
-        """Where the picture lies."""
-        return self._path("JPEGImages", index, "jpg")
-
-    def image(self, index: int) -> Image.Image:
-        """The picture."""
-        return read_picture(self.path(index))
+    def _beside(self, index: int, folder: str, ending: str) -> Path:
+        return self.root / folder / f"{self.path(index).stem}.{ending}"
 
     def boxes(self, index: int, label: int | None = None) -> tuple[Box, ...]:
         """The boxes of all objects, or of one class.
@@ -105,7 +80,7 @@ class VOC:
         Raises:
             InputError: no annotation, a broken one, or an unknown class in it.
         """
-        path = self._path("Annotations", index, "xml")
+        path = self._beside(index, "Annotations", "xml")
         boxes = read_boxes(path, size_of(self.path(index)), first=1)
         for box in boxes:
             if box.name not in CLASSES:
@@ -131,7 +106,7 @@ class VOC:
         """
         found = self.labels(index)
         if not found:
-            path = self._path("Annotations", index, "xml")
+            path = self._beside(index, "Annotations", "xml")
             raise InputError(f"{path} names no object, so the picture has no class. Leave it out.")
         return found[0]
 
@@ -141,7 +116,7 @@ class VOC:
         Raises:
             InputError: missing, or not the numbers of a palette.
         """
-        path = self._path("SegmentationClass", index, "png")
+        path = self._beside(index, "SegmentationClass", "png")
         if not path.exists():
             raise InputError(
                 f"{path} does not exist: only the pictures of task='segmentation' have masks, this "
@@ -171,3 +146,17 @@ def _checked(label: int) -> int:
     if not 0 <= label < len(CLASSES):
         raise TargetError(f"class {label} is none of Pascal VOC's. Choose from 0 to 19.")
     return label
+
+
+def _root(given: Path, task: str) -> Path:
+    """The folder with the pictures, which is the one given or lies in it."""
+    places = [given, given / "VOC2012", given / "VOCdevkit/VOC2012"]
+    root = next((place for place in places if (place / "JPEGImages").is_dir()), given)
+    if not (root / "JPEGImages").is_dir() or not (root / "ImageSets" / _SETS[task]).is_dir():
+        raise another_layout(
+            "Pascal VOC",
+            root,
+            f"JPEGImages/, Annotations/, SegmentationClass/ and ImageSets/{_SETS[task]}/, as in "
+            "VOCdevkit/VOC2012/",
+        )
+    return root
