@@ -8,7 +8,6 @@ python -m experiments.bias --scenes 20
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from rich.progress import track
 import omenn
 from experiments.report import ROOT, environment, table, write_block
 from omenn.data import birds
+from omenn.files.atomic import replacing
 from omenn.models import sources
 from omenn.viz.heatmaps import scale_of, signed_rgb
 
@@ -109,9 +109,8 @@ def picture(path: Any) -> None:
         axis.set_xticks([])
         axis.set_yticks([])
     drawn.tight_layout(pad=0.4)
-    part = path.with_suffix(".part.png")
-    drawn.savefig(part, metadata={"Software": "omenn"})
-    os.replace(part, path)
+    with replacing(path) as beside:
+        drawn.savefig(beside, metadata={"Software": "omenn"})
 
 
 def main() -> None:

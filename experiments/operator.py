@@ -29,7 +29,7 @@ from experiments.report import ROOT, environment, table, write_block
 from omenn.data import birds
 from omenn.data.birds.painting import MAP_COLOURS
 from omenn.engine.svd import SVD
-from omenn.files.whole import write_files
+from omenn.files.atomic import write_files
 from omenn.models import bundled, sources
 from omenn.viz.heatmaps import colours, scale_of, signed_rgb
 from omenn.viz.panels import number

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from omenn.files.atomic import write_files
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -35,6 +37,4 @@ def write_block(path: Path, marker: str, text: str) -> None:
         raise SystemExit(f"{path} has no block '{marker}': put {begin} and {end} into it.")
     head, rest = old.split(begin, 1)
     tail = rest.split(end, 1)[1]
-    fresh = path.with_suffix(path.suffix + ".part")
-    fresh.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
-    os.replace(fresh, path)
+    write_files({path: f"{head}{begin}\n{text}\n{end}{tail}".encode()})

@@ -22,6 +22,7 @@ from typing import Any
 
 from experiments.report import ROOT
 from experiments.zoo_entries import Entry
+from omenn.files.atomic import write_files
 
 Row = dict[str, Any]
 FAILED = ("crash", "time-out", "memory", "error", "unbuilt")
@@ -31,7 +32,7 @@ PACKAGES = ("torch", "timm", "torchvision", "transformers", "torch_geometric")
 def engine() -> str:
     """A short digest of the engine's source: rows of another engine are measured anew."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "src" / "omenn" / "core").rglob("*.py")):
+    for path in sorted((ROOT / "src" / "omenn" / "engine").rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -63,10 +64,7 @@ class Store:
     def write(self, entry: Entry, size: str, row: Row) -> Row:
         row = row | self.made_by | {"size": size}
         path = self.path(entry, size)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(row, indent=1), encoding="utf-8")
-        os.replace(part, path)
+        write_files({path: json.dumps(row, indent=1).encode()})
         return row
 
     def rows(self) -> Iterator[Row]:
@@ -147,9 +145,7 @@ class Runner:
                 row = {"status": "memory" if out_of_memory else "crash", "reason": words[:300]}
                 traceback.print_exc()
                 sys.stderr.flush()
-            part = answer.with_suffix(".part")
-            part.write_text(json.dumps(row), encoding="utf-8")
-            os.replace(part, answer)
+            write_files({answer: json.dumps(row).encode()})
         finally:
             os._exit(0)
 

@@ -17,7 +17,7 @@ from omenn.bench import cells
 from omenn.bench.cell_store import Store
 from omenn.bench.plan import Plan
 from omenn.errors import InputError
-from omenn.files.whole import write_files
+from omenn.files.atomic import write_files
 
 MEASURES = {
     "FunnyBirds mean": (METRICS[0], "mean"),

@@ -28,6 +28,7 @@ from experiments.xdnn import sparsity_data, sparsity_single, sparsity_stacked, s
 from experiments.xdnn.sparsity_data import Rows, Split, repetition, stacked
 from experiments.xdnn.sparsity_stacked import EPOCHS, METHODS, Method
 from omenn.errors import OmennError
+from omenn.files.atomic import write_files
 
 WORK = ROOT / "experiments" / "xdnn" / "results" / "sparsity"
 WEIGHTS = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -53,10 +54,7 @@ class Record:
             self.content = known
 
     def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.path.with_suffix(".part")
-        fresh.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
-        os.replace(fresh, self.path)
+        write_files({self.path: (json.dumps(self.content, indent=1) + "\n").encode()})
 
 
 class Experiment:

@@ -143,5 +143,5 @@ def test_caches_that_cannot_be_used(tmp_path: Path) -> None:
     np.savez(path, pictures=np.zeros((3, 8, 8, 3), np.uint8))
     with pytest.raises(InputError, match=r"000000\.npz cannot be read"):
         GeneratedBirds("test", 1, size=8, cache=tmp_path).image(0)
-    with pytest.raises(OutputError, match=r"cannot write .* Choose another folder"):
+    with pytest.raises(OutputError, match="cannot be written"):
         GeneratedBirds("test", 1, size=8, cache=path).image(0)

@@ -186,7 +186,7 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"run\.pt cannot be read: .*Remove it to start"):
         fine_tune(network(), pictures(), Recipe(epochs=1), checkpoint=file)
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot be written"):
         fine_tune(network(), pictures(), Recipe(epochs=1), checkpoint=tmp_path / "file/run.pt")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from omenn.errors import OutputError
-from omenn.files.whole import check_writable, write_files
+from omenn.files.atomic import check_writable, write_files
 
 
 def everything(folder: Path) -> dict[str, bytes]:

@@ -15,8 +15,9 @@ from typing import Any
 import omenn
 from omenn.bench.plan import Plan
 from omenn.errors import InputError
+from omenn.files.atomic import check_writable, write_files
+from omenn.files.json_text import as_json
 from omenn.files.reading import GB, read_json
-from omenn.files.whole import as_json, check_writable, write_files
 
 RUN = "run.json"
 RESULTS = ("index.html", "results.json", "results.md", "results.parquet", "plan.toml")

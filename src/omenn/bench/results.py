@@ -13,7 +13,7 @@ from omenn.bench.cell_store import Store
 from omenn.bench.plan import Plan
 from omenn.bench.plan_entries import Entry
 from omenn.errors import MissingExtra
-from omenn.files.whole import as_json, finite
+from omenn.files.json_text import as_json, finite
 from omenn.viz.bench_table import (
     Bench,
     Column,

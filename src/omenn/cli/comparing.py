@@ -22,7 +22,7 @@ from omenn.cli.explain_results import described, marked, usual_smoothing
 from omenn.cli.method_list import installed, ordered
 from omenn.cli.profiling import Spent, spending
 from omenn.errors import InputError, OmennError, reason
-from omenn.files.whole import check_writable, write_files
+from omenn.files.atomic import check_writable, write_files
 from omenn.viz.comparison import Answer, Cell, Comparison, Row, cell_of
 from omenn.viz.wording import PROMISES, number
 

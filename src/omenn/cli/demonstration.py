@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from omenn.cli.explain_images import Request, explain_tensor
 from omenn.data import birds
-from omenn.files.whole import check_writable, write_files
+from omenn.files.atomic import check_writable, write_files
 from omenn.models import sources
 from omenn.models.sources import Source
 from omenn.viz.figure import figure_png

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from omenn.cli.explain_images import Request, certify_file, explain_file
 from omenn.errors import InputError
+from omenn.files.atomic import check_writable, write_files
 from omenn.files.printable import file_name
 from omenn.files.reading import is_folder
-from omenn.files.whole import check_writable, write_files
 from omenn.viz.explanation_files import ENDINGS
 from omenn.viz.panels import Case
 from omenn.viz.wording import (

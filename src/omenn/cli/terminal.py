@@ -85,7 +85,7 @@ class _Printable:
 
 def print_json(content: Any) -> None:
     """One JSON document on standard output; NaN becomes null, as JSON has none."""
-    from omenn.files.whole import as_json
+    from omenn.files.json_text import as_json
 
     print(as_json(content, indent=2))
 

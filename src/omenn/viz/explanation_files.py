@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from omenn.check import path as as_path
 from omenn.check import real
 from omenn.errors import InputError, OutputError, reason
+from omenn.files.atomic import write_files
+from omenn.files.json_text import as_json
 from omenn.files.reading import GB, opened
-from omenn.files.whole import as_json, write_files
 
 if TYPE_CHECKING:
     from torch import Tensor
