@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from golden import commands, engine, maps, signatures, store
+from golden import commands, engine, maps, metrics, signatures, store
 from golden.flat import Record
 
 HERE = Path(__file__).parent
 KINDS: dict[str, dict[str, Callable[[], Record]]] = {
     "maps": maps.PARTS,
     "engine": engine.PARTS,
+    "metrics": metrics.PARTS,
     "signatures": signatures.PARTS,
     "commands": commands.PARTS,
 }
