@@ -1,4 +1,4 @@
-"""Looking over the interceptor's shoulder: which rules a model uses, and what its constants are."""
+"""Looking over the tracer's shoulder: which rules a model uses, and what its constants are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from omenn.engine.trace.call import FROZEN
-from omenn.engine.trace.tracer import Interceptor
+from omenn.engine.trace.tracer import Tracer
 
 # A constant of these rows is a choice between constants (a clipped value, a masked place), which
 # the input makes: the term moves with the input and is honest.
@@ -19,7 +19,7 @@ _CHOOSING = frozenset(
 class Watch:
     """While it is in force, every carried constant and every rule in use is written down.
 
-    It wraps two methods of the interceptor, in this process, for the duration.
+    It wraps two methods of the tracer, in this process, for the duration.
     """
 
     def __init__(self) -> None:
@@ -28,19 +28,19 @@ class Watch:
         self.terms: list[tuple[str, str, float, bool]] = []  # module, operator, Σ|term|, told
 
     def __enter__(self) -> Watch:
-        self._carry, self._apply = Interceptor.carry, Interceptor._apply
-        Interceptor.carry = self._watched_carry()  # type: ignore[method-assign]
-        Interceptor._apply = self._watched_apply()  # type: ignore[method-assign]
+        self._carry, self._apply = Tracer.carry, Tracer._apply
+        Tracer.carry = self._watched_carry()  # type: ignore[method-assign]
+        Tracer._apply = self._watched_apply()  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
-        Interceptor.carry = self._carry  # type: ignore[method-assign]
-        Interceptor._apply = self._apply  # type: ignore[method-assign]
+        Tracer.carry = self._carry  # type: ignore[method-assign]
+        Tracer._apply = self._apply  # type: ignore[method-assign]
 
     def _watched_carry(self) -> Any:
         native = self._carry
 
-        def carry(mode: Interceptor, call: Any, y: Tensor, term: Tensor, *rest: Any) -> Tensor:
+        def carry(mode: Tracer, call: Any, y: Tensor, term: Tensor, *rest: Any) -> Tensor:
             module = mode.module_path()
             told = module in mode.frozen_constants or call.operator in _CHOOSING
             told |= any(m.kind == FROZEN and m.inputs for _, m in call.marked)
@@ -53,7 +53,7 @@ class Watch:
     def _watched_apply(self) -> Any:
         native = self._apply
 
-        def apply(mode: Interceptor, call: Any, row: Any, *rest: Any) -> Any:
+        def apply(mode: Tracer, call: Any, row: Any, *rest: Any) -> Any:
             self.rules.add(call.operator)
             name = getattr(call.func, "__name__", str(call.func))
             twin = "in place " if call.inplace else ""

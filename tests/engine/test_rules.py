@@ -12,7 +12,7 @@ import omenn
 from omenn.engine.inputs import Feed
 from omenn.engine.operators import OPERATORS
 from omenn.engine.trace import spelling, tracer
-from omenn.engine.trace.tracer import Interceptor
+from omenn.engine.trace.tracer import Tracer
 from opcases.case import Case
 from opdb import CASES
 from oracle import Affine, flat
@@ -40,7 +40,7 @@ def expected(case: Case) -> Affine:
 def engine(case: Case, book=None, create_graph: bool = False) -> tuple[Tensor, Affine]:
     """The output, and W and b as autograd gives them inside of the frozen network."""
     leaves = [t.clone().requires_grad_() for t in case.inputs]
-    mode = Interceptor(book=book, create_graph=create_graph)
+    mode = Tracer(book=book, create_graph=create_graph)
     Feed.register(mode, leaves)
     with torch.enable_grad(), mode:
         y = case.call(*(leaf.clone() for leaf in leaves))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import omenn
 from omenn.engine.depth import levels_of
-from omenn.engine.trace.tracer import Interceptor
+from omenn.engine.trace.tracer import Tracer
 from opcases.case import draw
 from opcases.linear import seeded
 from opcases.networks import IMAGE, ROWS, Two, convnet, mlp, sums_up
@@ -266,8 +266,8 @@ def test_products_option(products: str) -> None:
     torch.testing.assert_close(e.output, halves.output)
 
 
-def interceptors() -> list[Interceptor]:
-    return [o for o in gc.get_objects() if type(o) is Interceptor]
+def tracers() -> list[Tracer]:
+    return [o for o in gc.get_objects() if type(o) is Tracer]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # from torch's own lazy attributes
@@ -275,13 +275,13 @@ def interceptors() -> list[Interceptor]:
 def test_nothing_stays_in_memory(options: dict) -> None:
     """No reference cycles: a dropped explanation is freed at once, without the collector."""
     gc.collect()
-    before = interceptors()  # the traceback of a test that failed may hold some
+    before = tracers()  # the traceback of a test that failed may hold some
     gc.disable()
     try:
         e = omenn.explain(convnet(), IMAGE, 1, **options)
         assert e.exact
         del e
-        left = interceptors()
+        left = tracers()
     finally:
         gc.enable()
     assert left == before
@@ -289,7 +289,7 @@ def test_nothing_stays_in_memory(options: dict) -> None:
 
 def test_nothing_stays_in_memory_of_levels() -> None:
     gc.collect()
-    before = interceptors()
+    before = tracers()
     assert levels_of(convnet(), IMAGE)
     gc.collect()
-    assert interceptors() == before
+    assert tracers() == before

@@ -332,12 +332,12 @@ def test_an_unknown_product_is_refused() -> None:
 @pytest.mark.parametrize("kind", [(LayersRun, Layers), (PlainLayersRun, PlainLayers)])
 def test_ones_of_every_element_leave_the_gradient_as_it_is(kind: Any) -> None:
     net, x = seeded(convnet()), drawn(2, 3, 8, 8)
-    run, interceptor = kind
+    run, tracer = kind
     options = (None, "spatial", None, {}) if run is LayersRun else ()
     if run is LayersRun:
-        found = run(net, x, *options, interceptor)
+        found = run(net, x, *options, tracer)
     else:
-        found = run(net, x, bias="spatial", interceptor=interceptor)
+        found = run(net, x, bias="spatial", tracer=tracer)
     plain = FrozenRun(net, x, None, "none", None, {})
     first, second = (r.pull_back(r.target(1)[0]).inputs[0] for r in (found, plain))
     torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)

@@ -26,7 +26,7 @@ from omenn.engine.model_state import State
 from omenn.engine.trace.blame import blame
 from omenn.engine.trace.lifetime import released
 from omenn.engine.trace.opaque import raise_opaque
-from omenn.engine.trace.tracer import Interceptor
+from omenn.engine.trace.tracer import Tracer
 from omenn.errors import OmennError, UnsupportedOperator
 
 RESAMPLINGS = ("bilinear", "nearest", "none")
@@ -169,13 +169,13 @@ def depth_of(
 ) -> Depth | None:
     """Where the output of module ``at`` lies; None if it has no place on one explained input.
 
-    One forward pass under the interceptor, which follows places alone. If an operator in front of
+    One forward pass under the tracer, which follows places alone. If an operator in front of
     the module has no rule, the cells of a feature map are taken to lie as in the input.
     """
     state, found = State(model), list[Located]()
 
     def followed() -> Feed:
-        mode = Interceptor(model, state=state)
+        mode = Tracer(model, state=state)
         feed = Feed(mode, inputs, "mapped", channel_dim, batched, told=told)
         found.clear()
         handle = model.get_submodule(at).register_forward_hook(_listener(mode, feed, found))
@@ -204,7 +204,7 @@ def depth_of(
     return Depth(feed, found, resample)
 
 
-def _listener(mode: Interceptor, feed: Feed, found: list[Located]) -> Any:
+def _listener(mode: Tracer, feed: Feed, found: list[Located]) -> Any:
     """A hook, for this thread alone, that notes where what the module returns lies."""
     thread = threading.get_ident()
 
@@ -282,7 +282,7 @@ def levels_of(
     state, calls, feeds = State(model), list[tuple[str, list[Located]]](), list[Feed]()
 
     def followed() -> Feed:
-        mode = Interceptor(model, state=state)
+        mode = Tracer(model, state=state)
         feed = Feed(mode, inputs, "mapped", channel_dim, True, told=told)
         feeds.append(feed)
         calls.clear()

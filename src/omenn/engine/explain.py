@@ -17,7 +17,7 @@ from omenn.engine.inputs import Feed
 from omenn.engine.run import FrozenRun
 from omenn.engine.target import Target
 from omenn.engine.trace.guards import alone, not_nested
-from omenn.engine.trace.tracer import Interceptor
+from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError
 from omenn.explanation import Explanation
 
@@ -109,7 +109,7 @@ def frozen(
     model: nn.Module | None = None,
     products: str = "half",
     create_graph: bool = False,
-) -> Iterator[Interceptor]:
+) -> Iterator[Tracer]:
     """Inside, a model runs frozen: autograd with respect to ``inputs`` is W(x).
 
     Each of ``inputs`` must require gradients. Constants are not collected (see :func:`explain`).
@@ -137,7 +137,7 @@ def frozen(
             )
     not_nested()
     with alone():
-        mode = Interceptor(model, products=products, create_graph=create_graph)
+        mode = Tracer(model, products=products, create_graph=create_graph)
         mode.touched.keep_history = True  # what is made here is differentiated by the caller
         Feed.register(mode, inputs)
         with torch.enable_grad(), mode:

@@ -17,7 +17,7 @@ from omenn.engine.trace.foreign import look_again
 if TYPE_CHECKING:
     from omenn.engine.inputs import Feed
     from omenn.engine.model_state import State
-    from omenn.engine.trace.tracer import Interceptor
+    from omenn.engine.trace.tracer import Tracer
 
 # How far the frozen forward pass may be from the ordinary one, relative to the largest output.
 FIDELITY = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
@@ -47,7 +47,7 @@ class Compared:
     """A run of the frozen model that can be held against an ordinary one."""
 
     model: Any
-    mode: Interceptor
+    mode: Tracer
     feed: Feed
     out: Any
     at: str | None

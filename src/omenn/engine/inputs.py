@@ -17,7 +17,7 @@ from omenn.engine.location.entries import Entry, Key, Spread, direct, entry_of, 
 from omenn.engine.location.provenance import placed_for
 from omenn.engine.named_inputs import check, items_of, normal
 from omenn.engine.trace.call import CARRIED, IDS, Mark
-from omenn.engine.trace.tracer import Interceptor
+from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError
 
 # What ``bias`` may be for other books than the frozen one: constants are not carried along; with
@@ -36,7 +36,7 @@ class Feed:
 
     def __init__(
         self,
-        mode: Interceptor,
+        mode: Tracer,
         inputs: Any,
         bias: str,
         channel_dim: int | None,
@@ -243,7 +243,7 @@ class Feed:
     # --- running ---------------------------------------------------------------------------
 
     def run(self, model: Any, at: str | None) -> Any:
-        """Calls the model under the interceptor, with marked inputs (or a marked module output)."""
+        """Calls the model under the tracer, with marked inputs (or a marked module output)."""
         self.at = at is not None
         if at is None:
             args, kwargs = _given((k, self._enter(k, normal(v))) for k, v in self.items)
@@ -371,7 +371,7 @@ class Feed:
         return self.shaped(found)
 
     @staticmethod
-    def register(mode: Interceptor, inputs: Sequence[Tensor]) -> None:
+    def register(mode: Tracer, inputs: Sequence[Tensor]) -> None:
         """The caller's own tensors as explained inputs; nothing is hung on them."""
         for x in inputs:
             true = x.detach() if mode.create_graph else None

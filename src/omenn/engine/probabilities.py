@@ -19,7 +19,7 @@ from omenn.engine.trace.call import Call, substitute
 from omenn.errors import TargetError
 
 if TYPE_CHECKING:
-    from omenn.engine.trace.tracer import Interceptor
+    from omenn.engine.trace.tracer import Tracer
 
 _SIGMOIDS = ("sigmoid", "logsigmoid")
 _LAST = {
@@ -52,7 +52,7 @@ class End:
     version: int
 
 
-def begun(mode: Interceptor, call: Call) -> Callable[[], Tensor] | None:
+def begun(mode: Tracer, call: Call) -> Callable[[], Tensor] | None:
     """The logits, where the call is one of these functions, before it may write over them.
 
     NOTE a few only. The logits are held as long as the result is: those of a row for each sample
@@ -79,7 +79,7 @@ def begun(mode: Interceptor, call: Call) -> Callable[[], Tensor] | None:
     return logits
 
 
-def note(mode: Interceptor, call: Call, out: Any, logits: Callable[[], Tensor] | None) -> None:
+def note(mode: Tracer, call: Call, out: Any, logits: Callable[[], Tensor] | None) -> None:
     """Puts on the mark of a result how it is made of logits, if it is."""
     operator = call.operator
     if not isinstance(out, Tensor) or (logits is None and operator not in _KNOWN):
@@ -116,7 +116,7 @@ def _arranged(
     return None if first is None else lambda: first().reshape(shape)
 
 
-def logits_of(mode: Interceptor, out: Tensor) -> tuple[Tensor, str]:
+def logits_of(mode: Tracer, out: Tensor) -> tuple[Tensor, str]:
     """The logits in front of an output of probabilities, and what they are; else the output."""
     mark = mode.mark_of(out)
     end = None if mark is None else mark.end

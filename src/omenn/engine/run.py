@@ -25,7 +25,7 @@ from omenn.engine.trace.blame import blame, held, no_way_back
 from omenn.engine.trace.departures import check_departures
 from omenn.engine.trace.graph import violations
 from omenn.engine.trace.opaque import raise_opaque, tensors_in
-from omenn.engine.trace.tracer import Interceptor
+from omenn.engine.trace.tracer import Tracer
 from omenn.engine.trace.transforms import NeedsHistory
 from omenn.engine.unreached import Overwritten, all_finite, overwritten
 from omenn.errors import (
@@ -58,7 +58,7 @@ class FrozenRun(Compared):
     """One forward pass of the frozen model, from which outputs are pulled back.
 
     With ``bias`` in ``NOT_COLLECTED`` constants are not carried along, as the other books want it.
-    ``options`` go to the interceptor, which may be another than the engine's own. ``resample``
+    ``options`` go to the tracer, which may be another than the engine's own. ``resample``
     says how a map at a module's output is brought to the input.
     """
 
@@ -70,11 +70,11 @@ class FrozenRun(Compared):
         bias: str,
         channel_dim: int | None,
         options: dict[str, Any],
-        interceptor: type[Interceptor] = Interceptor,
+        tracer: type[Tracer] = Tracer,
         resample: str = "none",
     ) -> None:
         check_model(model, at)
-        self.interceptor, self.resample = interceptor, resample
+        self.tracer, self.resample = tracer, resample
         self.model, self.raw, self.at, self.bias = model, inputs, at, bias
         self.channel_dim, self.options = channel_dim, options
         self.samples: int | None = None  # how many, if not as many as the first input has rows
@@ -104,7 +104,7 @@ class FrozenRun(Compared):
 
     def _pass(self, batched: bool) -> None:
         module = self.model if isinstance(self.model, nn.Module) else None
-        self.mode = self.interceptor(module, state=self.state, **self.options)
+        self.mode = self.tracer(module, state=self.state, **self.options)
         self.mode.touched.strong = self.strong
         self.mode.aside.history = self.history
         self.mode.finite = self.finite
@@ -217,7 +217,7 @@ class FrozenRun(Compared):
                 bad[0].strip("'"),
                 "",
                 "the autograd graph has a node that is not linear at fixed coefficients",
-                "It was reached by code that the interceptor cannot see; use its plain form.",
+                "It was reached by code that the tracer cannot see; use its plain form.",
             )
 
     def pull_back(self, f: Tensor, retain: bool = False, create_graph: bool = False) -> Gradients:

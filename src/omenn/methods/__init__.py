@@ -1,4 +1,4 @@
-"""Every method of attribution on one interceptor, by name.
+"""Every method of attribution on one tracer, by name.
 
 One file a method. Importing this package registers them all; what a method needs beyond torch is
 imported when it is called. ``propagate`` turns a rule book into an explanation, and ``method``

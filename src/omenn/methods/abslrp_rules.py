@@ -342,7 +342,7 @@ def _scale(call: Call, x: Tensor) -> Tensor:
 
 
 def attention(call: Call) -> Any:
-    """Fused attention in its parts, q kᵀ, mask, softmax and A V, each seen by the interceptor."""
+    """Fused attention in its parts, q kᵀ, mask, softmax and A V, each seen by the tracer."""
     if call.get("dropout_p"):
         raise call.refuse(*DROPOUT)
     q, k, v, mask = (call.get(name) for name in ("query", "key", "value", "attn_mask"))

@@ -1,4 +1,4 @@
-"""Attention weights as a model made them, caught by the interceptor, and the way back to pixels.
+"""Attention weights as a model made them, caught by the tracer, and the way back to pixels.
 
 NOTE one form. Fused attention and ``nn.MultiheadAttention`` are run in their parts, so that each
 attention arrives as a softmax over the last dimension whose result, whatever it went through in
@@ -118,7 +118,7 @@ def ending(rule: Rule) -> Rule:
 
 
 def fused(call: Call) -> Any:
-    """``scaled_dot_product_attention`` in its parts, each seen by the interceptor."""
+    """``scaled_dot_product_attention`` in its parts, each seen by the tracer."""
     if call.get("dropout_p"):
         raise call.refuse(*DROPOUT)
     q, k, v = (call.get(name) for name in ("query", "key", "value"))
@@ -174,9 +174,7 @@ class AttentionRun:
     def __init__(
         self, model: Any, inputs: Any, target: Target, output: Any, channel_dim: int | None
     ) -> None:
-        self.run = PlainRun(
-            model, inputs, channel_dim=channel_dim, bias="mapped", interceptor=Watching
-        )
+        self.run = PlainRun(model, inputs, channel_dim=channel_dim, bias="mapped", tracer=Watching)
         self.feed = self.run.feed
         seen = self.run.mode.notes.get("attention", Seen())
         self.products: list[Product] = seen.products

@@ -21,7 +21,7 @@ from omenn.engine.explainable import check_model
 from omenn.engine.inputs import Feed
 from omenn.engine.model_state import State
 from omenn.engine.target import Contrast, Target, pick_output, select
-from omenn.engine.trace.tracer import Interceptor
+from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError, MissingExtra, ModelError, OmennError, TargetError, reason
 from omenn.explanation import Explanation
 from omenn.methods.from_map import explained
@@ -54,7 +54,7 @@ class Task:
     ) -> None:
         self.name, self.model, self.target, self.output = name, model, target, output
         self.state = State(model)
-        self.feed = feed = Feed(Interceptor(None), inputs, "none", channel_dim, True)
+        self.feed = feed = Feed(Tracer(None), inputs, "none", channel_dim, True)
         self.explained = [
             k for k, (_, v) in enumerate(feed.items) if isinstance(v, Tensor) and _floats(v)
         ]

@@ -17,7 +17,7 @@ from omenn.engine.target import Target
 from omenn.engine.trace.autograd_nodes import Constant
 from omenn.engine.trace.call import Call, Mark
 from omenn.engine.trace.guards import alone
-from omenn.engine.trace.tracer import Interceptor
+from omenn.engine.trace.tracer import Tracer
 from omenn.explanation import Explanation
 from omenn.methods.ordinary_gradient import Plain, PlainRun, remapped
 from omenn.methods.registry import method
@@ -77,12 +77,12 @@ def fullgrad(
         run = PlainRun(model, inputs, **options)
         f, index = run.target(target, output)
         return run.wrap(f, index, run.pull_back(f))
-    run = PlainLayersRun(model, inputs, **options, interceptor=PlainLayers)
+    run = PlainLayersRun(model, inputs, **options, tracer=PlainLayers)
     return shown(run, target, output)
 
 
-class Layers(Interceptor):
-    """An interceptor whose constants have ones for every element of what they are added to.
+class Layers(Tracer):
+    """A tracer whose constants have ones for every element of what they are added to.
 
     ``maps``: (index of the term, its ones); the gradient there is b_l ⊙ ∇_{b_l} f of the layer.
     """

@@ -3,7 +3,7 @@
 NOTE a probe. captum takes channels to be the second dimension of a layer, and all others to be
 positions. So it is shown a module of ours through which the layer's output passes, with its
 channels there and class tokens left out. Where channels are, and which tokens have a place on the
-input, the interceptor knows.
+input, the tracer knows.
 """
 
 from __future__ import annotations

@@ -71,6 +71,6 @@ def libragrad(
         **options,
         bias="spatial",
         options={"products": products},
-        interceptor=Layers,
+        tracer=Layers,
     )
     return shown(run, target, output)

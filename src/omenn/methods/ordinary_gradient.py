@@ -1,6 +1,6 @@
 """The ordinary gradient, of any model and any input that ``omenn.explain`` takes.
 
-The model runs under an interceptor whose operators are PyTorch's own, with PyTorch's own
+The model runs under a tracer whose operators are PyTorch's own, with PyTorch's own
 derivatives: nothing is approximated, and operators without a rule pass as well. What the engine
 adds are its checks, ids explained at their embedding, ``at=``, and targets of every kind. Constants
 are noted where the frozen table notes them (biases, shifts), so that f = ∇f·x + Σ ∇_b f·b can be
@@ -30,7 +30,7 @@ from omenn.engine.trace.checkpointing import checkpointed
 from omenn.engine.trace.graph import reaches, short
 from omenn.engine.trace.opaque import LEAVES_TORCH, raise_opaque, tensors_in
 from omenn.engine.trace.spelling import UNTOUCHED, spell
-from omenn.engine.trace.tracer import Interceptor
+from omenn.engine.trace.tracer import Tracer
 from omenn.errors import TargetError, UnsupportedOperator
 from omenn.explanation import Explanation
 
@@ -38,8 +38,8 @@ from omenn.explanation import Explanation
 Move = Callable[[int, Tensor], Tensor]
 
 
-class Moved(Interceptor):
-    """An interceptor whose explained inputs are moved on their way in.
+class Moved(Tracer):
+    """A tracer whose explained inputs are moved on their way in.
 
     ``move(k, x)`` is what the model sees of the k-th input x. It is part of what is differentiated,
     so a gradient arrives at the x that was given.
@@ -152,14 +152,12 @@ class PlainRun(FrozenRun):
         channel_dim: int | None = None,
         bias: str = "none",
         move: Move | None = None,
-        interceptor: type[Plain] = Plain,
+        tracer: type[Plain] = Plain,
         resample: str = "none",
     ) -> None:
         choose("resample", resample, RESAMPLINGS)
         options = {"move": move, "constants": bias not in NOT_COLLECTED}
-        super().__init__(
-            model, inputs, at, bias, channel_dim, options, interceptor, resample=resample
-        )
+        super().__init__(model, inputs, at, bias, channel_dim, options, tracer, resample=resample)
 
     def _check(self, f: Tensor) -> None:
         raise_opaque(self.mode, f)

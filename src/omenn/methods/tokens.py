@@ -1,6 +1,6 @@
 """Which tokens an attention stands between: the places of its queries and of its values.
 
-Attention weights A (…, L, S) times values (…, S, D). The interceptor knows where on the input each
+Attention weights A (…, L, S) times values (…, S, D). The tracer knows where on the input each
 row of either lies. So it can be told whether queries and keys are the same tokens in the same
 order, the same for every head, which is what a map over tokens takes for granted.
 """

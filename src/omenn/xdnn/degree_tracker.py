@@ -1,4 +1,4 @@
-"""An interceptor that follows the degree of homogeneity through the ordinary model.
+"""A tracer that follows the degree of homogeneity through the ordinary model.
 
 NOTE a degree belongs to memory. Views, detached and in-place results are the same numbers under
 other names, so the degree is kept by the address of what holds them. The memory is kept as long as

@@ -166,7 +166,7 @@ class _Run:
         self.tolerance = math.nan
 
     def graded(self) -> tuple[Known, Graded]:
-        """What is known of the output, and the interceptor that followed it."""
+        """What is known of the output, and the tracer that followed it."""
         feed, mode, out = self.state.run(self._followed)
         if not (out.is_floating_point() or out.is_complex()) or not out.numel():
             raise TargetError(
@@ -180,7 +180,7 @@ class _Run:
         return known, mode
 
     def _followed(self) -> tuple[Feed, Graded, Tensor]:
-        mode = self._interceptor()
+        mode = self._tracer()
         feed = Feed(mode, self.inputs, "none", None, True)
         try:
             with torch.inference_mode(False), torch.enable_grad():
@@ -195,7 +195,7 @@ class _Run:
                 f"the model runs, but not where its operators are followed: {reason(error)}."
             ) from error
 
-    def _interceptor(self, move: Move | None = None) -> Graded:
+    def _tracer(self, move: Move | None = None) -> Graded:
         return Graded(self.module, move=move, state=self.state)
 
     def errors(self, alphas: Sequence[float]) -> dict[float, float]:
@@ -221,7 +221,7 @@ class _Run:
         return (torch.view_as_real(out.resolve_conj()) if out.is_complex() else out).double()
 
     def _moved(self, alpha: float) -> Any:
-        mode = self._interceptor(_by(alpha))
+        mode = self._tracer(_by(alpha))
         feed = Feed(mode, self.inputs, "none", None, True)
         with torch.inference_mode(False), torch.enable_grad():
             out = feed.run(self.model, None)

@@ -73,7 +73,7 @@ def scan(model: nn.Module, inputs: Any) -> Found:
     """
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices=devices):
-        run = PlainRun(model, inputs, interceptor=Scan)
+        run = PlainRun(model, inputs, tracer=Scan)
     mode = run.mode
     assert isinstance(mode, Scan)
     heads = {mode.last_weights(mode.node(t)) for t in tensors_in([run.out]) if mode.node(t)}

@@ -20,12 +20,12 @@ from omenn.engine.trace.call import IDS, Call, Mark, substitute
 from omenn.engine.trace.spelling import spell
 
 if TYPE_CHECKING:
-    from omenn.engine.trace.tracer import Interceptor
+    from omenn.engine.trace.tracer import Tracer
 
 _TAKES = frozenset("embedding embedding_bag getitem index_select gather take".split())
 
 
-def looked_up(mode: Interceptor, call: Call) -> Any:
+def looked_up(mode: Tracer, call: Call) -> Any:
     """The rows of a constant table (rows, columns) at explained ids; None for any other call."""
     index = _index(call)
     mark = None if index is None else call.mark(index)
@@ -64,7 +64,7 @@ def _whole(index: Any) -> bool:
 
 
 def converted(
-    mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Sequence[tuple[Tensor, Mark]]
+    mode: Tracer, func: Any, args: Any, kwargs: Any, marked: Sequence[tuple[Tensor, Mark]]
 ) -> Any:
     """The call with 8-bit inputs as explained floats; None where it does not make floats of them.
 
@@ -108,7 +108,7 @@ _BAG_OF_TORCH = (
 
 
 def bag(call: Call) -> Any:
-    """``embedding_bag`` in its parts, each seen by the interceptor: a lookup, and what joins it."""
+    """``embedding_bag`` in its parts, each seen by the tracer: a lookup, and what joins it."""
     if call.func is torch.embedding_bag:
         return _bag_of_torch(call)
     a = dict(zip(_BAG, call.args, strict=False)) | call.kwargs

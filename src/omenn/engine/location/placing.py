@@ -20,7 +20,7 @@ from omenn.engine.trace.call import FROZEN, Call
 
 
 class Placing(TorchFunctionMode):
-    """What the interceptor of one run knows of its constants."""
+    """What the tracer of one run knows of its constants."""
 
     book: dict[str, Row]
 

@@ -20,7 +20,7 @@ from omenn.engine.trace.call import CARRIED, FROZEN, IDS, Call, Mark
 from omenn.engine.trace.transforms import wrapped
 
 if TYPE_CHECKING:
-    from omenn.engine.trace.tracer import Interceptor
+    from omenn.engine.trace.tracer import Tracer
 
 # Elementwise operators that have no row, as no float comes out of them.
 _ELEMENTWISE = frozenset(
@@ -43,7 +43,7 @@ def names_in(marks: Iterable[Mark]) -> frozenset[Any]:
 
 
 def mark_frozen(
-    mode: Interceptor,
+    mode: Tracer,
     func: Any,
     marked: Sequence[tuple[Tensor, Mark]],
     out: Any,
@@ -82,7 +82,7 @@ def _of_several(marked: Sequence[tuple[Tensor, Mark]], out: Tensor) -> bool:
     return same and any(c.shape == cells[0].shape and not torch.equal(c, cells[0]) for c in cells)
 
 
-def mark_written(mode: Interceptor, target: Any, marked: Sequence[tuple[Tensor, Mark]]) -> None:
+def mark_written(mode: Tracer, target: Any, marked: Sequence[tuple[Tensor, Mark]]) -> None:
     """A frozen value was written into a constant: that, and what it is a part of, is frozen."""
     for t in (target, getattr(target, "_base", None)):
         if isinstance(t, Tensor) and id(t) not in mode.own and mode.mark_of(t) is None:
@@ -97,7 +97,7 @@ def _still_ids(marked: Sequence[tuple[Tensor, Mark]], out: Tensor) -> bool:
 
 
 def for_constants(
-    mode: Interceptor, marked: Sequence[tuple[Tensor, Mark]], place: Place | None
+    mode: Tracer, marked: Sequence[tuple[Tensor, Mark]], place: Place | None
 ) -> Place | None:
     """The place of a float made of integer inputs as ``bias=`` wants it; else as it is."""
     ids = names_in(m for _, m in marked if m.kind == IDS)
@@ -106,7 +106,7 @@ def for_constants(
     return placed_for(mode, ids, place)
 
 
-def placed_for(mode: Interceptor, names: Iterable[int], place: Place | None) -> Place | None:
+def placed_for(mode: Tracer, names: Iterable[int], place: Place | None) -> Place | None:
     """A place of the homes of these inputs, for constants of all of them that lie there."""
     if place is None:
         return None

@@ -79,7 +79,7 @@ def native(call: Call, mask: Tensor | None, how: Softmax) -> tuple[Tensor, Tenso
 
 
 def multi_head(call: Call) -> Any:
-    """``F.multi_head_attention_forward`` in its parts, each seen by the interceptor."""
+    """``F.multi_head_attention_forward`` in its parts, each seen by the tracer."""
     names = (
         "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v "
         "add_zero_attn dropout_p out_proj_weight out_proj_bias training key_padding_mask "

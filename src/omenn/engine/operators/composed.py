@@ -1,4 +1,4 @@
-"""Operators that are others put together: written out, each part seen by the interceptor."""
+"""Operators that are others put together: written out, each part seen by the tracer."""
 
 from __future__ import annotations
 

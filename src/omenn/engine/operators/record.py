@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
     rule: Callable[[Call], Any]
     placer: Placer
-    # A composite calls other operators through the interceptor: its outputs are marked already.
+    # A composite calls other operators through the tracer: its outputs are marked already.
     composite: bool = False
     # Written by a user.
     own: bool = False

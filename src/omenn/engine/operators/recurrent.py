@@ -1,6 +1,6 @@
 """LSTM, GRU and RNN: gates are frozen, tanh is pointwise.
 
-Unrolled in time, each step is written with ordinary operators, which the interceptor sees one by
+Unrolled in time, each step is written with ordinary operators, which the tracer sees one by
 one: the sigmoid gates are bounded factors and so frozen, tanh carries. That is the definition, and
 what other books and second derivatives take. Elsewhere ``recurrence.py`` gives the same from the
 states of the native kernel.
@@ -24,7 +24,7 @@ from omenn.engine.operators.record import DROPOUT, Row, source, unlocated
 from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark, coarser
 
 if TYPE_CHECKING:
-    from omenn.engine.trace.tracer import Interceptor
+    from omenn.engine.trace.tracer import Tracer
 
 State = tuple[Tensor, ...]
 Gate = Callable[[Tensor], Tensor]
@@ -71,7 +71,7 @@ def _gate(call: Call) -> Gate:
     return lambda t: _held(call.owner, torch.sigmoid(t))
 
 
-def _held(mode: Interceptor, t: Tensor) -> Tensor:
+def _held(mode: Tracer, t: Tensor) -> Tensor:
     """A carried tensor as a frozen coefficient; called under the mode."""
     with torch._C.DisableTorchFunction():
         mark = mode.mark_of(t)
@@ -82,7 +82,7 @@ def _held(mode: Interceptor, t: Tensor) -> Tensor:
     return held
 
 
-def _located(mode: Interceptor, t: Tensor, like: Tensor) -> Tensor:
+def _located(mode: Tracer, t: Tensor, like: Tensor) -> Tensor:
     """A constant whose rows belong to the samples of the first rows of ``like``."""
     with torch._C.DisableTorchFunction():
         mark, own = mode.mark_of(like), mode.mark_of(t)
@@ -98,7 +98,7 @@ def _located(mode: Interceptor, t: Tensor, like: Tensor) -> Tensor:
     return t
 
 
-def _now(mode: Interceptor, states: State, gates: Tensor) -> State:
+def _now(mode: Tracer, states: State, gates: Tensor) -> State:
     """The states as a step sees them: at its own place, that of ``gates``."""
     with torch._C.DisableTorchFunction():
         mark = mode.mark_of(gates)
@@ -293,7 +293,7 @@ def _scan(
     step: Callable[[Tensor, State], State],
     sizes: list[int],
     backward: int,
-    mode: Interceptor,
+    mode: Tracer,
 ) -> tuple[Tensor, State]:
     """One direction; ``sizes`` says how many sequences still run at each step."""
     starts = [0]

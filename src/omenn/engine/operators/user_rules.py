@@ -191,7 +191,7 @@ def rule(
 
 
 def _spelled(func: Any) -> tuple[list[tuple[Callable[..., Any], bool]], list[type]]:
-    """What the interceptor will see: (function, in place), and classes whose calls are watched."""
+    """What the tracer will see: (function, in place), and classes whose calls are watched."""
     if isinstance(func, str):
         found = spellings(func) or [(f, False) for f in named(func)]
         if not found:

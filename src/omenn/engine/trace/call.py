@@ -1,4 +1,4 @@
-"""One operator call seen by the interceptor, and what a rule may do with it."""
+"""One operator call seen by the tracer, and what a rule may do with it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from omenn.errors import UnsupportedOperator
 if TYPE_CHECKING:
     from omenn.engine.operators.stable import Shift
     from omenn.engine.probabilities import End
-    from omenn.engine.trace.tracer import Interceptor
+    from omenn.engine.trace.tracer import Tracer
 
 CARRIED, FROZEN, IDS, OPAQUE = "carried", "frozen", "ids", "opaque"
 
 
 @dataclass(slots=True)
 class Mark:
-    """What the interceptor knows of a tensor.
+    """What the tracer knows of a tensor.
 
     ``kind``: ``carried`` (affine in the explained input), ``frozen`` (depends on the input, but
     held constant), ``ids`` (explained integer ids) or ``opaque`` (depends on the input in a way
@@ -36,7 +36,7 @@ class Mark:
     ``layer``: the linear layer that it is the output of. ``shift``: what was taken off it last.
     """
 
-    owner: Interceptor
+    owner: Tracer
     kind: str
     place: Place | None = None
     rank: int = 0
@@ -117,7 +117,7 @@ class Call:
 
     def __init__(
         self,
-        owner: Interceptor,
+        owner: Tracer,
         func: Callable[..., Any],
         spelling: Spelling,
         args: tuple[Any, ...],

@@ -31,7 +31,7 @@ from omenn.engine.trace.links import Link, common, fits, function
 from omenn.engine.trace.spelling import Spelling
 
 if TYPE_CHECKING:
-    from omenn.engine.trace.tracer import Interceptor
+    from omenn.engine.trace.tracer import Tracer
 
 OPERATOR = "chain"
 _MANY = 48  # links in a chain, beyond which a tensor counts as the start of a new one
@@ -65,7 +65,7 @@ _CURVED = _SHAPING - {"shift", "sum"}
 class Chains:
     """The links of one run, by tensor."""
 
-    def __init__(self, owner: Interceptor) -> None:
+    def __init__(self, owner: Tracer) -> None:
         self.owner = weakref.proxy(owner)
         self.links: dict[int, Link] = {}
         self.off = False

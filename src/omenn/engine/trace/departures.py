@@ -21,7 +21,7 @@ from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
     from omenn.engine.run import FrozenRun
-    from omenn.engine.trace.tracer import Interceptor
+    from omenn.engine.trace.tracer import Tracer
 
 Key = tuple[str, str]  # operator and module
 _MOST = 8  # places of which it is tried which one it was
@@ -35,7 +35,7 @@ class Departures:
         self.shaken, self.only = False, None
         self._count = 0
 
-    def leave(self, mode: Interceptor, call: Any, error: UnsupportedOperator) -> Any:
+    def leave(self, mode: Tracer, call: Any, error: UnsupportedOperator) -> Any:
         """The result of ``call`` (function, arguments, keywords) on copies of what it is given.
 
         Copies, because an array shares memory with the tensor it was made from.

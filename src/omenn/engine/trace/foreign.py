@@ -25,7 +25,7 @@ from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
     from omenn.engine.fidelity import Compared
-    from omenn.engine.trace.tracer import Interceptor
+    from omenn.engine.trace.tracer import Tracer
 
 # How far the input is moved, as a share of the difference to its neighbour: little, so that
 # decisions stay, but more than the coarsest type rounds.
@@ -56,7 +56,7 @@ class Watch(TorchFunctionMode):
     ``left`` if some left a tensor in sight, and ``calls`` tell whether the model went another way.
     """
 
-    def __init__(self, mode: Interceptor, thorough: bool, moves: bool) -> None:
+    def __init__(self, mode: Tracer, thorough: bool, moves: bool) -> None:
         super().__init__()
         self.names, self.own = mode.names, mode.own
         self.known = {memory_of(stored(t)): now for t, now in mode.outside.met}

@@ -18,7 +18,7 @@ from torch.overrides import (
 
 from omenn.engine.trace.compiled import eager
 from omenn.engine.trace.lifetime import released
-from omenn.engine.trace.tracer import Interceptor
+from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError, ModelError
 
 _C: Any = torch._C
@@ -42,9 +42,9 @@ def alone() -> Iterator[None]:
         yield
 
 
-def active() -> list[Interceptor]:
-    """The interceptors of this thread, the outermost first."""
-    return [m for m in _get_current_function_mode_stack() if isinstance(m, Interceptor)]
+def active() -> list[Tracer]:
+    """The tracers of this thread, the outermost first."""
+    return [m for m in _get_current_function_mode_stack() if isinstance(m, Tracer)]
 
 
 def not_nested() -> None:

@@ -13,7 +13,7 @@ from omenn.engine.location import Place
 from omenn.engine.trace.call import CARRIED, Call, Mark
 
 if TYPE_CHECKING:
-    from omenn.engine.trace.tracer import Interceptor
+    from omenn.engine.trace.tracer import Tracer
 
 # Why a write into the model's own memory is refused, and what to do.
 OWN = (
@@ -30,7 +30,7 @@ def memory_of(t: Tensor) -> int:
         return 0
 
 
-def owned(mode: Interceptor, t: Tensor) -> bool:
+def owned(mode: Tracer, t: Tensor) -> bool:
     """Whether a tensor is a parameter or buffer of the model, or shares the memory of one."""
     own = id(t) in mode.own or id(t._base) in mode.own
     return own or bool(mode.memory and memory_of(t) in mode.memory)
@@ -44,7 +44,7 @@ def unshared(t: Tensor) -> bool:
         return True
 
 
-def prepare_write(mode: Interceptor, call: Call) -> None:
+def prepare_write(mode: Tracer, call: Call) -> None:
     """What is written into must not be the model's own, and may need an ordinary twin."""
     target: Tensor = call.first
     if owned(mode, target):
@@ -64,7 +64,7 @@ def prepare_write(mode: Interceptor, call: Call) -> None:
         call.spare = target.clone()
 
 
-def place_base(mode: Interceptor, call: Call) -> None:
+def place_base(mode: Tracer, call: Call) -> None:
     """What was written through a view lies in the base where the view does."""
     view: Tensor = call.first
     base, mark, before = view._base, mode.worn(view), call.mark(view)
@@ -122,7 +122,7 @@ def check_unshared(call: Call) -> None:
 
 
 def _carry_base(
-    mode: Interceptor, call: Call, view: Tensor, base: Tensor, inputs: frozenset[Any]
+    mode: Tracer, call: Call, view: Tensor, base: Tensor, inputs: frozenset[Any]
 ) -> None:
     """A part of a constant is written into: what stays of the whole becomes a constant term."""
     if mode.mark_of(base) is not None:
@@ -140,9 +140,7 @@ def _carry_base(
     view.grad_fn  # noqa: B018  # torch renews a view's history only when it is looked at
 
 
-def _kept(
-    mode: Interceptor, call: Call, view: Tensor, base: Tensor, inputs: frozenset[Any]
-) -> Place:
+def _kept(mode: Tracer, call: Call, view: Tensor, base: Tensor, inputs: frozenset[Any]) -> Place:
     """Where what stays of a constant lies: what is written tells which samples are where."""
     home = mode.home(base, inputs)
     for t, mark in call.marked:

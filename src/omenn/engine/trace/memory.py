@@ -1,4 +1,4 @@
-"""Ways in which a value could pass by the interceptor, and the errors that name them.
+"""Ways in which a value could pass by the tracer, and the errors that name them.
 
 NOTE one memory, one story. A tensor without a mark counts as a constant. It must then not share
 memory with one that carries: an alias made where no mark can follow (``nn.Parameter(y)``, a
@@ -21,7 +21,7 @@ from omenn.engine.trace.transforms import check_outside
 from omenn.errors import InputError, UnsupportedOperator
 
 if TYPE_CHECKING:
-    from omenn.engine.trace.tracer import Interceptor
+    from omenn.engine.trace.tracer import Tracer
 
 
 class Memory:
@@ -54,7 +54,7 @@ class Memory:
         return held is not None and held() is not None
 
 
-def check_constant(mode: Interceptor, t: Tensor) -> None:
+def check_constant(mode: Tracer, t: Tensor) -> None:
     """Refuses what counts as a constant, being none of the model's own, and may not be one."""
     if id(t) in mode.own:
         return
@@ -71,7 +71,7 @@ def check_constant(mode: Interceptor, t: Tensor) -> None:
         )
 
 
-def alias(mode: Interceptor) -> UnsupportedOperator:
+def alias(mode: Tracer) -> UnsupportedOperator:
     return UnsupportedOperator(
         "alias",
         mode.module_path(),
@@ -82,7 +82,7 @@ def alias(mode: Interceptor) -> UnsupportedOperator:
     )
 
 
-def alien(mode: Interceptor, node: Any) -> UnsupportedOperator:
+def alien(mode: Tracer, node: Any) -> UnsupportedOperator:
     name = short(node)
     remedy = "Use the plain Python form of it, or explain at a later module with at=."
     if isinstance(node, torch.autograd.function.BackwardCFunction):
@@ -100,7 +100,7 @@ def alien(mode: Interceptor, node: Any) -> UnsupportedOperator:
     )
 
 
-def cut(mode: Interceptor) -> UnsupportedOperator:
+def cut(mode: Tracer) -> UnsupportedOperator:
     return UnsupportedOperator(
         "no history",
         mode.module_path(),

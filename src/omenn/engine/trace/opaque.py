@@ -31,7 +31,7 @@ from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
     from omenn.engine.operators import Row
-    from omenn.engine.trace.tracer import Interceptor
+    from omenn.engine.trace.tracer import Tracer
 
 LEAVES_TORCH = frozenset(
     "item tolist numpy __float__ __int__ __array__ __complex__ __format__ __dlpack__ "
@@ -69,7 +69,7 @@ def name_of(func: Any) -> str:
     return name
 
 
-def unknown(mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any) -> Any:
+def unknown(mode: Tracer, func: Any, args: Any, kwargs: Any, marked: Any) -> Any:
     """An operator without a rule, or with an opaque argument."""
     name = name_of(func)
     if name == "__deepcopy__":  # PyTorch has none of a tensor with a history
@@ -90,7 +90,7 @@ def unknown(mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any) -
     return out
 
 
-def _no_rule(mode: Interceptor, func: Any, leaves: bool) -> UnsupportedOperator:
+def _no_rule(mode: Tracer, func: Any, leaves: bool) -> UnsupportedOperator:
     if leaves:
         why = "its value leaves PyTorch, where it cannot be followed"
         hook = running_hook()
@@ -113,7 +113,7 @@ def _called(func: Any) -> str:
     return resolve_name(func) or home
 
 
-def ruled(mode: Interceptor, call: Call, row: Row) -> Any:
+def ruled(mode: Tracer, call: Call, row: Row) -> Any:
     """The rule's result; the operator's own, opaque, where the rule refuses this call."""
     version = _version(call.first) if call.inplace else 0
     try:
@@ -129,7 +129,7 @@ def ruled(mode: Interceptor, call: Call, row: Row) -> Any:
 
 
 def native(
-    mode: Interceptor, func: Any, args: Any, kwargs: Any, marked: Any, error: UnsupportedOperator
+    mode: Tracer, func: Any, args: Any, kwargs: Any, marked: Any, error: UnsupportedOperator
 ) -> Any:
     """What the operator itself returns, in which everything continuous is opaque.
 
@@ -156,7 +156,7 @@ def native(
     return result.of(out)
 
 
-def raise_opaque(mode: Interceptor, t: Tensor) -> None:
+def raise_opaque(mode: Tracer, t: Tensor) -> None:
     """Raises the error of an opaque tensor."""
     mark = mode.mark_of(t)
     if mark is not None and mark.error is not None:
@@ -168,7 +168,7 @@ class Result:
 
     def __init__(
         self,
-        mode: Interceptor,
+        mode: Tracer,
         func: Any,
         given: list[Tensor],
         marked: Any,

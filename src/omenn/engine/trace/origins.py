@@ -1,7 +1,7 @@
 """Where the constants of a run come from: operators that were seen, or somewhere else.
 
 What counts as a constant was made by an operator seen on constants, or was there before the run, or
-comes from where the interceptor cannot see: a TorchScript function, a worker thread, NumPy, memory
+comes from where the tracer cannot see: a TorchScript function, a worker thread, NumPy, memory
 shared with another library. The last may depend on the input. A tensor is known by its memory, and
 by how often that was written into.
 """

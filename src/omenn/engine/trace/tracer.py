@@ -1,4 +1,4 @@
-"""The interceptor: a torch function mode under which a model runs as its frozen self.
+"""The tracer: a torch function mode under which a model runs as its frozen self.
 
 NOTE one tensor, one mark. Every tensor that depends on the explained input wears a mark (an
 attribute, until the run is over). An operator without marked arguments is a constant and runs as it
@@ -47,7 +47,7 @@ _PYTHON_NODE = torch.autograd.function.BackwardCFunction
 _VIEW_NODES = ("CopySlices", "AsStridedBackward")
 
 
-class Interceptor(Placing):
+class Tracer(Placing):
     """Runs what is called under it in frozen form. One per explanation, never shared.
 
     ``products``: which factor of a product of two equally bounded tensors carries: ``"half"`` of
@@ -72,7 +72,7 @@ class Interceptor(Placing):
         self.touched = opened()
         self.touched.keep_history = create_graph
         self.book = OPERATORS if book is None else book
-        self.engine = book is None and type(self) is Interceptor  # no other book, no subclass
+        self.engine = book is None and type(self) is Tracer  # no other book, no subclass
         self.ranked = ranked
         self.notes: dict[str, Any] = {}  # what the rules of a book keep between two calls
         self.state = state  # is told what is written into, and puts it back
@@ -81,7 +81,7 @@ class Interceptor(Placing):
         self.dtype = self._model.dtype
         self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
         # Explanations inside of which this one runs: what depends on their input is refused.
-        self.outer = [m for m in _modes() if isinstance(m, Interceptor)]
+        self.outer = [m for m in _modes() if isinstance(m, Tracer)]
         self.carrying = memory.Memory()
         self.outside = Origins()
         self.aside = transforms.Aside(memory.Memory())

@@ -23,7 +23,7 @@ from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
     from omenn.engine.trace.memory import Memory
-    from omenn.engine.trace.tracer import Interceptor
+    from omenn.engine.trace.tracer import Tracer
 
 _FUNCTORCH: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _innermost = _FUNCTORCH.peek_interpreter_stack
@@ -80,7 +80,7 @@ def bare(t: Tensor) -> Tensor:
     return t
 
 
-def run(mode: Interceptor, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+def run(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """A call that transforms ``concern``: of constants alone as the model makes it, else refused.
 
     Integers may be looked up in there, as masks of attention are: what is made of them counts as a
@@ -112,7 +112,7 @@ def run(mode: Interceptor, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return out
 
 
-def _differentiate(mode: Interceptor, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+def _differentiate(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """``torch.autograd.grad`` or ``backward`` inside of a forward pass."""
     if mode.marked(func, args, kwargs):
         raise refusal(mode, f"torch.autograd.{func.__name__}", "tensor")
@@ -132,7 +132,7 @@ def _differentiate(mode: Interceptor, func: Any, args: Any, kwargs: dict[str, An
     return out
 
 
-def plain(mode: Interceptor, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+def plain(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """A call of constants alone, without history where there is nothing to differentiate."""
     if func is _MAKE_DUAL:
         mode.aside.duals = True
@@ -148,20 +148,20 @@ def plain(mode: Interceptor, func: Any, args: Any, kwargs: dict[str, Any]) -> An
     return out
 
 
-def check_duals(mode: Interceptor, args: Any, kwargs: dict[str, Any]) -> None:
+def check_duals(mode: Tracer, args: Any, kwargs: dict[str, Any]) -> None:
     """Refuses forward-mode AD of something that depends on the input."""
     duals = (forward_ad.unpack_dual(t).tangent for t in tensors_in((*args, *kwargs.values())))
     if any(tangent is not None for tangent in duals):
         raise refusal(mode, "torch.autograd.forward_ad", "tensor")
 
 
-def check_outside(mode: Interceptor, t: Tensor) -> None:
+def check_outside(mode: Tracer, t: Tensor) -> None:
     """Refuses what left a transform without its mark: whole numbers made of explained ids."""
     if mode.aside.whole.holds(bare(t)) and t.dtype != torch.bool:
         raise refusal(mode, "torch.vmap", "integer tensor")
 
 
-def refusal(mode: Interceptor, name: str, what: str) -> UnsupportedOperator:
+def refusal(mode: Tracer, name: str, what: str) -> UnsupportedOperator:
     return UnsupportedOperator(
         name,
         mode.module_path(),
