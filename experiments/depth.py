@@ -26,6 +26,7 @@ from experiments.report import ROOT, environment, table, write_block
 from omenn.data import birds
 from omenn.data.funnybirds import MAP_COLOURS
 from omenn.engine.depth import levels_of
+from omenn.filters import gaussian_filter
 from omenn.models import sources
 
 MODELS = ("birds-resnet", "birds-vit", "birds-convnet")
@@ -147,9 +148,7 @@ def _insertion_minus_deletion(net: Any, maps: Tensor, b: Batch) -> Tensor:
         1, order, torch.arange(order.shape[1]).expand_as(order)
     )
     place = place.unflatten(1, maps.shape[1:])[:, None]
-    kernel = torch.exp(-(torch.arange(-5, 6) ** 2) / (2 * 5.0**2))
-    kernel = (kernel[:, None] * kernel / kernel.sum() ** 2).expand(3, 1, 11, 11)
-    blurred = F.conv2d(F.pad(b.x, [5] * 4, "reflect"), kernel, groups=3)
+    blurred = gaussian_filter(b.x, 5.0, 5, "reflect")
     total = torch.zeros(len(maps))
     for step in range(STEPS + 1):
         best = place < step * order.shape[1] / STEPS

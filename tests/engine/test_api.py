@@ -127,10 +127,10 @@ def test_explaining_loads_torch_alone() -> None:
 
 # --- the direction of imports ----------------------------------------------------------------
 
-# errors ← files ← check ← explanation ← engine ← methods ← xdnn ← {models, viz} ← metrics ← bench
+# errors ← files ← {check, filters} ← explanation ← engine ← methods ← xdnn ← {models, viz} ← metrics ← bench
 # ← cli; data is a source beside the engine. Models are trained and converted with xdnn.
 LEVELS = {
-    "errors": 0, "files": 0.1, "progress": 0.2, "check": 0.3, "explanation": 0.4,
+    "errors": 0, "files": 0.1, "progress": 0.2, "check": 0.3, "filters": 0.3, "explanation": 0.4,
     "engine": 1, "data": 1, "methods": 2, "xdnn": 3, "models": 4, "viz": 4, "metrics": 5,
     "bench": 6, "cli": 7, "__main__": 9,
 }  # fmt: skip

@@ -17,6 +17,7 @@ from omenn.engine.target import Target
 from omenn.engine.trace.guards import alone
 from omenn.errors import InputError
 from omenn.explanation import Explanation
+from omenn.filters import gaussian_filter
 from omenn.methods.ordinary_gradient import Moved, remapped, settled
 from omenn.methods.perturbations import Moves, check_seed, check_steps, is_image, is_number
 from omenn.methods.registry import method
@@ -175,7 +176,7 @@ def _processed(e: Explanation) -> Explanation:
             "postprocess='none'."
         )
     m = maps.clamp_min(0)
-    m = bilateral(0.5 * m + 0.5 * gaussian(m, 11, 7.0), 5, 0.5, 0.05)
+    m = bilateral(0.5 * m + 0.5 * gaussian_filter(m, 7.0, 5, "zeros"), 5, 0.5, 0.05)
     top = m.amax((1, 2), keepdim=True)
     m = m / torch.where(top > 0, top, torch.ones_like(top))
     words = "published form of DAVE: positive part, Gaussian, bilateral, largest 1; lossy"
@@ -193,12 +194,6 @@ def _bell(width: int, sigma: float, like: Tensor) -> Tensor:
     at = torch.arange(width, dtype=like.dtype, device=like.device) - width // 2
     line = torch.exp(-0.5 * (at / sigma) ** 2)
     return torch.outer(line, line).reshape(-1, 1, 1)
-
-
-def gaussian(maps: Tensor, width: int, sigma: float) -> Tensor:
-    """Maps (B, H, W) smoothed with a Gaussian of odd width."""
-    bell = _bell(width, sigma, maps)
-    return (_windows(maps, width) * (bell / bell.sum())).sum(1)
 
 
 def bilateral(maps: Tensor, width: int, space: float, value: float) -> Tensor:

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.engine.gaussian import spread
 from omenn.engine.run import FrozenRun
 from omenn.engine.target import Contrast, Target
 from omenn.engine.trace.guards import alone
 from omenn.errors import InputError
 from omenn.explanation import Explanation, leaves, rebuilt
+from omenn.filters import gaussian_filter
 from omenn.methods.depths import omenn
 from omenn.methods.ordinary_gradient import Move, Moved, remapped, settled
 from omenn.methods.perturbations import Moves, check_seed, check_steps, is_image, is_number
@@ -319,8 +319,8 @@ def moved_within(c: Tensor, sigma: float, leader: Callable[[Tensor], Tensor]) ->
     >>> z = moved_within(c, 1.5, lambda sign: there)
     >>> assert abs(z.sum() - 2) < 1e-12 and z[0, 4, 6] > 1.9
     """
-    a = leader(spread(c, sigma).sign())
-    return a * spread(c / spread(a, sigma), sigma)
+    a = leader(gaussian_filter(c, sigma).sign())
+    return a * gaussian_filter(c / gaussian_filter(a, sigma), sigma)
 
 
 def _even(values: Tensor) -> Tensor:

@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from omenn.errors import InputError, did_you_mean
+from omenn.filters import gaussian_filter
 from omenn.metrics.maps import (
     Model,
     checked_images,
@@ -219,15 +219,8 @@ def blurred(
             f"a blur of {kernel} pixels cannot be reflected at the edges of pictures of "
             f"{images.shape[2]} x {images.shape[3]} pixels. Half of it must be below their side."
         )
-    d = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    weights = torch.exp(-((d / (2 * sigma)) ** 2))
-    weights = (weights / weights.sum()).to(images)
-    padded = F.pad(images, [reach] * 4, "reflect" if border == "reflect" else "constant")
-    channels = images.shape[1]
-    for shape in ((1, 1, -1, 1), (1, 1, 1, -1)):
-        row = weights.view(shape).expand(channels, -1, -1, -1)
-        padded = F.conv2d(padded, row, groups=channels)
-    return padded
+    # exp(−(d/2σ)²) is the bell of σ√2
+    return gaussian_filter(images, math.sqrt(2) * sigma, reach, border)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from omenn.errors import InputError
+from omenn.filters import gaussian_filter
 from omenn.metrics.maps import (
     Model,
     checked_images,
@@ -282,14 +283,7 @@ def softened(images: Tensor, kernel: int = 11, sigma: float = 5.0) -> Tensor:
     >>> assert torch.allclose(softened(torch.ones(1, 1, 16, 16)), torch.ones(1, 1, 16, 16))
     """
     reach = min(kernel // 2, min(images.shape[2:]) - 1)
-    d = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (d / sigma) ** 2)
-    weights = (weights / weights.sum()).to(images)
-    padded = F.pad(images, [reach] * 4, "reflect")
-    for shape in ((1, 1, -1, 1), (1, 1, 1, -1)):
-        row = weights.view(shape).expand(images.shape[1], -1, -1, -1)
-        padded = F.conv2d(padded, row, groups=images.shape[1])
-    return padded
+    return gaussian_filter(images, sigma, reach, "reflect")
 
 
 def _area(

@@ -123,9 +123,9 @@ def smooth(matrix: Any, sigma: float) -> np.ndarray:
         return values
     import torch
 
-    from omenn.engine.gaussian import spread
+    from omenn.filters import gaussian_filter
 
-    return spread(torch.from_numpy(values.copy()), sigma).numpy()
+    return gaussian_filter(torch.from_numpy(values.copy()), sigma).numpy()
 
 
 def overlay(image: np.ndarray, matrix: Any, scale: float | None = None) -> np.ndarray:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.engine.gaussian import spread
 from omenn.errors import InputError
+from omenn.filters import gaussian_filter
 from omenn.viz.map_axes import Layout, as_maps, as_pictures, given_form, real
 
 SHARE = 40  # without a σ: a fortieth of the shorter side, as in the command line
@@ -81,7 +81,7 @@ def gaussian(
     pictures = as_pictures(values, layout)
     sigma = _width(sigma, pictures)
     reach = None if kernel is None else _reach_of(kernel, max(pictures.shape[-2:]))
-    soft = spread(pictures, sigma, reach, keep_sum)
+    soft = gaussian_filter(pictures, sigma, reach, "symmetric" if keep_sum else "zeros")
     return given_form(layout.back(soft, values), maps)
 
 

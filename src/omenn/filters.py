@@ -1,0 +1,59 @@
+"""The Gaussian filter of maps and pictures, for everybody who smooths or blurs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def gaussian_filter(
+    maps: Tensor, sigma: float, reach: int | None = None, border: str = "symmetric"
+) -> Tensor:
+    """K_H C K_Wᵀ on (…, H, W), σ > 0 in entries; an axis with one entry is left alone.
+
+    ``border``, how a map is continued (the first two as ``numpy.pad`` names them):
+
+    - ``symmetric``: d c b a | a b c d. K is symmetric with rows and columns that sum to one, so an
+      even map stays even and Σ stays the same.
+    - ``reflect``: d c b | a b c d. An even map stays even; needs ``reach`` below the side.
+    - ``zeros``: what leaves the map is lost.
+
+    ``reach``: taps to either side, 4σ if not given.
+
+    >>> spike = torch.zeros(9, 9); spike[0, 4] = 2
+    >>> assert torch.allclose(gaussian_filter(spike, 1.5).sum(), spike.sum())
+    """
+    for axis in (-2, -1):
+        if maps.shape[axis] > 1:
+            maps = _along(maps, axis, sigma, reach, border)
+    return maps
+
+
+def _along(values: Tensor, axis: int, sigma: float, reach: int | None, border: str) -> Tensor:
+    """Along one axis: entry i gets Σ_o w_o · entry i+o of the continued map."""
+    length = values.shape[axis]
+    if reach is None:
+        # beyond eight lengths the folded Gaussian is even, whatever its tail
+        reach = max(1, math.ceil(min(4 * sigma, 8 * length)))
+    weights = [math.exp(-0.5 * min(abs(o) / sigma, 1e9) ** 2) for o in range(-reach, reach + 1)]
+    total = math.fsum(weights)
+    continued = _continued(values, axis, reach, border)
+    out = torch.zeros_like(values)
+    for start, weight in enumerate(weights):
+        out.add_(continued.narrow(axis, start, length), alpha=weight / total)
+    return out
+
+
+def _continued(values: Tensor, axis: int, reach: int, border: str) -> Tensor:
+    """The map with ``reach`` entries more at either end of an axis."""
+    length = values.shape[axis]
+    places = torch.arange(-reach, length + reach, device=values.device)
+    twice = int(border != "reflect")  # whether the entry at the edge stands on both sides of it
+    folded = places % (2 * length - 2 + 2 * twice)
+    longer = values.index_select(axis, torch.minimum(folded, 2 * length - 2 + twice - folded))
+    if border != "zeros":
+        return longer
+    inside = (places >= 0) & (places < length)
+    return longer * inside.reshape(-1, *[1] * (-axis - 1))
