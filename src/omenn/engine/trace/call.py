@@ -45,7 +45,7 @@ class Mark:
     layer: Layer | None = None
     error: UnsupportedOperator | None = None
     end: End | None = None  # of what logits it is the probability
-    shift: Shift | None = None  # see rules/stable.py
+    shift: Shift | None = None  # see operators/stable.py
 
     def __reduce__(self) -> Any:
         raise UnsupportedOperator(
