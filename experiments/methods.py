@@ -115,7 +115,7 @@ def row(method: Method, found: dict[str, Any]) -> list[str]:
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n")[0])
-    known = list(omenn.methods())
+    known = list(omenn.list_methods())
     parser.add_argument("--models", nargs="+", default=list(PUBLISHED), help=", ".join(SUBJECTS))
     parser.add_argument("--methods", nargs="+", default=known, help=", ".join(known))
     parser.add_argument("--rounds", type=int, default=5, help="of a method that is quick")
@@ -145,7 +145,7 @@ def measured(a: argparse.Namespace) -> dict[str, list[list[str]]]:
                 key = f"{model}-{name}-{version()}-{a.rounds}-t{a.threads}"
                 found = results.get(key) or measure(name, model, a.rounds, a.threads)
                 results.put(key, found)
-                rows.setdefault(model, []).append(row(omenn.methods()[name], found))
+                rows.setdefault(model, []).append(row(omenn.list_methods()[name], found))
                 bar.advance(task)
     return rows
 

@@ -16,6 +16,7 @@ from omenn.errors import (
 )
 
 if TYPE_CHECKING:
+    from omenn import methods as methods
     from omenn.engine.certify import Certificate, certify
     from omenn.engine.explain import frozen
     from omenn.engine.linear_operator import Operator, operator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from omenn.engine.rows import Rows, rows
     from omenn.engine.target import Contrast
     from omenn.explanation import Explanation
-    from omenn.methods import explain, method, methods
+    from omenn.methods import explain, list_methods, method
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ _HOMES = {
     "certify": "engine.certify",
     "explain": "methods",
     "frozen": "engine.explain",
+    "list_methods": "methods",
     "method": "methods",
     "methods": "methods",
     "operator": "engine.linear_operator",
@@ -63,6 +65,7 @@ __all__ = [
     "certify",
     "explain",
     "frozen",
+    "list_methods",
     "method",
     "methods",
     "operator",

@@ -144,7 +144,7 @@ class TestPlans:
         from omenn.metrics.protocols import PROTOCOLS
 
         plan = Plan.from_words({"methods": "omenn[at=auto],all", "metrics": "all", "limit": 1})
-        assert {m.name for m in plan.methods} == {"omenn[at=auto]", *omenn.methods()}
+        assert {m.name for m in plan.methods} == {"omenn[at=auto]", *omenn.list_methods()}
         assert [m.name for m in plan.metrics] == list(PROTOCOLS)
 
     @pytest.mark.parametrize(

@@ -102,9 +102,9 @@ class TestCompare:
         self, run: Run, net: str, picture: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert {"omenn", "attnlrp", "abslrp"} < set(comparing.names_of(None))
-        assert set(comparing.names_of("all")) == set(omenn.methods())
+        assert set(comparing.names_of("all")) == set(omenn.list_methods())
         monkeypatch.setattr(comparing, "installed", lambda extra: False)
-        needy = {name for name, method in omenn.methods().items() if method.extra}
+        needy = {name for name, method in omenn.list_methods().items() if method.extra}
         assert not needy & set(comparing.names_of(None))
         assert comparing.names_of(" abslrp, omenn,abslrp") == ["abslrp", "omenn"]
 

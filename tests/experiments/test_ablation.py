@@ -115,13 +115,13 @@ class TestExactMaps:
             exact(net, images, TARGETS, post="gaussian-lossy:2")
 
     def test_methods_are_there_only_inside(self) -> None:
-        before = dict(omenn.methods())
+        before = dict(omenn.list_methods())
         with registered():
-            assert {"exact", "smoothed"} <= set(omenn.methods())
-        assert dict(omenn.methods()) == before
+            assert {"exact", "smoothed"} <= set(omenn.list_methods())
+        assert dict(omenn.list_methods()) == before
         with pytest.raises(InputError, match="method='odd'"), registered():
             omenn.explain(nn.Linear(2, 2), torch.ones(1, 2), method="odd")
-        assert dict(omenn.methods()) == before
+        assert dict(omenn.list_methods()) == before
 
 
 class TestRows:

@@ -81,8 +81,8 @@ def _signature(function: Any) -> str:
 
 def methods() -> Record:
     """Every method of attribution, with all that the list of methods says."""
-    record: Record = {"order": list(omenn.methods())}
-    for name, found in omenn.methods().items():
+    record: Record = {"order": list(omenn.list_methods())}
+    for name, found in omenn.list_methods().items():
         record[name] = [found.promise, found.summary, found.source, found.extra, found.same_as]
         record[f"{name}()"] = _signature(found.function)
     return record

@@ -316,7 +316,7 @@ def test_rollout_is_the_same_for_every_class_and_generic_attention_is_not() -> N
     first, second = (omenn.explain(net, tokens(), k, method="rollout") for k in (0, 2))
     assert torch.equal(first.matrix, second.matrix)
     assert not torch.equal(first.output, second.output)
-    assert "same map for every class" in omenn.methods()["rollout"].summary
+    assert "same map for every class" in omenn.list_methods()["rollout"].summary
     first, second = (omenn.explain(net, tokens(), k, method="generic-attention") for k in (0, 2))
     assert (first.matrix - second.matrix).abs().max() > 1e-3
 

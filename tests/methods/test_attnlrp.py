@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import omenn
 from nets import Tokens, draw, seeded
 from omenn.errors import UnsupportedOperator
-from omenn.methods.reslrp import ratio
+from omenn.methods.attnlrp import ratio
 
 sdpa = F.scaled_dot_product_attention
 

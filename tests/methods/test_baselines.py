@@ -454,7 +454,7 @@ def test_without_captum_the_extra_is_named(method: str, monkeypatch: pytest.Monk
         f"the method '{method}' needs the package 'captum', which is not installed. "
         "Run: pip install 'omenn[peers]'"
     )
-    assert omenn.methods()[method].extra == "peers"
+    assert omenn.list_methods()[method].extra == "peers"
 
 
 @pytest.mark.parametrize("method", METHODS)

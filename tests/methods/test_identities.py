@@ -75,7 +75,7 @@ def test_a_map_does_not_depend_on_its_neighbours_in_the_batch(method, build, giv
 def test_the_result_says_its_method_and_what_it_promises(method: str) -> None:
     e = omenn.explain(convnet(), images(), 1, method=method)
     assert e.method == method
-    assert e.promise == omenn.methods()[method].promise
+    assert e.promise == omenn.list_methods()[method].promise
     assert method in repr(e)
 
 

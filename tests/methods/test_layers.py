@@ -11,7 +11,7 @@ import omenn
 from methods import oracles as o
 from nets import draw, seeded
 from omenn.errors import InputError
-from omenn.methods import Book, propagate
+from omenn.methods import RuleTable, propagate
 from omenn.methods.lrp_layers import alpha_beta_rule, by_layer, epsilon_rule, gamma_rule
 
 CLASSIC = ["epsilon", "zplus", "alpha1beta0", "gamma"]
@@ -40,7 +40,7 @@ def test_a_layer_is_found_however_it_is_spelled(rule: str, spelling: str) -> Non
     own, slow = RULES[rule]
     x, r = draw(6), draw(4, seed=5)
     net = lambda t: f(t) * (r / f(x[None]))  # noqa: E731, R at the outputs is r
-    e = propagate(net, x[None], lambda y: y.sum(1), Book(by_layer(own)))
+    e = propagate(net, x[None], lambda y: y.sum(1), RuleTable(by_layer(own)))
     expected = slow(x, W, torch.zeros(4).double() if bias is None else bias, r)
     torch.testing.assert_close(e.contribution[0], expected, rtol=1e-9, atol=1e-9)
 
@@ -67,7 +67,7 @@ def test_convolutions_are_layers(name: str, rule: str) -> None:
     r = draw(*y.shape, seed=5)
     own, slow = RULES[rule]
     e = propagate(
-        lambda t: f(t) * (r / y), x[None], lambda t: t.flatten(1).sum(1), Book(by_layer(own))
+        lambda t: f(t) * (r / y), x[None], lambda t: t.flatten(1).sum(1), RuleTable(by_layer(own))
     )
     expected = slow(x.reshape(-1), *o.dense(lambda t: f(t[None]), x), r.reshape(-1))
     torch.testing.assert_close(e.contribution.reshape(-1), expected, rtol=1e-8, atol=1e-8)

@@ -18,7 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="u
 
 def own() -> dict[str, Method]:
     """The methods of the package; examples in documents add some of their own."""
-    found = omenn.methods().items()
+    found = omenn.list_methods().items()
     return {name: m for name, m in found if m.function.__module__.startswith("omenn.")}
 
 
@@ -31,14 +31,14 @@ NAMES = """
 
 def test_the_names() -> None:
     assert set(own()) == set(NAMES)
-    assert next(iter(omenn.methods())) == "omenn"
+    assert next(iter(omenn.list_methods())) == "omenn"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_page_has_a_row_with_the_promise_and_the_source(name: str) -> None:
     (row,) = re.findall(rf"^\| `{name}`.*$", PAGE, flags=re.MULTILINE)
     first, _, promise, source = (c.strip() for c in re.split(r"(?<!\\)\|", row)[1:-1])
-    m = omenn.methods()[name]
+    m = omenn.list_methods()[name]
     assert promise.startswith(m.promise)
     number = re.search(r"\d{4}\.\d{5}|\d{4}\.\d{4}|doi (\S+)", m.source)
     assert (number is None and m.source in source) or (
@@ -49,7 +49,7 @@ def test_the_page_has_a_row_with_the_promise_and_the_source(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_method_says_of_itself(name: str) -> None:
-    m = omenn.methods()[name]
+    m = omenn.list_methods()[name]
     assert m.promise in ("exact", "approximate", "none")
     assert len(m.summary) < 90
     assert not m.summary.endswith(".")
@@ -65,9 +65,9 @@ def test_what_a_method_says_of_itself(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in NAMES if "attention" not in n and n != "rollout"])
 def test_the_result_carries_the_promise(name: str) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
-    fewer = {"steps": 3} if "steps" in omenn.methods()[name].options else {}
+    fewer = {"steps": 3} if "steps" in omenn.list_methods()[name].options else {}
     e = omenn.explain(net, torch.rand(1, 3, 8, 8), 1, method=name, **fewer)
-    assert (e.method, e.promise) == (name, omenn.methods()[name].promise)
+    assert (e.method, e.promise) == (name, omenn.list_methods()[name].promise)
     assert e.matrix.shape == (1, 8, 8)
 
 
@@ -91,7 +91,7 @@ def test_another_name_gives_the_same_map(name: str) -> None:
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)
     ).eval()
     x = torch.randn(2, 3, 8, 8)
-    a, b = (omenn.explain(net, x, 1, method=m) for m in (name, omenn.methods()[name].same_as))
+    a, b = (omenn.explain(net, x, 1, method=m) for m in (name, omenn.list_methods()[name].same_as))
     assert torch.equal(a.matrix, b.matrix)
     assert float(a.matrix.abs().sum()) > 0
     assert a.method == name
@@ -135,5 +135,5 @@ def test_a_promise_that_does_not_exist() -> None:
 
 def test_methods_cannot_be_changed_from_outside() -> None:
     with pytest.raises(TypeError):
-        omenn.methods()["omenn"] = None  # type: ignore[index]
+        omenn.list_methods()["omenn"] = None  # type: ignore[index]
     assert find("omenn").promise == "exact"

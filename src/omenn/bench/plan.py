@@ -160,7 +160,7 @@ class Plan:
         import omenn
         from omenn.metrics.explainers import TRIVIAL
 
-        known = omenn.methods()
+        known = omenn.list_methods()
         for entry in self.methods:
             if entry.base in TRIVIAL:
                 check_options(entry, "trivial map", {})
@@ -202,7 +202,7 @@ class Plan:
 
         plan = self
         if any(entry.base == ALL for entry in self.methods):
-            plan = replace(plan, methods=_all(self.methods, omenn.methods()))
+            plan = replace(plan, methods=_all(self.methods, omenn.list_methods()))
         if any(entry.base == ALL for entry in self.metrics):
             gives = self.pictures().gives
             fit = [name for name, protocol in PROTOCOLS.items() if protocol.needs <= gives]

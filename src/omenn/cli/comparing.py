@@ -56,7 +56,7 @@ def names_of(text: str | None) -> list[str]:
     """
     import omenn
 
-    known = omenn.methods()
+    known = omenn.list_methods()
     if text is None:
         usual = [known[name] for name in USUAL if name in known]
         return [m.name for m in usual if m.extra is None or installed(m.extra)]

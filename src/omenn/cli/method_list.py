@@ -46,7 +46,9 @@ def ordered() -> list[Method]:
     """Every method, those that promise most first."""
     import omenn
 
-    return sorted(omenn.methods().values(), key=lambda method: list(PROMISES).index(method.promise))
+    return sorted(
+        omenn.list_methods().values(), key=lambda method: list(PROMISES).index(method.promise)
+    )
 
 
 def records() -> list[dict[str, Any]]:
@@ -95,7 +97,7 @@ def counted() -> str:
     import omenn
     from omenn.methods.registry import distinct
 
-    names = list(omenn.methods())
+    names = list(omenn.list_methods())
     count = len(distinct(names))
     twice = len(names) - count
     return f"{count} methods" + (f", {twice} of them under two names" if twice else "")
@@ -111,7 +113,7 @@ def _own(method: Method) -> set[str]:
     """The options that the method has and the one whose name it shares has not."""
     import omenn
 
-    other = omenn.methods().get(method.same_as or "")
+    other = omenn.list_methods().get(method.same_as or "")
     return set(method.options) - set(other.options if other else ())
 
 

@@ -33,7 +33,7 @@ def method_named(name: str) -> Method:
     """
     import omenn
 
-    known = omenn.methods()
+    known = omenn.list_methods()
     if name not in known:
         raise InputError(f"unknown method '{name}': {did_you_mean(name, known)} See omenn methods.")
     return known[name]

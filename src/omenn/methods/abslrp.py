@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from omenn.check import choose, flag, quoted
+from omenn.check import choose, flag
 from omenn.engine.run import FrozenRun, Gradients
 from omenn.engine.target import Contrast, Target, pick_output
-from omenn.engine.trace.guards import alone
 from omenn.errors import InputError, TargetError
 from omenn.explanation import Explanation
-from omenn.methods.abslrp_published import relevance
-from omenn.methods.abslrp_rules import BRANCHES, TINY, abslrp_book
-from omenn.methods.ordinary_gradient import PlainRun
-from omenn.methods.propagation import book_run, stabilised
-from omenn.methods.registry import method
+from omenn.methods.abslrp_published import relevance as relevance_of
+from omenn.methods.abslrp_rules import BRANCHES, TINY, abslrp_rules
+from omenn.methods.question import Question
+from omenn.methods.registry import attribution
+from omenn.methods.rule_table import stabilised
 
 POOLING = ("auto", "divided", "undivided")
 
 
-@method(
+@attribution(
     "abslrp",
     promise="none",
     summary="relative absolute magnitude of contributions, target against the other classes",
     source="arXiv 2412.09311",
 )
-@alone()
 def abslrp(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
+    question: Question,
     *,
     pooling: str = "auto",
     contrastive: bool | None = None,
     published: bool = False,
-    at: str | None = None,
-    resample: str = "bilinear",
-    output: Any = None,
-    channel_dim: int | None = None,
 ) -> Explanation:
     """Relevance by relative absolute magnitude, R_i = 2 Σ_j max(x_i w_ij, 0) R_j / |h_j|.
 
@@ -79,57 +69,46 @@ def abslrp(
     """
     choose("pooling", pooling, POOLING)
     flag("published", published)
-    _check_contrast(target, contrastive)
+    _check_contrast(question.target, contrastive)
     if published:
-        return _published(model, inputs, target, pooling, contrastive, at, output, channel_dim)
-    book = abslrp_book(pooling)
-    run = book_run(
-        model, inputs, book, at=at, resample=resample, channel_dim=channel_dim, places=True
-    )
+        return _published(question, pooling, contrastive)
+    run = question.run_under(abslrp_rules(pooling), bias="places")
     branches = BRANCHES in run.mode.notes  # the target may add and subtract, too
-    f, index = run.target(target, output)
+    f, index = question.number(run)
     run.mode.notes[BRANCHES] = branches
-    starts = _starts(run, f, index, target, output, contrastive)
-    found = [run.pull_back(start, retain=k + 1 < len(starts)) for k, start in enumerate(starts)]
-    first = found[0].inputs
-    if len(found) > 1:
-        first = [a - b for a, b in zip(first, found[1].inputs, strict=True)]
+    starts = _starts(question, run, f, index, contrastive)
+    last = len(starts) - 1
+    first, *against = [
+        run.pull_back(start, retain=k < last).inputs for k, start in enumerate(starts)
+    ]
+    for other in against:
+        first = [a - b for a, b in zip(first, other, strict=True)]
     return run.wrap(f, index, Gradients(_largest_one(run, first), [], {}))
 
 
-def _published(
-    model: Any,
-    inputs: Any,
-    target: Target,
-    pooling: str,
-    contrastive: bool | None,
-    at: str | None,
-    output: Any,
-    channel_dim: int | None,
-) -> Explanation:
-    no_class = callable(target) or isinstance(target, Contrast)
-    if at is not None or output is not None or contrastive is False or no_class:
+def _published(question: Question, pooling: str, contrastive: bool | None) -> Explanation:
+    no_class = callable(question.target) or isinstance(question.target, Contrast)
+    changed = question.at is not None or question.output is not None
+    if changed or contrastive is False or no_class:
         raise InputError(
             "published=True is the code of absLRP's authors: the map of a whole network for a "
             "class against all others. Leave out at=, output=, contrastive=False and targets that "
             "are no class, or leave published out."
         )
-    run = PlainRun(model, inputs, channel_dim=channel_dim)
-    f, index = run.target(target)
-    feed = run.feed
+    run = question.ordinary_run()
+    f, index = question.number(run)
+    feed, model = run.feed, question.model
     if len(feed.leaves) != 1 or not feed.batched or not isinstance(model, torch.nn.Module):
         raise InputError("published=True is for one module and one input (B, …).")
     x, divided = feed.values[0], None if pooling == "auto" else pooling == "divided"
-    _, found = relevance(model, x, index, divided)
-    weight = torch.where(x == 0, 0, found / torch.where(x == 0, 1, x))
+    _, relevance = relevance_of(model, x, index, divided)
+    weight = torch.where(x == 0, 0, relevance / torch.where(x == 0, 1, x))
     return run.wrap(f, index, Gradients([weight], [], {}))
 
 
 def _check_contrast(target: Target, contrastive: bool | None) -> None:
-    if not (contrastive is None or isinstance(contrastive, bool)):
-        raise InputError(
-            f"contrastive={quoted(contrastive)} is not known. Choose True, False or None."
-        )
+    if contrastive is not None:
+        flag("contrastive", contrastive)
     if isinstance(target, Contrast):
         if contrastive is False:
             raise TargetError(
@@ -143,19 +122,15 @@ def _check_contrast(target: Target, contrastive: bool | None) -> None:
 
 
 def _starts(
-    run: FrozenRun,
-    f: Tensor,
-    index: Tensor,
-    target: Target,
-    output: Any,
-    contrastive: bool | None,
+    question: Question, run: FrozenRun, f: Tensor, index: Tensor, contrastive: bool | None
 ) -> list[Tensor]:
     """What to pull back: R₊ and R₋ of one unit each, as numbers whose gradient is R / z."""
+    target = question.target
     with torch.enable_grad():
         if callable(target) and not isinstance(target, Contrast):
             return [f / stabilised(f.detach(), TINY)]
         with run.mode:
-            logits = pick_output(run.out, output)
+            logits = pick_output(run.out, question.output)
         logits = logits.unsqueeze(1) if logits.ndim == 1 else logits
         chosen = torch.nn.functional.one_hot(index, logits.shape[1]).to(logits.dtype)
         shares = [chosen]

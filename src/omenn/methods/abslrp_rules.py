@@ -2,7 +2,7 @@
 
 h = f(x; W, b) is the output, h_a = f(|x|; |W|, |b|). Of x_i w_ij in a sum that makes what is
 positive pass, twice. Each input of an operator is normalised alone, Σ|R| = 1 in each sample. As
-everywhere in a book, what travels is g = R / x.
+everywhere in a rule table, what travels is g = R / x.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from omenn.engine.operators.record import DROPOUT
 from omenn.engine.trace.call import Call, substitute
 from omenn.methods.attnlrp import joint
 from omenn.methods.lrp_layers import Layer, layer_of
-from omenn.methods.propagation import Book, ruled
+from omenn.methods.rule_table import RuleTable, ruled
 
 TINY = 1e-9
 # A logit so far below the largest of its row has been masked: its weight is below 1e-27.
@@ -185,7 +185,7 @@ def elementwise(call: Call) -> Any:
 
 
 def power(call: Call) -> Any:
-    """x^p for a constant p > 0; others are frozen factors, or refused, as in the frozen book."""
+    """x^p for a constant p > 0; others are frozen factors, or refused, as in the frozen table."""
     p = call.get("exponent")
     plain = isinstance(p, (int, float)) and p > 0
     return elementwise(call) if plain else OPERATORS["pow"].rule(call)
@@ -371,7 +371,7 @@ def sampled(call: Call) -> Any:
 
 
 def written(call: Call) -> Any:
-    """Adding into a tensor is a sum; overwriting selects, and is as in the frozen book."""
+    """Adding into a tensor is a sum; overwriting selects, and is as in the frozen table."""
     how = next((a for a in (*call.args, *call.kwargs.values()) if isinstance(a, str)), None)
     adds = call.operator in ("index_add", "scatter_add") or how in ("sum", "mean")
     adds = adds or (call.operator == "index_put" and (call.get("accumulate") or True in call.args))
@@ -385,7 +385,7 @@ def refused(call: Call) -> Any:
     )
 
 
-def abslrp_book(pooling: str = "auto") -> Book:
+def abslrp_rules(pooling: str) -> RuleTable:
     rows = ruled(_LAYERS, layer) | ruled(_ELEMENTWISE, elementwise) | ruled("pow", power)
     rows |= ruled(_BILINEAR + " addcmul lerp", general) | ruled(_SUMMING, of_magnitudes)
     rows |= ruled("add sub", added) | ruled("mul", multiplied) | ruled(_WRITING, written)
@@ -395,4 +395,4 @@ def abslrp_book(pooling: str = "auto") -> Book:
     rows |= ruled("scaled_dot_product_attention", attention, composite=True)
     rows |= ruled("fourier complex view_as_complex diff", refused)
     rows["chain"] = FROZEN_CHAIN._replace(rule=elementwise)
-    return Book(rows, ranked=False)
+    return RuleTable(rows, ranked=False)

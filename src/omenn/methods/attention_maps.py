@@ -286,7 +286,7 @@ def _check(seen: Seen, ones: Sequence[Tensor]) -> None:
     if not seen.products:
         raise ModelError(
             "the model has no softmax attention, so there are no attention maps of it. Use another "
-            "method; omenn.methods() lists them."
+            "method; omenn.list_methods() lists them."
         )
     first = seen.products[0]
     for p in seen.products:

@@ -1,4 +1,4 @@
-"""AttnLRP: relevance also flows through the attention weights, to query and key."""
+"""AttnLRP, where relevance also flows through the attention weights, and ResLRP on top of it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.chain import FROZEN_CHAIN, frozen_chain
 from omenn.engine.operators.record import DROPOUT
-from omenn.engine.target import Target
 from omenn.engine.trace.autograd_nodes import Halve, Joint
 from omenn.engine.trace.call import Call
-from omenn.explanation import Explanation
-from omenn.methods.lrp_layers import by_layer, epsilon_rule
-from omenn.methods.propagation import Book, propagate, ruled, stabilised
-from omenn.methods.registry import method
+from omenn.methods.lrp_layers import by_layer, epsilon_rule, strength
+from omenn.methods.registry import lrp
+from omenn.methods.rule_table import RuleTable, ruled, stabilised
 
 # Smooth functions of one element with f(0) ≠ 0: all of R passes, none goes to the constant.
 _SHIFTED = "sigmoid softplus logsigmoid hardsigmoid cos exp erfc cosh exp2 rpow"
@@ -135,32 +134,45 @@ def chained(epsilon: float) -> Callable[[Any], Any]:
     return lambda call: identity(call) if bool(call.at_origin.any()) else frozen_chain(call)
 
 
-def attnlrp_book(epsilon: float) -> Book:
-    rows = by_layer(epsilon_rule(epsilon), fold=False)
-    rows |= ruled("softmax", differentiated)
-    rows |= ruled("scaled_dot_product_attention", attention)
-    rows |= ruled(_SHIFTED, identity_rule(max(epsilon, 1e-9)))
-    rows["chain"] = FROZEN_CHAIN._replace(rule=chained(max(epsilon, 1e-9)))
-    return Book(rows, ranked=False)
+def ratio(a: Tensor, b: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """What a and b have of R per unit of them and of g: w z / (w_a a + w_b b).
+
+    w = 1 + γ where the sign is that of z = a + b, else 1. The denominator has the sign of z and is
+    no smaller. Where a and b cancel R is zero and so are both parts, for any γ > 0; for γ = 0 the
+    denominator is z, and g passes.
+    """
+    z = a + b
+    more_a, more_b = (1 + gamma * (torch.sign(t) == torch.sign(z)).to(z.dtype) for t in (a, b))
+    total = more_a * a + more_b * b
+    share = torch.where(total == 0, float(gamma == 0), z / torch.where(total == 0, 1, total))
+    return more_a * share, more_b * share
 
 
-@method(
+def residual_rule(gamma: float) -> Any:
+    """The sum of two tensors that depend on the input, of any shapes that broadcast."""
+
+    def added(call: Call) -> Any:
+        a, b = call.get("input"), call.get("other")
+        plain = call.get("alpha") in (None, 1) and call.operator == "add"
+        if not plain or len(call.carried) != 2 or a is b:
+            return OPERATORS[call.operator].rule(call)
+
+        def vjp(grad: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            to_a, to_b = ratio(a, b, gamma)
+            return (grad * to_a).sum_to_size(a.shape), (grad * to_b).sum_to_size(b.shape)
+
+        return joint(call, vjp, [a, b])
+
+    return added
+
+
+@lrp(
     "attnlrp",
     promise="none",
     summary="products share in halves, softmax by its Taylor rule, identity for pointwise",
     source="arXiv 2402.05602",
 )
-def attnlrp(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
-    *,
-    epsilon: float = 1e-6,
-    at: str | None = None,
-    resample: str = "bilinear",
-    output: Any = None,
-    channel_dim: int | None = None,
-) -> Explanation:
+def attnlrp(*, epsilon: float = 1e-6) -> RuleTable:
     """Attention-aware layer-wise relevance propagation.
 
     ε-rule for layers; for a product of two tensors that depend on the input half of R each
@@ -176,14 +188,38 @@ def attnlrp(
 
     Source: Achtibat et al. 2024, arXiv 2402.05602, section 3.
     """
-    book = attnlrp_book(epsilon)
-    return propagate(
-        model,
-        inputs,
-        target,
-        book,
-        at=at,
-        resample=resample,
-        output=output,
-        channel_dim=channel_dim,
-    )
+    rows = by_layer(epsilon_rule(epsilon), fold=False)
+    rows |= ruled("softmax", differentiated)
+    rows |= ruled("scaled_dot_product_attention", attention)
+    rows |= ruled(_SHIFTED, identity_rule(max(epsilon, 1e-9)))
+    rows["chain"] = FROZEN_CHAIN._replace(rule=chained(max(epsilon, 1e-9)))
+    return RuleTable(rows, ranked=False)
+
+
+@lrp(
+    "reslrp",
+    promise="none",
+    summary="attnlrp with the ratio rule on residual additions",
+    source="ResLRP, preprint of 2026",
+)
+def reslrp(*, gamma: float = 1.0, epsilon: float = 1e-6) -> RuleTable:
+    """AttnLRP whose residual additions favour the branch that has the sign of the sum.
+
+    z = a + b: R_a = w_a a / (w_a a + w_b b) R with w = 1 + γ·1[sign equals that of z]. Both
+    together |R_a| + |R_b| ≤ (1 + 2/γ) |R|, where the plain ratio a/z has no bound. As γ → 0 it is
+    ``attnlrp``.
+
+    Raises:
+        InputError: γ or ε is negative or not finite.
+
+    Example:
+        >>> import torch, omenn
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+        >>> x, first = torch.randn(1, 5, 8), lambda out: out[:, 0, 0]
+        >>> e = omenn.explain(layer, x, first, method="reslrp")
+        >>> assert e.matrix.shape == (1, 5)
+
+    Source: ResLRP, preprint of 2026, the ratio rule for residual connections.
+    """
+    rules = attnlrp(epsilon=epsilon)
+    return rules.over(add=residual_rule(strength("gamma", gamma)))

@@ -33,10 +33,10 @@ def explain(
             embedding. Images (B, C, H, W), sequences (B, T, D), tables (B, F).
         target: class index, tensor (B,), :class:`~omenn.Contrast`, a callable on the output that
             returns one number per sample, or None for the class with the largest logit.
-        method: a name of :func:`omenn.methods`. ``"omenn"`` is the exact one: C = C_w ⊙ X + C_b,
-            Σ C = f_c(x); what the others promise is in the result, as ``promise``.
-        options: of the method, ``omenn.methods()[method].options``; for ``"omenn"`` they are those
-            of :func:`omenn.methods.depths.omenn` (``at``, ``mix``, ``resample``, ``bias``,
+        method: a name of :func:`omenn.list_methods`. ``"omenn"`` is the exact one:
+            C = C_w ⊙ X + C_b, Σ C = f_c(x); what the others promise is in the result.
+        options: of the method, ``omenn.list_methods()[method].options``; for ``"omenn"`` they are
+            those of :func:`omenn.methods.depths.omenn` (``at``, ``mix``, ``resample``, ``bias``,
             ``output``, ``products``, ``channel_dim``, ``create_graph``).
 
     Raises:
@@ -52,7 +52,7 @@ def explain(
         >>> other = omenn.explain(net, torch.randn(2, 4), target=1, method="abslrp")
         >>> assert other.promise == "none"
 
-    Source: arXiv 2412.02399; of another method, ``omenn.methods()[method].source``.
+    Source: arXiv 2412.02399; of another method, ``omenn.list_methods()[method].source``.
     """
     found = registry.find(method)
     at = options.get("at")

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from omenn.engine.inputs import nothing
-from omenn.engine.target import Target
+from omenn.engine.run import FrozenRun, Gradients
 from omenn.engine.trace.call import Call
-from omenn.engine.trace.guards import alone
 from omenn.engine.trace.opaque import tensors_in
 from omenn.errors import InputError, did_you_mean
 from omenn.explanation import Explanation, owned
@@ -29,8 +28,9 @@ from omenn.methods.lrp_layers import (
     flat_rule,
     gamma_rule,
 )
-from omenn.methods.propagation import Book, book_run
-from omenn.methods.registry import method
+from omenn.methods.question import Question
+from omenn.methods.registry import attribution
+from omenn.methods.rule_table import RuleTable
 
 Rules = Sequence[tuple[str, str]]
 
@@ -48,27 +48,20 @@ _KINDS = ("first", "first conv", "conv", "linear")
 _RULES = ("epsilon", "zplus", "alpha1beta0", "alpha2beta1", "gamma", "flat", "box", "pass")
 
 
-@method(
+@attribution(
     "composite",
     promise="none",
     summary="LRP with a rule for each kind of layer: one of the well-known, or a list",
     source="Montavon et al. 2019, doi 10.1007/978-3-030-28954-6_10",
 )
-@alone()
 def composite(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
+    question: Question,
     *,
     rules: str | Rules = "epsilon-plus",
     low: float | None = None,
     high: float | None = None,
     gamma: float = 0.25,
     epsilon: float = 1e-6,
-    at: str | None = None,
-    resample: str = "bilinear",
-    output: Any = None,
-    channel_dim: int | None = None,
 ) -> Explanation:
     """Layer-wise relevance propagation whose rules depend on the layer.
 
@@ -79,9 +72,9 @@ def composite(
     ``*`` stands for anything (``"features.*"``). A rule is ``"epsilon"``, ``"zplus"``,
     ``"alpha1beta0"``, ``"alpha2beta1"``, ``"gamma"``, ``"flat"`` (R evenly to all inputs),
     ``"box"`` (inputs from ``low`` to ``high``) or ``"pass"`` (ε = 0). Layers that nothing fits
-    follow ε = 0, the frozen book.
+    follow ε = 0, the frozen table.
 
-    A batch norm behind a layer is folded into it; all else is as in the frozen book.
+    A batch norm behind a layer is folded into it; all else is as in the frozen table.
 
     Raises:
         InputError: a pattern or a rule that is not known, bounds that are missing, or no bounds of
@@ -99,22 +92,31 @@ def composite(
     Source: Montavon et al. 2019, doi 10.1007/978-3-030-28954-6_10; the names are zennit's.
     """
     pairs = _checked(rules)
-    made = _made({rule for _, rule in pairs}, low, high, gamma, epsilon)
-    book = Book(by_layer(epsilon_rule(0.0), choose=_chooser(pairs, made)))
-    run = book_run(model, inputs, book, at=at, resample=resample, channel_dim=channel_dim)
-    _check_box(run.feed.values, made, low, high)
-    f, index = run.target(target, output)
-    gradients = run.pull_back(f)
-    given = run.feed.values
-    run.feed.values = [torch.where(x == 0, ZERO, x) for x in given]
+    by_name = _by_name({rule for _, rule in pairs}, low, high, gamma, epsilon)
+    layers = by_layer(epsilon_rule(0.0), choose=_chooser(pairs, by_name))
+    run = question.run_under(RuleTable(layers))
+    if "box" in by_name:
+        _check_box(run.feed.values, low, high)
+    f, index = question.number(run)
+    return _with_zeros(run, f, index, run.pull_back(f))
+
+
+def _with_zeros(run: FrozenRun, f: Tensor, index: Tensor, gradients: Gradients) -> Explanation:
+    """The explanation, with the relevance that "flat" and "box" give to inputs that are zero.
+
+    NOTE [zeros of the input] R = x ⊙ g cannot say that x = 0 has relevance. So ``_per_unit``
+    divides by ``ZERO`` there, and here the same number stands for x while R is added up.
+    """
+    values = run.feed.values
+    run.feed.values = [torch.where(x == 0, ZERO, x) for x in values]
     try:
         e = run.wrap(f, index, gradients)
     finally:
-        run.feed.values = given
-    weights = [torch.where(x == 0, 0, w) for w, x in zip(gradients.inputs, given, strict=True)]
+        run.feed.values = values
+    weights = [torch.where(x == 0, 0, w) for w, x in zip(gradients.inputs, values, strict=True)]
     found = replace(
         e,
-        inputs=run.feed.by_leaf(given, lambda entry: entry.value),
+        inputs=run.feed.by_leaf(values, lambda entry: entry.value),
         weight=run.feed.by_leaf(weights, nothing),
     )
     return owned(found, False, tensors_in([run.feed.items]))
@@ -139,7 +141,7 @@ def _checked(rules: Any) -> Rules:
     return [(pattern, rule) for pattern, rule in pairs]
 
 
-def _made(names: set[str], low: Any, high: Any, gamma: float, epsilon: float) -> dict[str, Rule]:
+def _by_name(names: set[str], low: Any, high: Any, gamma: float, epsilon: float) -> dict[str, Rule]:
     """The rules by name, with their numbers."""
     made = {
         "epsilon": epsilon_rule(epsilon),
@@ -161,8 +163,8 @@ def _made(names: set[str], low: Any, high: Any, gamma: float, epsilon: float) ->
     return {name: made[name] for name in names}
 
 
-def _check_box(values: Sequence[Tensor], made: Mapping[str, Rule], low: Any, high: Any) -> None:
-    for x in values if "box" in made else ():
+def _check_box(values: Sequence[Tensor], low: Any, high: Any) -> None:
+    for x in values:
         least, most = float(x.min()), float(x.max())
         slack = 1e-6 * max(1.0, abs(low), abs(high))
         if least < low - slack or most > high + slack:
@@ -172,7 +174,7 @@ def _check_box(values: Sequence[Tensor], made: Mapping[str, Rule], low: Any, hig
             )
 
 
-def _chooser(pairs: Rules, made: Mapping[str, Rule]) -> Callable[[Call, Layer], Layer]:
+def _chooser(pairs: Rules, by_name: Mapping[str, Rule]) -> Callable[[Call, Layer], Layer]:
     """Each layer with the rule of the first pattern that fits it."""
 
     def choose(call: Call, layer: Layer) -> Layer:
@@ -183,7 +185,7 @@ def _chooser(pairs: Rules, made: Mapping[str, Rule]) -> Callable[[Call, Layer], 
         kinds |= {"first conv"} if conv and "conv" not in seen else set()
         seen |= {"conv" if conv else "linear"}
         name = call.owner.module_path()
-        rule = next((made[r] for p, r in pairs if p in kinds or fnmatchcase(name, p)), None)
+        rule = next((by_name[r] for p, r in pairs if p in kinds or fnmatchcase(name, p)), None)
         roots = [r.detach() for r in call.owner.roots if r.shape == layer.x.shape]
         entry = any(torch.equal(layer.x.detach(), r) for r in roots)
         return replace(layer, rule=rule, entry=entry)

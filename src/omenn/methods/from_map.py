@@ -1,4 +1,4 @@
-"""From a map to an explanation, for methods that do not pull relevance through a rule book."""
+"""From a map to an explanation, for methods that do not pull relevance through a table of rules."""
 
 from __future__ import annotations
 

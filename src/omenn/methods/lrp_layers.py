@@ -20,7 +20,7 @@ from omenn.engine.operators import OPERATORS, Row
 from omenn.engine.trace.autograd_nodes import Joint
 from omenn.engine.trace.call import Call
 from omenn.errors import InputError
-from omenn.methods.propagation import stabilised
+from omenn.methods.rule_table import stabilised
 
 LAYERS = "linear conv conv_transpose matmul bmm einsum addmm baddbmm addbmm"
 
@@ -156,10 +156,10 @@ def apply(call: Call, layer: Layer, rule: Rule) -> Tensor:
 def by_layer(
     rule: Rule, fold: bool = True, choose: Callable[[Call, Layer], Layer] | None = None
 ) -> dict[str, Row]:
-    """Rows of a book that has one rule for all layers with weights, or what ``choose`` gives each.
+    """Rows of a table with one rule for all layers with weights, or what ``choose`` gives each.
 
     ``fold``: a batch norm right behind a layer is a part of it. One that stands alone, and a
-    layer whose weights depend on the input, are as in the frozen book.
+    layer whose weights depend on the input, are as in the frozen table.
     """
 
     def layer(call: Call) -> Any:

@@ -44,8 +44,8 @@ def explainer(
         if options:
             raise InputError(f"the trivial map {method!r} has no option {next(iter(options))!r}.")
         return TRIVIAL[method]
-    if method not in omenn.methods():
-        known = [*omenn.methods(), *TRIVIAL]
+    if method not in omenn.list_methods():
+        known = [*omenn.list_methods(), *TRIVIAL]
         raise InputError(f"method={method!r} is not known: {did_you_mean(method, known)}")
     found = find(method)
 
