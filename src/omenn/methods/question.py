@@ -53,19 +53,19 @@ class Question:
         *,
         bias: str = "none",
         kind: type[FrozenRun] = FrozenRun,
-        interceptor: type[Tracer] = Tracer,
+        tracer: type[Tracer] = Tracer,
         **options: Any,
     ) -> Any:
-        """One forward pass of the frozen model; ``options`` go to the interceptor."""
+        """One forward pass of the frozen model; ``options`` go to the tracer."""
         given = (self.model, self.inputs, self.at, bias, self.channel_dim)
-        return kind(*given, options, interceptor, resample=self.resample)
+        return kind(*given, options, tracer, resample=self.resample)
 
     def ordinary_run(
         self,
         *,
         bias: str = "none",
         kind: type[PlainRun] = PlainRun,
-        interceptor: type[Plain] = Plain,
+        tracer: type[Plain] = Plain,
         move: Move | None = None,
     ) -> Any:
         """One forward pass of the ordinary model, see :class:`PlainRun`."""
@@ -76,7 +76,7 @@ class Question:
             channel_dim=self.channel_dim,
             resample=self.resample,
             bias=bias,
-            interceptor=interceptor,
+            tracer=tracer,
             move=move,
         )
 
