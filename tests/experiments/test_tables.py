@@ -367,7 +367,7 @@ def test_published_means_follow_from_their_parts() -> None:
 
 def test_names_of_the_leaderboard_exist() -> None:
     assert set(leaderboard.OURS.values()) <= set(leaderboard.published().method)
-    assert set(leaderboard.OURS) <= set(omenn.methods())
+    assert set(leaderboard.OURS) <= set(omenn.list_methods())
 
 
 def test_the_leaderboard_stands_beside_ours(tmp_path: Path) -> None:
