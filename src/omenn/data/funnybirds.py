@@ -127,20 +127,22 @@ class FunnyBirds(ImageFolder, PartImages):
             )
         return content
 
-    def _picture(self, index: int, folder: str, beside: str = "") -> Image.Image:
-        """A picture in a folder of the layout, whose file or folder is named by class and index."""
-        name = self.path(index).with_suffix("").relative_to(self.root / self.split)
-        path = self.root / folder / name / beside if beside else self.root / folder / name
-        png, jpg = (path.with_name(f"{path.name}.{ending}") for ending in ("png", "jpg"))
-        return read_picture(jpg if jpg.exists() and not png.exists() else png)
+    def _picture(self, name: str) -> Image.Image:
+        path = self.root / f"{name}.png"
+        if not path.exists() and (self.root / f"{name}.jpg").exists():
+            path = self.root / f"{name}.jpg"
+        return read_picture(path)
+
+    def _place(self, index: int) -> str:
+        return f"{self.label(index)}/{index:06d}"
 
     def image(self, index: int) -> Image.Image:
         """A picture, RGB."""
-        return self._picture(index, self.split)
+        return self._picture(f"{self.split}/{self._place(index)}")
 
     def part_map(self, index: int) -> Image.Image:
         """The part map of a picture, in FunnyBirds' colours."""
-        return self._picture(index, f"{self.split}_part_map")
+        return self._picture(f"{self.split}_part_map/{self._place(index)}")
 
     def visible_parts(self, index: int) -> dict[str, int]:
         """Which instance of each part the bird has; missing parts are left out."""
@@ -177,9 +179,9 @@ class FunnyBirds(ImageFolder, PartImages):
         Raises InputError for an unknown part, or a split without interventions.
         """
         name = "_".join(sorted(self._checked_parts(kept)))
-        return self._picture(index, f"{self.split}_interventions", f"body_{name}")
+        return self._picture(f"{self.split}_interventions/{self._place(index)}/body_{name}")
 
     def without_background(self, index: int, number: int) -> Image.Image:
         """The picture without background object ``number``; all else is the same."""
-        name = f"background_interventions/{self._checked_object(index, number)}"
-        return self._picture(index, f"{self.split}_interventions", name)
+        folder = f"{self.split}_interventions/{self._place(index)}/background_interventions"
+        return self._picture(f"{folder}/{self._checked_object(index, number)}")
