@@ -150,7 +150,7 @@ class TestHomogeneous:
                 ["--target", "dog"],
                 "--target does not go with --homogeneous, which checks the whole",
             ),
-            (["--at", "first"], r"--at does not go with --homogeneous.* Leave out --at first\."),
+            (["--at", "first"], r"--at does not go with --homogeneous.* Omit --at first\."),
             (["--bias", "separate"], "--bias does not go with --homogeneous"),
             (["--input", "none.png"], "does not exist"),
         ],

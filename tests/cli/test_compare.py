@@ -84,9 +84,9 @@ class TestCompare:
                 assert image.format == "PNG"
 
     def test_options_of_each_method(self, run: Run, net: str, picture: Path) -> None:
-        words = (picture, "-m", net, "--methods", "gamma,epsilon", "--classes", 0)
-        plain = compared(run, *words)
-        set_ = compared(run, *words, "--set", "gamma.gamma=3", "--set", "epsilon.epsilon=1")
+        words = (picture, "-m", net, "--classes", 0, "--methods")
+        plain = compared(run, *words, "gamma,epsilon")
+        set_ = compared(run, *words, "gamma[gamma=3],epsilon[epsilon=1]")
         assert [row["options"] for row in set_["methods"]] == ["gamma=3", "epsilon=1"]
         for one, two in zip(plain["methods"], set_["methods"], strict=True):
             assert one["sum"] != two["sum"]
@@ -101,12 +101,12 @@ class TestCompare:
     def test_what_is_compared_without_being_named(
         self, run: Run, net: str, picture: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert {"omenn", "attnlrp", "abslrp"} < set(comparing.names_of(None))
-        assert set(comparing.names_of("all")) == set(omenn.list_methods())
+        assert {"omenn", "attnlrp", "abslrp"} < set(comparing.chosen(None))
+        assert set(comparing.chosen("all")) == set(omenn.list_methods())
         monkeypatch.setattr(comparing, "installed", lambda extra: False)
         needy = {name for name, method in omenn.list_methods().items() if method.extra}
-        assert not needy & set(comparing.names_of(None))
-        assert comparing.names_of(" abslrp, omenn,abslrp") == ["abslrp", "omenn"]
+        assert not needy & set(comparing.chosen(None))
+        assert list(comparing.chosen(" abslrp, omenn,abslrp")) == ["abslrp", "omenn"]
 
     def test_a_method_in_the_file_of_the_model(
         self, run: Run, net: str, picture: Path, monkeypatch: pytest.MonkeyPatch
@@ -213,11 +213,11 @@ class TestFailures:
         ("options", "words"),
         [
             (["--methods", "omenn,abslp"], "unknown method 'abslp': did you mean 'abslrp'"),
-            (["--methods", " ,"], "--methods names none"),
-            (["--set", "gamma=1"], r"--set 'gamma=1' is no METHOD\.option=value"),
-            (["--set", "gamma.gamma=1"], "the method 'gamma' is not among those compared: omenn"),
-            (["--set", "gama.gamma=1"], "unknown method 'gama': did you mean 'gamma'"),
-            (["--set", "abslrp.poling=1"], "has no option 'poling'. Did you mean 'pooling'"),
+            (["--methods", " ,"], "--methods names no method"),
+            (["--methods", "gamma[gamma"], "is no NAME or NAME"),
+            (["--methods", "gamma,gamma[gamma=1]"], "'gamma' with different options"),
+            (["--methods", "gama[gamma=1]"], "unknown method 'gama': did you mean 'gamma'"),
+            (["--methods", "abslrp[poling=1]"], "has no option 'poling': did you mean 'pooling'"),
             (["--target", "dgo"], "did you mean 'dog'"),
             (["--classes", "-1"], "--classes"),
             (["--smooth", "nan"], "--smooth"),

@@ -181,7 +181,16 @@ class TestExplain:
 
 
 def test_tokens_of_a_picture_are_drawn_as_their_grid(run: Run, picture: Path) -> None:
-    words = ("-m", "birds-vit", "--at", "blocks.1", "--set", "resample=none", "-o", "x.html")
+    words = (
+        "-m",
+        "birds-vit",
+        "--at",
+        "blocks.1",
+        "--method",
+        "omenn[resample=none]",
+        "-o",
+        "x.html",
+    )
     code, _, err = run("explain", picture, *words)
     assert (code, err) == (0, "")
     html = Path("x.html").read_text(encoding="utf-8")

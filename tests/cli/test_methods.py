@@ -84,7 +84,7 @@ class TestMethod:
         assert found["sum"] + found["residual"] == pytest.approx(found["output"], abs=1e-9)
 
     def test_it_is_the_same_as_from_python(self, run: Run, net: str, picture: Path) -> None:
-        words = ("--method", "gamma", "--set", "gamma=0.5", "--set", "epsilon=1e-3")
+        words = ("--method", "gamma[gamma=0.5;epsilon=1e-3]")
         run("explain", picture, "-m", net, "--target", 1, *words, "-o", "e.safetensors")
         source = sources.load(net)
         with Image.open(picture) as image:
@@ -146,7 +146,8 @@ class TestMethod:
         assert ("not exact</span>" in html) == bool(code)
 
     def test_depths(self, run: Run, net: str, picture: Path) -> None:
-        found = one(run, picture, "-m", net, "--at", "input,first", "--set", "mix=0.25,0.75")
+        words = ("--at", "input,first", "--method", "omenn[mix=0.25,0.75]")
+        found = one(run, picture, "-m", net, *words)
         assert found["exact"] is True
         run("explain", picture, "-m", net, "--at", "input,first", "-o", "x.html")
         assert "a mixture of the depths input, first" in Path("x.html").read_text(encoding="utf-8")
@@ -158,25 +159,25 @@ class TestOptions:
         [
             (["--method", "abslp"], r"unknown method 'abslp': did you mean 'abslrp'\? See omenn m"),
             (["--method", "q"], "unknown method 'q': known are omenn, "),
-            (["--set", "steps"], r"--set 'steps' is no option=value, for example --set steps=20"),
-            (["--set", "=3"], "--set '=3' is no option=value"),
+            (["--method", "omenn[steps]"], "as 'steps', which is no option=value"),
+            (["--method", "omenn[=3]"], "as '=3', which is no option=value"),
+            (["--method", "omenn[steps=3"], "is no NAME or NAME"),
             (
-                ["--method", "gamma", "--set", "gama=1"],
-                r"--set gama=1: method 'gamma' has no option 'gama'\. Did you mean 'gamma'\? "
-                r"Its options are: gamma, epsilon, at, resample, output, channel_dim\.",
+                ["--method", "gamma[gama=1]"],
+                r"method 'gamma' has no option 'gama': did you mean 'gamma'\?",
             ),
-            (["--method", "gamma", "--set", "gamma=much"], "--set gamma=much: 'much' is not a num"),
-            (["--method", "gamma", "--set", "gamma=nan"], "'nan' is not a number"),
-            (["--method", "gamma", "--set", "gamma=-1"], "gamma"),
-            (["--method", "gamma", "--set", "gamma=1", "--set", "gamma=2"], "is given twice"),
-            (["--at", "first", "--set", "at=second"], "'at' is given twice"),
-            (["--set", "create_graph=2"], "'2' is not true or false"),
-            (["--set", "mix=half,half"], "'half' is not a number"),
-            (["--set", "channel_dim=1.5"], "'1.5' is not a whole number or none"),
-            (["--set", "products=thrice"], "products='thrice' is not known"),
+            (["--method", "gamma[gamma=much]"], "'gamma' of the method 'gamma' is 'much', expec"),
+            (["--method", "gamma[gamma=nan]"], "'gamma' of the method 'gamma' is 'nan', expected"),
+            (["--method", "gamma[gamma=-1]"], "gamma"),
+            (["--method", "gamma[gamma=1;gamma=2]"], "has the option 'gamma' twice"),
+            (["--at", "first", "--method", "omenn[at=second]"], "'at' is given twice"),
+            (["--method", "omenn[create_graph=2]"], "is 2, expected true or false"),
+            (["--method", "omenn[mix=half,half]"], "expected a list or none"),
+            (["--method", "omenn[channel_dim=1.5]"], "is 1.5, expected a whole number or none"),
+            (["--method", "omenn[products=thrice]"], "products"),
             (
                 ["--method", "abslrp", "--bias", "uniform"],
-                "--bias: method 'abslrp' has no option 'bias'. Its options are: pooling",
+                "method 'abslrp' has no option 'bias': known are pooling",
             ),
             (["--post", "claen"], "step 'claen' is not known: did you mean 'clean'"),
             (["--post", "clamp:much"], "'much' is no number"),

@@ -12,7 +12,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omenn.errors import InputError, did_you_mean
@@ -98,6 +98,21 @@ def check_options(
             raise InputError(
                 f"option '{name}' of the {kind} '{entry.base}' is {value!r}, expected {wanted}."
             )
+
+
+def with_words(entry: Entry, function: Callable[..., Any] | None) -> Entry:
+    """The entry with words for options that ``function`` takes as words alone: ``none``, ``3``."""
+    hints = _hints(function)
+
+    def value_of(name: str, value: Any) -> Any:
+        parts = _parts(hints.get(name, Any))
+        plain = value is None or (isinstance(value, int) and not isinstance(value, bool))
+        wanted = str in parts or any(typing.get_origin(part) is typing.Literal for part in parts)
+        taken = any(_is(value, part) for part in parts) or (value is None and type(None) in parts)
+        return _text(value) if plain and wanted and not taken else value
+
+    options = {name: value_of(name, value) for name, value in entry.options.items()}
+    return replace(entry, options=options)
 
 
 def _text_of(text: str, kind: str) -> str:

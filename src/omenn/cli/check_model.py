@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omenn.cli.explain_images import index_of, other_output, read_input
+from omenn.cli.terminal import Answer
 from omenn.errors import InputError, TargetError
 from omenn.models.randomness import seeded
 from omenn.models.sources import Source
@@ -53,7 +54,7 @@ def whole_model(given: dict[str, str | None]) -> None:
         if value is not None:
             raise InputError(
                 f"{option} does not go with --homogeneous, which checks the whole output as a "
-                f"function of the input. Leave out {option} {value}."
+                f"function of the input. Omit {option} {value}."
             )
 
 
@@ -80,6 +81,11 @@ def homogeneity(source: Source, inputs: Any) -> Homogeneity:
     return check(source.model, inputs)
 
 
+def answer(found: Certificate | Homogeneity, source: Source, words: str) -> Answer:
+    """The evidence, good if the certificate says so; ``words`` describe the input."""
+    return Answer(record(found, source, words), [table(found, source, words)], bool(found))
+
+
 def table(certificate: Certificate | Homogeneity, source: Source, words: str) -> Table:
     """The evidence, one line each."""
     from rich.markup import escape
@@ -90,7 +96,7 @@ def table(certificate: Certificate | Homogeneity, source: Source, words: str) ->
     shown.add_column(overflow="fold")
     known = [("model", source.spec), ("weights", source.weights), ("input", words)]
     if source.preprocessing.assumed and source.example_inputs is None:
-        known.append(("prepared", f"by {source.preprocessing.source}: see model.preprocess"))
+        known.append(("preprocessing", f"{source.preprocessing.source}: see model.preprocess"))
     for heading, text in [*known, *lines(certificate)]:
         shown.add_row(heading, escape(text))
     verdict = str(certificate).splitlines()[0]
@@ -111,13 +117,13 @@ def record(
     certificate: Certificate | Homogeneity, source: Source | None = None, words: str | None = None
 ) -> dict[str, Any]:
     """The evidence for ``--json``, behind what is known of the model and the input."""
+    from omenn import Certificate
+
     known: dict[str, Any] = {}
     if source is not None:
         known |= {"model": source.spec, "weights": source.weights, "trained": source.trained}
     if words is not None:
         known["input"] = words
-    from omenn import Certificate
-
     if not isinstance(certificate, Certificate):
         return known | _degrees(certificate)
     return known | {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omenn.cli import method_options as typed
+from omenn.bench.plan_entries import words
 from omenn.cli.explain_images import (
     Request,
     asked_of,
@@ -20,7 +20,9 @@ from omenn.cli.explain_images import (
 )
 from omenn.cli.explain_results import described, marked, usual_smoothing
 from omenn.cli.method_list import installed, ordered
+from omenn.cli.method_options import method_and_options, method_named, shown
 from omenn.cli.profiling import Spent, spending
+from omenn.cli.terminal import Answer as Answered
 from omenn.errors import InputError, OmennError, reason
 from omenn.files.atomic import check_writable, write_files
 from omenn.viz.comparison import Answer, Cell, Comparison, Row, cell_of
@@ -48,26 +50,32 @@ ENDINGS = (".html", ".png")
 TOP = 5
 
 
-def names_of(text: str | None) -> list[str]:
-    """The methods that ``--methods`` names: a list with commas, ``all``, or None for the usual.
+def chosen(text: str | None) -> dict[str, dict[str, Any]]:
+    """The methods that ``--methods`` names, with their options.
+
+    ``text`` is a list with commas, ``all``, or None for the usual ones.
 
     Raises:
-        InputError: an unknown name, or none.
+        InputError: an unknown name or option, no name, one method with two sets of options.
     """
+    if text is None or text.strip() == "all":
+        return {name: {} for name in (_usual() if text is None else [m.name for m in ordered()])}
+    found: dict[str, dict[str, Any]] = {}
+    for word in words(text):
+        name, options = method_and_options(word)
+        if found.setdefault(name, options) != options:
+            raise InputError(f"--methods names '{name}' with different options. Choose one.")
+    if not found:
+        raise InputError("--methods names no method. Write for example --methods omenn,abslrp.")
+    return found
+
+
+def _usual() -> list[str]:
     import omenn
 
     known = omenn.list_methods()
-    if text is None:
-        usual = [known[name] for name in USUAL if name in known]
-        return [m.name for m in usual if m.extra is None or installed(m.extra)]
-    if text.strip() == "all":
-        return [method.name for method in ordered()]
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise InputError("--methods names none, expected for example --methods omenn,abslrp.")
-    for name in names:
-        typed.method_named(name)
-    return names
+    there = [known[name] for name in USUAL if name in known]
+    return [method.name for method in there if method.extra is None or installed(method.extra)]
 
 
 def check_output(out: Path) -> None:
@@ -81,7 +89,7 @@ def check_output(out: Path) -> None:
     check_writable(out)
 
 
-def steps(names: Sequence[str], classes: int) -> int:
+def steps(names: Collection[str], classes: int) -> int:
     """How often ``compare_file`` may call ``tick``."""
     return len(names) * (classes + 1)
 
@@ -100,7 +108,7 @@ def compare_file(
     """Explain one picture by every method in ``options``, the ``classes`` likeliest answers too.
 
     ``request`` says which answer is explained. ``sigma`` is the width of the smoothing in entries;
-    None: a fortieth of the picture. ``tick`` is told what each step is about.
+    None: a fortieth of the picture. ``tick`` is called with a description before each step.
 
     Raises:
         InputError: the file is no picture, or every method failed. TargetError: an unknown answer.
@@ -175,7 +183,7 @@ class _Trial:
                 # what failed for one answer is not tried for each of the others
                 found[answer.index] = self.cell(answer.index) if not cell.error else cell
             classes.append(found[answer.index])
-        method = typed.method_named(self.name)
+        method = method_named(self.name)
         peaks = [spent.memory for spent in self.spent if spent.memory is not None]
         return Row(
             method=self.name,
@@ -183,7 +191,7 @@ class _Trial:
             summary=method.summary,
             source=method.source,
             cell=cell,
-            options=typed.shown(self.options),
+            options=shown(self.options),
             classes=tuple(classes),
             seconds=statistics.median(s.seconds for s in self.spent) if self.spent else None,
             memory=int(statistics.median(peaks)) if peaks else None,
@@ -209,6 +217,13 @@ class _Trial:
             return Cell(error=f"unexpected {type(error).__name__}: {reason(error)}.")
         self.spent.append(spent)
         return found
+
+
+def answer(comparison: Comparison, out: Path | None) -> Answered:
+    """What the command answers; ``out`` is the file that was written, if any."""
+    files = [] if out is None else [str(out)]
+    said = [table(comparison), *remarks(comparison, out)]
+    return Answered(record(comparison) | {"files": files}, said, kept(comparison))
 
 
 def kept(comparison: Comparison) -> bool:
@@ -287,7 +302,7 @@ def table(comparison: Comparison) -> Table:
     from omenn.viz.compare_page import memory, seconds
 
     title = f"{comparison.name}, {comparison.model}: {comparison.target}, logit "
-    shown = Table(
+    listed = Table(
         box=None,
         pad_edge=False,
         header_style="bold",
@@ -295,15 +310,15 @@ def table(comparison: Comparison) -> Table:
         title_justify="left",
         title_style="",
     )
-    shown.add_column("method", style="bold", no_wrap=True)
-    shown.add_column("promise", no_wrap=True)
+    listed.add_column("method", style="bold", no_wrap=True)
+    listed.add_column("promise", no_wrap=True)
     for heading in ("sum", "residual", "time", "memory"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("")
+        listed.add_column(heading, justify="right", no_wrap=True)
+    listed.add_column("")
     for row in comparison.rows:
         cell = row.cell
         there = cell.values is not None
-        shown.add_row(
+        listed.add_row(
             escape(row.method),
             PROMISES[row.promise],
             number(cell.total) if there else "–",
@@ -312,4 +327,4 @@ def table(comparison: Comparison) -> Table:
             memory(row.memory),
             "" if there and cell.said.words in PROMISES[row.promise] else marked(cell.said),
         )
-    return shown
+    return listed

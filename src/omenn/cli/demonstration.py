@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omenn.cli import check_model, explain_results
 from omenn.cli.explain_images import Request, explain_tensor
+from omenn.cli.terminal import Answer
 from omenn.data import birds
 from omenn.files.atomic import check_writable, write_files
 from omenn.models import sources
@@ -31,11 +33,10 @@ PICTURE_SIDE = 512
 
 def demo(
     out: Path, *, device: str = "cpu", tick: Callable[[str], None] = lambda step: None
-) -> tuple[list[Case], dict[str, Certificate], list[Path]]:
+) -> Answer:
     """Explain the birds with three bundled networks and write the page with its pictures.
 
-    Returns the cases, a certificate for each network, and the files that there are now. ``tick``
-    is told before each of the ``steps()`` steps what it is about.
+    ``tick`` is called with a description before each of the ``steps()`` steps.
 
     Raises:
         OutputError: ``out`` cannot be written.
@@ -64,7 +65,21 @@ def demo(
     files = {out / "pictures" / name: png for name, png in pictures(cases).items()}
     files[out / "index.html"] = page(report(cases, certificates, out)).encode()
     write_files(files)
-    return cases, certificates, list(files)
+    return _answer(cases, certificates, list(files))
+
+
+def _answer(
+    cases: Sequence[Case], certificates: Mapping[str, Certificate], files: Sequence[Path]
+) -> Answer:
+    record = {
+        "results": [explain_results.record(case) for case in cases],
+        "certificates": {name: check_model.record(c) for name, c in certificates.items()},
+        "files": [str(file) for file in files],
+    }
+    lines = [f"\n{name}: {found}" for name, found in certificates.items()]
+    shown = [explain_results.table(cases), *lines, f"\nOpen {files[-1]} in a browser."]
+    good = explain_results.kept(cases) and all(found.exact for found in certificates.values())
+    return Answer(record, shown, good)
 
 
 def steps() -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omenn.cli.explain_images import Request, certify_file, explain_file
+from omenn.cli.terminal import Answer
 from omenn.errors import InputError
 from omenn.files.atomic import check_writable, write_files
 from omenn.files.printable import file_name
@@ -52,9 +53,7 @@ def check_output(out: Path, count: int, smooth: float | None) -> None:
             ".html."
         )
     if smooth and ending in {".safetensors", ".json"}:
-        raise InputError(
-            f"--smooth changes pictures only; '{out}' holds the exact numbers. Leave it away."
-        )
+        raise InputError(f"--smooth changes pictures only; '{out}' has the exact numbers. Omit it.")
     check_writable(out)
 
 
@@ -67,25 +66,33 @@ def explain_and_write(
     smooth: float | None,
     device: str,
     tick: Callable[[str], None],
-) -> tuple[list[Case], list[Path]]:
-    """Explain every picture, then write ``out`` if there is one: the cases, the files written.
+) -> Answer:
+    """Explain every picture, then write ``out`` if there is one.
 
-    Nothing is written before everything is computed. ``tick`` is told what each step is about.
+    Nothing is written before everything is computed. ``tick`` is called with a description before
+    each step.
     """
     drawn = out is not None and draws(out)
     cases: list[Case] = []
     for file in files:
         tick(file.name)
         cases.append(explain_file(file, source, request, device, rival=drawn))
-    if out is None:
-        return cases, []
-    tick(f"writing {out}")
-    if not drawn:
-        return cases, write(out, cases, None)
-    certificate = None
-    if request.method == "omenn":
-        certificate = certify_file(files[0], source, request, device)
-    return cases, write(out, cases, report(cases, source, smooth, certificate))
+    written: list[Path] = []
+    if out is not None:
+        tick(f"writing {out}")
+        around = None
+        if drawn:
+            exact = request.method == "omenn"
+            certificate = certify_file(files[0], source, request, device) if exact else None
+            around = report(cases, source, smooth, certificate)
+        written = write(out, cases, around)
+    return _answer(cases, written)
+
+
+def _answer(cases: Sequence[Case], written: Sequence[Path]) -> Answer:
+    results = [record(case) for case in cases]
+    shown = [table(cases), *remarks(cases, written)]
+    return Answer({"results": results, "files": [str(f) for f in written]}, shown, kept(cases))
 
 
 def kept(cases: Sequence[Case]) -> bool:

@@ -1,4 +1,4 @@
-"""The options of the command line that several commands share, with their help."""
+"""The options that several commands share, with their help."""
 
 from __future__ import annotations
 
@@ -9,9 +9,31 @@ from typing import Annotated, Literal
 import typer
 
 _BIAS_HELP = (
-    "Where the constants are put: at their place; those of a class token along the "
-    "attention; evenly; or kept apart. Each choice keeps the sum."
+    "Where constants are attributed: where they act; along the attention for those of a class "
+    "token; evenly; or apart. Each choice keeps the sum."
 )
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a number of entries. Expected is one like 2.5.")
+    return value
+
+
+def _key_or_position(value: str | None) -> str | int | None:
+    """Where the logits are in an output: a position if it is a number, else a key."""
+    return int(value) if value is not None and value.removeprefix("-").isdecimal() else value
+
+
+def _known_steps(steps: list[str] | None) -> list[str]:
+    """Refuses an unknown step of post-processing before any work."""
+    if steps:
+        from omenn.viz.postprocess import parsed
+
+        for step in steps:
+            parsed(step)
+    return steps or []
+
 
 Model = Annotated[
     str,
@@ -29,7 +51,7 @@ Weights = Annotated[
 ]
 Target = Annotated[
     str | None,
-    typer.Option(metavar="N|NAME", help="The answer to explain (default: the largest logit)."),
+    typer.Option(metavar="N|NAME", help="The class to explain (default: the largest logit)."),
 ]
 Contrast = Annotated[
     str | None,
@@ -42,38 +64,41 @@ Contrast = Annotated[
     ),
 ]
 At = Annotated[
-    str | None, typer.Option(metavar="MODULE", help="Start from a module's output, not the input.")
+    str | None,
+    typer.Option(metavar="MODULE", help="Explain the output of a module instead of the input."),
 ]
 Bias = Annotated[
     Literal["spatial", "attention", "uniform", "separate"], typer.Option(help=_BIAS_HELP)
 ]
 BiasOfMethod = Annotated[
     Literal["spatial", "attention", "uniform", "separate"] | None,
-    typer.Option(help=f"{_BIAS_HELP} Default: spatial. Of methods that collect constants."),
+    typer.Option(help=f"{_BIAS_HELP} Default: spatial. For methods that attribute constants."),
 ]
 MethodName = Annotated[
-    str, typer.Option("--method", metavar="NAME", help="The method; omenn methods lists them.")
+    str,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="The method, with its options as in gamma\\[gamma=0.5]; omenn methods lists them.",
+    ),
 ]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="OPTION=VALUE", help="An option of the method; may be repeated."),
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,…|all",
+        help="Methods, separated by commas, with options as in gamma\\[gamma=0.5] (default: one of "
+        "each family that is installed).",
+    ),
 ]
 Post = Annotated[
     list[str] | None,
     typer.Option(
         metavar="STEP",
-        help="Change the map afterwards: clean, clamp:0.01, gaussian:2, …; may be repeated, in "
-        "order. What it does to the sum is said.",
+        callback=_known_steps,
+        help="Process the map: clean, clamp:0.01, gaussian:2, …; may be repeated, in order. The "
+        "result says what this does to the sum.",
     ),
 ]
-
-
-def _finite(value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no number of entries, expected such as 2.5.")
-    return value
-
-
 Smooth = Annotated[
     float | None,
     typer.Option(
@@ -81,7 +106,7 @@ Smooth = Annotated[
         min=0.0,
         callback=_finite,
         help="Also draw the maps under a Gaussian of S entries that keeps the sum "
-        "(default: a fortieth of the picture; 0: not).",
+        "(default: a fortieth of the picture; 0: none).",
     ),
 ]
 Out = Annotated[
@@ -93,35 +118,24 @@ Out = Annotated[
         help=".png, .html, .safetensors, .json, or a folder for several pictures.",
     ),
 ]
-Methods = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME,…|all",
-        help="Which methods, with commas (default: one of each family that is installed).",
-    ),
+OutFolder = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FOLDER", help="The folder for all results.")
 ]
-SettingsOfMethods = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="METHOD.OPTION=VALUE",
-        help="An option of one of the methods; may be repeated.",
-    ),
+OutOfComparison = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="OUT", help=".html, or .png of the maps.")
 ]
 Classes = Annotated[
     int,
     typer.Option(
-        metavar="N", min=0, max=20, help="Also compare for the N likeliest answers; 0: not."
+        metavar="N", min=0, max=20, help="Also compare for the N likeliest classes (0: none)."
     ),
-]
-OutOfComparison = Annotated[
-    Path | None, typer.Option("--out", "-o", metavar="OUT", help=".html, or .png of the maps.")
 ]
 Output = Annotated[
     str | None,
     typer.Option(
         metavar="KEY|N",
-        help="Where the logits are, if the model returns a dictionary or several things.",
+        callback=_key_or_position,
+        help="Where the logits are if the model returns a dictionary or several values.",
     ),
 ]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of random weights and numbers.")]

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from omenn.errors import OmennError, reason
 from omenn.files.printable import printable
 
-EXIT_ERROR = 2
+EXIT_FAILED, EXIT_ERROR = 1, 2
+"""The command ran and its result is not as promised; it could not run."""
 
 RESUMABLE = "what is finished stays; run the same command again to go on"
 
@@ -32,6 +34,27 @@ def resumable() -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         raise Interrupted from error
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command answers: for ``--json``, for the terminal, and whether all is as promised."""
+
+    record: Mapping[str, Any]
+    shown: Sequence[Any]
+    good: bool = True
+
+
+def answer(found: Answer, as_json: bool) -> None:
+    """Print an answer, and end the command with exit code 1 if it is not good."""
+    if as_json:
+        print_json(found.record)
+    else:
+        show(*found.shown)
+    if not found.good:
+        import typer
+
+        raise typer.Exit(EXIT_FAILED)
 
 
 @contextmanager
