@@ -20,6 +20,7 @@ class Cifar10(ImageFolder):
         InputError: a folder of another layout, one that is named like no class, no picture.
 
     >>> import tempfile
+    >>> from PIL import Image
     >>> root = Path(tempfile.mkdtemp())
     >>> (root / "test" / "cat").mkdir(parents=True)
     >>> Image.new("RGB", (32, 32)).save(root / "test" / "cat" / "0000.png")

@@ -54,6 +54,7 @@ class ImageNet(ImageFolder):
     Raises InputError, also later, for another layout and anything missing or unreadable.
 
     >>> import tempfile
+    >>> from PIL import Image
     >>> root = Path(tempfile.mkdtemp())
     >>> (root / "val/n01440764").mkdir(parents=True)
     >>> Image.new("RGB", (8, 6)).save(root / "val/n01440764/a.JPEG")

@@ -39,6 +39,7 @@ class ImageNetS(ImageFolder):
     Raises InputError, also later, for another layout and anything missing or unreadable.
 
     >>> import tempfile
+    >>> from PIL import Image
     >>> root = Path(tempfile.mkdtemp())
     >>> for part in ("validation", "validation-segmentation"):
     ...     (root / part / "n01443537").mkdir(parents=True)
