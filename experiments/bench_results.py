@@ -20,7 +20,7 @@ from experiments import bench_command
 from experiments.report import ROOT
 from omenn.bench.plan import Plan
 from omenn.errors import OmennError
-from omenn.files.whole import write_files
+from omenn.files.atomic import write_files
 from omenn.methods.registry import distinct
 from omenn.metrics import protocols
 

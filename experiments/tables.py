@@ -23,7 +23,7 @@ from experiments import leaderboard
 from experiments.bench_results import COST, KEPT, OWN, Run, keep, read
 from experiments.report import ROOT, table, write_block
 from experiments.tables_figure import draw
-from omenn.files.whole import write_files
+from omenn.files.atomic import write_files
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 SUPPORT = ROOT / "experiments" / "results" / "support.csv"
