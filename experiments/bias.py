@@ -7,8 +7,8 @@ python -m experiments.bias --scenes 20
 
 from __future__ import annotations
 
-import argparse
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,17 @@ from rich.console import Console
 from rich.progress import track
 
 import omenn
-from experiments.report import ROOT, environment, table, write_block
+from experiments.command import DOCS, Command
+from experiments.figures import figure, save
+from experiments.report import environment, table
 from omenn.data import birds
-from omenn.files.atomic import replacing
 from omenn.models import sources
 from omenn.viz.heatmaps import scale_of, signed_rgb
 
 MODELS = ("birds-vit", "birds-resnet", "birds-convnet")
 SHOWN = (3, 11, 27)  # scenes of the test split in the picture
 SIZE, BATCH = 64, 25
+COMMAND = Command("bias", __doc__, "scenes", "write", scenes=100)
 HEADER = ["model", "bias=", "located", "along attention", "evenly", "on the bird"]
 
 
@@ -82,11 +84,9 @@ def cells(name: str, bias: str, found: list[Found]) -> list[str]:
 
 def picture(path: Any) -> None:
     """C_b of the bundled ViT for some birds under two options, and what the second one moves."""
-    from matplotlib.figure import Figure
-
     net = sources.load("birds-vit")
     titles = ["input", "$C_b$, spatial", "$C_b$, attention", "their difference", "C, attention"]
-    drawn = Figure(figsize=(2.0 * len(titles), 2.2 * len(SHOWN)), dpi=110, facecolor="white")
+    drawn = figure(2.0 * len(titles), 2.2 * len(SHOWN), dpi=110)
     axes = drawn.subplots(len(SHOWN), len(titles))
     for row, number in zip(axes, SHOWN, strict=True):
         image = birds.render(birds.sample_scene(number, "test"), SIZE)
@@ -108,16 +108,11 @@ def picture(path: Any) -> None:
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    drawn.tight_layout(pad=0.4)
-    with replacing(path) as beside:
-        drawn.savefig(beside, metadata={"Software": "omenn"})
+    save(drawn, path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--scenes", type=int, default=100, help="test scenes (default 100)")
-    parser.add_argument("--write", action="store_true", help="update docs/bias.md")
-    a = parser.parse_args()
+def main(words: Sequence[str] | None = None) -> None:
+    a = COMMAND.parse(words)
     scenes = [birds.sample_scene(k, "test") for k in range(a.scenes)]
     area = statistics.fmean(float(bird_mask(s).mean()) for s in scenes)
     runs = [(m, b) for m in MODELS for b in ("spatial", "attention", "uniform")]
@@ -126,16 +121,13 @@ def main() -> None:
     rows = [
         cells(m, b, measure(m, b, scenes)) for m, b in track(runs, console=Console(stderr=True))
     ]
-    text = table(HEADER, rows)
     note = (
-        f"The bird covers {area:.0%} of the picture. Written by `python -m experiments.bias "
-        f"--write`: means over {a.scenes} test scenes (quartiles), the class of the scene; "
-        f"{environment()}."
+        f"The bird covers {area:.0%} of the picture. {COMMAND.written()}: means over {a.scenes} "
+        f"test scenes (quartiles), the class of the scene; {environment()}."
     )
-    print(f"{text}\n\n{note}")
     if a.write:
-        write_block(ROOT / "docs" / "bias.md", "bias", f"{text}\n\n{note}")
-        picture(ROOT / "docs" / "images" / "bias.png")
+        picture(DOCS / "images" / "bias.png")
+    COMMAND.publish(a, "bias.md", bias=f"{table(HEADER, rows)}\n\n{note}")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,8 @@ python -m experiments.depth --scenes 40 --models birds-vit
 
 from __future__ import annotations
 
-import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import omenn
-from experiments.report import ROOT, environment, table, write_block
+from experiments.command import Command
+from experiments.report import environment, table
 from omenn.data import birds
 from omenn.data.funnybirds import MAP_COLOURS
 from omenn.engine.depth import levels_of
@@ -31,6 +31,9 @@ from omenn.models import sources
 
 MODELS = ("birds-resnet", "birds-vit", "birds-convnet")
 SIZE, BATCH, STEPS = 64, 20, 32
+COMMAND = Command("depth", __doc__, "scenes", "write", scenes=100)
+COMMAND.choose("model", MODELS, MODELS)
+COMMAND.add("--split", choices=["train", "test"], default="train")
 HEADER = ["model", "map", "single deletion", "given area", "insertion − deletion"]
 
 
@@ -187,17 +190,10 @@ def row(model: str, name: str, s: Scored) -> list[str]:
     return [model, name, *(f"{v:.2f} ({low:.2f}–{high:.2f})" for v, (low, high) in cells)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scenes", type=int, default=100, help="scenes (default 100)")
-    parser.add_argument("--split", choices=["train", "test"], default="train")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--write", action="store_true", help="update docs/depth.md")
-    a = parser.parse_args()
+def main(words: Sequence[str] | None = None) -> None:
+    a = COMMAND.parse(words)
     if a.write and a.split != "test":
-        parser.error("--write publishes test scenes: add --split test")
+        COMMAND.fail("--write publishes test scenes: add --split test")
     scenes = scenes_of(a.split, a.scenes)
     rows = []
     for model in a.models:
@@ -206,14 +202,11 @@ def main() -> None:
         made = configurations(net, given[0].x[:1])
         for name in track(made, description=model, console=Console(stderr=True)):
             rows.append(row(model, name, score(net, made[name], given)))
-    text = table(HEADER, rows)
     note = (
         f"Means over {a.scenes} {a.split} scenes with 95 % bootstrap intervals over scenes. "
-        f"Written by `python -m experiments.depth --split test --write`; {environment()}."
+        f"{COMMAND.written('--split test')}; {environment()}."
     )
-    print(f"{text}\n\n{note}")
-    if a.write:
-        write_block(ROOT / "docs" / "depth.md", "depth", f"{text}\n\n{note}")
+    COMMAND.publish(a, "depth.md", depth=f"{table(HEADER, rows)}\n\n{note}")
 
 
 if __name__ == "__main__":

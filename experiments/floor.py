@@ -5,13 +5,11 @@
 
 Products of matrices and convolutions are counted as they are dispatched, for one sample. The floor
 takes from the plain gradient what the frozen backward pass has no use for: attention weights are
-held fixed, so nothing flows back through query and key.
+constants, so nothing flows back through query and key.
 """
 
 from __future__ import annotations
 
-import argparse
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 import omenn
-from experiments import timing
-from experiments.report import ROOT, table, write_block
+from experiments.command import Command
+from experiments.report import table
 from experiments.timed_models import PUBLISHED, SUBJECTS
 
-COMMAND = "experiments.floor"
+COMMAND = Command("floor", __doc__, "write")
+COMMAND.choose("model", SUBJECTS, [name for name in PUBLISHED if not SUBJECTS[name].for_peers])
 _aten = torch.ops.aten
 # torch counts the attention kernels of GPUs alone, and no product that is added in place.
 _UNCOUNTED = {
@@ -130,22 +129,12 @@ HEADER += ["floor", "omenn, counted"]
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n")[0])
-    chosen = [name for name in PUBLISHED if not SUBJECTS[name].for_peers]
-    parser.add_argument("--models", nargs="+", default=chosen, help=", ".join(SUBJECTS))
-    parser.add_argument("--write", action="store_true", help="update docs/performance.md")
-    a = parser.parse_args(words)
-    warnings.filterwarnings("ignore")
+    a = COMMAND.parse(words)
     rows = []
     for name in a.models:
-        if name not in SUBJECTS:
-            timing.fail(COMMAND, f"no model {name!r}. Choose from: {', '.join(SUBJECTS)}.")
         model, x = SUBJECTS[name].load(1, "cpu", torch.float32)
         rows.append(row(SUBJECTS[name].label, count(model, x)))
-    text = f"{table(HEADER, rows)}\n\nWritten by `python -m experiments.floor --write`."
-    print(text)
-    if a.write:
-        write_block(ROOT / "docs" / "performance.md", "floor", text)
+    COMMAND.publish(a, "performance.md", floor=f"{table(HEADER, rows)}\n\n{COMMAND.written()}.")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -30,7 +29,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import omenn
-from experiments.report import ROOT, environment, table, write_block
+from experiments.command import Command
+from experiments.report import ROOT, environment, table
 
 POINTS = 40  # measurements over a run
 TRACED = 400  # explanations under tracemalloc at most
@@ -75,6 +75,13 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
     "birds-resnet": bundled("birds-resnet"),
     "birds-vit": bundled("birds-vit"),
 }
+
+
+COMMAND = Command("memory", __doc__, "threads", "write")
+COMMAND.choose("model", MODELS, MODELS)
+COMMAND.add("--count", type=int, default=2000, help="explanations a model")
+COMMAND.add("--watch", help=argparse.SUPPRESS)
+COMMAND.add("--traced", action="store_true", help=argparse.SUPPRESS)
 
 
 def explanations(model: nn.Module, shape: tuple[int, ...], count: int) -> Iterator[int]:
@@ -133,7 +140,7 @@ def slope(points: list[tuple[int, float]]) -> float:
 
 
 def in_process(name: str, count: int, traced: bool) -> list[tuple[int, float, int]]:
-    call = [sys.executable, "-m", "experiments.memory", "--watch", name, "--count", str(count)]
+    call = [sys.executable, "-m", COMMAND.name, "--watch", name, "--count", str(count)]
     done = subprocess.run(
         [*call, "--traced"] if traced else call, capture_output=True, text=True, cwd=ROOT
     )
@@ -159,38 +166,20 @@ def row_of(name: str, count: int) -> list[str]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="*", default=list(MODELS), help="which of the networks")
-    parser.add_argument("--count", type=int, default=2000, help="explanations a model")
-    parser.add_argument("--write", action="store_true", help="update docs/performance.md")
-    parser.add_argument("--watch", help=argparse.SUPPRESS)
-    parser.add_argument("--traced", action="store_true", help=argparse.SUPPRESS)
-    a = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
+def main(words: Sequence[str] | None = None) -> None:
+    a = COMMAND.parse(words)
     if a.watch:
         print(json.dumps(watch(a.watch, a.count, a.traced)))
         return
     rows = [row_of(n, a.count) for n in track(a.models, "memory", console=Console(stderr=True))]
-    header = [
-        "",
-        f"MB after {a.count // 10:,}",
-        f"after {a.count // 2:,}",
-        f"after {a.count:,}",
-        "growth, MB per 1,000",
-        "of Python's own, MB per 1,000",
-        "tensors alive",
-    ]
-    text = table(header, rows)
-    print(text)
-    if a.write:
-        note = (
-            f"Written by `python -m experiments.memory --write`: {a.count:,} explanations a model "
-            f"in one process ({min(a.count, TRACED):,} under tracemalloc), of which one in eight "
-            f"fails on purpose; {environment()}."
-        )
-        write_block(ROOT / "docs" / "performance.md", "memory", f"{text}\n\n{note}")
+    header = ["", f"MB after {a.count // 10:,}", f"after {a.count // 2:,}", f"after {a.count:,}"]
+    header += ["growth, MB per 1,000", "of Python's own, MB per 1,000", "tensors alive"]
+    note = (
+        f"{COMMAND.written()}: {a.count:,} explanations a model in one process "
+        f"({min(a.count, TRACED):,} under tracemalloc), of which one in eight fails on purpose; "
+        f"{environment()}."
+    )
+    COMMAND.publish(a, "performance.md", memory=f"{table(header, rows)}\n\n{note}")
 
 
 if __name__ == "__main__":

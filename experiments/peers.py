@@ -11,18 +11,18 @@ output, not how far it would be off on a trained network.
 
 from __future__ import annotations
 
-import argparse
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import omenn
-from experiments.report import ROOT, environment, table, write_block
+from experiments.command import Command
+from experiments.report import environment, table, versions
 from experiments.zoo_models import perturb
 
+COMMAND = Command("peers", __doc__, "write")
 TARGET = 3
 MODELS = ("resnet18", "vgg11_bn", "densenet121", "convnext_tiny", "vit_b_16")
 
@@ -77,29 +77,12 @@ def cell(method: Callable[[nn.Module, Tensor], tuple[Tensor, float]], name: str)
     return f"{abs(float(total.detach()) - (f - reference)) / abs(f - reference):.0e}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--write", action="store_true", help="update the README")
-    a = parser.parse_args()
-    warnings.filterwarnings("ignore")
+def main(words: Sequence[str] | None = None) -> None:
+    a = COMMAND.parse(words)
     rows = [[name, *(cell(method, m) for m in MODELS)] for name, method in METHODS.items()]
-    text = table(["relative error of the sum", *MODELS], rows)
-    text += f"\n\nWritten by `python -m experiments.peers --write`; {environment()}; {versions()}."
-    print(text)
-    if a.write:
-        write_block(ROOT / "README.md", "peers", text)
-
-
-def versions() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = []
-    for package in ("captum", "torchvision"):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            found.append(f"{package} not installed")
-    return ", ".join(found)
+    made = f"{COMMAND.written()}; {environment()}; {versions('captum', 'torchvision')}."
+    text = f"{table(['relative error of the sum', *MODELS], rows)}\n\n{made}"
+    COMMAND.publish(a, "../README.md", peers=text)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,10 @@ import os
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's own lines; read on import
 
-import argparse
 import gc
 import re
 import statistics
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -28,11 +26,15 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from experiments import timing
+from experiments.command import Command
 from experiments.modes import MODES
-from experiments.report import ROOT, environment, table, write_block
+from experiments.report import environment, table
 from experiments.timed_models import SUBJECTS
 
-COMMAND = "experiments.profile"
+COMMAND = Command("profile", __doc__, "threads", "write", threads=2)
+COMMAND.choose("model", SUBJECTS, ["vit_base", "resnet50", "convnext_tiny"])
+COMMAND.add("--batch", type=int, default=1)
+COMMAND.add("--calls", type=int, default=5)
 COLUMNS = {
     "gradient": "plain gradient",
     "contribution": "C_w ⊙ X alone",
@@ -93,28 +95,14 @@ def report(names: Iterable[str], batch: int, calls: int) -> str:
     rows = [line for name in names for line in profiled(name, batch, calls)]
     header = ["milliseconds", "kind of work", *COLUMNS.values()]
     note = f"batch {batch}, the mean of {calls} calls; {environment()}"
-    return f"{table(header, rows)}\n\nWritten by `python -m experiments.profile --write`: {note}."
+    return f"{table(header, rows)}\n\n{COMMAND.written()}: {note}."
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n")[0])
-    usual = ["vit_base", "resnet50", "convnext_tiny"]
-    parser.add_argument("--models", nargs="+", default=usual, help=", ".join(SUBJECTS))
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--calls", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--write", action="store_true", help="update docs/performance.md")
-    a = parser.parse_args(words)
-    for name in a.models:
-        if name not in SUBJECTS:
-            timing.fail(COMMAND, f"no model {name!r}. Choose from: {', '.join(SUBJECTS)}.")
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(a.threads)
-    with timing.resumable(COMMAND):
+    a = COMMAND.parse(words)
+    with COMMAND.resumable():
         text = report(a.models, a.batch, a.calls)
-    print(text)
-    if a.write:
-        write_block(ROOT / "docs" / "performance.md", "profile", text)
+    COMMAND.publish(a, "performance.md", profile=text)
 
 
 if __name__ == "__main__":

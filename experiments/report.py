@@ -1,10 +1,12 @@
-"""Writing measured tables into Markdown files, between markers, and naming the machine."""
+"""Numbers as text, tables in Markdown, blocks of the documents, and the name of the machine."""
 
 from __future__ import annotations
 
 import os
 import platform
+import statistics
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -29,6 +31,17 @@ def environment() -> str:
     )
 
 
+def versions(*packages: str) -> str:
+    """``captum 0.9.0, zennit 1.0.1``, of the packages that are installed."""
+    found = []
+    for package in packages:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
 def write_block(path: Path, marker: str, text: str) -> None:
     """Replaces what stands between ``<!-- marker:begin -->`` and ``<!-- marker:end -->``."""
     begin, end = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
@@ -38,3 +51,45 @@ def write_block(path: Path, marker: str, text: str) -> None:
     head, rest = old.split(begin, 1)
     tail = rest.split(end, 1)[1]
     write_files({path: f"{head}{begin}\n{text}\n{end}{tail}".encode()})
+
+
+# --- numbers -----------------------------------------------------------------------------------
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile (of few values: the smallest and the largest)."""
+    if len(values) < 5:
+        return min(values), statistics.median(values), max(values)
+    low, mid, high = statistics.quantiles(values, n=4)
+    return low, mid, high
+
+
+def quartiles(values: Sequence[float], form: str = ".2f") -> str:
+    """The median, with the quartiles in brackets.
+
+    >>> quartiles([1.0, 2.0, 4.0])
+    '2.00 (1.00–4.00)'
+    """
+    low, mid, high = spread(values)
+    return f"{mid:{form}} ({low:{form}}–{high:{form}})"
+
+
+def deviation(values: Sequence[float], digits: int = 1, sign: bool = False) -> str:
+    """Mean ± standard deviation; the number alone if there is one.
+
+    >>> deviation([1.0, 3.0]), deviation([-1.5]), deviation([])
+    ('2.0 ± 1.4', '−1.5', '–')
+    """
+    if not values:
+        return "–"
+    form = f"{'+' if sign else ''}.{digits}f"
+    mean = f"{statistics.fmean(values) + 0.0:{form}}".replace("-", "−")
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean, and its 95 % bootstrap interval."""
+    from omenn.metrics.score import bootstrap_interval
+
+    t = torch.tensor(values, dtype=torch.float64)
+    return (float(t.mean()), *bootstrap_interval(t))

@@ -7,28 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from experiments.axes import AXES, MODES, Axis
-from experiments.scaling_tables import Curves, Point
-from omenn.files.atomic import replacing
+from experiments.figures import INK, figure, legend, save, tidy
+from experiments.scaling import Curves, Point
 
 COLOURS = {"gradient": "#a3b5c9", "explain": "#c2410c"}
 # The plain gradient is a broad band, so that it is seen where the two are equal.
 STYLES = {"gradient": {"lw": 5, "ms": 0}, "explain": {"lw": 1.6, "ms": 4}}
 LABELS = {"gradient": "plain input gradient", "explain": "omenn, with bias"}
-INK = "#333333"
 
 
 def draw(curves: Curves, path: Path) -> None:
     """Three axes in a band: seconds and their ratio, below them peak memory and its ratio."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
     columns = min(3, len(curves))
     bands = -(-len(curves) // columns)
-    figure = Figure(figsize=(3.4 * columns, 6.0 * bands), dpi=160, layout="constrained")
+    drawn = figure(3.4 * columns, 6.0 * bands)
     heights = [3.0, 1.1, 3.0, 1.1] * bands
-    grid = figure.subplots(
+    grid = drawn.subplots(
         len(heights), columns, squeeze=False, gridspec_kw={"height_ratios": heights}
     )
     cells = iter((4 * (k // columns), k % columns) for k in range(bands * columns))
@@ -37,11 +31,9 @@ def draw(curves: Curves, path: Path) -> None:
     for top, column in cells:
         for k in range(4):
             grid[top + k][column].set_visible(False)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.align_ylabels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=10)
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png")
+    drawn.align_ylabels()
+    legend(drawn, grid[0][0])
+    save(drawn, path)
 
 
 def _axis(axis: Axis, points: list[Point], panels: list[Any]) -> None:
@@ -90,8 +82,4 @@ def _dress(panel: Any, values: list[int], last: bool) -> None:
     panel.xaxis.set_major_locator(FixedLocator(values))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xticklabels([str(v) for v in values] if last else [])
-    panel.tick_params(labelsize=8, colors=INK)
-    panel.grid(color="#e5e5e5", lw=0.7)
-    panel.set_axisbelow(True)
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)
+    tidy(panel)

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from experiments import timing
 from experiments.modes import PACKAGES, STEPS
-from experiments.report import environment, table
+from experiments.report import environment, spread, table, versions
 from experiments.timed_models import MEMORY_GOAL, SUBJECTS
-from experiments.timing import spread
 
 Measured = dict[str, Any]
 Found = Mapping[tuple[str, int], Measured]
 NONE = "–"
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What was asked for on the command line."""
-
-    models: tuple[str, ...]
-    batches: tuple[int, ...]
-    rounds: int
-    threads: int
-    device: str
-    dtype: str
-    quick: bool
-
-
-def marker(setting: Setting) -> str:
-    """The block of the document that this run fills."""
-    usual = (setting.device, setting.dtype) == ("cpu", "float32")
-    return "speed" if usual else f"speed-{setting.device.split(':')[0]}-{setting.dtype}"
+def marker(a: argparse.Namespace) -> str:
+    """The block of the document that these arguments fill."""
+    usual = (a.device, a.dtype) == ("cpu", "float32")
+    return "speed" if usual else f"speed-{a.device.split(':')[0]}-{a.dtype}"
 
 
 # --- cells ------------------------------------------------------------------------------------
@@ -44,7 +31,7 @@ def ratio(found: Measured, kind: str, mode: str, base: str = "gradient", times: 
     taken = found.get(kind, {}).get("seconds")
     if not taken:
         return None
-    return spread([a / (times * b) for a, b in zip(taken[mode], taken[base], strict=True)])
+    return spread([value / times for value in timing.ratios(taken, mode, base)])
 
 
 def memory_ratio(found: Measured, mode: str) -> float | None:
@@ -140,10 +127,10 @@ def peers(found: Found) -> str:
     return table(header, out) if out else ""
 
 
-def complete(found: Found, setting: Setting) -> str:
+def complete(found: Found, a: argparse.Namespace) -> str:
     """Everything that was measured, for docs/performance.md."""
-    parts = [goals(found), note(found, setting), seconds(found)]
-    if not setting.quick:
+    parts = [goals(found), note(found, a), seconds(found)]
+    if not a.quick:
         parts += [
             "Many rows of W(x) from one forward pass, as ratios to one plain input gradient; and "
             "100 rows to 100 times an explanation of the same round:",
@@ -155,12 +142,12 @@ def complete(found: Found, setting: Setting) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def short(found: Found, setting: Setting) -> str:
+def short(found: Found, a: argparse.Namespace) -> str:
     """A line a model, for the README."""
-    batches = sorted(setting.batches)
+    batches = sorted(a.batch)
     header = ["", *(f"time, batch {b}" for b in batches), f"peak memory, batch {batches[-1]}"]
     out = []
-    for name in setting.models:
+    for name in a.models:
         if SUBJECTS[name].for_peers:
             continue
         cells = [found[name, b] for b in batches]
@@ -176,7 +163,7 @@ def rounds_of(found: Found) -> str:
     return f"medians of {min(counts)} paired rounds, quartiles in brackets"
 
 
-def note(found: Found, setting: Setting) -> str:
+def note(found: Found, a: argparse.Namespace) -> str:
     slow = sorted(
         {
             len(result["seconds"]["gradient"])
@@ -185,23 +172,12 @@ def note(found: Found, setting: Setting) -> str:
             if kind not in ("own", "memory") and "seconds" in result
         }
     )
+    used = {PACKAGES[kind] for cell in found.values() for kind in cell if kind in PACKAGES}
+    peers_used = versions(*sorted(used))
     several = " to ".join(str(n) for n in dict.fromkeys([slow[0], slow[-1]])) if slow else ""
     return (
-        f"Written by `python -m experiments.speed --write`: {setting.dtype} on {setting.device}, "
+        f"Written by `python -m experiments.speed --write`: {a.dtype} on {a.device}, "
         f"{rounds_of(found)}"
         + (f" (rows and peers: {several} rounds, least and most in brackets)" if several else "")
-        + f"; {environment()}{versions(found)}."
+        + f"; {'; '.join(filter(None, [environment(), peers_used]))}."
     )
-
-
-def versions(found: Found) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    used = {PACKAGES[kind] for cell in found.values() for kind in cell if kind in PACKAGES}
-    text = ""
-    for package in sorted(used):
-        try:
-            text += f", {package} {version(package)}"
-        except PackageNotFoundError:
-            continue
-    return text

@@ -1,61 +1,36 @@
-"""Measuring one call beside another: seconds in paired rounds, peak memory in a process of its own.
-
-Results are kept in a work folder, one file each, so that an interrupted run goes on where it
-stopped. A result is used again only if it was made by the same engine with the same torch.
-"""
+"""Measuring one call beside another: seconds in paired rounds, peak memory in a process alone."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import hashlib
-import json
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
 
 import torch
 
-import omenn
-from experiments.report import ROOT, environment
-from omenn.files.atomic import replacing
+from experiments.report import ROOT
 
-RESUMABLE = "interrupted; what is finished stays; run the same command again to go on"
-
-
-def fail(command: str, message: str) -> NoReturn:
-    """One line on standard error, exit code 2."""
-    print(f"{command}: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-@contextmanager
-def resumable(command: str) -> Iterator[None]:
-    """Ctrl-C inside is one line and exit code 2."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"{command}: {RESUMABLE}", file=sys.stderr)
-        raise SystemExit(2) from None
-
+Seconds = dict[str, list[float]]
 
 # --- seconds ----------------------------------------------------------------------------------
 
 
-def seconds(call: Callable[[], object], device: str = "cpu") -> float:
-    """Wall-clock time of one call, the device's queue included."""
+def seconds(
+    call: Callable[[], object], device: str = "cpu", clock: Callable[[], float] | None = None
+) -> float:
+    """Time of one call (on the wall by default), the device's queue included."""
+    clock = clock or time.perf_counter
     _synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     call()
     _synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def paired(
@@ -63,25 +38,31 @@ def paired(
     rounds: int,
     warm_up: int = 2,
     device: str = "cpu",
-) -> dict[str, list[float]]:
+    clock: Callable[[], float] | None = None,
+) -> Seconds:
     """Seconds of every call in every round.
 
     All calls are timed in each round, so that a slower moment of the machine falls on all of them,
     and the order is turned round from one to the next, so that none always follows the same other.
     """
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    found: Seconds = {name: [] for name in calls}
     gc.collect()
     gc.freeze()  # what is there already need not be looked through every time
     try:
         for k in range(-warm_up, rounds):
             for name in list(calls) if k % 2 else reversed(calls):
                 gc.collect()
-                t = seconds(calls[name], device)
+                t = seconds(calls[name], device, clock)
                 if k >= 0:
                     found[name].append(t)
     finally:
         gc.unfreeze()
     return found
+
+
+def ratios(taken: Mapping[str, Sequence[float]], above: str, below: str) -> list[float]:
+    """Seconds of one call over those of another, round by round."""
+    return [a / b for a, b in zip(taken[above], taken[below], strict=True)]
 
 
 def _synchronize(device: str) -> None:
@@ -117,7 +98,7 @@ def high_water(
 
 
 def _give_back() -> None:
-    """Freed memory goes back to the system, so that it is not counted as held."""
+    """Freed memory goes back to the system, so that it does not count as used."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -143,53 +124,11 @@ def in_process_of_its_own(module: str, *arguments: object) -> float:
     return float(out.stdout.strip().splitlines()[-1])
 
 
-# --- results ----------------------------------------------------------------------------------
-
-
-@cache
-def engine() -> str:
-    """A short digest of the code that is measured, with torch's version."""
-    digest = hashlib.sha256(torch.__version__.encode())
-    folder = Path(omenn.__file__).parent / "engine"
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-class Results:
-    """A folder with one JSON file a result."""
-
-    def __init__(self, folder: Path, fresh: bool = False) -> None:
-        self.folder, self.fresh = folder, fresh
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        """The result, if there is one of this engine."""
-        path = self._path(key)
-        if self.fresh or not path.exists():
-            return None
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found["result"] if found["engine"] == engine() else None
-
-    def put(self, key: str, result: dict[str, Any]) -> None:
-        made = {"engine": engine(), "environment": environment(), "result": result}
-        with replacing(self._path(key)) as beside:
-            beside.write_text(json.dumps(made, indent=1), encoding="utf-8")
-
-    def take(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The result of this engine, made and kept if there is none."""
-        found = self.get(key)
-        if found is None:
-            found = make()
-            self.put(key, found)
-        return found
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
-
-
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median, upper quartile (of few values: the smallest and the largest)."""
-    if len(values) < 5:
-        return min(values), statistics.median(values), max(values)
-    low, mid, high = statistics.quantiles(values, n=4)
-    return low, mid, high
+def peaks(
+    module: str, where: Sequence[object], modes: Sequence[str], threads: int, device: str = "cpu"
+) -> dict[str, float]:
+    """Megabytes of each mode, which ``python -m module --peak *where mode`` prints."""
+    arguments = [("--peak", *where, mode, "--threads", threads) for mode in modes]
+    with ThreadPoolExecutor(2 if device == "cpu" else 1) as pool:
+        found = pool.map(lambda a: in_process_of_its_own(module, *a), arguments)
+        return dict(zip(modes, found, strict=True))

@@ -13,38 +13,33 @@ same.
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import omenn
-from experiments import timing
-from experiments.report import ROOT, environment, table, write_block
-from experiments.xdnn import contrast_figure
-from experiments.xdnn.networks import (
-    DOCUMENT,
-    Network,
-    Scenes,
-    arguments,
-    networks,
-    origin,
-    parsed,
-    scenes,
-    version,
-    written_by,
-)
-from omenn.metrics.score import bootstrap_interval
-from omenn.progress import progress_bar
+from experiments.command import DOCS
+from experiments.figures import INK, REGULAR, X, figure, legend, save, tidy
+from experiments.report import environment, interval, table
+from experiments.store import version
+from experiments.xdnn.networks import PAIRS, Network, Scenes, Trained, origin, scenes
 
-COMMAND = "experiments.xdnn.contrast"
-SCENES, SHORT, BATCH = 500, 20, 50
+COMMAND = Trained("contrast", __doc__, scenes=500, short=20)
+BATCH = 50
 ALPHAS = tuple(k / 10 for k in range(10, 0, -1))
 METHODS = {"xgradient": "X-Gradient", "omenn": "omenn"}
 SHOWN = (0.5, 0.1)  # of attributions, in the table
-IMAGE = ROOT / "docs" / "images" / "xdnn-contrast.png"
+IMAGE = DOCS / "images" / "xdnn-contrast.png"
+LINES = dict(zip(PAIRS, ("-", "--", ":"), strict=True))
+PANELS = {
+    "accuracy": lambda found: found["right"],
+    "X-Gradient: 1 − cos(A(αx), A(x))": lambda found: found["turned"]["xgradient"],
+    "X-Gradient: Σ|A(αx)/α − A(x)| / Σ|A(x)|": lambda found: found["moved"]["xgradient"],
+}
 
 # right: a row an α of 0 and 1 a scene; turned, moved: method → a row an α of numbers a scene
 Found = dict[str, Any]
@@ -106,28 +101,6 @@ def maps(network: Network, given: Scenes, method: str, alpha: float) -> Tensor:
     return torch.cat(parts)
 
 
-def measured(a: argparse.Namespace, found: list[Network]) -> dict[str, Found]:
-    """Network → what was measured, those on disk included."""
-    results = timing.Results(a.work, a.fresh)
-    code = version(turned, moved, measure, right, maps)
-    given = scenes("test", a.scenes, a.device, a.work.parent / "scenes")
-    rows = {}
-    with progress_bar() as bar:
-        task = bar.add_task("measuring", total=len(found))
-        for network in found:
-            bar.update(task, description=network.name)
-            key = f"{network.name}-{network.digest}-{code}-{a.scenes}"
-            rows[network.name] = results.take(key, lambda net=network: measure(net, given))
-            bar.advance(task)
-    return rows
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, and its 95 % bootstrap interval over scenes."""
-    t = torch.tensor(values, dtype=torch.float64)
-    return (float(t.mean()), *bootstrap_interval(t))
-
-
 def accuracies(rows: Mapping[str, Found]) -> str:
     header = ["accuracy, %", *(f"α = {alpha:g}" for alpha in ALPHAS)]
     cells = []
@@ -157,23 +130,41 @@ def text_of(rows: Mapping[str, Found], a: argparse.Namespace, where: str) -> str
         f"{a.scenes} test scenes, the normalised input times α. *1 − cos*: of the angle between "
         "A(αx) and A(x). *Relative L1*: Σ|A(αx)/α − A(x)| / Σ|A(x)|. Means over scenes, 95 % "
         f"bootstrap intervals over scenes in brackets. {where}. "
-        f"{written_by(COMMAND, a)}; {environment()}."
+        f"{COMMAND.made_by(a)}; {environment()}."
     )
     image = f"![Accuracy and X-Gradient against contrast](images/{IMAGE.name})"
     return "\n\n".join([accuracies(rows), changes(rows), image, note])
 
 
+def draw(rows: Mapping[str, Found], path: Path) -> None:
+    """Accuracy, and for X-Gradient how far the map turns and moves, over α; a line a network."""
+    drawn = figure(11, 4.0)
+    panels = drawn.subplots(1, len(PANELS))
+    twins = {x: regular for regular, x in PAIRS.items()}
+    for panel, (title, of) in zip(panels, PANELS.items(), strict=True):
+        for name, found in rows.items():
+            colour, line = (X if name in twins else REGULAR), LINES[twins.get(name, name)]
+            bounds = [interval(values)[1:] for values in of(found)]
+            panel.fill_between(ALPHAS, *zip(*bounds, strict=True), color=colour, alpha=0.12, lw=0)
+            panel.plot(ALPHAS, list(map(fmean, of(found))), line, color=colour, lw=1.8, label=name)
+        panel.set_title(title, fontsize=10, color=INK, weight="bold")
+        panel.set_xlabel("contrast α", fontsize=9, color=INK)
+        panel.set_xlim(1.02, 0.08)
+        tidy(panel)
+    panels[0].set_ylim(-0.02, 1.03)
+    legend(drawn, panels[0], "lower center", 6)
+    save(drawn, path)
+
+
 def main(words: Sequence[str] | None = None) -> None:
-    a = parsed(arguments(COMMAND, __doc__.split("\n")[0], SCENES), words, SCENES, SHORT)
-    warnings.filterwarnings("ignore")
-    found = networks(COMMAND, a)
-    with timing.resumable(COMMAND):
-        rows = measured(a, found)
-    text = text_of(rows, a, origin(found, a))
-    print(text)
+    a = COMMAND.parse(words)
+    found = COMMAND.networks(a)
+    given = scenes("test", a.scenes, a.device, a.work.parent / "scenes")
+    code = version(turned, moved, measure, right, maps)
+    rows = COMMAND.each(a, found, f"{code}-{a.scenes}", lambda net: measure(net, given))
     if a.write:
-        contrast_figure.draw(rows, IMAGE)
-        write_block(DOCUMENT, "contrast", text)
+        draw(rows, IMAGE)
+    COMMAND.publish(a, "xdnn.md", contrast=text_of(rows, a, origin(found, a)))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import argparse
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,18 +27,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments import timing
-from experiments.report import ROOT, environment, table, write_block
-from experiments.xdnn.networks import DOCUMENT, ORDER, Network, Scenes, loaded, scenes, version
+from experiments.command import Command, Job
+from experiments.report import environment, quartiles, table
+from experiments.store import version
+from experiments.xdnn.networks import ORDER, Network, Scenes, loaded, scenes
 from omenn.errors import OmennError
-from omenn.progress import progress_bar
 from omenn.xdnn import AttributionPrior, double_backward, priors
 from omenn.xdnn.priors import attributions, prior_loss
 
-COMMAND = "experiments.xdnn.cost"
 BATCH, ROUNDS, SLOW_ROUNDS = 64, 11, 5
 SHORT_BATCH, SHORT_ROUNDS = 8, 3
 PRIOR, WEIGHT = "sparsity", 0.1
 NONE = "without prior"
+SHARED = ("threads", "device", "short", "fresh", "write", "work")
+COMMAND = Command("xdnn.cost", __doc__, *SHARED)
+COMMAND.add("--arch", default="birds-resnet", choices=ORDER, help="a bundled network")
+COMMAND.add("--batch", type=int, help=f"scenes of a step (default {BATCH})")
+COMMAND.add("--rounds", type=int, help=f"of the clock (default {ROUNDS})")
+COMMAND.least |= {"batch": 2}
 
 Term = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Seconds = dict[str, list[float]]
@@ -124,43 +130,33 @@ def groups(rounds: int) -> list[tuple[list[Row], int]]:
 
 def run(a: argparse.Namespace, network: Network) -> list[Seconds]:
     """The seconds of each group, those on disk included."""
-    results = timing.Results(a.work, a.fresh)
     code = version(prior_loss, attributions, priors, double_backward, Row, written_out, step_of)
     given = scenes("train", a.batch, a.device, a.work.parent / "scenes")
-    found = []
-    with progress_bar() as bar:
-        task = bar.add_task("measuring", total=len(groups(a.rounds)))
-        for rows, rounds in groups(a.rounds):
-            name = rows[0].name if rows[0].slow else "one forward pass"
-            bar.update(task, description=name)
-            place = f"b{a.batch}-{a.device}-t{a.threads}-{rounds}"
-            key = f"{network.name}-{network.digest}-{code}-{name}-{place}".replace(" ", "_")
-            taken = lambda rows=rows, n=rounds: measured(network, given, rows, n)  # noqa: E731
-            found.append(results.take(key, taken))
-            bar.advance(task)
-    return found
+    jobs = []
+    for rows, rounds in groups(a.rounds):
+        name = rows[0].name if rows[0].slow else "one forward pass"
+        place = f"b{a.batch}-{a.device}-t{a.threads}-{rounds}"
+        key = f"{network.name}-{network.digest}-{code}-{name}-{place}"
+        jobs.append(Job(name, key, partial(measured, network, given, rows, rounds)))
+    return COMMAND.results(a, jobs)
 
 
 # --- words ------------------------------------------------------------------------------------
 
 
-def ratios(taken: Mapping[str, Sequence[float]], name: str) -> list[float]:
-    """Seconds with the prior / seconds without, within each round."""
-    return [t / none for t, none in zip(taken[name], taken[NONE], strict=True)]
-
-
 def cells(found: Sequence[Mapping[str, Sequence[float]]]) -> list[list[str]]:
     """A row for each way to attribute, the step without a prior the first."""
-    low, mid, high = timing.spread(found[0][NONE])
-    lines = [[NONE, "1", f"{1000 * mid:.0f} ({1000 * low:.0f}–{1000 * high:.0f})"]]
+    lines = [[NONE, "1", _milliseconds(found[0][NONE])]]
     for taken in found:
         for name in taken:
             if name != NONE:
-                low, mid, high = timing.spread(ratios(taken, name))
-                seconds = [1000 * t for t in timing.spread(taken[name])]
-                ratio = f"{mid:.2f} ({low:.2f}–{high:.2f})"
-                lines.append([name, ratio, f"{seconds[1]:.0f} ({seconds[0]:.0f}–{seconds[2]:.0f})"])
+                ratio = quartiles(timing.ratios(taken, name, NONE))
+                lines.append([name, ratio, _milliseconds(taken[name])])
     return lines
+
+
+def _milliseconds(seconds: Sequence[float]) -> str:
+    return quartiles([1000 * t for t in seconds], ".0f")
 
 
 def text_of(found: Sequence[Mapping[str, Sequence[float]]], a: argparse.Namespace) -> str:
@@ -170,53 +166,28 @@ def text_of(found: Sequence[Mapping[str, Sequence[float]]], a: argparse.Namespac
         f"`{a.arch}`, {a.batch} scenes of 64 px, float32, {a.device}; medians over {a.rounds} "
         f"paired rounds ({slow} with 16 points, in rounds of their own, whose ms are not to be "
         "compared with the others'), in brackets the quartiles (of fewer than five the "
-        f"least and the most). Written by `python -m {COMMAND} --write`; {environment()}."
+        f"least and the most). {COMMAND.written()}; {environment()}."
     )
     return f"{table(header, cells(found))}\n\n{note}"
 
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; one line and exit code 2 for those that cannot be used."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n")[0])
-    parser.add_argument("--arch", default="birds-resnet", help=f"one of {', '.join(ORDER)}")
-    parser.add_argument("--batch", type=int, help=f"scenes of a step (default {BATCH})")
-    parser.add_argument("--rounds", type=int, help=f"of the clock (default {ROUNDS})")
-    parser.add_argument("--short", action="store_true", help="a taste, in about a minute")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--fresh", action="store_true", help="measure all again")
-    parser.add_argument("--write", action="store_true", help="update docs/xdnn.md")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs/xdnn/cost", help="results")
-    a = parser.parse_args(words)
-    if a.batch is None:
-        a.batch = SHORT_BATCH if a.short else BATCH
-    if a.rounds is None:
-        a.rounds = SHORT_ROUNDS if a.short else ROUNDS
-    if a.arch not in ORDER:
-        timing.fail(COMMAND, f"no network {a.arch!r}. Choose from: {', '.join(ORDER)}.")
-    if a.batch < 2 or a.rounds < 1 or a.threads < 1:
-        timing.fail(COMMAND, "--batch is at least 2, --rounds and --threads at least 1.")
-    if a.write and a.short:
-        timing.fail(COMMAND, "--write publishes the full form: leave --short out.")
-    if a.device.startswith("cuda") and not torch.cuda.is_available():
-        timing.fail(COMMAND, f"--device {a.device}: this torch sees no GPU.")
+    """The arguments, with the numbers of the form that is asked for."""
+    a = COMMAND.parse(words)
+    a.batch = a.batch or (SHORT_BATCH if a.short else BATCH)
+    a.rounds = a.rounds or (SHORT_ROUNDS if a.short else ROUNDS)
     return a
 
 
 def main(words: Sequence[str] | None = None) -> None:
     a = parsed(words)
-    torch.set_num_threads(a.threads)
     try:
         network = loaded(a.arch, None, 0, a.device)
     except OmennError as error:
-        timing.fail(COMMAND, str(error))
+        COMMAND.fail(str(error))
     if network is None:
-        timing.fail(COMMAND, f"{a.arch} is not bundled.")
-    with timing.resumable(COMMAND):
-        text = text_of(run(a, network), a)
-    print(text)
-    if a.write:
-        write_block(DOCUMENT, "cost", text)
+        COMMAND.fail(f"{a.arch} is not bundled.")
+    COMMAND.publish(a, "xdnn.md", cost=text_of(run(a, network), a))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ one with more ``--seeds`` adds to it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,17 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 import omenn
 from experiments import timing
-from experiments.report import ROOT, environment, table, write_block
+from experiments.command import Command
+from experiments.report import environment, table
 from experiments.xdnn import cue_data, cue_tables
 from experiments.xdnn.cue_conditions import ORDER, ROWS
 from experiments.xdnn.cue_data import Birds
 from experiments.xdnn.cue_figure import Point, Strip, draw
-from experiments.xdnn.cue_tables import COMMAND, PICTURE, RATIO, ROUNDS, TUNING_EPOCHS, Results
+from experiments.xdnn.cue_tables import PICTURE, RATIO, ROUNDS, TUNING_EPOCHS, Results
 from experiments.xdnn.cue_training import (
     Centred,
     Condition,
@@ -39,12 +39,14 @@ from experiments.xdnn.cue_training import (
     accuracy,
     network_of,
 )
-from experiments.xdnn.networks import DOCUMENT
 from omenn.data import birds
-from omenn.files.atomic import replacing
-from omenn.models.training import normalised
+from omenn.files.atomic import write_checkpoint, write_files
+from omenn.models.augmentation import normalised
 
-WORK = ROOT / "runs" / "xdnn" / "cue"
+COMMAND = Command("xdnn.cue", __doc__, "threads", "short", "work", "write")
+COMMAND.choose("condition", ROWS, ORDER, option="conditions")
+COMMAND.add("--seeds", type=int, help="how many (default 2, short form 1)")
+COMMAND.add("--no-train", action="store_true", help="report what is finished")
 TESTS: tuple[cue_data.Cue, ...] = ("lying", "true", "none")
 RECIPE = Recipe()
 SHORT = Recipe(epochs=1, train_scenes=512, validation_scenes=100, test_scenes=200)
@@ -127,9 +129,7 @@ class Experiment:
         if path.exists():
             known = json.loads(path.read_text(encoding="utf-8"))
             if known["settings"] != settings:
-                timing.fail(
-                    COMMAND, f"{path} is of other settings. Remove it, or choose another --work."
-                )
+                COMMAND.fail(f"{path} is of other settings. Remove it, or choose another --work.")
             return known
         if not self.train:
             return None
@@ -142,15 +142,13 @@ class Experiment:
             }
             for split in splits
         }
-        made = {"settings": settings, "accuracy": found, "seconds": epochs}
-        made |= {"environment": environment()}
         print(f"{key}: {found}", flush=True)
         if keep_weights:
-            with replacing(path.with_suffix(".safetensors")) as beside:
-                state = {k: v.contiguous() for k, v in network.state_dict().items()}
-                save_file(state, beside)
-        with replacing(path) as beside:
-            beside.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+            state = {k: v.contiguous() for k, v in network.state_dict().items()}
+            write_files({path.with_suffix(".safetensors"): save(state)})
+        made = {"settings": settings, "accuracy": found, "seconds": epochs}
+        made |= {"environment": environment()}
+        write_files({path: (json.dumps(made, indent=1) + "\n").encode()})
         path.with_suffix(".checkpoint.pt").unlink(missing_ok=True)
         return made
 
@@ -163,18 +161,17 @@ class Experiment:
         path = self.work / f"{key}.checkpoint.pt"
         settings, epochs = _settings(condition, recipe, seed), []
         if path.exists():
-            held = torch.load(path, weights_only=True)
-            if held["settings"] == settings:
-                training.load(held["state"])
-                epochs = held["epochs"]
+            kept = torch.load(path, weights_only=True)
+            if kept["settings"] == settings:
+                training.load(kept["state"])
+                epochs = kept["epochs"]
         for number in range(len(epochs), recipe.epochs):
             epochs.append(training.epoch())
             losses = torch.tensor(training.losses[-training.steps :]).mean(0).tolist()
             words = f"loss {losses[0]:.3f}, prior {losses[1]:.3f}, {epochs[-1]:.0f} s"
             print(f"{key}, epoch {number + 1} of {recipe.epochs}: {words}", flush=True)
-            with replacing(path) as beside:
-                state = {"settings": settings, "state": training.state(), "epochs": epochs}
-                torch.save(state, beside)
+            state = {"settings": settings, "state": training.state(), "epochs": epochs}
+            write_checkpoint(state, path)
         return training, epochs
 
     def costs(self, names: Sequence[str], rounds: int = ROUNDS) -> dict[str, list[float]]:
@@ -192,16 +189,9 @@ class Experiment:
         if not self.train:
             return {}
         steps = {name: self._step(name) for name in settings["rows"]}
-        found: dict[str, list[float]] = {name: [] for name in steps}
-        for number in range(-2, rounds):
-            for name in list(steps) if number % 2 else reversed(steps):
-                started = time.process_time()
-                steps[name]()
-                if number >= 0:
-                    found[name].append(time.process_time() - started)
-        with replacing(path) as beside:
-            made = {"settings": settings, "seconds": found, "environment": environment()}
-            beside.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        found = timing.paired(steps, rounds, clock=time.process_time)
+        made = {"settings": settings, "seconds": found, "environment": environment()}
+        write_files({path: (json.dumps(made, indent=1) + "\n").encode()})
         return found
 
     def _step(self, name: str) -> Callable[[], None]:
@@ -238,35 +228,36 @@ class Experiment:
 
 
 def _settings(condition: Condition, recipe: Recipe, seed: int) -> dict[str, Any]:
-    told = {k: v for k, v in asdict(condition).items() if k != "label"}
-    made = {"condition": told, "recipe": asdict(recipe), "seed": seed}
+    known = {k: v for k, v in asdict(condition).items() if k != "label"}
+    made = {"condition": known, "recipe": asdict(recipe), "seed": seed}
     return json.loads(json.dumps(made))  # as it is read again
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    a = _parsed(words)
+    a = COMMAND.parse(words)
     recipe = SHORT if a.short else RECIPE
-    experiment = Experiment(recipe, a.work, not a.no_train)
+    work = a.work / "short" if a.short and a.work == COMMAND.parser.get_default("work") else a.work
+    experiment = Experiment(recipe, work, not a.no_train)
     found: dict[str, dict[int, Any]] = {}
-    with timing.resumable(COMMAND):
-        for seed in range(a.seeds):
+    with COMMAND.resumable():
+        for seed in range(a.seeds or (1 if a.short else 2)):
             for name in a.conditions:
                 one = experiment.result(name, seed)
                 if one is not None:
                     found.setdefault(name, {})[seed] = one
         costs = experiment.costs(a.conditions)
     if not found:
-        timing.fail(COMMAND, f"nothing is finished in {a.work}: leave --no-train out.")
-    print(table(cue_tables.HEADER, cue_tables.rows(found, costs, recipe)))
-    for words_of in filter(None, (cue_tables.verdict(found, costs, name) for name in found)):
-        print(words_of)
-    if a.short:
-        print("Short form: so few scenes tell that it runs, not what a prior does.")
-    picture = PICTURE if a.write else a.work / "cue.png"
+        COMMAND.fail(f"nothing is finished in {work}: omit --no-train.")
+    for sentence in filter(None, (cue_tables.verdict(found, costs, name) for name in found)):
+        print(sentence)
+    picture = PICTURE if a.write else work / "cue.png"
     draw(_points(found, costs), RATIO, *experiment.shown(found), picture)
     print(f"wrote {picture}")
-    if a.write:
-        write_block(DOCUMENT, "cue", cue_tables.text(found, costs, recipe))
+    if a.short:
+        print("Short form: so few scenes show that it runs, not what a prior does.")
+        print(table(cue_tables.HEADER, cue_tables.rows(found, costs, recipe)))
+        return
+    COMMAND.publish(a, "xdnn.md", cue=cue_tables.text(found, costs, recipe))
 
 
 def _points(found: Results, costs: Mapping[str, Sequence[float]]) -> dict[str, Point]:
@@ -280,32 +271,6 @@ def _points(found: Results, costs: Mapping[str, Sequence[float]]) -> dict[str, P
         for name in found
         if (times := cue_tables.ratio(costs, name)) is not None
     }
-
-
-def _parsed(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=str(__doc__).split("\n")[0])
-    parser.add_argument("--seeds", type=int, help="how many (default 2, short form 1)")
-    parser.add_argument("--conditions", nargs="+", default=ORDER, help="default: all")
-    parser.add_argument("--short", action="store_true", help="one epoch with few scenes")
-    parser.add_argument("--no-train", action="store_true", help="report what is finished")
-    parser.add_argument("--work", type=Path, help="folder (default runs/xdnn/cue)")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--write", action="store_true", help="update docs/xdnn.md and its picture")
-    a = parser.parse_args(words)
-    for name in a.conditions:
-        if name not in ROWS:
-            timing.fail(COMMAND, f"no condition {name!r}. Choose from: {', '.join(ROWS)}.")
-    if a.seeds is None:
-        a.seeds = 1 if a.short else 2
-    for name, value in {"--seeds": a.seeds, "--threads": a.threads}.items():
-        if value < 1:
-            timing.fail(COMMAND, f"{name} is {value}; it must be at least 1.")
-    if a.write and a.short:
-        timing.fail(COMMAND, "--write publishes the full form: leave --short out.")
-    if a.work is None:
-        a.work = WORK / "short" if a.short else WORK
-    torch.set_num_threads(a.threads)
-    return a
 
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ def drawn(split: birds.Split, count: int, cache: Path | None = None) -> Birds:
     scenes = [replace(scene, **CLASSES[scene.class_index]) for scene in scenes]
     path = cache and cache / f"{split}-{count}-{SIZE}-{_digest()}.npz"
     if path and path.exists():
-        with np.load(path) as held:
-            images, masks = held["images"], held["masks"]
+        with np.load(path) as kept:
+            images, masks = kept["images"], kept["masks"]
     else:
         images = np.stack([np.asarray(birds.render(scene, SIZE)) for scene in scenes])
         masks = np.stack([bird_mask(scene) for scene in scenes])

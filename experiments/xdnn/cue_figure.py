@@ -10,12 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from experiments.figures import INK, figure, save, tidy
 from experiments.xdnn.cue_conditions import ROWS
 from experiments.xdnn.cue_training import Condition
-from omenn.files.atomic import replacing
 from omenn.viz.heatmaps import scale_of, signed_rgb
 
-INK = "#333333"
 PLAIN, LIMIT, PRIOR, CONTROL = "#7f94ab", "#3a7d44", "#c2410c", "#b0a39a"
 
 
@@ -56,20 +55,14 @@ def draw(
     path: Path,
 ) -> None:
     """``images`` (N, 3, S, S) uint8, above the strips of their maps; None: no maps are drawn."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
     lines = 0 if images is None else 1 + len(strips)
-    figure = Figure(figsize=(10, 4.2 + 1.25 * lines), dpi=160, layout="constrained")
+    drawn = figure(10, 4.2 + 1.25 * lines)
     heights = [4.2, 1.25 * lines] if lines else [4.2]
-    parts: Any = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)
+    parts: Any = drawn.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)
     _scatter(parts[0, 0].subplots(), points, ratio)
     if images is not None:
         _maps(parts[1, 0], images, strips)
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png")
+    save(drawn, path)
 
 
 def _scatter(panel: Any, points: Mapping[str, Point], ratio: float) -> None:
@@ -96,11 +89,7 @@ def _scatter(panel: Any, points: Mapping[str, Point], ratio: float) -> None:
     panel.set_ylim(-4, 106)
     panel.set_xlabel("time of a step, × that with cue and no prior", fontsize=9, color=INK)
     panel.set_ylabel("accuracy with lying marks, %", fontsize=9, color=INK)
-    panel.tick_params(labelsize=8.5, colors=INK)
-    panel.grid(color="#e5e5e5", lw=0.7)
-    panel.set_axisbelow(True)
-    for edge in ("top", "right"):
-        panel.spines[edge].set_visible(False)
+    tidy(panel, size=8.5)
     handles, labels = panel.get_legend_handles_labels()
     panel.legend(
         handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False,

@@ -6,14 +6,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.report import ROOT, table
+from experiments.command import DOCS
+from experiments.report import deviation, table
 from experiments.xdnn import cue_data
 from experiments.xdnn.cue_conditions import ROWS, WEIGHTS
 from experiments.xdnn.cue_data import Cue
 from experiments.xdnn.cue_training import BLOCK, FRACTION, Recipe
 
 COMMAND = "python -m experiments.xdnn.cue"
-PICTURE = ROOT / "docs" / "images" / "xdnn-cue.png"
+PICTURE = DOCS / "images" / "xdnn-cue.png"
 TUNING_EPOCHS, ROUNDS = 3, 12
 RECOVERY, RATIO = 0.8, 2.5
 HEADER = [
@@ -54,18 +55,6 @@ def ratio(costs: Mapping[str, Sequence[float]], name: str) -> float | None:
     return statistics.median(a / b for a, b in zip(costs[name], costs["cue"], strict=True))
 
 
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Mean ± standard deviation; the number alone if there is one.
-
-    >>> spread([1.0, 3.0]), spread([-1.5]), spread([])
-    ('2.0 ± 1.4', '−1.5', '–')
-    """
-    if not values:
-        return "–"
-    mean = f"{statistics.fmean(values):.{digits}f}".replace("-", "−")
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
-
-
 def rows(found: Results, costs: Mapping[str, Sequence[float]], recipe: Recipe) -> list[list[str]]:
     made = []
     steps = recipe.train_scenes // recipe.batch_size
@@ -74,8 +63,13 @@ def rows(found: Results, costs: Mapping[str, Sequence[float]], recipe: Recipe) -
         weight = next(iter(seeds.values()))["settings"]["condition"]["weight"]
         times = ratio(costs, name)
         line = [ROWS[name].condition.label, f"{weight:g}" if weight else "–"]
-        line += [spread(list(accuracies(found, name).values())), spread(recovered(found, name))]
-        line += [spread(list(accuracies(found, name, test).values())) for test in ("true", "none")]
+        line += [
+            deviation(list(accuracies(found, name).values())),
+            deviation(recovered(found, name)),
+        ]
+        line += [
+            deviation(list(accuracies(found, name, test).values())) for test in ("true", "none")
+        ]
         line += [f"{times:.2f}" if times else "–"]
         line += [f"{steps * statistics.median(costs[name]):.0f}" if times else "–"]
         made.append(line)

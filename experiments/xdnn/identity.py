@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,23 +25,14 @@ from torch import Tensor, nn
 
 import omenn
 from experiments import timing
-from experiments.report import environment, table, write_block
-from experiments.xdnn.networks import (
-    DOCUMENT,
-    Network,
-    Scenes,
-    arguments,
-    networks,
-    origin,
-    parsed,
-    scenes,
-    version,
-    written_by,
-)
-from omenn.progress import progress_bar
+from experiments.command import Job
+from experiments.report import environment, quartiles, spread, table
+from experiments.store import version
+from experiments.xdnn.networks import Network, Scenes, Trained, origin, scenes
 
-COMMAND = "experiments.xdnn.identity"
-SCENES, SHORT, BATCH = 10, 2, 10
+COMMAND = Trained("identity", __doc__, scenes=10, short=2)
+COMMAND.add("--rounds", type=int, help="of the clock (default 5, short form 3)")
+BATCH = 10
 POINTS = (8, 16, 32, 64, 128)
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 BATCHES, ROUNDS, FEW = (1, 8), 5, 3
@@ -124,28 +115,19 @@ def seconds(network: Network, given: Scenes, rounds: int, device: str) -> dict[s
 
 def measured(a: argparse.Namespace, found: list[Network], rounds: int) -> dict[str, Found]:
     """Network → distances and seconds, those on disk included."""
-    results = timing.Results(a.work, a.fresh)
     far = version(distance, distances, integrated, contributions)
     long = version(calls, seconds)
     given = scenes("test", a.scenes, a.device, a.work.parent / "scenes")
-    place = f"{a.device}-t{a.threads}-{rounds}"
-    rows = {}
-    with progress_bar() as bar:
-        task = bar.add_task("measuring", total=2 * len(found))
-        for net in found:
-            own = f"{net.name}-{net.digest}"
-            bar.update(task, description=f"{net.name}: distance")
-            apart = results.take(
-                f"{own}-{far}-{a.scenes}-{a.device}", lambda net=net: distances(net, given)
-            )
-            bar.update(task, advance=1, description=f"{net.name}: seconds")
-            taken = results.take(
-                f"{own}-{long}-{min(a.scenes, max(BATCHES))}-{place}",
-                lambda net=net: seconds(net, given, rounds, a.device),
-            )
-            bar.advance(task)
-            rows[net.name] = {"distance": apart, "seconds": taken}
-    return rows
+    place = f"{min(a.scenes, max(BATCHES))}-{a.device}-t{a.threads}-{rounds}"
+    jobs = []
+    for net in found:
+        own = f"{net.name}-{net.digest}"
+        apart = partial(distances, net, given)
+        taken = partial(seconds, net, given, rounds, a.device)
+        jobs.append(Job(f"{net.name}: distance", f"{own}-{far}-{a.scenes}-{a.device}", apart))
+        jobs.append(Job(f"{net.name}: seconds", f"{own}-{long}-{place}", taken))
+    results = iter(COMMAND.results(a, jobs))
+    return {net.name: {"distance": next(results), "seconds": next(results)} for net in found}
 
 
 def distance_table(rows: Mapping[str, Found]) -> str:
@@ -163,12 +145,9 @@ def seconds_table(rows: Mapping[str, Found]) -> str:
     cells = []
     for name, found in rows.items():
         for batch, taken in found["seconds"].items():
-            row = [name, batch]
-            for above, below in RATIOS.values():
-                each = zip(taken[above], taken[below], strict=True)
-                low, mid, high = timing.spread([p / q for p, q in each])
-                row.append(f"{mid:.3g} ({low:.3g}–{high:.3g})")
-            cells.append([*row, f"{1000 * timing.spread(taken['xgradient'])[1]:.1f}"])
+            ratios = [quartiles(timing.ratios(taken, *pair), ".3g") for pair in RATIOS.values()]
+            own = 1000 * spread(taken["xgradient"])[1]
+            cells.append([name, batch, *ratios, f"{own:.1f}"])
     return table(header, cells)
 
 
@@ -179,26 +158,17 @@ def text_of(rows: Mapping[str, Found], a: argparse.Namespace, rounds: int, where
         f"points to float32, so that their sum misses 1 by up to {rounding():.1e}, which is all "
         f"that is left in float64 where f(αx) = α f(x)). Time: medians over {rounds} paired rounds "
         "of the ratio within a round, quartiles in brackets (of fewer than five: least and most), "
-        f"float32, {a.device}. {where}. {written_by(COMMAND, a)}; {environment()}."
+        f"float32, {a.device}. {where}. {COMMAND.made_by(a)}; {environment()}."
     )
     return f"{distance_table(rows)}\n\n{seconds_table(rows)}\n\n{note}"
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = arguments(COMMAND, __doc__.split("\n")[0], SCENES)
-    parser.add_argument("--rounds", type=int, help=f"of the clock (default {ROUNDS})")
-    a = parsed(parser, words, SCENES, SHORT)
-    rounds = a.rounds if a.rounds is not None else FEW if a.short else ROUNDS
-    if rounds < 1:
-        timing.fail(COMMAND, "--rounds is at least 1.")
-    warnings.filterwarnings("ignore")
-    found = networks(COMMAND, a)
-    with timing.resumable(COMMAND):
-        rows = measured(a, found, rounds)
-    text = text_of(rows, a, rounds, origin(found, a))
-    print(text)
-    if a.write:
-        write_block(DOCUMENT, "identity", text)
+    a = COMMAND.parse(words)
+    rounds = a.rounds or (FEW if a.short else ROUNDS)
+    found = COMMAND.networks(a)
+    rows = measured(a, found, rounds)
+    COMMAND.publish(a, "xdnn.md", identity=text_of(rows, a, rounds, origin(found, a)))
 
 
 if __name__ == "__main__":

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import omenn
-from experiments import timing
+from experiments.command import Command, Job
 from experiments.report import ROOT
+from experiments.store import Result
 from omenn.data.birds.arrays import scene_arrays
 from omenn.errors import OmennError
 from omenn.models import bundled
@@ -35,7 +32,6 @@ PAIRS = {
 }
 """Architecture → its X twin, which has no additive terms."""
 ORDER = tuple(name for pair in PAIRS.items() for name in pair)
-DOCUMENT = ROOT / "docs" / "xdnn.md"
 
 
 @dataclass(frozen=True)
@@ -65,89 +61,88 @@ class Scenes:
         return zip(self.x.split(size), self.y.split(size), strict=True)
 
 
-def arguments(command: str, description: str, scenes: int) -> argparse.ArgumentParser:
-    """What every experiment can be told."""
-    parser = argparse.ArgumentParser(prog=command, description=description)
-    parser.add_argument("--scenes", type=int, help=f"test scenes (default {scenes})")
-    parser.add_argument("--models", nargs="+", help=f"of {', '.join(ORDER)} (default: all found)")
-    parser.add_argument("--weights", type=Path, help="folder of experiments.xdnn.twins")
-    parser.add_argument("--seed", type=int, default=0, help="which training in that folder")
-    parser.add_argument("--short", action="store_true", help="a taste, in about a minute")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--fresh", action="store_true", help="measure all again")
-    parser.add_argument("--write", action="store_true", help="update docs/xdnn.md and its picture")
-    work = ROOT / "runs" / "xdnn" / command.rpartition(".")[2]
-    parser.add_argument("--work", type=Path, default=work, help="results")
-    return parser
+class Trained(Command):
+    """A command on trained networks. ``short``: scenes of the short form."""
 
+    def __init__(self, name: str, doc: str | None, scenes: int, short: int) -> None:
+        shared = ("threads", "device", "short", "fresh", "write", "work")
+        super().__init__(f"xdnn.{name}", doc, *shared)
+        self.counts = (scenes, short)
+        self.least |= {"scenes": 2}
+        self.add("--scenes", type=int, help=f"test scenes (default {scenes}, short form {short})")
+        self.add("--weights", type=Path, help="folder of experiments.xdnn.twins")
+        self.add("--seed", type=int, default=0, help="which training in that folder")
+        self.choose("model", ORDER, None)
 
-def parsed(
-    parser: argparse.ArgumentParser, words: Sequence[str] | None, scenes: int, short: int
-) -> argparse.Namespace:
-    """The arguments; one line and exit code 2 for those that cannot be used."""
-    a = parser.parse_args(words)
-    if a.scenes is None:
-        a.scenes = short if a.short else scenes
-    for name in a.models or ():
-        if name not in ORDER:
-            timing.fail(parser.prog, f"no model {name!r}. Choose from: {', '.join(ORDER)}.")
-    if a.scenes < 2 or a.threads < 1:
-        timing.fail(parser.prog, "--scenes is at least 2 and --threads at least 1.")
-    if a.write and a.short:
-        timing.fail(parser.prog, "--write publishes the full form: leave --short out.")
-    if a.write and a.models:
-        timing.fail(parser.prog, "--write publishes all networks: leave --models out.")
-    if a.weights is not None and not a.weights.is_dir():
-        timing.fail(parser.prog, f"--weights {a.weights}: there is no such folder.")
-    if a.device.startswith("cuda") and not torch.cuda.is_available():
-        timing.fail(parser.prog, f"--device {a.device}: this torch sees no GPU.")
-    torch.set_num_threads(a.threads)
-    return a
+    def parse(self, words: Sequence[str] | None) -> argparse.Namespace:
+        a = super().parse(words)
+        if a.scenes is None:
+            a.scenes = self.counts[a.short]
+        if a.write and a.models:
+            self.fail("--write publishes all networks: omit --models.")
+        if a.weights is not None and not a.weights.is_dir():
+            self.fail(f"--weights {a.weights}: there is no such folder.")
+        return a
 
+    def networks(self, a: argparse.Namespace) -> list[Network]:
+        """The networks that are asked for and there, each X network beside its regular twin.
 
-def networks(command: str, a: argparse.Namespace) -> list[Network]:
-    """The networks that are asked for and there, each X network beside its regular twin.
+        With ``--short`` and no ``--models``: the first architecture that has an X network, or the
+        first of all.
+        """
+        try:
+            found = {name: loaded(name, a.weights, a.seed, a.device) for name in a.models or ORDER}
+        except OmennError as error:
+            self.fail(str(error))
+        missing = [name for name, network in found.items() if network is None]
+        there = [network for network in found.values() if network is not None]
+        self._check_weights(a, there, missing)
+        if not a.short or a.models:
+            return there
+        twins = next((pair for pair in PAIRS.items() if found[pair[1]]), ORDER[:2])
+        return [network for network in there if network.name in twins]
 
-    With ``--short`` and no ``--models``: the first architecture that has an X network, or the first
-    of all.
-    """
-    try:
-        found = {name: loaded(name, a.weights, a.seed, a.device) for name in a.models or ORDER}
-    except OmennError as error:
-        timing.fail(command, str(error))
-    missing = [name for name, network in found.items() if network is None]
-    there = [network for network in found.values() if network is not None]
-    if not there or (missing and a.models):
-        timing.fail(
-            command,
-            f"no weights of {missing[0]}: it is not bundled, and --weights names no folder with "
-            f"{missing[0]}-{a.seed}/{missing[0]}.safetensors.",
-        )
-    if a.weights and not any((a.weights / f"{n.name}-{a.seed}").is_dir() for n in there):
-        timing.fail(
-            command, f"--weights {a.weights} has no {there[0].name}-{a.seed}/, nor that of another."
-        )
-    if a.write and missing:
-        timing.fail(
-            command,
-            f"--write publishes all networks, and there are no weights of {', '.join(missing)}: "
-            "train them with experiments.xdnn.twins and give their folder with --weights.",
-        )
-    if not a.short or a.models:
-        return there
-    twins = next((pair for pair in PAIRS.items() if found[pair[1]]), ORDER[:2])
-    return [network for network in there if network.name in twins]
+    def _check_weights(
+        self, a: argparse.Namespace, there: Sequence[Network], missing: Sequence[str]
+    ) -> None:
+        if not there or (missing and a.models):
+            self.fail(
+                f"no weights of {missing[0]}: it is not bundled, and --weights names no folder "
+                f"with {missing[0]}-{a.seed}/{missing[0]}.safetensors."
+            )
+        if a.weights and not any((a.weights / f"{n.name}-{a.seed}").is_dir() for n in there):
+            self.fail(
+                f"--weights {a.weights} has no {there[0].name}-{a.seed}/, nor that of another."
+            )
+        if a.write and missing:
+            self.fail(
+                "--write publishes all networks, and there are no weights of "
+                f"{', '.join(missing)}: train them with experiments.xdnn.twins and give their "
+                "folder with --weights."
+            )
 
+    def each(
+        self,
+        a: argparse.Namespace,
+        found: Sequence[Network],
+        key: str,
+        make: Callable[[Network], Result],
+    ) -> dict[str, Result]:
+        """Network → what was measured, those on disk included."""
+        jobs = [Job(n.name, f"{n.name}-{n.digest}-{key}", lambda n=n: make(n)) for n in found]
+        return dict(zip((n.name for n in found), self.results(a, jobs), strict=True))
 
-def written_by(command: str, a: argparse.Namespace) -> str:
-    """The command that makes a published block again."""
-    words = [command]
-    if a.weights is not None:
-        inside = a.weights.resolve().is_relative_to(ROOT)
-        words += ["--weights", str(a.weights.resolve().relative_to(ROOT)) if inside else "FOLDER"]
-    words += ["--seed", str(a.seed)] if a.seed else []
-    return f"Written by `python -m {' '.join(words)} --write`"
+    def made_by(self, a: argparse.Namespace) -> str:
+        """The command that makes a published block again."""
+        words = []
+        if a.weights is not None:
+            path = a.weights.resolve()
+            words += [
+                "--weights",
+                str(path.relative_to(ROOT)) if ROOT in path.parents else "FOLDER",
+            ]
+        words += ["--seed", str(a.seed)] if a.seed else []
+        return self.written(*words)
 
 
 def loaded(name: str, weights: Path | None, seed: int, device: str = "cpu") -> Network | None:
@@ -174,19 +169,6 @@ def scenes(split: str, count: int, device: str, cache: Path | None) -> Scenes:
     arrays = scene_arrays(split, count, size=bundled.SIZE, cache=cache)  # type: ignore[arg-type]
     x = (arrays.images.float() / 255 - bundled.MEAN[0]) / bundled.STD[0]
     return Scenes(x.contiguous().to(device), arrays.labels.to(device))
-
-
-def version(*parts: Callable[..., Any] | ModuleType) -> str:
-    """A digest of the source of the methods and of the given functions and modules.
-
-    That of the engine is looked after by ``timing.Results``.
-    """
-    digest = hashlib.sha256()
-    for path in sorted((Path(omenn.__file__).parent / "methods").rglob("*.py")):
-        digest.update(path.read_bytes())
-    for part in parts:
-        digest.update(inspect.getsource(part).encode())
-    return digest.hexdigest()[:12]
 
 
 def origin(found: Sequence[Network], a: argparse.Namespace) -> str:

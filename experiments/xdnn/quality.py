@@ -13,40 +13,37 @@ from __future__ import annotations
 
 import argparse
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import omenn
-from experiments import timing
-from experiments.report import ROOT, environment, table, write_block
-from experiments.xdnn import quality_figure
-from experiments.xdnn.networks import (
-    DOCUMENT,
-    Network,
-    Scenes,
-    arguments,
-    networks,
-    origin,
-    parsed,
-    scenes,
-    version,
-    written_by,
-)
+from experiments.command import DOCS, Job
+from experiments.figures import INK, REGULAR, X, figure, legend, save, tidy
+from experiments.report import environment, interval, table
+from experiments.store import version
+from experiments.xdnn.networks import PAIRS, Network, Scenes, Trained, origin, scenes
 from omenn.metrics import METRICS, blurred, keep_remove
 from omenn.metrics.maps import descending
-from omenn.metrics.score import bootstrap_interval
-from omenn.progress import progress_bar
 
-COMMAND = "experiments.xdnn.quality"
-SCENES, SHORT, BATCH = 200, 10, 25
+COMMAND = Trained("quality", __doc__, scenes=200, short=10)
+BATCH = 25
 STEPS, REFERENCES = 128, 25
-IMAGE = ROOT / "docs" / "images" / "xdnn-quality.png"
+IMAGE = DOCS / "images" / "xdnn-quality.png"
 ARROWS = {name: "↑" if metric.higher else "↓" for name, metric in METRICS.items()}
 HEADER = ["map", *(f"{name.upper()} {arrow}" for name, arrow in ARROWS.items())]
+TITLES = {
+    "kpm": "keep positive",
+    "knm": "keep negative",
+    "kam": "keep absolute",
+    "rpm": "remove positive",
+    "rnm": "remove negative",
+    "ram": "remove absolute",
+}
 
 # (network, scenes, references) → maps (N, S, S)
 Made = Callable[[nn.Module, Scenes, Tensor], Tensor]
@@ -115,33 +112,21 @@ def score(network: Network, given: Scenes, references: Tensor, name: str) -> Fou
 
 def measured(a: argparse.Namespace, found: list[Network]) -> dict[str, dict[str, Found]]:
     """Network → map → its scores, those on disk included."""
-    results = timing.Results(a.work, a.fresh)
     code = version(by, expected_gradients, random, constant, keep_remove, blurred, descending)
     given = scenes("test", a.scenes, a.device, a.work.parent / "scenes")
     references = scenes("train", REFERENCES, a.device, a.work.parent / "scenes").x
-    rows: dict[str, dict[str, Found]] = {}
-    with progress_bar() as bar:
-        task = bar.add_task("scoring", total=len(found) * len(MAPS))
-        for network in found:
-            for name in MAPS:
-                bar.update(task, description=f"{network.name}: {name.strip('*')}")
-                slug = "-".join(re.findall(r"[A-Za-z0-9]+", name)).lower()
-                key = f"{network.name}-{network.digest}-{code}-{a.scenes}-{slug}"
-                one = results.take(
-                    key, lambda net=network, name=name: score(net, given, references, name)
-                )
-                rows.setdefault(network.name, {})[name] = one
-                bar.advance(task)
-    return rows
+    jobs = []
+    for network in found:
+        for name in MAPS:
+            slug = "-".join(re.findall(r"[A-Za-z0-9]+", name)).lower()
+            key = f"{network.name}-{network.digest}-{code}-{a.scenes}-{slug}"
+            make = partial(score, network, given, references, name)
+            jobs.append(Job(f"{network.name}: {name.strip('*')}", key, make))
+    results = iter(COMMAND.results(a, jobs))
+    return {network.name: {name: next(results) for name in MAPS} for network in found}
 
 
-# --- words ------------------------------------------------------------------------------------
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, and its 95 % bootstrap interval over scenes."""
-    t = torch.tensor(values, dtype=torch.float64)
-    return (float(t.mean()), *bootstrap_interval(t))
+# --- words and pictures -------------------------------------------------------------------------
 
 
 def rows_of(scores: Mapping[str, Found]) -> list[list[str]]:
@@ -179,23 +164,58 @@ def text_of(rows: Mapping[str, Mapping[str, Found]], a: argparse.Namespace, wher
         "best of a column, to three digits. KPM, KNM, RPM and RNM are areas below the logit of the "
         "scene's class, and comparable within a network alone; KAM and RAM are areas below the "
         f"accuracy. Shares and blur as published, the blur in proportion to the side. {where}. "
-        f"{written_by(COMMAND, a)}; {environment()}."
+        f"{COMMAND.made_by(a)}; {environment()}."
     )
     parts.append(f"![Keep and remove, a pair of networks](images/{IMAGE.name})")
     return "\n\n".join(parts)
 
 
+def draw(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """One pair of twins: the first that is complete, or the first network alone."""
+    pair = next((p for p in PAIRS.items() if set(p) <= set(rows)), (next(iter(rows)),))
+    drawn = figure(10.5, 6.8)
+    panels = drawn.subplots(2, 3, sharey=True)
+    for panel, metric in zip(panels.flat, METRICS, strict=True):
+        _bars(panel, {name: rows[name] for name in pair}, metric)
+    legend(drawn, panels[0][0])
+    save(drawn, path)
+
+
+def _bars(panel: Any, rows: Mapping[str, Mapping[str, Any]], metric: str) -> None:
+    names = list(next(iter(rows.values())))
+    height = 0.8 / len(rows)
+    for number, (network, scores) in enumerate(rows.items()):
+        found = [interval(scores[name]["areas"][metric]) for name in names]
+        means, lows, highs = (torch.tensor(column) for column in zip(*found, strict=True))
+        places = [k + (number - (len(rows) - 1) / 2) * height for k in range(len(names))]
+        panel.barh(
+            places,
+            means,
+            height,
+            xerr=torch.stack([means - lows, highs - means]),
+            color=X if network in PAIRS.values() else REGULAR,
+            label=network,
+            error_kw={"lw": 1, "ecolor": INK},
+        )
+    arrow = "higher is better →" if METRICS[metric].higher else "← lower is better"
+    title = f"{metric.upper()}: {TITLES[metric]}"
+    panel.set_title(title, fontsize=10, color=INK, weight="bold", pad=19)
+    panel.text(0.5, 1.025, arrow, transform=panel.transAxes, ha="center", fontsize=9, color=INK)
+    below = "accuracy" if METRICS[metric].sign == 0 else "logit of the class"
+    panel.set_xlabel(f"area below the {below}", fontsize=8.5, color=INK)
+    panel.set_yticks(range(len(names)), [n.strip("*") for n in names])
+    panel.set_ylim(len(names) - 0.4, -0.6)
+    panel.axvline(0, color=INK, lw=0.7)
+    tidy(panel, grid="x")
+
+
 def main(words: Sequence[str] | None = None) -> None:
-    a = parsed(arguments(COMMAND, __doc__.split("\n")[0], SCENES), words, SCENES, SHORT)
-    warnings.filterwarnings("ignore")
-    found = networks(COMMAND, a)
-    with timing.resumable(COMMAND):
-        rows = measured(a, found)
-    text = text_of(rows, a, origin(found, a))
-    print(text)
+    a = COMMAND.parse(words)
+    found = COMMAND.networks(a)
+    rows = measured(a, found)
     if a.write:
-        quality_figure.draw(rows, IMAGE)
-        write_block(DOCUMENT, "quality", text)
+        draw(rows, IMAGE)
+    COMMAND.publish(a, "xdnn.md", quality=text_of(rows, a, origin(found, a)))
 
 
 if __name__ == "__main__":

@@ -99,39 +99,29 @@ def survey(folder: Path) -> Rows:
 
 
 def _features(path: Path) -> Tensor:
-    rows: list[list[float]] = []
+    import pandas as pd
+
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            for cells in reader:
-                if len(cells) != len(header):
-                    raise InputError(
-                        f"line {reader.line_num} of {path} has {len(cells)} cells, the header "
-                        f"{len(header)}. Use the survey's file as it is."
-                    )
-                rows.append(
-                    [
-                        _number(path, reader.line_num, name, cell)
-                        for name, cell in zip(header[1:], cells[1:], strict=True)
-                    ]
-                )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        header, *cells = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV: {reason(error)}.") from error
-    if not rows or not rows[0]:
+    for line, row in enumerate(cells, 2):
+        if len(row) != len(header):
+            raise InputError(
+                f"line {line} of {path} has {len(row)} cells, the header {len(header)}. "
+                "Use the survey's file as it is."
+            )
+    words = pd.DataFrame(cells, columns=header, dtype=str).iloc[:, 1:]
+    if not words.size:
         raise InputError(f"{path} holds no features. Use the survey's file as it is.")
-    return torch.tensor(rows, dtype=torch.float64).float()
-
-
-def _number(path: Path, line: int, name: str, cell: str) -> float:
-    known = {"": float("nan"), "true": 1.0, "false": 0.0}
-    try:
-        return known[cell.lower()] if cell.lower() in known else float(cell)
-    except ValueError:
+    named = words.apply(lambda column: column.str.lower()).replace({"true": "1", "false": "0"})
+    numbers = named.apply(pd.to_numeric, errors="coerce")
+    for line, column in zip(*((numbers.isna() & (words != "")).to_numpy().nonzero()), strict=True):
         raise InputError(
-            f"line {line} of {path} holds '{cell}' in column '{name}', which is not a number. "
-            "Use the survey's file as it is."
-        ) from None
+            f"line {line + 2} of {path} holds '{words.iat[line, column]}' in column "
+            f"'{words.columns[column]}', which is not a number. Use the survey's file as it is."
+        )
+    return torch.from_numpy(numbers.to_numpy(np.float64, copy=True)).float()
 
 
 def repetition(rows: Rows, number: int) -> Split:

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.report import ROOT, table, write_block
+from experiments.command import DOCS
+from experiments.figures import figure, save
+from experiments.report import table, write_block
 from experiments.xdnn.sparsity_stacked import METHODS, REFERENCES
 
-PAGE = ROOT / "docs" / "xdnn.md"
-FIGURE = ROOT / "docs" / "images" / "xdnn-sparsity.png"
+PAGE = DOCS / "xdnn.md"
+FIGURE = DOCS / "images" / "xdnn-sparsity.png"
 TITLES = {
     "breast-cancer": "Breast cancer data, 30 measurements and 88 columns of noise",
     "sparse": "Generated rows, 8 of 118 columns matter",
@@ -126,24 +128,21 @@ def write(work: Path) -> None:
     data = [name for name in TITLES if "none" in read(work, name)]
     if not data:
         raise SystemExit("all is compared with no prior: measure --methods none first")
-    figure(work, data, FIGURE)
+    draw(work, data, FIGURE)
     image = f"![ROC-AUC and time of sparsity priors](images/{FIGURE.name})"
     command = "Made by `python -m experiments.xdnn.sparsity --write`"
     command += " (`--data sparse`, `--survey FOLDER` for the other data)."
     write_block(PAGE, "sparsity", "\n\n".join([block(work, data), image, command]))
 
 
-def figure(work: Path, data: Sequence[str], path: Path) -> None:
+def draw(work: Path, data: Sequence[str], path: Path) -> None:
     """ROC-AUC over no prior against CPU seconds, a panel for each of the data."""
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(5.6 * len(data), 4.2), layout="constrained")
-    panels = drawing.subplots(1, len(data), squeeze=False)[0]
+    drawn = figure(5.6 * len(data), 4.2, dpi=150)
+    panels = drawn.subplots(1, len(data), squeeze=False)[0]
     for panel, name in zip(panels, data, strict=True):
         _panel(panel, read(work, name))
         panel.set_title(TITLES[name], fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawing.savefig(path, dpi=150)
+    save(drawn, path)
 
 
 def points(found: dict[str, dict[str, Any]]) -> dict[str, tuple[float, float, float]]:

@@ -22,15 +22,16 @@ from typing import Any
 
 import torch
 
-from experiments import timing
-from experiments.report import ROOT, table, write_block
-from experiments.xdnn.networks import DOCUMENT, PAIRS
-from experiments.xdnn.twins_figure import Accuracies, draw
+from experiments.command import DOCS, Command
+from experiments.figures import INK, REGULAR, X, figure, legend, save, tidy
+from experiments.report import ROOT, deviation, table
+from experiments.xdnn.networks import PAIRS
 from omenn.models.recipes import RECIPES
 from omenn.models.training import train_birds
 
-COMMAND = "python -m experiments.xdnn.twins"
-PICTURE = ROOT / "docs" / "images" / "xdnn-twins.png"
+COMMAND = Command("xdnn.twins", __doc__, "threads", "write")
+COMMAND.choose("network", PAIRS, PAIRS, option="archs")
+PICTURE = DOCS / "images" / "xdnn-twins.png"
 HEADER = [
     "network",
     "parameters",
@@ -40,6 +41,8 @@ HEADER = [
     "minutes",
 ]
 GOAL = 2.0  # points
+COLOURS = (REGULAR, X)
+LABELS = ("regular", "without additive terms (X)")
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,7 @@ class Job:
         recipe, wanted = found["recipe"], self.recipe()
         other = [name for name, value in wanted.items() if recipe.get(name) != value]
         if other:
-            timing.fail(
-                COMMAND,
+            COMMAND.fail(
                 f"{path} is of another training ({other[0]} {recipe.get(other[0])} instead of "
                 f"{wanted[other[0]]}). Choose another --out, or remove that folder.",
             )
@@ -141,6 +143,10 @@ Cards = Mapping[tuple[str, int], Mapping[str, Any]]
 """(network, seed) → card."""
 
 
+Accuracies = Mapping[str, Mapping[int, float]]
+"""Network → seed → top-1 in percent."""
+
+
 def accuracies(cards: Cards) -> Accuracies:
     """Test top-1 of every training in percent."""
     found: dict[str, dict[int, float]] = {}
@@ -156,13 +162,6 @@ def early(cards: Cards) -> Accuracies:
         if card["first"] is not None:
             found.setdefault(arch, {})[seed] = 100 * card["first"]
     return found
-
-
-def spread(values: Sequence[float], digits: int = 2, sign: bool = False) -> str:
-    """Mean ± standard deviation; the number alone if there is one."""
-    form = f"{'+' if sign else ''}.{digits}f"
-    mean = f"{statistics.fmean(values) + 0.0:{form}}".replace("-", "−")
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def differences(found: Accuracies, regular: str) -> list[float]:
@@ -185,10 +184,10 @@ def rows(cards: Cards) -> list[list[str]]:
                 [
                     arch,
                     f"{own[0]['parameters']:,}",
-                    spread(list(found[arch].values())),
-                    spread(points, sign=True) if points else "",
-                    spread(first, 1) if first else "",
-                    spread([card["training"]["minutes"] for card in own], 1),
+                    deviation(list(found[arch].values()), 2),
+                    deviation(points, 2, sign=True) if points else "",
+                    deviation(first) if first else "",
+                    deviation([card["training"]["minutes"] for card in own]),
                 ]
             )
     return made
@@ -234,6 +233,50 @@ def text(cards: Cards, words: str) -> str:
     )
 
 
+def draw(panels: Mapping[str, Accuracies], goal: float, path: Path) -> None:
+    """A panel each; dashed, where the first has the mean of the regular network minus ``goal``."""
+    drawn = figure(4.6 * len(panels), 3.7)
+    grid = drawn.subplots(1, len(panels), squeeze=False)[0]
+    for number, (panel, (title, found)) in enumerate(zip(grid, panels.items(), strict=True)):
+        panel.set_title(title, fontsize=10, color=INK)
+        _dots(panel, found, goal if number == 0 else None)
+    for side in (0, 1):
+        grid[0].plot([], [], "o-", color=COLOURS[side], lw=2.2, ms=6, label=LABELS[side])
+    grid[0].plot([], [], "--", color=INK, lw=1, label=f"regular − {goal:g} points")
+    legend(drawn, grid[0], columns=3)
+    save(drawn, path)
+
+
+def _dots(panel: Any, found: Accuracies, goal: float | None) -> None:
+    pairs = [pair for pair in PAIRS.items() if any(found.get(name) for name in pair)]
+    for place, pair in enumerate(pairs):
+        for side, name in enumerate(pair):
+            values = [found[name][seed] for seed in sorted(found.get(name, ()))]
+            if not values:
+                continue
+            colour = COLOURS[side]
+            middle, mean = place + 0.4 * (side - 0.5), statistics.fmean(values)
+            steps = [middle + 0.08 * (k - (len(values) - 1) / 2) for k in range(len(values))]
+            panel.plot(steps, values, "o", color=colour, ms=5, mew=0, alpha=0.8)
+            panel.hlines(mean, middle - 0.16, middle + 0.16, color=colour, lw=2.2)
+            panel.annotate(
+                f"{mean:.1f}" if goal is None else f"{mean:.2f}",
+                (middle, max(values)),
+                xytext=(0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8.5,
+                color=colour,
+            )
+            if goal is not None and side == 0:
+                panel.hlines(mean - goal, place - 0.4, place + 0.4, color=INK, lw=1, ls="--")
+    panel.set_xticks(range(len(pairs)), [regular for regular, _ in pairs], color=INK)
+    panel.set_xlim(-0.55, len(pairs) - 0.45)
+    panel.margins(y=0.12)
+    panel.set_ylabel("top-1, %", fontsize=9, color=INK)
+    tidy(panel, size=9, grid="y")
+
+
 def main(words: Sequence[str] | None = None) -> None:
     a = _parsed(words)
     budget = BUDGETS[a.budget]
@@ -241,60 +284,44 @@ def main(words: Sequence[str] | None = None) -> None:
     epochs = {name: a.epochs or count for name, count in budget.epochs.items()}
     wanted = jobs(a.archs, a.seeds, Budget(scenes, epochs, budget.folder), a.out)
     cards: dict[tuple[str, int], Mapping[str, Any]] = {}
-    with timing.resumable(COMMAND):
+    with COMMAND.resumable():
         for job in wanted:
             card = job.card() if a.no_train else trained(job)
             if card is not None:
                 cards[job.arch, job.seed] = card
     if not cards:
-        timing.fail(COMMAND, f"nothing is finished in {a.out}: leave --no-train out.")
-    print(table(HEADER, rows(cards)))
-    print(f"{len(cards)} of {len(wanted)} trainings, {scenes} scenes; ± standard deviation.")
+        COMMAND.fail(f"nothing is finished in {a.out}: omit --no-train.")
     if a.budget == "short":
-        print("Short form: so few scenes tell that it runs, not how good the networks become.")
+        print("Short form: so few scenes show that it runs, not how good the networks become.")
     picture = PICTURE if a.write else a.out / "twins.png"
     panels = {"test, after all epochs": accuracies(cards)}
     if early(cards):
         panels["validation, after the first epoch"] = early(cards)
     draw(panels, GOAL, picture)
-    print(f"wrote {picture}")
-    if a.write:
-        command = COMMAND if a.budget == "medium" else f"{COMMAND} --budget {a.budget}"
-        write_block(DOCUMENT, "twins", text(cards, command))
+    print(f"{len(cards)} of {len(wanted)} trainings, {scenes} scenes; wrote {picture}")
+    more = "" if a.budget == "medium" else f" --budget {a.budget}"
+    COMMAND.publish(a, "xdnn.md", twins=text(cards, f"python -m {COMMAND.name}{more}"))
+
+
+COMMAND.add("--seeds", type=int, help="how many (default 3, short form 1)")
+COMMAND.add("--budget", choices=BUDGETS, default="medium", help="scenes and epochs")
+COMMAND.add("--short", action="store_const", const="short", dest="budget")
+COMMAND.add("--epochs", type=int, help="for all, instead of the budget's")
+COMMAND.add("--train-scenes", type=int, help="instead of the budget's")
+COMMAND.add("--out", type=Path, help="folder (default runs/xdnn/twins…)")
+COMMAND.add("--no-train", action="store_true", help="report what is finished")
 
 
 def _parsed(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=str(__doc__).split("\n")[0])
-    parser.add_argument("--seeds", type=int, help="how many (default 3, short form 1)")
-    parser.add_argument("--archs", nargs="+", default=list(PAIRS), help="regular networks")
-    parser.add_argument("--budget", choices=BUDGETS, default="medium", help="scenes and epochs")
-    parser.add_argument("--short", action="store_const", const="short", dest="budget")
-    parser.add_argument("--epochs", type=int, help="for all, instead of the budget's")
-    parser.add_argument("--train-scenes", type=int, help="instead of the budget's")
-    parser.add_argument("--out", type=Path, help="folder (default runs/xdnn/twins…)")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--no-train", action="store_true", help="report what is finished")
-    parser.add_argument("--write", action="store_true", help="update docs/xdnn.md and its picture")
-    a = parser.parse_args(words)
-    if a.seeds is None:
-        a.seeds = 1 if a.budget == "short" else 3
-    for name in a.archs:
-        if name not in PAIRS:
-            timing.fail(
-                COMMAND, f"no network {name!r} with a twin. Choose from: {', '.join(PAIRS)}."
-            )
-    numbers = {"--seeds": a.seeds, "--epochs": a.epochs, "--train-scenes": a.train_scenes}
-    for name, value in {**numbers, "--threads": a.threads}.items():
-        if value is not None and value < 1:
-            timing.fail(COMMAND, f"{name} is {value}; it must be at least 1.")
+    a = COMMAND.parse(words)
+    a.seeds = a.seeds or (1 if a.budget == "short" else 3)
     changed = a.epochs is not None or a.train_scenes is not None
     if a.write and (changed or a.budget == "short"):
-        timing.fail(COMMAND, "--write publishes a whole budget: leave the shortening options out.")
+        COMMAND.fail("--write publishes a whole budget: omit the shortening options.")
     if a.out is None:
         if changed:
-            timing.fail(COMMAND, "--epochs and --train-scenes make other networks: give an --out.")
+            COMMAND.fail("--epochs and --train-scenes make other networks: give an --out.")
         a.out = ROOT / "runs" / "xdnn" / BUDGETS[a.budget].folder
-    torch.set_num_threads(a.threads)
     return a
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments import floor, profile, scaling, scaling_tables
+from experiments import floor, profile, scaling
 from experiments.axes import AXES, Encoder
-from experiments.scaling_tables import Point
+from experiments.scaling import Point
 
 
 def called(main: Callable[[list[str]], None], *words: object) -> int:
@@ -32,12 +32,12 @@ def called(main: Callable[[list[str]], None], *words: object) -> int:
 
 
 class Attention(nn.Module):
-    """One head, written by hand or fused; ``held`` keeps the weights out of the gradient."""
+    """One head, written by hand or fused; ``frozen`` keeps the weights out of the gradient."""
 
-    def __init__(self, fused: bool, held: bool = False) -> None:
+    def __init__(self, fused: bool, frozen: bool = False) -> None:
         super().__init__()
         self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
-        self.fused, self.held = fused, held
+        self.fused, self.frozen = fused, frozen
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (layer(x).unsqueeze(1) for layer in (self.q, self.k, self.v))
@@ -45,16 +45,16 @@ class Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(q, k, v)
         else:
             weights = (q @ k.transpose(-2, -1)).softmax(-1)
-            mixed = (weights.detach() if self.held else weights) @ v
+            mixed = (weights.detach() if self.frozen else weights) @ v
         return mixed.squeeze(1).mean(1)
 
 
 class TestFloor:
-    def test_what_is_spared_is_what_held_weights_spare(self) -> None:
+    def test_what_is_spared_is_what_constant_weights_spare(self) -> None:
         x = torch.randn(2, 5, 8)
-        plain, held = (floor.count(Attention(False, h).eval(), x) for h in (False, True))
+        plain, frozen = (floor.count(Attention(False, h).eval(), x) for h in (False, True))
         assert plain.spared > 0
-        assert plain.gradient - plain.spared == held.gradient
+        assert plain.gradient - plain.spared == frozen.gradient
 
     def test_fused_attention(self) -> None:
         n, d = 5, 8
@@ -144,9 +144,9 @@ class TestScaling:
     def test_growth_is_that_of_the_curve(self) -> None:
         def point(n: int) -> Point:
             cost = {"gradient": float(n), "explain": float(n * n)}
-            return Point(n, cost, (1.0, 2.0, 3.0), cost)
+            return Point(n, cost, [1.0, 2.0, 3.0], cost)
 
-        text = scaling_tables.growth({"tokens": [point(n) for n in (2, 4, 8)]})
+        text = scaling.growth({"tokens": [point(n) for n in (2, 4, 8)]})
         assert text.endswith(
             "| 2 – 8 tokens | 2.00 – 2.00 | 2.00 – 8.00 | n^1.0 | n^2.0 | n^1.0 | n^2.0 |"
         )

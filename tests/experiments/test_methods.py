@@ -37,7 +37,7 @@ class TestCost:
         [
             (["--methods", "omen"], "no method 'omen'. Choose from: omenn, "),
             (["--models", "huge"], "no model 'huge'. Choose from: "),
-            (["--rounds", "0"], "--rounds and --threads are at least 1."),
+            (["--rounds", "0"], "--rounds is 0; it must be at least 1."),
         ],
     )
     def test_what_is_not_known(self, words, text, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,10 +76,7 @@ class TestScores:
     def test_scenes_have_all_parts(self) -> None:
         assert all(len(s.parts) == 5 for s in depth.scenes_of("train", 3))
 
-    def test_only_test_scenes_are_published(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        monkeypatch.setattr("sys.argv", ["depth", "--write"])
+    def test_only_test_scenes_are_published(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
-            depth.main()
+            depth.main(["--write"])
         assert "--write publishes test scenes: add --split test" in capsys.readouterr().err

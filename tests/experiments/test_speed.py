@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import speed, speed_tables, timing
-from experiments.speed_tables import Setting
+from experiments import command, speed, speed_tables, store, timing
 from experiments.timed_models import PUBLISHED, SUBJECTS
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ class TestCommand:
             return paired(*a, **k)
 
         monkeypatch.setattr(timing, "paired", interrupted_at_the_second)
-        line = f"experiments.speed: {timing.RESUMABLE}\n"
+        line = f"experiments.speed: {command.RESUMABLE}\n"
         assert run(*quick) == (2, "", line)
         assert len(list(tmp_path.iterdir())) == 1
         code, out, _ = run(*quick)
@@ -81,10 +81,14 @@ class TestCommand:
     def test_results_of_another_engine_are_measured_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        results = timing.Results(tmp_path)
+        results = store.Results(tmp_path)
         results.put("a", {"seconds": 1})
         assert results.get("a") == {"seconds": 1}
-        monkeypatch.setattr(timing, "engine", lambda: "another")
+        assert store.Results(tmp_path, versions="2").get("a") is None
+        monkeypatch.setattr(store, "engine", lambda: "another")
+        assert results.get("a") is None
+        assert store.Results(tmp_path, older=True).get("a") == {"seconds": 1}
+        results.path("a").write_text('{"engine": "ano')  # as a full disk leaves it
         assert results.get("a") is None
 
     def test_bfloat16(self, run: Main, quick: tuple[object, ...]) -> None:
@@ -96,7 +100,8 @@ class TestCommand:
         ("words", "message"),
         [
             (("--models", "resnet5"), "no model 'resnet5'. Choose from: resnet50, "),
-            (("--rounds", 0), "--batch, --rounds and --threads are at least 1."),
+            (("--rounds", 0), "--rounds is 0; it must be at least 1."),
+            (("--batch", 1, 0), "--batch is 0; it must be at least 1."),
         ],
     )
     def test_a_mistake_is_one_line(self, run: Main, words: Any, message: str) -> None:
@@ -120,6 +125,7 @@ class TestCommand:
             blocks = [f"<!-- {m}:begin -->\nold\n<!-- {m}:end -->\n" for m in ("speed", "other")]
             path.write_text("before\n" + "after\n".join(blocks), encoding="utf-8")
         monkeypatch.setattr(speed, "ROOT", tmp_path)
+        monkeypatch.setattr(command, "DOCS", tmp_path / "docs")
         assert run(*quick, "--write")[0] == 0
         for path in files:
             text = path.read_text(encoding="utf-8")
@@ -132,10 +138,9 @@ class TestCommand:
             assert f"<!-- {name}:begin -->" in document
 
 
-def _setting(**changes: Any) -> Setting:
-    values = {"models": ("vit_base",), "batches": (1,), "rounds": 3, "threads": 1}
-    values |= {"device": "cpu", "dtype": "float32", "quick": False}
-    return Setting(**(values | changes))
+def _setting(**changes: Any) -> Namespace:
+    values = {"models": ["vit_base"], "batch": [1], "device": "cpu", "dtype": "float32"}
+    return Namespace(**(values | {"quick": False} | changes))
 
 
 def _found(explain: list[float], megabytes: float, rows: float) -> Any:

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from experiments import command
+from experiments.timing import ratios
 from experiments.xdnn import cost
-from experiments.xdnn.cost import NONE, ROWS, Row, cells, groups, measured, ratios, written_out
+from experiments.xdnn.cost import NONE, ROWS, Row, cells, groups, measured, written_out
 from experiments.xdnn.networks import Network, Scenes
 from omenn.xdnn import AttributionPrior
 
@@ -107,7 +109,7 @@ def test_the_network_is_as_before() -> None:
 
 def test_ratios_are_within_a_round() -> None:
     taken = {NONE: [1.0, 2.0, 4.0], "a": [3.0, 4.0, 4.0]}
-    assert ratios(taken, "a") == [3, 2, 1]
+    assert ratios(taken, "a", NONE) == [3, 2, 1]
     assert cells([taken, {NONE: [1.0], "b": [16.5]}]) == [
         [NONE, "1", "2000 (1000–4000)"],
         ["a", "2.00 (1.00–3.00)", "4000 (3000–4000)"],
@@ -120,7 +122,7 @@ def test_the_command_measures_once_and_writes(
 ) -> None:
     document = tmp_path / "xdnn.md"
     document.write_text("before\n<!-- cost:begin -->\nold\n<!-- cost:end -->\nafter\n")
-    monkeypatch.setattr(cost, "DOCUMENT", document)
+    monkeypatch.setattr(command, "DOCS", tmp_path)
     code, out, _ = run("--batch", 2, "--rounds", 1)
     assert code == 0
     for row in ROWS:
@@ -153,10 +155,9 @@ def test_the_short_form_is_short() -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--arch", "resnet"], "no network 'resnet'. Choose from: birds-resnet"),
-        (["--batch", 1], "--batch is at least 2, --rounds and --threads at least 1."),
-        (["--rounds", 0], "--batch is at least 2, --rounds and --threads at least 1."),
-        (["--short", "--write"], "--write publishes the full form: leave --short out."),
+        (["--batch", 1], "--batch is 1; it must be at least 2."),
+        (["--rounds", 0], "--rounds is 0; it must be at least 1."),
+        (["--short", "--write"], "--write publishes the full form: omit --short."),
     ],
 )
 def test_what_cannot_be_measured(run: Main, words: list[object], text: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from experiments import command
 from experiments.xdnn import cue, cue_figure, cue_tables
 from experiments.xdnn.cue_conditions import ORDER, ROWS
 from experiments.xdnn.cue_data import (
@@ -306,7 +307,7 @@ def test_the_figure_has_points_and_maps(tmp_path):
     [
         (["--conditions", "eg-3"], "no condition 'eg-3'. Choose from: random, none, cue"),
         (["--seeds", "0"], "--seeds is 0; it must be at least 1"),
-        (["--short", "--write"], "leave --short out"),
+        (["--short", "--write"], "omit --short"),
         (["--no-train", "--work", "nowhere"], "nothing is finished in nowhere"),
     ],
 )
@@ -324,7 +325,7 @@ def test_mistakes_are_one_line(words, message, capsys, inside_tmp):
 def test_a_run_is_made_once_kept_and_written(tmp_path, monkeypatch, capsys):
     document = tmp_path / "xdnn.md"
     document.write_text("before\n<!-- cue:begin -->\nold\n<!-- cue:end -->\nafter\n")
-    monkeypatch.setattr(cue, "DOCUMENT", document)
+    monkeypatch.setattr(command, "DOCS", tmp_path)
     monkeypatch.setattr(cue, "PICTURE", tmp_path / "images" / "cue.png")
     monkeypatch.setattr(cue, "RECIPE", replace(TINY, epochs=1))
     words = ["--conditions", "random", "cue", "omenn", "other-masks", "--seeds", "1"]

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from experiments import command
 from experiments.xdnn import contrast, identity, networks, quality
 from experiments.xdnn.networks import Network, Scenes
 from omenn.errors import WeightsError
@@ -61,8 +62,7 @@ def given() -> Scenes:
 def twins(monkeypatch: pytest.MonkeyPatch) -> list[Network]:
     """All commands find these two."""
     found = [tiny("birds-resnet"), tiny("birds-xresnet")]
-    for module in (quality, contrast, identity):
-        monkeypatch.setattr(module, "networks", lambda command, a: found)
+    monkeypatch.setattr(networks.Trained, "networks", lambda self, a: found)
     return found
 
 
@@ -71,8 +71,7 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "xdnn.md"
     names = ("quality", "contrast", "identity")
     path.write_text("".join(f"<!-- {n}:begin -->\n<!-- {n}:end -->\n" for n in names))
-    for module in (quality, contrast, identity):
-        monkeypatch.setattr(module, "DOCUMENT", path)
+    monkeypatch.setattr(command, "DOCS", tmp_path)
     for module in (quality, contrast):
         monkeypatch.setattr(module, "IMAGE", tmp_path / f"{module.__name__}.png")
     return path
@@ -311,11 +310,11 @@ class TestNetworks:
             networks.loaded("birds-xconvnet", folder, 0)
 
     def test_a_short_run_takes_twins(self, folder: Path) -> None:
-        a = quality.parsed(
-            networks.arguments("command", "", 9), ["--short", "--weights", str(folder)], 9, 2
-        )
+        own = networks.Trained("own", "", scenes=9, short=2)
+        threads = str(torch.get_num_threads())
+        a = own.parse(["--short", "--weights", str(folder), "--threads", threads])
         assert a.scenes == 2
-        found = networks.networks("command", a)
+        found = own.networks(a)
         names = [network.name for network in found]
         assert names[:1] == ["birds-convnet"] or names == ["birds-resnet", "birds-xresnet"]
 
@@ -323,12 +322,12 @@ class TestNetworks:
         ("given", "text"),
         [
             (["--models", "birds-net"], "no model 'birds-net'. Choose from: birds-resnet, birds-x"),
-            (["--scenes", "1"], "--scenes is at least 2 and --threads at least 1."),
-            (["--threads", "0"], "--scenes is at least 2 and --threads at least 1."),
-            (["--write", "--short"], "--write publishes the full form: leave --short out."),
+            (["--scenes", "1"], "--scenes is 1; it must be at least 2."),
+            (["--threads", "0"], "--threads is 0; it must be at least 1."),
+            (["--write", "--short"], "--write publishes the full form: omit --short."),
             (
                 ["--write", "--models", "birds-resnet"],
-                "--write publishes all networks: leave --models out.",
+                "--write publishes all networks: omit --models.",
             ),
             (
                 ["--write"],
@@ -342,7 +341,7 @@ class TestNetworks:
             with pytest.raises(SystemExit) as exit:
                 module.main(given)
             assert exit.value.code == 2
-            assert capsys.readouterr().err.startswith(f"{module.COMMAND}: error: {text}")
+            assert capsys.readouterr().err.startswith(f"{module.COMMAND.name}: error: {text}")
 
     def test_networks_that_are_not_there(
         self, tmp_path: Path, capsys: Any, monkeypatch: Any
@@ -363,4 +362,4 @@ class TestNetworks:
     def test_rounds(self, capsys: Any) -> None:
         with pytest.raises(SystemExit):
             identity.main(["--rounds", "0", "--threads", str(torch.get_num_threads())])
-        assert "--rounds is at least 1." in capsys.readouterr().err
+        assert "--rounds is 0; it must be at least 1." in capsys.readouterr().err

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from experiments import command
+from experiments.report import deviation
 from experiments.xdnn import twins
 from experiments.xdnn.networks import PAIRS
-from experiments.xdnn.twins import Job, accuracies, differences, early, jobs, rows, spread, text
-from experiments.xdnn.twins_figure import draw
+from experiments.xdnn.twins import Job, accuracies, differences, draw, early, jobs, rows, text
 from omenn.models.recipes import RECIPES
 
 
@@ -62,10 +63,10 @@ def test_the_full_budget_is_that_of_the_recipes():
 
 
 def test_spread_is_mean_and_standard_deviation():
-    assert spread([1.0, 3.0]) == "2.00 ± 1.41"
-    assert spread([1.5]) == "1.50"
-    assert spread([-1.0, -2.0, -3.0], sign=True) == "−2.00 ± 1.00"
-    assert spread([0.25], 1, sign=True) == "+0.2"
+    assert deviation([1.0, 3.0], 2) == "2.00 ± 1.41"
+    assert deviation([1.5]) == "1.5"
+    assert deviation([-1.0, -2.0, -3.0], sign=True) == "−2.0 ± 1.0"
+    assert deviation([0.25], 1, sign=True) == "+0.2"
 
 
 def test_differences_are_taken_within_a_seed(cards):
@@ -135,11 +136,11 @@ def test_finished_trainings_are_read_and_those_of_others_refused(tmp_path, capsy
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--archs", "birds-xvit"], "no network 'birds-xvit' with a twin"),
+        (["--archs", "birds-xvit"], "no network 'birds-xvit'. Choose from: "),
         (["--seeds", "0"], "--seeds is 0; it must be at least 1"),
         (["--epochs", "2"], "make other networks: give an --out"),
-        (["--short", "--write"], "leave the shortening options out"),
-        (["--train-scenes", "500", "--write"], "leave the shortening options out"),
+        (["--short", "--write"], "omit the shortening options"),
+        (["--train-scenes", "500", "--write"], "omit the shortening options"),
         (["--no-train", "--out", "nowhere"], "nothing is finished in nowhere"),
     ],
 )
@@ -179,7 +180,7 @@ def test_a_pair_is_trained_and_reported(tmp_path, monkeypatch, capsys):
 def test_the_block_is_written(tmp_path, monkeypatch, cards):
     document = tmp_path / "xdnn.md"
     document.write_text("before\n<!-- twins:begin -->\nold\n<!-- twins:end -->\nafter\n")
-    monkeypatch.setattr(twins, "DOCUMENT", document)
+    monkeypatch.setattr(command, "DOCS", tmp_path)
     monkeypatch.setattr(twins, "PICTURE", tmp_path / "images/xdnn-twins.png")
     monkeypatch.setattr(Job, "card", lambda self: cards.get((self.arch, self.seed)))
     twins.main(["--no-train", "--write", "--out", str(tmp_path)])
