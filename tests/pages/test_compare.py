@@ -11,8 +11,7 @@ import pytest
 
 from omenn import cli
 from omenn.data import birds
-from omenn.viz.compare_page import memory, seconds
-from omenn.viz.wording import number
+from omenn.viz.wording import memory, number, seconds
 from pages.test_report import CONTRAST
 
 pytestmark = pytest.mark.browser

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from omenn.viz.page import Report, page
-from omenn.viz.panels import Case, number, panels
+from omenn.viz.panels import Case, panels
+from omenn.viz.wording import number
 
 MakeCase = Callable[..., Case]
 VOID = {"meta", "img", "input", "br", "link"}

@@ -299,7 +299,7 @@ def _cell(table: Table, line: Line, column: Column, intervals: bool) -> str:
 
 
 def _costs(table: Table) -> str:
-    from omenn.viz.compare_page import memory, seconds
+    from omenn.viz.wording import memory, seconds
 
     found = ["| method | sum | time a picture | peak memory |", "|---|---|---:|---:|"]
     for line in table.lines:
@@ -318,7 +318,7 @@ def printed(bench: Bench) -> list[Printed | str]:
     from rich.markup import escape
     from rich.table import Table as Printed
 
-    from omenn.viz.compare_page import memory, seconds
+    from omenn.viz.wording import memory, seconds
 
     tables: list[Printed | str] = []
     heads = bench.headlines

@@ -299,7 +299,7 @@ def table(comparison: Comparison) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from omenn.viz.compare_page import memory, seconds
+    from omenn.viz.wording import memory, seconds
 
     title = f"{comparison.name}, {comparison.model}: {comparison.target}, logit "
     listed = Table(

@@ -38,6 +38,12 @@ class Column:
     headline: bool = False
     axis: bool = False
 
+    @property
+    def name(self) -> str:
+        """The measure, with its metric unless that has the same name."""
+        same = self.metric.replace("-", " ") == self.measure.replace("-", " ")
+        return self.measure if same else f"{self.metric}: {self.measure}"
+
 
 @dataclass(frozen=True)
 class Line:
@@ -53,9 +59,14 @@ class Line:
     seconds: float | None = None
     memory: int | None = None
 
+    def found(self, column: Column) -> Value | None:
+        """The value of a measure, None where there is no number."""
+        found = self.values.get(column)
+        return None if found is None or math.isnan(found.value) else found
+
     def value(self, column: Column) -> float:
         """NaN where there is none."""
-        found = self.values.get(column)
+        found = self.found(column)
         return math.nan if found is None else found.value
 
 
@@ -69,6 +80,10 @@ class Table:
     pictures: int
     facts: Mapping[str, Value]
     lines: tuple[Line, ...]
+
+    def line(self, like: Line) -> Line:
+        """The line of the same name; ``like`` itself where there is none."""
+        return next((line for line in self.lines if line.name == like.name), like)
 
     def floor(self, column: Column) -> float:
         """The best value of a trivial map; NaN if there is none."""

@@ -6,11 +6,10 @@ import io
 import textwrap
 from typing import TYPE_CHECKING
 
-from omenn.viz.compare_page import memory, seconds
 from omenn.viz.comparison import Comparison, Row, reference, shared_views
 from omenn.viz.figure import INK, QUIET, SIDE, WARNING, bare, draw, maths
 from omenn.viz.panels import Panel, View, shortened
-from omenn.viz.wording import PROMISES, number
+from omenn.viz.wording import PROMISES, memory, number, seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -94,6 +94,10 @@ class Case:
     grid: tuple[int, int] | None = None
     input: str | int | None = None
 
+    def value(self, name: str) -> float:
+        """A number of the sample: output, total, residual or bias_share."""
+        return float(getattr(self.explanation, name)[self.index].detach())
+
     def sample(self, structure: Any) -> Any:
         """Of tensors in the structure of the inputs the sample's part of the one that is drawn."""
         return chosen(structure, self.input)[self.index].detach().double()

@@ -121,3 +121,43 @@ def number(value: float, digits: int = 4) -> str:
         raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
         mantissa = f"{mantissa}·10{raised}"
     return mantissa.replace("-", "−")
+
+
+def seconds(value: float | None) -> str:
+    """A time in few digits.
+
+    >>> seconds(0.0123), seconds(2.346), seconds(None)
+    ('12 ms', '2.35 s', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{1000 * value:.0f} ms" if value < 0.9995 else f"{value:.3g} s"
+
+
+def memory(value: int | None) -> str:
+    """Bytes in few digits.
+
+    >>> memory(35 * 2**20), memory(1000), memory(None)
+    ('35 MB', '< 1 MB', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{value / 2**20:.0f} MB" if value >= 2**20 else "< 1 MB"
+
+
+def percent(share: float) -> str:
+    """A probability in per cent.
+
+    >>> percent(0.1234), percent(1e-5)
+    ('12.3 %', '< 0.1 %')
+    """
+    return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
+
+
+def plural(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> plural(1, "method"), plural(3, "method")
+    ('1 method', '3 methods')
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
