@@ -26,32 +26,42 @@ def flag(name: str, value: Any) -> None:
         raise InputError(f"{name} must be True or False, but {quoted(value)} was given.")
 
 
-def whole(name: str, value: Any, least: int | None = None) -> int:
-    """An integer (also NumPy's), at least ``least``; raises InputError for anything else."""
+def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """An integer (also NumPy's) from ``least`` to ``most``; raises InputError for anything else."""
     try:
         if isinstance(value, bool):
             raise TypeError
         found = operator.index(value)
     except Exception:  # an object may raise what it likes here
         found = None
-    if found is None or (least is not None and found < least):
-        limit = "" if least is None else f" from {least}"
-        raise InputError(f"{name} must be an integer{limit}, but {quoted(value)} was given.")
+    if found is None or not _within(found, least, most):
+        limits = _limits(least, most)
+        raise InputError(f"{name} must be an integer{limits}, but {quoted(value)} was given.")
     return found
 
 
-def real(name: str, value: Any, least: float | None = None) -> float:
-    """A finite number, at least ``least``; raises InputError for anything else."""
+def real(name: str, value: Any, least: float | None = None, most: float | None = None) -> float:
+    """A finite number from ``least`` to ``most``; raises InputError for anything else."""
     try:
         if isinstance(value, (bool, str, bytes)):
             raise TypeError
         found = float(value)
     except Exception:
         found = math.nan
-    if not math.isfinite(found) or (least is not None and found < least):
-        limit = "" if least is None else f" of {least:g} or more"
-        raise InputError(f"{name} must be a finite number{limit}, but {quoted(value)} was given.")
+    if not (math.isfinite(found) and _within(found, least, most)):
+        limits = _limits(least, most)
+        raise InputError(f"{name} must be a finite number{limits}, but {quoted(value)} was given.")
     return found
+
+
+def _within(value: float, least: float | None, most: float | None) -> bool:
+    return (least is None or value >= least) and (most is None or value <= most)
+
+
+def _limits(least: float | None, most: float | None) -> str:
+    if least is None:
+        return ""
+    return f" from {least}" if most is None else f" from {least} to {most}"
 
 
 def path(name: str, value: Any) -> Path:

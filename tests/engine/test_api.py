@@ -127,8 +127,9 @@ def test_explaining_loads_torch_alone() -> None:
 
 # --- the direction of imports ----------------------------------------------------------------
 
-# errors ← files ← {check, filters} ← explanation ← engine ← methods ← xdnn ← {models, viz} ← metrics
-# ← bench ← cli; data is a source beside the engine. Models are trained and converted with xdnn.
+# errors ← files ← {check, filters} ← explanation ← engine ← methods ← xdnn ← {models, viz}
+# ← metrics ← bench ← cli; data is a source beside the engine. Models are trained and converted with
+# xdnn.
 LEVELS = {
     "errors": 0, "files": 0.1, "progress": 0.2, "check": 0.3, "filters": 0.3, "explanation": 0.4,
     "engine": 1, "data": 1, "methods": 2, "xdnn": 3, "models": 4, "viz": 4, "metrics": 5,

@@ -17,8 +17,7 @@ from torch.nn import functional as F
 import omenn
 from omenn.errors import InputError, ModelError, OmennError, TargetError, UnsupportedOperator
 from omenn.methods.attention_maps import attention_maps
-from omenn.methods.generic_attention import relevance_of_tokens
-from omenn.methods.rollout import rolled_out
+from omenn.methods.rollout import relevance_of_tokens, rolled_out
 
 METHODS = ["rollout", "generic-attention"]
 WIDTH, HEADS = 8, 2

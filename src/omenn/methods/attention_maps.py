@@ -27,7 +27,8 @@ from omenn.engine.trace.opaque import raise_opaque
 from omenn.errors import InputError, ModelError, TargetError, UnsupportedOperator, reason
 from omenn.explanation import Explanation
 from omenn.methods.from_map import brought, explained, over_channels
-from omenn.methods.ordinary_gradient import Plain, PlainRun
+from omenn.methods.ordinary_gradient import Plain
+from omenn.methods.question import Question
 from omenn.methods.tokens import Product, einsum_product, matmul_product, same_places
 
 RESAMPLINGS = ("nearest", "bilinear")
@@ -171,11 +172,12 @@ class AttentionRun:
         ModelError: the model has no attention.
     """
 
-    def __init__(
-        self, model: Any, inputs: Any, target: Target, output: Any, channel_dim: int | None
-    ) -> None:
-        self.run = PlainRun(model, inputs, channel_dim=channel_dim, bias="mapped", tracer=Watching)
+    def __init__(self, question: Question, resample: str = "nearest") -> None:
+        choose("resample", resample, RESAMPLINGS)
+        self.resample = resample
+        self.run = question.ordinary_run(bias="mapped", tracer=Watching)
         self.feed = self.run.feed
+        target, output = question.target, question.output
         seen = self.run.mode.notes.get("attention", Seen())
         self.products: list[Product] = seen.products
         with torch.inference_mode(False), torch.enable_grad(), self.run.mode:
@@ -262,12 +264,12 @@ class AttentionRun:
         """Which tokens have a place on the input (B, tokens); a class token has none."""
         return self.products[0].keys.located()
 
-    def explanation(self, relevance: Tensor, resample: str) -> Explanation:
+    def explanation(self, relevance: Tensor) -> Explanation:
         """The relevance of tokens (B, tokens) at the places of the input from which they come.
 
         What tokens without a place have is left out, and else the sum stays.
         """
-        maps = brought(self.feed, self.products[0].keys, relevance, resample == "bilinear")
+        maps = brought(self.feed, self.products[0].keys, relevance, self.resample == "bilinear")
         contributions = over_channels(self.feed, maps)
         return explained(self.feed, self.f.detach(), self.index, contributions)
 
@@ -330,10 +332,7 @@ def attention_maps(
         >>> assert one.module == "self_attn" and one.weights.shape == (1, 2, 5, 5)
         >>> assert torch.allclose(one.weights.sum(-1), torch.ones(1, 2, 5))
     """
-    run = AttentionRun(model, inputs, target, output, channel_dim)
+    question = Question(model, inputs, target, output=output, channel_dim=channel_dim)
+    run = AttentionRun(question)
     made = zip(run.products, run.weights(), run.gradients(), strict=True)
     return [Layer(p.module, weights, gradient) for p, weights, gradient in made]
-
-
-def check_resample(resample: str) -> None:
-    choose("resample", resample, RESAMPLINGS)

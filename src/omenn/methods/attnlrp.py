@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.check import real
 from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.chain import FROZEN_CHAIN, frozen_chain
 from omenn.engine.operators.record import DROPOUT
 from omenn.engine.trace.autograd_nodes import Halve, Joint
 from omenn.engine.trace.call import Call
-from omenn.methods.lrp_layers import by_layer, epsilon_rule, strength
+from omenn.methods.lrp_layers import by_layer, epsilon_rule
 from omenn.methods.registry import lrp
 from omenn.methods.rule_table import RuleTable, ruled, stabilised
 
@@ -222,4 +223,4 @@ def reslrp(*, gamma: float = 1.0, epsilon: float = 1e-6) -> RuleTable:
     Source: ResLRP, preprint of 2026, the ratio rule for residual connections.
     """
     rules = attnlrp(epsilon=epsilon)
-    return rules.over(add=residual_rule(strength("gamma", gamma)))
+    return rules.over(add=residual_rule(real("gamma", gamma, 0)))

@@ -12,6 +12,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -20,18 +21,20 @@ from torch import Tensor
 from omenn.engine.explainable import check_model
 from omenn.engine.inputs import Feed
 from omenn.engine.model_state import State
-from omenn.engine.target import Contrast, Target, pick_output, select
+from omenn.engine.target import Contrast, pick_output, select
 from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError, MissingExtra, ModelError, OmennError, TargetError, reason
 from omenn.explanation import Explanation
 from omenn.methods.from_map import explained
+from omenn.methods.question import Question
+from omenn.methods.registry import attribution
 
-# (algorithms of captum, its function of tensors, inputs, further arguments) → attributions
-Attribute = Callable[[Any, "Task", tuple[Tensor, ...], tuple[Any, ...]], Any]
+# (algorithms of captum, inputs, further arguments) → attributions
+Attribute = Callable[[Any, tuple[Tensor, ...], tuple[Any, ...]], Any]
 
 
 class Task:
-    """One model, its inputs and a target, as captum wants them.
+    """A question as captum wants it: a function of tensors that returns one number per row.
 
     ``xs``: copies of the floating-point inputs. ``extras``: further tensors with a row per sample,
     which captum repeats when it repeats the inputs: what the model is given besides, and what the
@@ -42,26 +45,25 @@ class Task:
         TargetError: not one number per sample.
     """
 
-    def __init__(
-        self, name: str, model: Any, inputs: Any, target: Target, output: Any, channel_dim: Any
-    ) -> None:
-        check_model(model, None)
+    def __init__(self, name: str, question: Question) -> None:
+        check_model(question.model, None)
+        self.name, self.model = name, question.model
+        self.target, self.output = question.target, question.output
+        self.state = State(self.model)
         with torch.inference_mode(False):
-            self._given(name, model, inputs, target, output, channel_dim)
+            self._take(question)
 
-    def _given(
-        self, name: str, model: Any, inputs: Any, target: Target, output: Any, channel_dim: Any
-    ) -> None:
-        self.name, self.model, self.target, self.output = name, model, target, output
-        self.state = State(model)
-        self.feed = feed = Feed(Tracer(None), inputs, "none", channel_dim, True)
+    def _take(self, question: Question) -> None:
+        """Copies of the inputs, and the explained number that they have."""
+        self.feed = feed = Feed(Tracer(None), question.inputs, "none", question.channel_dim, True)
         self.explained = [
             k for k, (_, v) in enumerate(feed.items) if isinstance(v, Tensor) and _floats(v)
         ]
         if not self.explained:
             raise InputError(
-                f"method {name!r} explains floating-point inputs, but integer ids are given. Use "
-                "another method, or pass embeddings to a function that calls the model with them."
+                f"method {self.name!r} explains floating-point inputs, but integer ids are given. "
+                "Use another method, or pass embeddings to a function that calls the model with "
+                "them."
             )
         for k in self.explained:
             key, x = feed.items[k]
@@ -69,8 +71,8 @@ class Task:
         if feed.mismatch is not None or any(len(x) != feed.samples for x in feed.values):
             shapes = ", ".join(str(tuple(x.shape)) for x in feed.values)
             raise InputError(
-                f"method {name!r} needs inputs with the same first dimension, the batch, but got "
-                f"{shapes}."
+                f"method {self.name!r} needs inputs with the same first dimension, the batch, but "
+                f"got {shapes}."
             )
         self.xs = tuple(x.detach().clone().requires_grad_() for x in feed.values)
         self.beside = [
@@ -139,30 +141,38 @@ class Task:
             )
         return f
 
-    def attributions(self, attribute: Attribute, alone: bool = False) -> list[Tensor]:
-        """What captum says, one tensor per explained input; ``alone``: sample by sample."""
-        captum = captum_for(self.name)
-        if not alone:
-            return self._run(attribute, captum, self.xs, self.extras)
-        rows = [slice(k, k + 1) for k in range(self.feed.samples)]
-        cut = lambda ts, row: tuple(t[row].detach() for t in ts)  # noqa: E731
-        found = [
-            self._run(
-                attribute,
-                captum,
-                tuple(x.requires_grad_() for x in cut(self.xs, row)),
-                cut(self.extras, row),
-            )
-            for row in rows
-        ]
+    def attributed(self, algorithm: str, of: Any = None, **options: Any) -> list[Tensor]:
+        """What an algorithm of captum attributes, one tensor per explained input.
+
+        ``of``: what it is made with, if that is not this task; ``options``: of ``attribute``.
+        """
+
+        def attribute(captum: Any, xs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
+            made = getattr(captum, algorithm)(self if of is None else of)
+            return made.attribute(xs, additional_forward_args=extras, **options)
+
+        return self.attributions(attribute)
+
+    def attributions(self, attribute: Attribute) -> list[Tensor]:
+        """What ``attribute`` makes of the inputs with captum, one tensor per explained input."""
+        return self._run(attribute, self.xs, self.extras)
+
+    def one_by_one(self, attribute: Attribute) -> list[Tensor]:
+        """The same sample by sample, so that none depends on its neighbours."""
+        found = []
+        for k in range(self.feed.samples):
+            row = slice(k, k + 1)
+            xs = tuple(x[row].detach().requires_grad_() for x in self.xs)
+            found.append(self._run(attribute, xs, tuple(t[row].detach() for t in self.extras)))
         return [torch.cat(each) for each in zip(*found, strict=True)]
 
     def _run(
-        self, attribute: Attribute, captum: Any, xs: tuple[Tensor, ...], extras: tuple[Any, ...]
+        self, attribute: Attribute, xs: tuple[Tensor, ...], extras: tuple[Any, ...]
     ) -> list[Tensor]:
+        captum = captum_for(self.name)
         try:
             with self.state.kept(), quiet(), torch.inference_mode(False):
-                found = attribute(captum, self, xs, extras)
+                found = attribute(captum, xs, extras)
         except (OmennError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -175,6 +185,26 @@ class Task:
 
     def explanation(self, contributions: Sequence[Tensor]) -> Explanation:
         return explained(self.feed, self.f, self.index, contributions)
+
+
+def captum(
+    name: str, **about: Any
+) -> Callable[[Callable[..., list[Tensor]]], Callable[..., list[Tensor]]]:
+    """A decorator that registers ``function(task, *, **options)`` as a method.
+
+    The function returns a tensor for each explained input, shaped like it: the contributions.
+    """
+
+    def register(function: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+        @wraps(function)
+        def explanation(question: Question, **options: Any) -> Explanation:
+            task = Task(name, question)
+            return task.explanation(function(task, **options))
+
+        attribution(name, at=False, extra="peers", **about)(explanation)
+        return function
+
+    return register
 
 
 def captum_for(name: str) -> Any:
@@ -240,21 +270,6 @@ def baselines(task: Task, baseline: Any) -> tuple[Tensor, ...]:
                 "number, or a tensor that can be expanded to it."
             ) from None
     return tuple(found)
-
-
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """Raises InputError for an option that is no integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
-        raise InputError(f"{name}={value!r} must be a whole number of at least {least}.")
-    return value
-
-
-def at_least_zero(name: str, value: Any) -> float:
-    """Raises InputError for an option that is no finite number of at least 0."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value < float("inf"):
-        raise InputError(f"{name}={value!r} must be a number of at least 0.")
-    return float(value)
 
 
 def _floats(t: Tensor) -> bool:

@@ -9,33 +9,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.check import choose
-from omenn.engine.depth import RESAMPLINGS
+from omenn.check import choose, flag, real, whole
 from omenn.engine.inputs import Feed
-from omenn.engine.run import FrozenRun, Gradients
-from omenn.engine.target import Target
-from omenn.engine.trace.guards import alone
+from omenn.engine.run import Gradients
 from omenn.errors import InputError
 from omenn.explanation import Explanation
 from omenn.filters import gaussian_filter
-from omenn.methods.ordinary_gradient import Moved, remapped, settled
-from omenn.methods.perturbations import Moves, check_seed, check_steps, is_image, is_number
-from omenn.methods.registry import method
+from omenn.methods.ordinary_gradient import Moved
+from omenn.methods.perturbations import MOST_SEED, Moves, is_image
+from omenn.methods.question import Question
+from omenn.methods.registry import attribution
 
 POSTPROCESSING = ("none", "published")
 
 
-@method(
+@attribution(
     "dave",
     promise="none",
     summary="frozen gradient ⊙ x, averaged over noise and transformations, without outliers",
     source="arXiv 2602.06613",
 )
-@alone()
 def dave(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
+    question: Question,
     *,
     steps: int = 50,
     noise: float = 0.3,
@@ -47,10 +42,6 @@ def dave(
     postprocess: str = "none",
     published: bool = False,
     seed: int = 0,
-    at: str | None = None,
-    resample: str = "bilinear",
-    output: Any = None,
-    channel_dim: int | None = None,
 ) -> Explanation:
     """The effective transformation W(x) of the frozen network, low-passed and made equivariant.
 
@@ -92,36 +83,30 @@ def dave(
     Source: Wróbel et al. 2026, arXiv 2602.06613, equations 3 and 6 to 9.
     """
     moves = Moves(noise, rotation, translation, scaling, flip)
-    check_steps("steps", steps)
-    check_seed(seed)
-    _check(outliers)
-    if not isinstance(published, bool):
-        raise InputError(f"published={published!r} is not known. Choose True or False.")
+    steps, seed = whole("steps", steps, 1), whole("seed", seed, 0, MOST_SEED)
+    _check_outliers(outliers)
+    flag("published", published)
     postprocess = "published" if published else postprocess
     choose("postprocess", postprocess, POSTPROCESSING)
-    choose("resample", resample, RESAMPLINGS)
-    run = FrozenRun(model, inputs, at, "none", channel_dim, {}, resample=resample)
-    f, index = run.target(target, output)
+    run = question.frozen_run()
+    f, index = question.number(run)
     _check_images(run.feed, moves, postprocess)
-    fixed = settled(run, target, index, output)
-    found: list[list[Tensor]] = [[] for _ in run.feed.leaves]
-    for step in moves.steps(run.feed, steps, seed):
-        moved = FrozenRun(model, inputs, at, "none", channel_dim, {"move": step}, Moved)
-        there, _ = moved.target(fixed, output)
-        for own, gradient in zip(found, moved.pull_back(there).inputs, strict=True):
-            own.append(gradient)
+    settled = question.settled(run, index)
+    gradients = [
+        settled.gradients(settled.frozen_run(tracer=Moved, move=step))
+        for step in moves.steps(run.feed, steps, seed)
+    ]
     weights = [
-        _mean(g, x, outliers, published) for g, x in zip(found, run.feed.values, strict=True)
+        _mean(each, x, outliers, published)
+        for each, x in zip(zip(*gradients, strict=True), run.feed.values, strict=True)
     ]
     e = run.wrap(f, index, Gradients(weights, [], {}))
     return e if postprocess == "none" else _processed(e)
 
 
-def _check(outliers: Any) -> None:
-    if outliers is not None and not (is_number(outliers) and outliers > 0):
-        raise InputError(
-            f"outliers={outliers!r} is no multiple of a deviation. Give a number above 0, or None."
-        )
+def _check_outliers(outliers: Any) -> None:
+    if outliers is not None and real("outliers", outliers, 0) == 0:
+        raise InputError("outliers=0 would leave every value out. Give a number above 0, or None.")
 
 
 def _check_images(feed: Feed, moves: Moves, postprocess: str) -> None:
@@ -180,7 +165,7 @@ def _processed(e: Explanation) -> Explanation:
     top = m.amax((1, 2), keepdim=True)
     m = m / torch.where(top > 0, top, torch.ones_like(top))
     words = "published form of DAVE: positive part, Gaussian, bilateral, largest 1; lossy"
-    return remapped(e, m, e.bias, [m], words)
+    return e.with_matrix(m, processing=(words,), promise="none")
 
 
 def _windows(maps: Tensor, width: int) -> Tensor:

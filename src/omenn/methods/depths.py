@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -177,26 +176,18 @@ def _mixed(names: Sequence[str], weights: Sequence[float], parts: list[Explanati
             )
     matrix = _sum(weights, [own[0] for own in maps])
     bias = _sum(weights, [leaves(p.bias)[0] for p in parts])
-    apart = first.bias_placement == "separate"
-    flat = matrix.detach().double().reshape(len(first.output), -1)
-    total, magnitude = flat.sum(1), flat.abs().sum(1)
-    if apart:
-        total, magnitude = total + bias.detach().double(), magnitude + bias.detach().double().abs()
     shares: dict[str, dict[str, float]] = {}
     for w, part in zip(weights, parts, strict=True):
         for module, reasons in part.unlocated.items():
             for why, share in reasons.items():
                 found = shares.setdefault(module, {})
                 found[why] = found.get(why, 0.0) + w * share
-    return replace(
-        first,
+    return first.with_matrix(
+        rebuilt(first.matrix, iter([matrix])),
         inputs=dict(zip(keys, [p.inputs for p in parts], strict=True)),
         weight=dict(zip(keys, [p.weight for p in parts], strict=True)),
         contribution=dict(zip(keys, [p.contribution for p in parts], strict=True)),
         bias=rebuilt(first.bias, iter([bias])),
-        matrix=rebuilt(first.matrix, iter([matrix])),
-        residual=first.output.detach().double() - total,
-        magnitude=magnitude,
         sources=_sources(weights, parts),
         located=sum(w * p.located for w, p in zip(weights, parts, strict=True)),
         unlocated=shares,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from omenn.engine.target import Target
 from omenn.errors import InputError
 from omenn.explanation import Explanation
 from omenn.methods.captum_adapter import captum_for
 from omenn.methods.from_map import explained
-from omenn.methods.ordinary_gradient import PlainRun, settled
+from omenn.methods.question import Question
 
 NAME = "integrated-gradients"
 
@@ -28,15 +29,7 @@ def ids_alone(inputs: Any) -> bool:
     return bool(tensors) and not any(t.is_floating_point() or t.is_complex() for t in tensors)
 
 
-def layer_integrated_gradients(
-    model: Any,
-    inputs: Any,
-    target: Target,
-    steps: int,
-    baseline: Any,
-    output: Any,
-    channel_dim: int | None,
-) -> Explanation:
+def layer_integrated_gradients(question: Question, steps: int, baseline: Any) -> Explanation:
     """(r − r₀) ⊙ ∫₀¹ ∂f/∂r(r₀ + t (r − r₀)) dt for the rows r that stand for the ids.
 
     Raises:
@@ -44,31 +37,29 @@ def layer_integrated_gradients(
         MissingExtra: captum is not installed, to whose method this belongs.
     """
     captum_for(NAME)
-    run = PlainRun(model, inputs, channel_dim=channel_dim)
-    f, index = run.target(target, output)
-    fixed = settled(run, target, index, output)
+    run = question.ordinary_run()
+    f, index = question.number(run)
     rows = run.feed.values
     if len(rows) != len({*run.feed.owners}):
         raise InputError(
             f"method {NAME!r} follows one lookup of each input, but some ids are looked up in "
             "several tables. Use another method, or explain at a module after them with at=."
         )
-    starts = _starts(model, inputs, baseline, rows, channel_dim)
-    total = [torch.zeros_like(r) for r in rows]
+    starts = _starts(question, baseline, rows)
+    settled, total = question.settled(run, index), [torch.zeros_like(r) for r in rows]
     for t, weight in zip(*_points(steps), strict=True):
         here = [r0 + t * (r - r0) for r, r0 in zip(rows, starts, strict=True)]
         by_entry = dict(zip(run.feed.owners, here, strict=True))
-        moved = PlainRun(
-            model,
-            inputs,
-            channel_dim=channel_dim,
-            move=lambda k, x, by_entry=by_entry: x + (by_entry[k] - x).detach(),
-        )
-        there, _ = moved.target(fixed, output)
-        for own, gradient in zip(total, moved.pull_back(there).inputs, strict=True):
+        moved = settled.ordinary_run(move=partial(_moved_to, by_entry))
+        for own, gradient in zip(total, settled.gradients(moved), strict=True):
             own += weight * gradient
     parts = [(r - r0) * g for r, r0, g in zip(rows, starts, total, strict=True)]
     return explained(run.feed, f.detach(), index, parts)
+
+
+def _moved_to(by_entry: Mapping[int, Tensor], k: int, x: Tensor) -> Tensor:
+    """The rows given instead of x, whose derivative by x is one."""
+    return x + (by_entry[k] - x).detach()
 
 
 def _points(steps: int) -> tuple[Sequence[float], Sequence[float]]:
@@ -79,13 +70,11 @@ def _points(steps: int) -> tuple[Sequence[float], Sequence[float]]:
     return ((points + 1) / 2).tolist(), (weights / 2).tolist()
 
 
-def _starts(
-    model: Any, inputs: Any, baseline: Any, rows: Sequence[Tensor], channel_dim: int | None
-) -> list[Tensor]:
+def _starts(question: Question, baseline: Any, rows: Sequence[Tensor]) -> list[Tensor]:
     if baseline is None or (isinstance(baseline, (int, float)) and baseline == 0):
         return [torch.zeros_like(r) for r in rows]
-    given = _like(inputs, baseline)
-    found = None if given is None else PlainRun(model, given, channel_dim=channel_dim).feed.values
+    given = _like(question.inputs, baseline)
+    found = None if given is None else replace(question, inputs=given).ordinary_run().feed.values
     if found is None or [r.shape for r in found] != [r.shape for r in rows]:
         what = tuple(baseline.shape) if isinstance(baseline, Tensor) else repr(baseline)
         raise InputError(

@@ -21,16 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.check import choose, real, whole
+from omenn.engine import explain as engine
 from omenn.engine.run import FrozenRun
-from omenn.engine.target import Contrast, Target
-from omenn.engine.trace.guards import alone
+from omenn.engine.target import Contrast
 from omenn.errors import InputError
 from omenn.explanation import Explanation, leaves, rebuilt
 from omenn.filters import gaussian_filter
-from omenn.methods.depths import omenn
-from omenn.methods.ordinary_gradient import Move, Moved, remapped, settled
-from omenn.methods.perturbations import Moves, check_seed, check_steps, is_image, is_number
-from omenn.methods.registry import method
+from omenn.methods.ordinary_gradient import Move, Moved
+from omenn.methods.perturbations import MOST_SEED, Moves, is_image
+from omenn.methods.question import Question
+from omenn.methods.registry import attribution
 
 PLACED = ("spatial", "attention", "uniform")
 FIRST = 1e-3  # the least α
@@ -38,17 +39,15 @@ _MAPS = ("inputs", "weight", "contribution", "bias", "matrix")
 FLOOR = 0.02  # of a leader: what every pixel has, as a share of the mean
 
 
-@method(
+@attribution(
     "omenn-focused",
     promise="exact",
     summary="the exact map, led within neighbourhoods by weights averaged over noise",
     source="arXiv 2412.02399 and 2602.06613; docs/benchmarks.md",
+    at=False,
 )
-@alone()
 def focused(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
+    question: Question,
     *,
     scale: float = 0.03,
     steps: int = 10,
@@ -66,8 +65,6 @@ def focused(
     seed: int = 0,
     bias: str = "spatial",
     products: str = "half",
-    output: Any = None,
-    channel_dim: int | None = None,
 ) -> Explanation:
     """The exact map of an image with its mass where it stays when the image is disturbed.
 
@@ -125,70 +122,106 @@ def focused(
     measured in docs/benchmarks.md.
     """
     moves = Moves(noise, rotation, translation, scaling, flip)
-    check_steps("steps", steps, 0)
-    check_seed(seed)
-    check_steps("path", path, 0)
-    part = {} if start is None else {"start": (start, 1)}
-    _check(
-        bias, scale=(scale, 1), wide=(wide, 1), power=(power, 8), tolerance=(tolerance, 1), **part
-    )
+    for name, count, most in (
+        ("steps", steps, None),
+        ("path", path, None),
+        ("seed", seed, MOST_SEED),
+    ):
+        whole(name, count, 0, most)
+    shares = {
+        "scale": scale,
+        "wide": wide,
+        "tolerance": tolerance,
+        "start": 0 if start is None else start,
+    }
+    for name, share in shares.items():
+        real(name, share, 0, 1)
+    real("power", power, 0, 8)
+    choose("bias", bias, PLACED)  # "separate" leaves constants off the map, on which mass is moved
     if not (scale or wide or path):
         raise InputError("scale=0, wide=0 and path=0 leave nothing to do. Use method 'omenn'.")
-    options: dict[str, Any] = {"output": output, "channel_dim": channel_dim}
-    if against is not None:
-        target = Contrast(_class(target, model, inputs, **options), against)  # type: ignore[arg-type]
-    own = omenn(model, inputs, target, bias=bias, products=products, **options)
-    run = FrozenRun(model, inputs, None, "none", channel_dim, {"products": products})
-    _, index = run.target(target, output)
-    _check_image(run)
-    fixed = settled(run, target, index, output)
-
-    def away(move: Move, collected: str) -> tuple[Tensor, Explanation]:
-        """Weights at x of the moved network, and the explanation there for its constants."""
-        changes = {"products": products, "move": move}
-        there = FrozenRun(model, inputs, None, collected, channel_dim, changes, Moved)
-        f, index = there.target(fixed, output)
-        gradients = there.pull_back(f)
-        found, _ = _unpacked(there.wrap(f, index, gradients))
-        return gradients.inputs[0].double(), found  # type: ignore[return-value]
-
-    own, pack = _unpacked(own)
-    x, weight = run.feed.values[0].double(), own.weight.double()  # type: ignore[union-attr]
-    leading, told = weight, []
-    if scale and steps:
-        leading = torch.zeros_like(weight)
-        for step in moves.steps(run.feed, steps, seed):
-            leading += away(step, "none")[0] / steps
-    leading = (x * leading).sum(1)
-    worth = (x * weight).abs().sum(1)
+    network = _Network(_contrasted(question, against), bias, products)
+    leader = network.weight if not (scale and steps) else network.averaged(moves, steps, seed)
+    e, said = network.e, []
     if path and start != 1:
-        way = _Way(x, own)
-        least = 0.0 if start is None else start
-        for k in reversed(range(path)):
-            alpha = max(least + (1 - least) * k / path, FIRST)
+        way = network.walked(path, start, tolerance)
+        e = way.averaged()
+        said.append(f"averaged from {way.said()} of the way to the image")
+    c = e.contribution.double().sum(1) + e.bias.double()  # type: ignore[union-attr]
+    size = min(c.shape[1:])
+    if scale:
+        c = _led(c, scale * size, network.x, leader, network.weight, power)
+        said.append(f"mass moved within {scale * size:.3g} pixels")
+    if wide:
+        c = moved_within(c, wide * size, lambda sign: _even(sign * c))
+        said.append(f"mass gathered within {wide * size:.3g} pixels")
+    matrix = c.to(e.matrix.dtype)  # type: ignore[union-attr]
+    return network.pack(e.with_matrix(matrix, processing=(", ".join(said),)))
+
+
+class _Network:
+    """The frozen network at an image, and at images that are moved from it.
+
+    ``e`` is the exact explanation, ``x`` the image and ``weight`` W(x), in double precision.
+    """
+
+    def __init__(self, question: Question, bias: str, products: str) -> None:
+        self.bias, self.products = bias, products
+        e = engine.explain(
+            question.model,
+            question.inputs,
+            question.target,
+            bias=bias,
+            output=question.output,
+            products=products,
+            channel_dim=question.channel_dim,
+        )
+        run = question.frozen_run(products=products)
+        _, index = question.number(run)
+        _check_image(run)
+        self.settled, self.feed = question.settled(run, index), run.feed
+        self.e, self.pack = _unpacked(e)
+        self.x, self.weight = run.feed.values[0].double(), self.e.weight.double()  # type: ignore[union-attr]
+
+    def moved(self, move: Move, bias: str) -> tuple[Tensor, Explanation]:
+        """Weights at x of the moved network, and the explanation there for its constants."""
+        options: dict[str, Any] = {"products": self.products, "move": move}
+        run = self.settled.frozen_run(bias=bias, tracer=Moved, **options)
+        f, index = self.settled.number(run)
+        gradients = run.pull_back(f)
+        e, _ = _unpacked(run.wrap(f, index, gradients))
+        return gradients.inputs[0].double(), e
+
+    def averaged(self, moves: Moves, steps: int, seed: int) -> Tensor:
+        """The mean of W over noisy images."""
+        mean = torch.zeros_like(self.weight)
+        for step in moves.steps(self.feed, steps, seed):
+            mean += self.moved(step, "none")[0] / steps
+        return mean
+
+    def walked(self, steps: int, start: float | None, tolerance: float) -> _Way:
+        """The way from x to ``start`` · x, or as far as the tolerance lets each image go."""
+        way, least = _Way(self.x, self.e), 0.0 if start is None else start
+        for k in reversed(range(steps)):
+            alpha = max(least + (1 - least) * k / steps, FIRST)
             try:
-                found = away(_dimmed(alpha), bias)
+                found = self.moved(_dimmed(alpha), self.bias)
             except InputError:
                 if start is not None:
                     raise
                 break  # no finite output there, though there is one at x
             if not way.went(alpha, *found, math.inf if start is not None else tolerance):
                 break
-        own = way.averaged()
-        told.append(f"averaged from {way.said()} of the way to the image")
-    c = own.contribution.double().sum(1) + own.bias.double()  # type: ignore[union-attr]
-    size = min(c.shape[1:])
-    if scale:
-        a = _even(worth) ** power
-        c = moved_within(c, scale * size, lambda sign: _even(sign * leading) * a)
-        told.append(f"mass moved within {scale * size:.3g} pixels")
-    if wide:
-        near = c
-        c = moved_within(near, wide * size, lambda sign: _even(sign * near))
-        told.append(f"mass gathered within {wide * size:.3g} pixels")
-    matrix = c.to(own.matrix.dtype)  # type: ignore[union-attr]
-    done = remapped(own, matrix, own.bias, [matrix], ", ".join(told))
-    return pack(replace(done, promise=own.promise))
+        return way
+
+
+def _led(
+    c: Tensor, sigma: float, x: Tensor, leader: Tensor, weight: Tensor, power: float
+) -> Tensor:
+    """Maps c moved to where x ⊙ leader agrees with them and x ⊙ weight is large."""
+    agreeing = (x * leader).sum(1)
+    worth = _even((x * weight).abs().sum(1)) ** power
+    return moved_within(c, sigma, lambda sign: _even(sign * agreeing) * worth)
 
 
 def _unpacked(e: Explanation) -> tuple[Explanation, Callable[[Explanation], Explanation]]:
@@ -283,17 +316,6 @@ class _Way:
         return " to ".join(f"{alpha:.3g}" for alpha in dict.fromkeys(ends))
 
 
-def _check(bias: Any, **numbers: tuple[Any, int]) -> None:
-    for name, (number, most) in numbers.items():
-        if not is_number(number) or not 0 <= number <= most:
-            raise InputError(f"{name}={number!r} is out of range: give 0 to {most}.")
-    if bias not in PLACED:
-        raise InputError(
-            f"bias={bias!r} is not known, or leaves constants off the map, on which mass is moved. "
-            f"Choose one of: {', '.join(PLACED)}."
-        )
-
-
 def _check_image(run: FrozenRun) -> None:
     feed = run.feed
     shapes = ", ".join(str(tuple(leaf.shape)) for leaf in feed.leaves)
@@ -330,11 +352,13 @@ def _even(values: Tensor) -> Tensor:
     return positive / torch.where(mean > 0, mean, 1.0) + FLOOR
 
 
-def _class(target: Any, model: Any, inputs: Any, output: Any, channel_dim: int | None) -> Any:
-    """The class that is contrasted: the one given, or the one with the largest logit."""
+def _contrasted(question: Question, against: str | None) -> Question:
+    """The question about the class given, or the one with the largest logit, against others."""
+    if against is None:
+        return question
+    target = question.target
     if isinstance(target, Contrast) or callable(target):
-        raise InputError("against= is for a class. Leave it away, the target is a contrast itself.")
-    if target is not None:
-        return target
-    run = FrozenRun(model, inputs, None, "none", channel_dim, {})
-    return run.target(None, output)[1]
+        raise InputError("against= is for a class. Omit it: the target is a contrast itself.")
+    if target is None:
+        target = question.number(question.frozen_run())[1]
+    return replace(question, target=Contrast(target, against))  # type: ignore[arg-type]

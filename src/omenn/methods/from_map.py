@@ -11,7 +11,7 @@ from omenn.engine.depth import boxed
 from omenn.engine.inputs import Feed, nothing
 from omenn.engine.location import Place
 from omenn.engine.trace.opaque import tensors_in
-from omenn.explanation import TOLERANCES, Explanation, owned
+from omenn.explanation import TOLERANCES, Explanation, owned, sums
 
 
 def explained(
@@ -23,8 +23,7 @@ def explained(
     no operator W(x) of which its map would be W ⊙ X. ``f`` (B,) is the explained number.
     """
     matrix = feed.located(contributions)
-    flat = [m.double().reshape(feed.samples, -1) for m in matrix]
-    total = torch.stack([m.sum(1) for m in flat]).sum(0)
+    residual, magnitude = sums(f, matrix, [], feed.samples)
     found = Explanation(
         output=f,
         target=index,
@@ -33,8 +32,8 @@ def explained(
         contribution=feed.by_leaf(contributions, nothing),
         bias=feed.shaped([torch.zeros_like(m) for m in matrix]),
         matrix=feed.shaped(matrix),
-        residual=f.double() - total,
-        magnitude=torch.stack([m.abs().sum(1) for m in flat]).sum(0),
+        residual=residual,
+        magnitude=magnitude,
         tolerance=TOLERANCES.get(feed.values[0].dtype, 1e-5),
         at=at,
         bias_placement="none",

@@ -1,4 +1,4 @@
-"""FullGrad: the gradient completed by what every bias adds, layer by layer."""
+"""FullGrad: the gradient completed by what every bias adds; LibraGrad: of the frozen network."""
 
 from __future__ import annotations
 
@@ -9,40 +9,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omenn.check import choose
+from omenn.check import choose, flag
+from omenn.engine import explain as engine
 from omenn.engine.inputs import Feed
 from omenn.engine.location import Place, full
 from omenn.engine.run import FrozenRun, Gradients
-from omenn.engine.target import Target
 from omenn.engine.trace.autograd_nodes import Constant
 from omenn.engine.trace.call import Call, Mark
-from omenn.engine.trace.guards import alone
 from omenn.engine.trace.tracer import Tracer
 from omenn.explanation import Explanation
-from omenn.methods.ordinary_gradient import Plain, PlainRun, remapped
-from omenn.methods.registry import method
+from omenn.methods.ordinary_gradient import Plain, PlainRun
+from omenn.methods.question import Question
+from omenn.methods.registry import attribution
 
 PSI = ("none", "published")
 
 
-@method(
+@attribution(
     "fullgrad",
     promise="approximate",
     summary="x ⊙ ∇f and b ⊙ ∇_b f of every layer, brought to the input",
     source="arXiv 1905.00780",
 )
-@alone()
 def fullgrad(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
+    question: Question,
     *,
     psi: str = "none",
     published: bool = False,
-    at: str | None = None,
-    resample: str = "bilinear",
-    output: Any = None,
-    channel_dim: int | None = None,
 ) -> Explanation:
     """Full gradients: f(x) = ∇f·x + Σ_l ⟨∇_{b_l} f, b_l⟩ with the ordinary gradient.
 
@@ -69,16 +62,69 @@ def fullgrad(
 
     Source: Srinivas and Fleuret 2019, arXiv 1905.00780.
     """
+    if not _is_published(psi, published):
+        return question.answered_by(question.ordinary_run(bias="spatial"))
+    run = question.ordinary_run(bias="spatial", kind=PlainLayersRun, tracer=PlainLayers)
+    return _shown(question, run)
+
+
+@attribution(
+    "libragrad",
+    promise="exact",
+    summary="FullGrad of the frozen network: norms, attention and gates are constants",
+    source="arXiv 2411.16760",
+    same_as="omenn",
+)
+def libragrad(
+    question: Question,
+    *,
+    psi: str = "none",
+    published: bool = False,
+    products: str = "half",
+) -> Explanation:
+    """FG-completeness by the frozen network: f(x) = J·x + Σ_l ⟨J_{b_l}, b_l⟩.
+
+    The ordinary gradient misses this on transformers, because a softmax, 1/σ of a norm and a gate
+    have derivatives of their own. With these held constant it holds for any network of the engine.
+    The terms are those of omenn: with ``psi="none"`` and constants brought to their places, J ⊙ x
+    is C_w ⊙ X and the maps of the layers add up to C_b, so this is ``method="omenn"`` itself. The
+    methods differ in what they show, which here is ``psi="published"``.
+
+    Args:
+        psi: ``"none"`` or ``"published"``, see :func:`omenn.methods.fullgrad.fullgrad`.
+        published: the same as ``psi="published"``.
+        products, resample: see :func:`omenn.engine.explain.explain`.
+
+    Example:
+        >>> import torch, omenn
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+        >>> x, first = torch.randn(1, 5, 8), lambda out: out[:, 0, 0]
+        >>> assert omenn.explain(layer, x, first, method="libragrad").exact
+        >>> shown = omenn.explain(layer, x, first, method="libragrad", psi="published")
+        >>> assert shown.matrix.shape == (1, 5) and bool((shown.matrix >= 0).all())
+
+    Source: LibraGrad, CVPR 2025, arXiv 2411.16760.
+    """
+    choose("products", products, engine.PRODUCTS)
+    if _is_published(psi, published):
+        options: dict[str, Any] = {"bias": "spatial", "products": products}
+        return _shown(question, question.frozen_run(kind=LayersRun, tracer=Layers, **options))
+    return engine.explain(
+        question.model,
+        question.inputs,
+        question.target,
+        at=question.at,
+        resample=question.resample,
+        output=question.output,
+        products=products,
+        channel_dim=question.channel_dim,
+    )
+
+
+def _is_published(psi: str, published: bool) -> bool:
     choose("psi", psi, PSI)
-    psi = "published" if published else psi
-    options: dict[str, Any] = {"at": at, "channel_dim": channel_dim, "resample": resample}
-    options["bias"] = "spatial"
-    if psi == "none":
-        run = PlainRun(model, inputs, **options)
-        f, index = run.target(target, output)
-        return run.wrap(f, index, run.pull_back(f))
-    run = PlainLayersRun(model, inputs, **options, tracer=PlainLayers)
-    return shown(run, target, output)
+    flag("published", published)
+    return published or psi == "published"
 
 
 class Layers(Tracer):
@@ -134,9 +180,9 @@ class PlainLayersRun(LayersRun, PlainRun):
     """The same for the ordinary model."""
 
 
-def shown(run: LayersRun, target: Target, output: Any) -> Explanation:
+def _shown(question: Question, run: LayersRun) -> Explanation:
     """Σ_l Σ_c ψ of the input and of every layer, as the papers show it."""
-    f, index = run.target(target, output)
+    f, index = question.number(run)
     g = run.pull_back(f, retain=True)  # the ones of the input are gone back to once more
     e, feed = run.wrap(f, index, g), run.feed
     inputs = [
@@ -148,9 +194,11 @@ def shown(run: LayersRun, target: Target, output: Any) -> Explanation:
     zero = [torch.zeros_like(feed.batch_first(u, k)) for k, u in enumerate(feed.ones)]
     bias = _summed([zero, *(canvas.brought(*_rescaled(p, v)) for p, v in layers)])
     matrix = _summed([bias, *(canvas.brought(*_rescaled(p, v)) for p, v in inputs)])
-    matrix, there = run.brought(matrix)
-    return remapped(
-        e, there, run.brought(bias)[1], matrix, "ψ: absolute, rescaled, upsampled; lossy"
+    return e.with_matrix(
+        run.brought(matrix)[1],
+        bias=run.brought(bias)[1],
+        processing=("ψ: absolute, rescaled, upsampled; lossy",),
+        promise="none",
     )
 
 

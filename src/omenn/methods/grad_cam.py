@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,14 +21,15 @@ from torch.nn import functional as F
 
 from omenn.engine.inputs import Feed
 from omenn.engine.location import Place, full
-from omenn.engine.target import Target, pick_output, select
-from omenn.engine.trace.guards import active, alone
+from omenn.engine.target import pick_output, select
+from omenn.engine.trace.guards import active
 from omenn.errors import InputError, ModelError, did_you_mean
 from omenn.explanation import Explanation
 from omenn.methods.captum_adapter import Task
 from omenn.methods.from_map import brought, over_channels
 from omenn.methods.ordinary_gradient import PlainRun
-from omenn.methods.registry import method
+from omenn.methods.question import Question
+from omenn.methods.registry import attribution
 
 # They are part of a step, not its result: no choice for a layer unless it is named.
 _STEPS = (nn.Linear, nn.Identity, nn.Dropout)
@@ -70,14 +71,29 @@ def output_of(name: str, module: nn.Module, out: Tensor, place: Place | None) ->
 
 
 @contextmanager
-def _noting(model: nn.Module, found: list[tuple[str, Output | None]]) -> Iterator[None]:
-    """Notes what every module returns, by its name, in this thread until the block ends."""
+def _hooked(
+    modules: Iterable[nn.Module], hook: Callable[[nn.Module, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """``hook(module, output)`` behind each module, in this thread until the block ends."""
     thread = threading.get_ident()
-    names = {m: name for name, m in model.named_modules() if name}
 
-    def note(module: nn.Module, inputs: Any, out: Any) -> None:
+    def guarded(module: nn.Module, inputs: Any, out: Any) -> Any:
+        return hook(module, out) if threading.get_ident() == thread else None
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(guarded).remove)
+        yield
+
+
+def _outputs(model: nn.Module, question: Question) -> tuple[PlainRun, list[tuple[str, Any]]]:
+    """A run, and what every module returned in it, in the order of the calls."""
+    names = {m: name for name, m in model.named_modules() if name}
+    found: list[tuple[str, Output | None]] = []
+
+    def note(module: nn.Module, out: Any) -> None:
         modes = active()
-        if threading.get_ident() != thread or not modes or not isinstance(out, Tensor):
+        if not modes or not isinstance(out, Tensor):
             return
         mode = modes[-1]
         mode.paused = True
@@ -88,17 +104,12 @@ def _noting(model: nn.Module, found: list[tuple[str, Output | None]]) -> Iterato
         finally:
             mode.paused = False
 
-    handles = [m.register_forward_hook(note) for m in names]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with _hooked(names, note):
+        run = question.ordinary_run(bias="mapped")
+    return run, found
 
 
-def layer_of(
-    model: nn.Module, inputs: Any, target: Target, output: Any, channel_dim: Any, layer: str | None
-) -> tuple[Output, Feed]:
+def layer_of(model: nn.Module, question: Question, layer: str | None) -> tuple[Output, Feed]:
     """The output of the named layer, or of the last one that f depends on at several places.
 
     Raises:
@@ -107,14 +118,12 @@ def layer_of(
     names = [name for name, _ in model.named_modules() if name]
     if layer is not None and layer not in names:
         raise ModelError(f"layer={layer!r} is not a module: {did_you_mean(str(layer), names)}")
-    found: list[tuple[str, Output | None]] = []
-    with _noting(model, found):
-        run = PlainRun(model, inputs, channel_dim=channel_dim, bias="mapped")
+    run, found = _outputs(model, question)
     calls = [name for name, _ in found]
     usable = [one for name, one in found if one is not None and calls.count(name) == 1]
     if layer is None:
         usable = [one for one in usable if not isinstance(one.module, _STEPS)]
-        usable = _seen(usable, run, target, output)
+        usable = _seen(usable, run, question)
         if not usable:
             raise ModelError(
                 "no layer was found whose output lies on the input and moves the explained number. "
@@ -129,10 +138,11 @@ def layer_of(
     return named[0], run.feed
 
 
-def _seen(outputs: list[Output], run: PlainRun, target: Target, output: Any) -> list[Output]:
+def _seen(outputs: list[Output], run: PlainRun, question: Question) -> list[Output]:
     """Those with a derivative at places on the input; a class token alone is none."""
     with torch.enable_grad(), run.mode:
-        f = select(pick_output(run.out, output), target, run.feed.samples)[0].sum()
+        logits = pick_output(run.out, question.output)
+        f = select(logits, question.target, run.feed.samples)[0].sum()
     wrt = [one.tensor for one in outputs]
     grads = torch.autograd.grad(f, wrt, retain_graph=True, allow_unused=True) if wrt else []
     return [
@@ -142,14 +152,11 @@ def _seen(outputs: list[Output], run: PlainRun, target: Target, output: Any) -> 
     ]
 
 
-@contextmanager
-def _through(probe: nn.Module, there: Output) -> Iterator[None]:
+def _through(probe: nn.Module, there: Output) -> AbstractContextManager[None]:
     """The output of the layer passes the probe as (B, channels, positions with a place)."""
-    thread, channel, kept = threading.get_ident(), there.channel, there.kept()
+    channel, kept = there.channel, there.kept()
 
-    def pass_on(module: nn.Module, inputs: Any, out: Tensor) -> Tensor | None:
-        if threading.get_ident() != thread:
-            return None
+    def pass_on(module: nn.Module, out: Tensor) -> Tensor:
         moved = out.movedim(channel, 1)
         if len(kept) == moved[0, 0].numel():
             return probe(moved).clone().movedim(1, channel)
@@ -157,30 +164,22 @@ def _through(probe: nn.Module, there: Output) -> Iterator[None]:
         flat = flat.index_copy(2, kept, probe(flat[:, :, kept]))
         return flat.reshape(moved.shape).movedim(1, channel)
 
-    handle = there.module.register_forward_hook(pass_on)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return _hooked([there.module], pass_on)
 
 
-@method(
+@attribution(
     "grad-cam",
     promise="none",
     summary="activations of a late layer weighted by their mean gradient",
     source="arXiv 1610.02391",
     extra="peers",
+    at=False,
 )
-@alone()
 def grad_cam(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
+    question: Question,
     *,
     layer: str | None = None,
     relu: bool = True,
-    output: Any = None,
-    channel_dim: int | None = None,
 ) -> Explanation:
     """Σ_k α_k A_k with α_k the mean of ∂f/∂A_k over positions, at the resolution of the input.
 
@@ -207,17 +206,33 @@ def grad_cam(
 
     Source: Selvaraju et al. 2017, arXiv 1610.02391; captum's LayerGradCam.
     """
+    task, there, feed, own = _task_at(question, layer)
+    probe = nn.Identity()
+
+    def attribute(captum: Any, xs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
+        cam = captum.LayerGradCam(task, probe)
+        with _through(probe, there):
+            return cam.attribute(xs, additional_forward_args=extras, relu_attributions=relu)
+
+    (found,) = task.attributions(attribute)
+    there_map = _at_input(found.squeeze(1), there, feed, own)
+    return task.explanation(over_channels(task.feed, [there_map]))
+
+
+def _task_at(question: Question, layer: str | None) -> tuple[Task, Output, Feed, int]:
+    """The task, the output of the layer, and which entry of the feed is the explained input."""
+    model = question.model
     if not isinstance(model, nn.Module):
         raise ModelError(
             "method 'grad-cam' needs the layers of a torch.nn.Module, but the model is a function."
         )
-    task = Task("grad-cam", model, inputs, target, output, channel_dim)
+    task = Task("grad-cam", question)
     if len(task.xs) > 1:
         raise InputError(
             f"method 'grad-cam' explains one input, but {len(task.xs)} floating-point ones are "
             "given. Fix the others in a module around the model."
         )
-    there, feed = layer_of(model, inputs, target, output, channel_dim, layer)
+    there, feed = layer_of(model, question, layer)
     explained = [k for k, entry in enumerate(feed.entries) if entry.leaves]
     if len(explained) > 1:
         raise InputError(
@@ -226,19 +241,9 @@ def grad_cam(
         )
     (own,) = explained
     channel = feed.entries[own].channel
-    if channel != task.feed.entries[0].channel:  # a convolution told it
-        task = Task("grad-cam", model, inputs, target, output, channel or 0)
-    probe = nn.Identity()
-
-    def attribute(captum: Any, f: Task, xs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
-        with _through(probe, there):
-            return captum.LayerGradCam(f, probe).attribute(
-                xs, additional_forward_args=extras, relu_attributions=relu
-            )
-
-    (found,) = task.attributions(attribute)
-    there_map = _at_input(found.squeeze(1), there, feed, own)
-    return task.explanation(over_channels(task.feed, [there_map]))
+    if channel != task.feed.entries[0].channel:  # which a convolution said
+        task = Task("grad-cam", replace(question, channel_dim=channel or 0))
+    return task, there, feed, own
 
 
 def _at_input(found: Tensor, there: Output, feed: Feed, own: int) -> Tensor:

@@ -7,7 +7,6 @@ found, and a batch norm behind one is folded into it: W ← sW, b ← sb + t.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import grad as of_grad
 
+from omenn.check import real
 from omenn.engine.operators import OPERATORS, Row
 from omenn.engine.trace.autograd_nodes import Joint
 from omenn.engine.trace.call import Call
-from omenn.errors import InputError
 from omenn.methods.rule_table import stabilised
 
 LAYERS = "linear conv conv_transpose matmul bmm einsum addmm baddbmm addbmm"
@@ -199,21 +198,6 @@ def _folded(call: Call) -> Layer | None:
         return layer.scaled(scale, shift)
 
 
-def strength(name: str, value: Any) -> float:
-    """The value of an option of a rule that is a finite number, at least zero.
-
-    Raises:
-        InputError: it is not.
-
-    Example:
-        >>> assert strength("gamma", 0.25) == 0.25
-    """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and value >= 0):
-        raise InputError(f"{name} must be a finite number, at least 0, but {value!r} was given.")
-    return value
-
-
 # --- the rules -------------------------------------------------------------------------------
 # Each is R_i = Σ_j (part of z_ij) / (sum of such parts + b's) · R_j with z_ij = x_i w_ij, divided
 # by x_i, and R_j = z_j g_j.
@@ -227,7 +211,7 @@ def shares(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
 
 def epsilon_rule(epsilon: float) -> Rule:
     """R_i = Σ_j z_ij / (z_j + ε sign z_j) R_j."""
-    strength("epsilon", epsilon)
+    real("epsilon", epsilon, 0)
 
     def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
         if epsilon == 0:
@@ -240,7 +224,7 @@ def epsilon_rule(epsilon: float) -> Rule:
 
 def alpha_beta_rule(alpha: float, beta: float, epsilon: float) -> Rule:
     """R_i = Σ_j (α z_ij⁺ / z_j⁺ − β z_ij⁻ / z_j⁻) R_j, the bias in z_j⁺ and z_j⁻."""
-    strength("epsilon", epsilon)
+    real("epsilon", epsilon, 0)
 
     def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
         up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
@@ -260,8 +244,8 @@ def alpha_beta_rule(alpha: float, beta: float, epsilon: float) -> Rule:
 
 def gamma_rule(gamma: float, epsilon: float) -> Rule:
     """R_i = Σ_j (z_ij + γ z_ij^±) / (z_j + γ z_j^±) R_j, ± being the sign of z_j with the bias."""
-    strength("gamma", gamma)
-    strength("epsilon", epsilon)
+    real("gamma", gamma, 0)
+    real("epsilon", epsilon, 0)
 
     def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
         weight = layer.weight
@@ -284,7 +268,7 @@ def gamma_rule(gamma: float, epsilon: float) -> Rule:
 
 def flat_rule(epsilon: float) -> Rule:
     """R_i = Σ_j R_j / n_j, evenly over the n_j inputs of each output, whatever x and W are."""
-    strength("epsilon", epsilon)
+    real("epsilon", epsilon, 0)
 
     def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
         relevance = grad * (layer(x) + layer.part(lambda b: b))
@@ -297,7 +281,7 @@ def flat_rule(epsilon: float) -> Rule:
 
 def box_rule(low: float, high: float, epsilon: float) -> Rule:
     """R_i = Σ_j (z_ij − l w_ij⁺ − h w_ij⁻) / (sum of such terms) R_j, for inputs from l to h."""
-    strength("epsilon", epsilon)
+    real("epsilon", epsilon, 0)
 
     def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
         up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0)

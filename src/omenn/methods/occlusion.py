@@ -5,34 +5,27 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from omenn.engine.target import Target
-from omenn.engine.trace.guards import alone
+from torch import Tensor
+
+from omenn.check import whole
 from omenn.errors import InputError
-from omenn.explanation import Explanation
-from omenn.methods.captum_adapter import Task, baselines, whole
-from omenn.methods.registry import method
+from omenn.methods.captum_adapter import Task, baselines, captum
 
 
-@method(
+@captum(
     "occlusion",
     promise="none",
     summary="what the output loses when a window of the input is covered",
     source="arXiv 1311.2901",
-    extra="peers",
 )
-@alone()
 def occlusion(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
+    task: Task,
     *,
     window: int | tuple[int, ...] | None = None,
     stride: int | tuple[int, ...] | None = None,
     baseline: Any = None,
     chunk: int = 8,
-    output: Any = None,
-    channel_dim: int | None = None,
-) -> Explanation:
+) -> list[Tensor]:
     """f(x) − f(x with a window covered), averaged over the windows that lie on a location.
 
     A window covers all channels. One forward pass for each window, and no gradient.
@@ -56,25 +49,19 @@ def occlusion(
 
     Source: Zeiler and Fergus 2014, arXiv 1311.2901, section 4; captum's Occlusion.
     """
-    chunk = whole("chunk", chunk)
-    task = Task("occlusion", model, inputs, target, output, channel_dim)
-    start = baselines(task, baseline)
-    laid = [_windows(task, k, window, stride) for k in range(len(task.xs))]
-    found = task.attributions(
-        lambda captum, f, xs, extras: captum.Occlusion(f).attribute(
-            xs,
-            tuple(size for size, _ in laid),
-            tuple(step for _, step in laid),
-            start,
-            additional_forward_args=extras,
-            perturbations_per_eval=chunk,
-        )
+    windows = [_windows(task, k, window, stride) for k in range(len(task.xs))]
+    found = task.attributed(
+        "Occlusion",
+        sliding_window_shapes=tuple(size for size, _ in windows),
+        strides=tuple(step for _, step in windows),
+        baselines=baselines(task, baseline),
+        perturbations_per_eval=whole("chunk", chunk, 1),
     )
     # captum gives every channel the whole, in single precision; here they have it together.
     shares = []
     for t, x, channel in zip(found, task.xs, task.feed.channels, strict=True):
         shares.append(t.to(x) / (1 if channel is None else x.shape[channel]))
-    return task.explanation(shares)
+    return shares
 
 
 def _windows(task: Task, k: int, window: Any, stride: Any) -> tuple[tuple[int, ...], ...]:

@@ -10,8 +10,7 @@ function that it computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ from omenn.engine.operators import OPERATORS, Row
 from omenn.engine.operators.chain import FROZEN_CHAIN
 from omenn.engine.operators.record import DROPOUT
 from omenn.engine.run import FrozenRun
-from omenn.engine.target import Contrast, Target, pick_output
 from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark, inputs_of
 from omenn.engine.trace.checkpointing import checkpointed
 from omenn.engine.trace.graph import reaches, short
@@ -32,7 +30,6 @@ from omenn.engine.trace.opaque import LEAVES_TORCH, raise_opaque, tensors_in
 from omenn.engine.trace.spelling import UNTOUCHED, spell
 from omenn.engine.trace.tracer import Tracer
 from omenn.errors import TargetError, UnsupportedOperator
-from omenn.explanation import Explanation
 
 # (index of an explained input, its value) → the value that the model is given in its place.
 Move = Callable[[int, Tensor], Tensor]
@@ -297,31 +294,3 @@ def table() -> dict[str, Row]:
         for name, row in OPERATORS.items()
     }
     return rows | {"chain": FROZEN_CHAIN._replace(rule=native)}
-
-
-# --- what methods on it share --------------------------------------------------------------------
-
-
-def settled(run: FrozenRun, target: Target, index: Tensor, output: Any) -> Target:
-    """The target as it was for this run: the same classes, also where the input is moved."""
-    if isinstance(target, Contrast):
-        if target.b != "runner-up":
-            return target
-        return Contrast(index, target.against(pick_output(run.out, output).detach()).argmax(1))
-    return target if callable(target) else index
-
-
-def remapped(e: Explanation, matrix: Any, bias: Any, maps: Sequence[Tensor], *what: str) -> Any:
-    """The explanation with other maps, of which no sum is promised; ``what`` was done to it."""
-    flat = [m.detach().double().reshape(len(e.output), -1) for m in maps]
-    total = torch.stack([m.sum(1) for m in flat]).sum(0)
-    magnitude = torch.stack([m.abs().sum(1) for m in flat]).sum(0)
-    return replace(
-        e,
-        matrix=matrix,
-        bias=bias,
-        residual=e.output.detach().double() - total,
-        magnitude=magnitude,
-        processing=(*e.processing, *what),
-        promise="none",
-    )

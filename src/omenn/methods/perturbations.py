@@ -3,49 +3,21 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from omenn.check import flag, real
 from omenn.engine.inputs import Feed
-from omenn.errors import InputError
 from omenn.methods.ordinary_gradient import Move
 
 # What images are moved by, if it is not said: degrees, share of the size, share of the scale.
 ROTATION, TRANSLATION, SCALING = 20.0, 0.1, 0.1
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number, and no truth value."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return real and math.isfinite(value)
-
-
-def check_steps(name: str, value: Any, least: int = 1) -> None:
-    """Refuse what is no number of steps, naming the option.
-
-    Raises:
-        InputError: it is not a whole number from ``least``.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise InputError(
-            f"{name}={value!r} is no number of steps. Give a whole number from {least}."
-        )
-
-
-def check_seed(seed: Any) -> None:
-    """Refuse what is no seed.
-
-    Raises:
-        InputError: it is not a whole number from 0 to 2⁶³ − 1.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed={seed!r} is no seed. Give a whole number from 0 to 2⁶³ − 1.")
+MOST_SEED = 2**63 - 1  # the largest that torch takes
+_MOST = {"noise": 1.0, "rotation": 180.0, "translation": 1.0, "scaling": 0.99}
 
 
 @dataclass(frozen=True)
@@ -59,18 +31,11 @@ class Moves:
     flip: bool | None
 
     def __post_init__(self) -> None:
-        for name, value, most in (
-            ("noise", self.noise, 1.0),
-            ("rotation", self.rotation, 180.0),
-            ("translation", self.translation, 1.0),
-            ("scaling", self.scaling, 0.99),
-        ):
-            if value is None and name != "noise":
-                continue
-            if not is_number(value) or not 0 <= float(value or 0) <= most:
-                raise InputError(f"{name}={value!r} is out of range: give 0 to {most:g}.")
-        if not (self.flip is None or isinstance(self.flip, bool)):
-            raise InputError(f"flip={self.flip!r} is not known. Choose True, False or None.")
+        for name, most in _MOST.items():
+            if name == "noise" or getattr(self, name) is not None:
+                real(name, getattr(self, name), 0, most)
+        if self.flip is not None:
+            flag("flip", self.flip)
 
     def asked(self) -> list[str]:
         """The transformations that were asked for by name."""

@@ -97,6 +97,10 @@ class Question:
         f, index = self.number(run)
         return run.wrap(f, index, run.pull_back(f))
 
+    def gradients(self, run: FrozenRun) -> list[Tensor]:
+        """∂f/∂x of a run, one for each explained input."""
+        return run.pull_back(self.number(run)[0]).inputs
+
     def settled(self, run: FrozenRun, index: Tensor) -> Question:
         """The question at other inputs: about the classes of this run, whatever is largest there.
 

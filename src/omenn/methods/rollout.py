@@ -1,19 +1,17 @@
-"""Attention rollout: through which tokens attention passed on its way, whatever the class."""
+"""What attention maps say of the input: rollout, and generic attention explainability."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from omenn.check import choose
-from omenn.engine.target import Target
-from omenn.engine.trace.guards import alone
 from omenn.explanation import Explanation
-from omenn.methods.attention_maps import AttentionRun, check_resample
-from omenn.methods.registry import method
+from omenn.methods.attention_maps import AttentionRun
+from omenn.methods.question import Question
+from omenn.methods.registry import attribution
 
 HEADS = ("mean", "max", "min")
 
@@ -31,23 +29,19 @@ def rolled_out(layers: Sequence[Tensor], start: Tensor, heads: str = "mean") -> 
     return start
 
 
-@method(
+@attribution(
     "rollout",
     promise="none",
     summary="attention multiplied over all layers; the same map for every class",
     source="arXiv 2005.00928",
+    at=False,
 )
-@alone()
 def rollout(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
+    question: Question,
     *,
     heads: str = "mean",
     query: int | str = "auto",
     resample: str = "nearest",
-    output: Any = None,
-    channel_dim: int | None = None,
 ) -> Explanation:
     """Attention rollout: R = Ã_L … Ã_1 with Ã = ½ (Ā + I), its rows divided by their sum.
 
@@ -79,7 +73,65 @@ def rollout(
     Source: Abnar and Zuidema 2020, arXiv 2005.00928, section 3.
     """
     choose("heads", heads, HEADS)
-    check_resample(resample)
-    run = AttentionRun(model, inputs, target, output, channel_dim)
-    shares = rolled_out(run.weights(), run.start(query), heads)
-    return run.explanation(shares, resample)
+    run = AttentionRun(question, resample)
+    return run.explanation(rolled_out(run.weights(), run.start(query), heads))
+
+
+def relevance_of_tokens(
+    layers: Sequence[Tensor], gradients: Sequence[Tensor], start: Tensor
+) -> Tensor:
+    """Rows (B, N) of R = (I + Ā_L) … (I + Ā_1), ``start`` times that product.
+
+    Ā is the mean over heads of (∇A ⊙ A)⁺, A and ∇A being (B, heads, N, N). It is R ← R + Ā R from
+    R = I on, layer by layer.
+    """
+    for weights, gradient in zip(reversed(layers), reversed(gradients), strict=True):
+        over = (weights * gradient).clamp(min=0).mean(1)
+        start = start + (start.unsqueeze(1) @ over).squeeze(1)
+    return start
+
+
+@attribution(
+    "generic-attention",
+    promise="none",
+    summary="positive part of attention times its gradient, added up over layers",
+    source="arXiv 2103.15679",
+    at=False,
+)
+def generic_attention(
+    question: Question,
+    *,
+    query: int | str = "auto",
+    resample: str = "nearest",
+) -> Explanation:
+    """The rule for self-attention: R ← R + Ā R with Ā = mean over heads of (∇A ⊙ A)⁺, R = I first.
+
+    ∇A = ∂f/∂A is the derivative of the ordinary network. The map is a row of R, brought to the
+    places of the input where the tokens lie. What tokens without a place have (a class token,
+    registers) is left out; R begins with the identity, so the row of a token that has a place
+    holds a one for itself.
+
+    Args:
+        query: whose row: ``"auto"`` that of the tokens which the output reads (class token, last
+            token, or the mean of all), ``"mean"`` of all that have a place, or the number of a
+            token, 0 the first and -1 the last.
+        resample: what a token has goes ``"nearest"``, evenly to its block of pixels, or
+            ``"bilinear"``; both keep the sum.
+
+    Raises:
+        UnsupportedOperator: attention in windows, across sequences or channels, or over a number of
+            tokens that changes.
+        ModelError: the model has no attention.
+
+    Example:
+        >>> import torch, omenn
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+        >>> x, first = torch.randn(1, 5, 8), lambda out: out[:, 0, 0]
+        >>> e = omenn.explain(layer, x, first, method="generic-attention")
+        >>> assert e.matrix.shape == (1, 5) and bool((e.matrix >= 0).all())
+
+    Source: Chefer, Gur and Wolf 2021, arXiv 2103.15679, section 3.
+    """
+    run = AttentionRun(question, resample)
+    relevance = relevance_of_tokens(run.weights(), run.gradients(), run.start(query))
+    return run.explanation(relevance)

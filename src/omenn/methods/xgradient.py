@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from omenn.engine.target import Target
-from omenn.engine.trace.guards import alone
+from omenn.check import flag
 from omenn.errors import InputError, ModelError
 from omenn.explanation import Explanation
-from omenn.methods.ordinary_gradient import PlainRun, settled
-from omenn.methods.registry import method
+from omenn.methods.ordinary_gradient import PlainRun
+from omenn.methods.question import Question
+from omenn.methods.registry import attribution
 
 FACTORS = (0.5, 2.0, 0.0)  # of the input, at which homogeneity is tested
 
 
-@method(
+@attribution(
     "xgradient",
     promise="approximate",
     summary="x ⊙ ∇f, integrated gradients in one pass where f(αx) = α f(x)",
     source="arXiv 2111.07668",
 )
-@alone()
 def xgradient(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
+    question: Question,
     *,
     check: bool = False,
-    at: str | None = None,
-    resample: str = "bilinear",
-    output: Any = None,
-    channel_dim: int | None = None,
 ) -> Explanation:
     """Input times the ordinary gradient, C = x ⊙ ∇f(x).
 
@@ -59,34 +50,24 @@ def xgradient(
 
     Source: Hesse et al. 2021, arXiv 2111.07668.
     """
-    if not isinstance(check, bool):
-        raise InputError(f"check={check!r} is not known. Choose True or False.")
-    run = PlainRun(model, inputs, at=at, channel_dim=channel_dim, resample=resample)
-    f, index = run.target(target, output)
+    flag("check", check)
+    run = question.ordinary_run()
+    f, index = question.number(run)
     e = run.wrap(f, index, run.pull_back(f))
     if check:
         bound = 10 * e.tolerance * (1 + e.magnitude)
-        _require_homogeneous(run, f.detach(), settled(run, target, index, output), output, bound)
+        _require_homogeneous(question.settled(run, index), run, f.detach(), bound)
     return e
 
 
-def _require_homogeneous(
-    run: PlainRun, f: Tensor, target: Target, output: Any, bound: Tensor
-) -> None:
+def _require_homogeneous(question: Question, run: PlainRun, f: Tensor, bound: Tensor) -> None:
     """Raises ModelError where f(αx) misses α f(x) by more than ``bound`` for any sample."""
     missed, where = [], ""
     for factor in FACTORS:
         bias = "none" if factor else "spatial"
-        moved = PlainRun(
-            run.model,
-            run.raw,
-            at=run.at,
-            channel_dim=run.channel_dim,
-            bias=bias,
-            move=lambda _, x, factor=factor: x * factor,
-        )
+        moved = question.ordinary_run(bias=bias, move=lambda _, x, factor=factor: x * factor)
         try:
-            there = moved.target(target, output)[0].detach()
+            there = question.number(moved)[0].detach()
         except InputError:  # 0/0 in a normalisation
             there = torch.full_like(f, torch.inf)
         error = (there.double() - factor * f.double()).abs()

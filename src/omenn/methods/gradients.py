@@ -11,34 +11,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from omenn.check import flag
-from omenn.engine.target import Target
-from omenn.engine.trace.guards import alone
+from omenn.check import flag, real, whole
+from omenn.errors import ModelError
 from omenn.explanation import Explanation
-from omenn.methods.captum_adapter import Task, at_least_zero, baselines, seeded, whole
+from omenn.methods.captum_adapter import Task, baselines, captum, seeded
 from omenn.methods.embedded import ids_alone, layer_integrated_gradients
-from omenn.methods.registry import method
+from omenn.methods.perturbations import MOST_SEED
+from omenn.methods.question import Question
+from omenn.methods.registry import attribution
 
 
-@method(
+@captum(
     "saliency",
     promise="none",
     summary="absolute gradient",
     source="arXiv 1312.6034",
-    extra="peers",
 )
-@alone()
 def saliency(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
+    task: Task,
     *,
     absolute: bool = True,
-    output: Any = None,
-    channel_dim: int | None = None,
-) -> Explanation:
+) -> list[Tensor]:
     """|∂f/∂x|, or with ``absolute=False`` the gradient with its sign, summed over channels.
 
     Raises:
@@ -52,31 +47,18 @@ def saliency(
 
     Source: Simonyan, Vedaldi and Zisserman 2014, arXiv 1312.6034; captum's Saliency.
     """
-    task = Task("saliency", model, inputs, target, output, channel_dim)
-    found = task.attributions(
-        lambda captum, f, xs, extras: captum.Saliency(f).attribute(
-            xs, abs=absolute, additional_forward_args=extras
-        )
-    )
-    return task.explanation(found)
+    return task.attributed("Saliency", abs=absolute)
 
 
-@method(
+@captum(
     "input-x-gradient",
     promise="none",
     summary="input times gradient; the sum is the output only without constants and curvature",
     source="arXiv 1605.01713",
-    extra="peers",
 )
-@alone()
 def input_x_gradient(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
-    *,
-    output: Any = None,
-    channel_dim: int | None = None,
-) -> Explanation:
+    task: Task,
+) -> list[Tensor]:
     """x ⊙ ∂f/∂x of the ordinary network.
 
     Raises:
@@ -90,33 +72,19 @@ def input_x_gradient(
 
     Source: Shrikumar et al. 2016, arXiv 1605.01713; captum's InputXGradient.
     """
-    task = Task("input-x-gradient", model, inputs, target, output, channel_dim)
-    found = task.attributions(
-        lambda captum, f, xs, extras: captum.InputXGradient(f).attribute(
-            xs, additional_forward_args=extras
-        )
-    )
-    return task.explanation(found)
+    return task.attributed("InputXGradient")
 
 
-@method(
+@attribution(
     "integrated-gradients",
     promise="approximate",
     summary="gradient along the line from a baseline; sums to f(x) − f(baseline)",
     source="arXiv 1703.01365",
     extra="peers",
+    at=False,
 )
-@alone()
 def integrated_gradients(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
-    *,
-    steps: int = 50,
-    baseline: Any = None,
-    chunk: int = 32,
-    output: Any = None,
-    channel_dim: int | None = None,
+    question: Question, *, steps: int = 50, baseline: Any = None, chunk: int = 32
 ) -> Explanation:
     """(x − x₀) ⊙ ∫₀¹ ∂f/∂x(x₀ + t (x − x₀)) dt, by Gauss-Legendre quadrature.
 
@@ -146,46 +114,34 @@ def integrated_gradients(
 
     Source: Sundararajan, Taly and Yan 2017, arXiv 1703.01365; captum's IntegratedGradients.
     """
-    steps, chunk = whole("steps", steps), whole("chunk", chunk)
-    if ids_alone(inputs):
-        return layer_integrated_gradients(
-            model, inputs, target, steps, baseline, output, channel_dim
-        )
-    task = Task("integrated-gradients", model, inputs, target, output, channel_dim)
-    start = baselines(task, baseline)
-    found = task.attributions(
-        lambda captum, f, xs, extras: captum.IntegratedGradients(f).attribute(
-            xs,
-            start,
-            additional_forward_args=extras,
-            n_steps=steps,
-            internal_batch_size=max(chunk, len(xs[0])),
-        )
+    steps, chunk = whole("steps", steps, 1), whole("chunk", chunk, 1)
+    if ids_alone(question.inputs):
+        return layer_integrated_gradients(question, steps, baseline)
+    task = Task("integrated-gradients", question)
+    found = task.attributed(
+        "IntegratedGradients",
+        baselines=baselines(task, baseline),
+        n_steps=steps,
+        internal_batch_size=max(chunk, len(task.xs[0])),
     )
     return task.explanation(found)
 
 
-@method(
+@captum(
     "smoothgrad",
     promise="none",
     summary="gradient averaged over noisy copies of the input",
     source="arXiv 1706.03825",
-    extra="peers",
 )
-@alone()
 def smoothgrad(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
+    task: Task,
     *,
     steps: int = 25,
     noise: float = 0.15,
     seed: int = 0,
     absolute: bool = True,
     chunk: int = 25,
-    output: Any = None,
-    channel_dim: int | None = None,
-) -> Explanation:
+) -> list[Tensor]:
     """The mean of ∂f/∂x at x + ε, ε normal, or with ``absolute`` the magnitude of that mean.
 
     Each sample has its noise from the seed, and the same map alone and in any batch. The global
@@ -209,14 +165,13 @@ def smoothgrad(
 
     Source: Smilkov et al. 2017, arXiv 1706.03825; captum's NoiseTunnel over Saliency.
     """
-    steps, chunk, seed = whole("steps", steps), whole("chunk", chunk), whole("seed", seed, 0)
-    noise = at_least_zero("noise", noise)
+    steps, chunk = whole("steps", steps, 1), whole("chunk", chunk, 1)
+    seed, noise = whole("seed", seed, 0, MOST_SEED), real("noise", noise, 0)
     flag("absolute", absolute)
-    task = Task("smoothgrad", model, inputs, target, output, channel_dim)
 
-    def attribute(captum: Any, f: Task, xs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
+    def attribute(captum: Any, xs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
         with seeded(seed, xs[0]):
-            return captum.NoiseTunnel(captum.Saliency(f)).attribute(
+            return captum.NoiseTunnel(captum.Saliency(task)).attribute(
                 xs,
                 nt_type="smoothgrad",
                 nt_samples=steps,
@@ -226,30 +181,24 @@ def smoothgrad(
                 additional_forward_args=extras,
             )
 
-    found = task.attributions(attribute, alone=True)
-    return task.explanation([t.abs() for t in found] if absolute else found)
+    found = task.one_by_one(attribute)
+    return [t.abs() for t in found] if absolute else found
 
 
-@method(
+@captum(
     "shap-gradient",
     promise="approximate",
     summary="expected gradients from random baselines; sums to f(x) − mean f(baselines)",
     source="arXiv 1705.07874",
-    extra="peers",
 )
-@alone()
 def shap_gradient(
-    model: Any,
-    inputs: Any,
-    target: Target = None,
+    task: Task,
     *,
     steps: int = 25,
     noise: float = 0.1,
     baseline: Any = None,
     seed: int = 0,
-    output: Any = None,
-    channel_dim: int | None = None,
-) -> Explanation:
+) -> list[Tensor]:
     """The mean of (x − x₀) ⊙ ∂f/∂x at a random point between x₀ and x, over random baselines x₀.
 
     Both ends have noise: x₀ = ``baseline`` + ε, and x + ε. Up to sampling the sum is f(x) minus
@@ -274,23 +223,69 @@ def shap_gradient(
 
     Source: Lundberg and Lee 2017, arXiv 1705.07874 (GradientExplainer); captum's GradientShap.
     """
-    steps, seed, noise = (
-        whole("steps", steps),
-        whole("seed", seed, 0),
-        at_least_zero("noise", noise),
-    )
-    task = Task("shap-gradient", model, inputs, target, output, channel_dim)
+    steps, seed = whole("steps", steps, 1), whole("seed", seed, 0, MOST_SEED)
+    noise = real("noise", noise, 0)
     centres = iter(zip(*(b.split(1) for b in baselines(task, baseline)), strict=True))
 
-    def attribute(captum: Any, f: Task, xs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
+    def attribute(captum: Any, xs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
         spread = _spread(xs, noise)
         starts = tuple(map(_noisy(steps, seed), next(centres), spread))
         with seeded(seed, xs[0]):
-            return captum.GradientShap(f).attribute(
+            return captum.GradientShap(task).attribute(
                 xs, starts, n_samples=steps, stdevs=spread, additional_forward_args=extras
             )
 
-    return task.explanation(task.attributions(attribute, alone=True))
+    return task.one_by_one(attribute)
+
+
+@captum(
+    "deeplift",
+    promise="approximate",
+    summary="differences to a baseline by the rescale rule; sums to f(x) − f(baseline)",
+    source="arXiv 1704.02685",
+)
+def deeplift(task: Task, *, baseline: Any = None) -> list[Tensor]:
+    """DeepLIFT by the rescale rule: Δy/Δx in place of the derivative of each non-linearity.
+
+    captum sees non-linearities that are modules (``nn.ReLU``, pooling, sigmoid, tanh, softmax and
+    kin), each called once. The rest (functions, GELU, attention, normalisation) keeps its ordinary
+    derivative, and then the sum misses f(x) − f(baseline); the residual tells by how much.
+
+    Args:
+        baseline: zero, a number, a tensor that expands to the input, or one for each input.
+
+    Raises:
+        ModelError: a module is called twice, or the model is a function.
+        MissingExtra: captum is not installed.
+
+    Example:
+        >>> import torch, omenn
+        >>> layers = torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)
+        >>> net, x = torch.nn.Sequential(*layers).eval(), torch.ones(1, 3)
+        >>> e = omenn.explain(net, x, 1, method="deeplift")
+        >>> zero = net(torch.zeros(1, 3))[:, 1]
+        >>> assert torch.allclose(e.matrix.sum(1), e.output - zero, atol=1e-5)
+
+    Source: Shrikumar, Greenside and Kundaje 2017, arXiv 1704.02685; captum's DeepLift.
+    """
+    if not isinstance(task.model, nn.Module):
+        raise ModelError(
+            "method 'deeplift' replaces the derivatives of modules, but the model is a function. "
+            "Give a torch.nn.Module."
+        )
+    return task.attributed("DeepLift", _AsModule(task), baselines=baselines(task, baseline))
+
+
+class _AsModule(nn.Module):
+    """The task as a module that holds the model, as DeepLift wants it."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.model = task.model
+        self.task = task
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.task(*tensors)
 
 
 def _noisy(steps: int, seed: int) -> Any:
