@@ -408,7 +408,7 @@ def test_options_out_of_their_range_are_refused(name: str, value: Any) -> None:
 
 
 def test_there_must_be_something_to_do() -> None:
-    with pytest.raises(omenn.InputError, match="^scale=0, wide=0 and path=0"):
+    with pytest.raises(omenn.InputError, match=r"^scale=0, wide=0 and path=0"):
         explained(scale=0, wide=0, path=0)
 
 
@@ -419,7 +419,7 @@ def test_a_contrast_that_is_not_known_is_refused() -> None:
 
 @pytest.mark.parametrize("target", [omenn.Contrast(0, 1), lambda out: out[:, 0]])
 def test_a_contrast_of_a_contrast_is_refused(target: Any) -> None:
-    with pytest.raises(omenn.InputError, match="^against= is for a class"):
+    with pytest.raises(omenn.InputError, match=r"^against= is for a class"):
         explained(target=target, against="rest")
 
 

@@ -342,7 +342,7 @@ def test_the_check_calls_what_is_not_finite_at_zero_a_miss() -> None:
 
 
 def test_an_unknown_check_is_refused() -> None:
-    with pytest.raises(omenn.InputError, match="^check must be True or False"):
+    with pytest.raises(omenn.InputError, match=r"^check must be True or False"):
         omenn.explain(
             Residual().eval(), torch.rand(1, 3, 8, 8), 0, method="xgradient", check="warn"
         )
