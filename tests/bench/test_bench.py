@@ -22,13 +22,13 @@ from bench_plans import QUICK, cell, cells, networks, run, without_costs
 from omenn.bench import cell_store, results, running
 from omenn.bench.cell_store import Store, file_name
 from omenn.bench.plan import Plan
+from omenn.bench.trial import REPLACED
 from omenn.errors import InputError, ModelError, OutputError
 from omenn.methods import registry
 from omenn.metrics.explainers import explainer
 from omenn.metrics.funnybirds_protocol import funnybirds
 from omenn.metrics.masking import symmetric_relevance_gain
 from omenn.metrics.parts import responses
-from omenn.metrics.trial import REPLACED
 from omenn.models import sources
 
 

@@ -11,9 +11,9 @@ import torch
 import bench_trees
 from bench_plans import cell, cells, run, without_costs
 from omenn.bench.cell_store import file_name
+from omenn.bench.data_sources import open_data
 from omenn.bench.plan import Plan
 from omenn.metrics import in_domain
-from omenn.metrics.data_sources import open_data
 from omenn.metrics.explainers import explainer
 from omenn.metrics.idsds import idsds
 from omenn.metrics.in_domain import Recipe, fine_tune

@@ -141,11 +141,11 @@ class TestPlans:
 
     def test_all(self) -> None:
         import omenn
-        from omenn.metrics.protocols import PROTOCOLS
+        from omenn.metrics.registry import metrics
 
         plan = Plan.from_words({"methods": "omenn[at=auto],all", "metrics": "all", "limit": 1})
         assert {m.name for m in plan.methods} == {"omenn[at=auto]", *omenn.list_methods()}
-        assert [m.name for m in plan.metrics] == list(PROTOCOLS)
+        assert [m.name for m in plan.metrics] == list(metrics())
 
     @pytest.mark.parametrize(
         ("plan", "message"),

@@ -89,8 +89,8 @@ class TestBench:
         GAE explains each picture many times; other plans here have it.
         """
         plan = str(ROOT / "experiments/plans/small.toml")
-        metrics = [entry.name for entry in Plan.from_file(Path(plan)).metrics]
-        words = ("--metrics", ",".join(name for name in metrics if name != "gae"))
+        named = [entry.name for entry in Plan.from_file(Path(plan)).metrics]
+        words = ("--metrics", ",".join(name for name in named if name != "gae"))
         code, _, err = run("bench", plan, "--models", "birds-vit", "--limit", 4, *words, "-o", "x")
         assert (code, err) == (0, "")
         found = json.loads(Path("x/results.json").read_text())["models"][0]
@@ -161,12 +161,12 @@ class TestBench:
 
     def test_a_list(self, run: Run, inside_tmp: Path) -> None:
         import omenn
-        from omenn.metrics.protocols import PROTOCOLS
+        from omenn.metrics.registry import metrics
 
         code, out, err = run("bench", "--list")
         assert (code, err, written()) == (0, "", set())
         some = ("birds", "voc:FOLDER", "quantus:NAME", "birds-resnet", "constant")
-        for name in (*some, *PROTOCOLS, *omenn.list_methods()):
+        for name in (*some, *metrics(), *omenn.list_methods()):
             assert f"  {name} " in out
         code, out, _ = run("bench", "--list", "--json")
         found = json.loads(out)

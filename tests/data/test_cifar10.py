@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from omenn.bench.data_sources import TRAINING, kind_of, open_data
 from omenn.data.cifar10 import CLASSES, Cifar10
 from omenn.errors import InputError
-from omenn.metrics.data_sources import TRAINING, kind_of, open_data
 
 
 def picture(path: Path, colour: int) -> None:

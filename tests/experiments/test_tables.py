@@ -19,7 +19,7 @@ from experiments.bench_results import PLANS, Run, keep
 from experiments.leaderboard import AS_PUBLISHED
 from omenn.bench.plan import Plan
 from omenn.bench.plan_entries import Entry
-from omenn.metrics.protocols import PROTOCOLS
+from omenn.metrics.registry import metrics
 
 GAE, IND = "gae", "insertion-deletion[step=128]"
 TRIVIAL = ("constant", "centre", "edges", "random")
@@ -250,7 +250,7 @@ def test_how_many_numbers_there_are_is_said_where_it_is_not_one_a_picture(tmp_pa
 
 def test_every_protocol_has_a_group() -> None:
     grouped = [name for group in bench_results.GROUPS.values() for name in group]
-    assert sorted(grouped) == sorted(PROTOCOLS)
+    assert sorted(grouped) == sorted(metrics())
 
 
 def test_a_metric_with_a_name_of_its_own_is_told_from_the_plain_one(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_a_plan_is_right_and_has_every_method(file: Path) -> None:
     assert own <= {entry.base for entry in plan.methods}
     assert plan.trivial
     for metric in plan.metrics:
-        found = PROTOCOLS[metric.base]
+        found = metrics()[metric.base]
         assert set(metric.options) <= set(found.options), metric.name
     if plan.data.base == "birds":
         plan.check_data()
@@ -344,7 +344,7 @@ def test_a_plan_is_right_and_has_every_method(file: Path) -> None:
 def test_the_birds_are_judged_by_every_protocol() -> None:
     plans = [Plan.from_file(file) for file in PLANS.glob("birds*.toml")]
     bases = [metric.base for plan in plans for metric in plan.metrics]
-    assert sorted(bases) == sorted(PROTOCOLS)
+    assert sorted(bases) == sorted(metrics())
 
 
 def test_the_official_plan_has_the_published_protocol_as_the_page_looks_for_it() -> None:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from golden.flat import Record
-from omenn.metrics.data_sources import open_data
+from omenn.bench.data_sources import open_data
+from omenn.bench.trial import Subject, Trial
 from omenn.metrics.explainers import explainer
-from omenn.metrics.protocols import PROTOCOLS
-from omenn.metrics.trial import Subject, Trial
+from omenn.metrics.registry import metrics
 from omenn.models.preprocessing import Preprocessing
 from omenn.models.sources import load
 
@@ -75,7 +75,7 @@ def _maker(model: nn.Module) -> Any:
 
 def judged(name: str, options: dict[str, Any]) -> Record:
     """Every measure with its interval and its value for each scene, and what was counted."""
-    found = PROTOCOLS[name](trial(SCENES.get(name, 4)), **options)
+    found = trial(SCENES.get(name, 4)).judge(metrics()[name], **options)
     record: Record = {"counted": dict(found.counted)}
     for measure, value in found.measures.items():
         for key, entry in asdict(value).items():
@@ -86,6 +86,6 @@ def judged(name: str, options: dict[str, Any]) -> Record:
 
 
 PARTS: dict[str, Callable[[], Record]] = {
-    **{f"metric {name}": partial(judged, name, OPTIONS.get(name, {})) for name in PROTOCOLS},
+    **{f"metric {name}": partial(judged, name, OPTIONS.get(name, {})) for name in metrics()},
     **{f"metric {name}": partial(judged, base, given) for name, (base, given) in MORE.items()},
 }

@@ -11,22 +11,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch import Tensor
 
-from omenn.data.folders import Box
 from omenn.errors import InputError
 from omenn.metrics.localisation import (
     area_shares,
-    box_masks,
     energy_pointing_game,
     pointing_game,
     relevance_mass_accuracy,
     relevance_rank_accuracy,
-    seen_by,
 )
 from omenn.metrics.score import Score
-from omenn.models.preprocessing import Preprocessing
 
 PROTOCOLS: dict[str, Callable[..., Score]] = {
     "energy pointing game": energy_pointing_game,
@@ -210,35 +205,6 @@ def test_maps_with_channels_are_averaged(name: str) -> None:
     expected = PROTOCOLS[name](maps, masks).values
     assert torch.allclose(PROTOCOLS[name](split, masks).values, expected)
     assert torch.allclose(PROTOCOLS[name](maps.float(), masks.int()).values, expected, atol=1e-6)
-
-
-# --- from boxes and pictures to masks --------------------------------------------------------
-
-
-def test_boxes_become_masks() -> None:
-    cat, dog = Box("cat", 1, 0, 3, 2), Box("dog", 0, 1, 1, 2)
-    masks = box_masks([[cat, dog], []], (2, 4))
-    assert masks.int().tolist() == [[[0, 1, 1, 0], [1, 1, 1, 0]], [[0] * 4, [0] * 4]]
-    assert box_masks([], (2, 4)).shape == (0, 2, 4)
-
-
-@pytest.mark.parametrize("crop", ["center", "squash", "border"])
-def test_masks_move_as_their_pictures_do(crop: str) -> None:
-    preprocessing = Preprocessing(
-        size=(24, 24), resize=(28, 28), crop=crop, interpolation="bicubic", mean=(0.5,), std=(0.5,)
-    )
-    mask = np.zeros((40, 60), dtype=bool)
-    mask[8:30, 14:33] = True
-    seen = seen_by(preprocessing, mask)
-    as_picture = preprocessing(Image.fromarray(mask.astype(np.uint8) * 255))[0, 0]
-    assert seen.dtype == torch.bool
-    assert seen.shape == (24, 24)
-    certain = as_picture.abs() > 0.9  # not at the blurred outline
-    assert certain.float().mean() > 0.7
-    if crop == "border":  # the picture is grey beyond its border, the mask is empty
-        assert not seen[as_picture.abs() < 0.02].any()
-    assert (seen == (as_picture > 0))[certain].all()
-    assert seen.any()
 
 
 # --- bad input -------------------------------------------------------------------------------

@@ -19,12 +19,18 @@ from omenn.metrics.masking import (
     curve,
     deletion,
     insertion,
-    insertion_minus_deletion,
+    insertion_deletion,
     pixel_deletion,
     pixel_flipping,
     softened,
     symmetric_relevance_gain,
 )
+from omenn.metrics.score import Score
+
+
+def insertion_minus_deletion(*arguments: Any, **options: Any) -> Score:
+    return insertion_deletion(*arguments, **options)[0]
+
 
 METRICS = (deletion, insertion, insertion_minus_deletion, pixel_flipping, symmetric_relevance_gain)
 

@@ -136,7 +136,7 @@ class TestEveryMetric:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = by_hand("SensitivityN", case)
-        found = ask("SensitivityN", case, batch_size=1)
+        found = ask("SensitivityN", case, chunk=1)
         assert found.values.tolist() == pytest.approx(list(expected), abs=1e-4)
 
     @pytest.mark.parametrize(
@@ -301,11 +301,11 @@ class TestWhatIsPutRight:
 
 class TestErrors:
     def test_names(self, case: Any) -> None:
-        with pytest.raises(InputError, match="Quantus' metric 'Sparsness' is not known: did you"):
+        with pytest.raises(InputError, match="unknown metric 'quantus:Sparsness': did you"):
             ask("Sparsness", case)
-        with pytest.raises(InputError, match="Quantus' Focus is not offered: it needs mosaics"):
+        with pytest.raises(InputError, match="quantus:Focus' is not offered: it needs"):
             ask("Focus", case)
-        with pytest.raises(InputError, match="InputInvariance is not offered: it shifts the bias"):
+        with pytest.raises(InputError, match="Input Invariance' is not offered: it shifts"):
             ask("Input Invariance", case)
 
     def test_options(self, case: Any) -> None:
@@ -363,7 +363,7 @@ class TestErrors:
 
     def test_without_quantus(self, case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "quantus", None)
-        text = r"the metric 'Sparseness' needs the package 'quantus'.*pip install 'omenn\[bench\]'"
+        text = r"'quantus:Sparseness' needs the package 'quantus'.*pip install 'omenn\[bench\]'"
         with pytest.raises(MissingExtra, match=text):
             ask("Sparseness", case)
         assert ask("Completeness", case).images == 3

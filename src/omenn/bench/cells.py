@@ -25,8 +25,8 @@ from omenn.errors import InputError, OmennError, OutputError, reason
 if TYPE_CHECKING:
     from torch import nn
 
+    from omenn.bench.trial import Subject, Trial
     from omenn.metrics.explainers import Explainer
-    from omenn.metrics.trial import Subject, Trial
     from omenn.models.sources import Source
 
 Tick = Callable[[str], None]
@@ -98,7 +98,7 @@ class _Model:
             self._row(subject, method, failed[0] if failed else None)
 
     def _subject(self) -> Subject:
-        from omenn.metrics.trial import Subject
+        from omenn.bench.trial import Subject
 
         preprocessing = self.source.preprocessing
         return Subject(
@@ -113,13 +113,13 @@ class _Model:
 
     def _facts(self, subject: Subject) -> dict[str, Any]:
         """What is said of the model, and what all of its cells need."""
-        from omenn.metrics import protocols
-        from omenn.metrics.data_sources import PARTS
+        from omenn.metrics import registry
         from omenn.metrics.funnybirds_protocol import background_independence
-        from omenn.metrics.trial import Measured
+        from omenn.metrics.registry import PARTS
+        from omenn.metrics.score import Measured
 
         scores = [subject.accuracy()]
-        needy = [m.name for m in self.plan.metrics if PARTS in protocols.find(m.base).needs]
+        needy = [m.name for m in self.plan.metrics if PARTS in registry.find(m.base).needs]
         if needy:
             with _caught() as failed:
                 scores.append(background_independence(subject.seen))
@@ -172,8 +172,8 @@ class _Model:
 
     def _trial(self, subject: Subject, method: Entry) -> Trial:
         """A method ready to be judged; its maps of the pictures are made, and what they cost."""
+        from omenn.bench.trial import Trial
         from omenn.metrics.explainers import TRIVIAL
-        from omenn.metrics.trial import Trial
 
         trial = Trial(subject, self._explainers(method))
         if method.base not in TRIVIAL:
@@ -205,12 +205,12 @@ class _Model:
         return lambda model: explainer(model, method.base, **options)
 
     def _cell(self, trial: Trial | None, metric: Entry) -> dict[str, Any]:
-        from omenn.metrics import protocols
+        from omenn.metrics import registry
 
         assert trial is not None
         verdict = None
         with _caught() as failed, spending(self.plan.device) as spent:
-            verdict = protocols.find(metric.base)(trial, lambda: None, **metric.options)
+            verdict = trial.judge(registry.find(metric.base), **metric.options)
         if verdict is None:
             return {"error": failed[0]}
         return {

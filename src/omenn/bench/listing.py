@@ -17,12 +17,11 @@ _MODELS = {
 
 def records() -> dict[str, list[dict[str, Any]]]:
     """Everything for ``--json``."""
+    from omenn.bench.data_sources import KINDS
     from omenn.cli.method_list import ordered
     from omenn.metrics import quantus
-    from omenn.metrics.by_quantus import PREFIX
-    from omenn.metrics.data_sources import KINDS
     from omenn.metrics.explainers import TRIVIAL
-    from omenn.metrics.protocols import PROTOCOLS
+    from omenn.metrics.registry import metrics
     from omenn.models import bundled
 
     right = {name: 100 * bundled.card(name)["result"]["test_top1"] for name in bundled.names()}
@@ -50,16 +49,16 @@ def records() -> dict[str, list[dict[str, Any]]]:
         "metrics": [
             *(
                 {
-                    "name": protocol.name,
-                    "summary": protocol.summary,
-                    "source": protocol.source,
-                    "needs": sorted(protocol.needs),
-                    "options": {name: _plain(value) for name, value in protocol.options.items()},
-                    "measures": [measure.name for measure in protocol.measures],
+                    "name": metric.name,
+                    "summary": metric.summary,
+                    "source": metric.source,
+                    "needs": sorted(metric.needs),
+                    "options": {name: _plain(value) for name, value in metric.options.items()},
+                    "measures": [measure.name for measure in metric.measures],
                 }
-                for protocol in PROTOCOLS.values()
+                for metric in metrics().values()
             ),
-            {"name": f"{PREFIX}NAME", "summary": _QUANTUS + ", ".join(quantus.METRICS)},
+            {"name": "quantus:NAME", "summary": _QUANTUS + ", ".join(quantus.METRICS)},
         ],
     }
 

@@ -75,7 +75,7 @@ class Plan:
             else:
                 found[key] = _checked(key, value, type(known[key]))
         if "split" not in found:
-            from omenn.metrics.data_sources import kind_of
+            from omenn.bench.data_sources import kind_of
 
             found["split"] = kind_of(found.get("data", BIRDS).base)[0].splits[0]
         return cls(**found)._complete()
@@ -136,14 +136,14 @@ class Plan:
             InputError: those, their options, data that lacks what a metric needs.
             MissingExtra: a metric of Quantus, which is not installed.
         """
-        from omenn.metrics import protocols
-        from omenn.metrics.data_sources import kind_of
+        from omenn.bench.data_sources import kind_of
+        from omenn.metrics import registry
 
         kind, _ = kind_of(self.data.base)
         check_options(self.data, "data", kind.options, kind.read)
         gives = self.pictures().gives
         for metric in self.metrics:
-            found = protocols.find(metric.base)
+            found = registry.find(metric.base)
             check_options(metric, "metric", found.options, found.typed)
             for need in sorted(found.needs - gives):
                 raise InputError(
@@ -184,7 +184,7 @@ class Plan:
 
     def pictures(self, side: int = 64) -> Any:
         """The pictures of the plan, those that are drawn with ``side`` pixels."""
-        from omenn.metrics.data_sources import open_data
+        from omenn.bench.data_sources import open_data
 
         return open_data(
             self.data.base,
@@ -198,14 +198,14 @@ class Plan:
     def _complete(self) -> Plan:
         """Every method or metric where the plan says ``all``."""
         import omenn
-        from omenn.metrics.protocols import PROTOCOLS
+        from omenn.metrics.registry import metrics
 
         plan = self
         if any(entry.base == ALL for entry in self.methods):
             plan = replace(plan, methods=_all(self.methods, omenn.list_methods()))
         if any(entry.base == ALL for entry in self.metrics):
             gives = self.pictures().gives
-            fit = [name for name, protocol in PROTOCOLS.items() if protocol.needs <= gives]
+            fit = [name for name, metric in metrics().items() if metric.needs <= gives]
             plan = replace(plan, metrics=_all(self.metrics, fit))
         for key in KINDS:
             names = [entry.name for entry in getattr(plan, key)]

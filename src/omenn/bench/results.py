@@ -35,19 +35,19 @@ ABREAST = 6  # measures that stand beside each other in a terminal
 
 def collected(plan: Plan, store: Store) -> Bench:
     """Everything that is stored of a run."""
-    from omenn.metrics import protocols
+    from omenn.metrics import registry
 
-    found = [(metric.name, protocols.find(metric.base)) for metric in plan.metrics]
+    found = [(metric.name, registry.find(metric.base)) for metric in plan.metrics]
     columns = tuple(
         Column(name, m.name, m.higher, m.headline, m.axis)
-        for name, protocol in found
-        for m in protocol.measures
+        for name, kind in found
+        for m in kind.measures
     )
     of = f", class {', '.join(map(str, plan.classes))}" if plan.classes else ""
     return Bench(
         data=f"{plan.data.name}, split {plan.split}{of}",
         columns=columns,
-        metrics={name: f"{protocol.summary} ({protocol.source})" for name, protocol in found},
+        metrics={name: f"{kind.summary} ({kind.source})" for name, kind in found},
         tables=tuple(_table(plan, store, model, columns) for model in plan.models),
         plan=plan.toml(),
         versions=store.identity["versions"],

@@ -11,9 +11,17 @@ from torch import Tensor
 
 from omenn.errors import InputError
 from omenn.metrics.maps import checked_maps, constant_maps
+from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Score
 
 
+@metric(
+    "sparseness",
+    Measure("sparseness", headline=True, axis=True),
+    family="complexity",
+    summary="Gini index of the absolute values",
+    source="arXiv 1810.06583",
+)
 def sparseness(maps: Tensor) -> Score:
     """The Gini coefficient of |a|: 0 for a constant map, 1 − 1/n where one of n pixels has all.
 
@@ -38,6 +46,13 @@ def sparseness(maps: Tensor) -> Score:
     return Score("sparseness", torch.where(level, 0.0, found).cpu(), counted)
 
 
+@metric(
+    "complexity",
+    Measure("complexity", higher=False, headline=True),
+    family="complexity",
+    summary="entropy of the absolute values",
+    source="arXiv 2005.00631",
+)
 def complexity(maps: Tensor) -> Score:
     """The entropy of |a| / Σ |a| in nats: log n for a constant map of n pixels, 0 for a single one.
 
@@ -55,6 +70,13 @@ def complexity(maps: Tensor) -> Score:
     return Score("complexity", -torch.xlogy(shares, shares).sum(1).cpu(), counted, higher=False)
 
 
+@metric(
+    "effective-complexity",
+    Measure("effective complexity", higher=False, headline=True),
+    family="complexity",
+    summary="how many pixels are not negligible",
+    source="arXiv 2007.07584",
+)
 def effective_complexity(maps: Tensor, *, eps: float = 1e-5) -> Score:
     """How many pixels have |a| > eps · max |a|. Less is better.
 

@@ -23,12 +23,20 @@ from omenn.metrics.maps import (
 )
 from omenn.metrics.masking import Outcome
 from omenn.metrics.ranking import pearson, spearman
+from omenn.metrics.registry import Measure, metric
 from omenn.metrics.removal import Features, Fill, Removal, answers, filled, whole_number
 from omenn.metrics.score import Score
 
 LARGEST = 0.8  # sensitivity-n looks at sets of up to this share
 
 
+@metric(
+    "faithfulness-correlation",
+    Measure("faithfulness correlation", headline=True),
+    family="faithfulness",
+    summary="do the sums over random sets of pixels go with what the logit loses?",
+    source="arXiv 2005.00631",
+)
 def faithfulness_correlation(
     f: Model,
     images: Tensor,
@@ -77,6 +85,13 @@ def faithfulness_correlation(
     return game.score("faithfulness correlation", _random_sets(game, [size], runs, seed)[:, 0])
 
 
+@metric(
+    "sensitivity-n",
+    Measure("sensitivity-n", headline=True),
+    family="faithfulness",
+    summary="faithfulness-correlation with random sets of many sizes",
+    source="arXiv 1711.06104",
+)
 def sensitivity_n(
     f: Model,
     images: Tensor,
@@ -134,6 +149,13 @@ def sensitivity_curve(
     return _random_sets(game, _sizes(game, sizes), runs, seed).cpu()
 
 
+@metric(
+    "faithfulness-estimate",
+    Measure("faithfulness estimate", headline=True),
+    family="faithfulness",
+    summary="faithfulness-correlation with sets of pixels in the order of the map",
+    source="arXiv 1806.07538",
+)
 def faithfulness_estimate(
     f: Model,
     images: Tensor,
@@ -165,6 +187,13 @@ def faithfulness_estimate(
     return game.score("faithfulness estimate", game.correlations(pearson(sums, drops)))
 
 
+@metric(
+    "monotonicity-correlation",
+    Measure("monotonicity correlation", headline=True),
+    family="faithfulness",
+    summary="does the uncertainty of the answer rise with the relevance of what is replaced?",
+    source="arXiv 2007.07584",
+)
 def monotonicity_correlation(
     f: Model,
     images: Tensor,
@@ -207,6 +236,14 @@ def monotonicity_correlation(
     return game.score("monotonicity correlation", game.correlations(torch.cat(found)))
 
 
+@metric(
+    "completeness",
+    Measure("adds up", headline=True, axis=True),
+    family="faithfulness",
+    summary="does the map add up to the logit?",
+    source="arXiv 1703.01365",
+    hidden=("fill",),
+)
 def completeness(
     f: Model,
     images: Tensor,

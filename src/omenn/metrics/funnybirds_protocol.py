@@ -29,11 +29,13 @@ from omenn.metrics.parts import (
     minimal_sufficient,
 )
 from omenn.metrics.ranking import partial_rank_correlation, spearman
-from omenn.metrics.score import Score
+from omenn.metrics.registry import Measure, metric
+from omenn.metrics.score import Measured, Score, Verdict
 
 THRESHOLDS = torch.linspace(0.01, 0.5, 80, dtype=torch.float64)
 MOVES = 0.05  # a removal that changes the logit by less than this share is irrelevant
 CHECKS = ("csdc", "pc", "dc", "distractibility")
+RENAMED = {"single_deletion": "correctness", "target_sensitivity": "contrastivity"}
 LEVEL = ("0.5 in single deletion", "not in single deletion")  # corrected, published
 
 
@@ -117,6 +119,21 @@ class FunnyBirdsScore:
             for name, v in values.items()
         }
 
+    def verdict(self, seed: int = 0) -> Verdict:
+        """Every measure with its interval; those that are one of the three under that name."""
+        scores, intervals = self.scores(), self.intervals(seed)
+        measures = {}
+        for name, value in self.values.items():
+            if name in RENAMED:
+                continue
+            own = scores.get({new: old for old, new in RENAMED.items()}.get(name, name))
+            images = len(self.single_deletion) if own is None else own.images
+            values = None if own is None else tuple(own.values.tolist())
+            chance = own and own.chance
+            measured = Measured(value, *intervals[name], images, values, chance)
+            measures[name.replace("_", " ")] = measured
+        return Verdict(measures, self.counted)
+
     def __repr__(self) -> str:
         v = self.values
         words = ", ".join(
@@ -147,6 +164,19 @@ def background_independence(seen: Responses) -> Score:
     return Score("background_independence", values, groups=torch.cat(rows))
 
 
+@metric(
+    "funnybirds",
+    Measure("mean", headline=True),
+    Measure("completeness", headline=True),
+    Measure("correctness", headline=True, axis=True),
+    Measure("contrastivity", headline=True, axis=True),
+    Measure("single deletion given area", headline=True),
+    *(Measure(name, axis=True) for name in CHECKS),
+    family="composite",
+    summary="are parts rated as the model's answers without them say? completeness, "
+    "correctness (single deletion), contrastivity (target sensitivity), their mean",
+    source="arXiv 2308.06248",
+)
 def funnybirds(
     explain: Explainer,
     seen: Responses,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,14 +32,14 @@ from omenn.metrics.maps import (
     not_finite,
     of_targets,
 )
+from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Score
 
 FLOOR = 1e-9
 LARGEST = 80.0  # exponent
 
 
-@dataclass(frozen=True, eq=False)
-class GAEScore:
+class GAEScore(NamedTuple):
     """One value a mosaic each; ``gae`` = local consistency × contrastiveness."""
 
     local_consistency: Score
@@ -56,6 +56,15 @@ class _Masked:
     shares: Tensor  # (B, C, H, W): a, which adds up to 1 for each state, summed over them
 
 
+@metric(
+    "gae",
+    Measure("local consistency", axis=True),
+    Measure("contrastiveness", axis=True),
+    Measure("gae", headline=True),
+    family="composite",
+    summary="local consistency × contrastiveness, on mosaics of four pictures",
+    source="arXiv 2412.09311",
+)
 def gae(
     f: Model,
     explain: Explainer,

@@ -26,6 +26,7 @@ from omenn.metrics.maps import (
     logits_of,
     of_targets,
 )
+from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Score
 
 PERCENTILES = (25, 50, 75, 100)
@@ -44,6 +45,10 @@ class GridScore:
     members: Tensor
 
     @property
+    def scores(self) -> tuple[Score]:
+        return (self.score,)
+
+    @property
     def percentiles(self) -> dict[int, float]:
         """Of all cells, as published."""
         at = torch.tensor(PERCENTILES, dtype=torch.float64) / 100
@@ -54,6 +59,13 @@ class GridScore:
         return f"GridScore({self.score!r})"
 
 
+@metric(
+    "grid-pointing-game",
+    Measure("grid pointing game", headline=True, axis=True),
+    family="localisation",
+    summary="the share of the map's positive part in the right cell of a mosaic",
+    source="arXiv 2104.00032",
+)
 def grid_pointing_game(
     f: Model,
     explain: Explainer,

@@ -28,6 +28,7 @@ from omenn.metrics.maps import (
     of_targets,
 )
 from omenn.metrics.ranking import spearman
+from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Score
 
 CELLS = 4
@@ -80,6 +81,13 @@ def idsds(
     return _correlations("idsds", f, images, targets, maps, cells, fill, published, seed, chunk)
 
 
+@metric(
+    "cell-deletion",
+    Measure("single deletion of cells", headline=True),
+    family="faithfulness",
+    summary="do the sums over the cells of a grid rank as what the logit loses without them?",
+    source="arXiv 2407.11910",
+)
 def single_deletion(
     f: Model,
     images: Tensor,

@@ -34,6 +34,8 @@ from omenn.metrics.maps import (
     of_targets,
     ranks,
 )
+from omenn.metrics.registry import Measure, metric
+from omenn.metrics.score import Score
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,36 @@ class KeepRemove:
         """Metric → mean area over the images; that of accuracies is the area of the accuracy."""
         return {name: float(areas.mean()) for name, areas in self.areas.items()}
 
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """A score for each metric, by the area."""
+        return tuple(
+            Score(
+                name,
+                areas.cpu(),
+                {
+                    "constant maps": self.constant,
+                    f"maps without a pixel of the sign of {name}": self.empty[name],
+                },
+                higher=METRICS[name].higher,
+            )
+            for name, areas in self.areas.items()
+        )
+
     def __repr__(self) -> str:
         scores = ", ".join(f"{name}={mean:.4g}" for name, mean in self.means.items())
         images = len(next(iter(self.areas.values())))
         return f"KeepRemove({scores}, images={images}, constant={self.constant})"
 
 
+@metric(
+    "keep-remove",
+    *(Measure(name, m.higher, headline=name in ("kam", "ram")) for name, m in METRICS.items()),
+    family="faithfulness",
+    summary="keep or remove the first pixels by positive, negative or absolute values",
+    source="arXiv 1905.04610",
+    hidden=("metrics", "fractions"),
+)
 def keep_remove(
     f: Model,
     images: Tensor,

@@ -1,8 +1,8 @@
 """Where a map lies: inside boxes, or inside masks (``grid.py`` asks on which cell of a mosaic).
 
 NOTE [where]
-An object's place is a mask (B, H, W) of the pictures *as the model sees them*: ``box_masks`` makes
-one of boxes, ``seen_by`` moves one along with its picture. A picture in which nothing is marked is
+An object's place is a mask (B, H, W) of the pictures *as the model sees them* (``bench/masks.py``
+makes them of boxes, and of masks of the pictures on disk). A picture in which nothing is marked is
 left out, and counted. A map that does not depend on where the object is gets, on average, the
 marked share of the picture, ``area_shares``: large objects are found by anything, so compare with
 ``Score.chance``, which is the mean of that.
@@ -11,32 +11,38 @@ marked share of the picture, ``area_shares``: large objects are found by anythin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.data.folders import Box, within
 from omenn.errors import InputError
 from omenn.metrics.maps import checked_maps, constant_maps, descending
+from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Score
-from omenn.models.preprocessing import Preprocessing
 
 Mass = Literal["positive", "absolute"]
 TOLERANCE, SIDE = 15, 224
 
 
-def energy_pointing_game(maps: Tensor, masks: Tensor | None) -> Score:
+@metric(
+    "energy-pointing-game",
+    Measure("energy pointing game", headline=True, axis=True),
+    family="localisation",
+    summary="the share of the map's positive part in the box around the subject",
+    source="arXiv 1910.01279",
+    of="labels",
+)
+def energy_pointing_game(
+    maps: Tensor, masks: Tensor | None, boxes: Tensor | None = None, *, box: bool = True
+) -> Score:
     """The share of a map's positive part that lies inside: Σ_inside a⁺ / Σ a⁺; more is better.
 
     0 for a map without a positive value, which is counted. ``maps`` (B, H, W), or (B, C, H, W) of
-    which the mean over channels is taken; ``masks`` (B, H, W), see NOTE [where], as published of
-    boxes.
+    which the mean over channels is taken; ``masks`` (B, H, W), see NOTE [where]. Where there are
+    ``boxes`` as well, they are taken, as published, unless ``box`` is false.
 
     Raises:
         InputError: no masks, shapes that do not fit, maps that are not finite.
@@ -48,9 +54,18 @@ def energy_pointing_game(maps: Tensor, masks: Tensor | None) -> Score:
 
     Source: Wang et al. 2020, "Score-CAM", arXiv 1910.01279.
     """
-    return _mass("energy pointing game", maps, masks, "positive")
+    inside = boxes if box and boxes is not None else masks
+    return _mass("energy pointing game", maps, inside, "positive")
 
 
+@metric(
+    "relevance-mass",
+    Measure("relevance mass accuracy", headline=True, axis=True),
+    family="localisation",
+    summary="the share of the map's mass on the subject, of birds the parts",
+    source="arXiv 2003.07258",
+    of="labels",
+)
 def relevance_mass_accuracy(
     maps: Tensor, masks: Tensor | None, *, mass: Mass = "positive"
 ) -> Score:
@@ -70,6 +85,14 @@ def relevance_mass_accuracy(
     return _mass("relevance mass accuracy", maps, masks, mass)
 
 
+@metric(
+    "relevance-rank",
+    Measure("relevance rank accuracy", headline=True, axis=True),
+    family="localisation",
+    summary="how many of the largest values lie on the subject, of birds the parts",
+    source="arXiv 2003.07258",
+    of="labels",
+)
 def relevance_rank_accuracy(maps: Tensor, masks: Tensor | None, *, seed: int = 0) -> Score:
     """Of the K largest values of a map, how many lie inside the object, which has K pixels.
 
@@ -92,6 +115,14 @@ def relevance_rank_accuracy(maps: Tensor, masks: Tensor | None, *, seed: int = 0
     return _score("relevance rank accuracy", found, maps, inside, area_shares(inside))
 
 
+@metric(
+    "pointing-game",
+    Measure("pointing game", headline=True, axis=True),
+    family="localisation",
+    summary="does the largest value lie on the subject, or near it?",
+    source="arXiv 1608.00507",
+    of="labels",
+)
 def pointing_game(
     maps: Tensor, masks: Tensor | None, *, tolerance: float | None = None, seed: int = 0
 ) -> Score:
@@ -130,32 +161,6 @@ def area_shares(masks: Tensor) -> Tensor:
     [0.25]
     """
     return masks.flatten(1).double().mean(1)
-
-
-def box_masks(boxes: Sequence[Sequence[Box]], size: tuple[int, int]) -> Tensor:
-    """(B, H, W) bool: what lies in one of the boxes of each picture; ``size`` is (H, W).
-
-    >>> box_masks([[Box("cat", 1, 0, 2, 1)]], (1, 3)).tolist()
-    [[[False, True, False]]]
-    """
-    height, width = size
-    masks = [within(some, (width, height)) for some in boxes]
-    return torch.from_numpy(np.stack(masks) if masks else np.zeros((0, *size), dtype=bool))
-
-
-def seen_by(preprocessing: Preprocessing, mask: np.ndarray) -> Tensor:
-    """(H, W) bool: a mask of the picture on disk, resized and cropped as the model's pictures are.
-
-    >>> half = np.repeat([[True, False]], 4, axis=0).repeat(4, axis=1)
-    >>> seen_by(Preprocessing(size=(4, 4), crop="squash"), half)[0].tolist()
-    [True, True, False, False]
-    """
-    channels = preprocessing.channels
-    plain = replace(
-        preprocessing, mean=(0.0,) * channels, std=(1.0,) * channels, interpolation="nearest"
-    )
-    picture = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255)
-    return plain(picture)[0, 0] > 0.5
 
 
 def boxed(masks: Tensor) -> Tensor:

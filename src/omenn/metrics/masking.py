@@ -7,7 +7,7 @@ as the least relevant patches go, minus what it says as the most relevant ones d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from omenn.metrics.maps import (
     of_targets,
     ranks,
 )
+from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Score
 
 Outcome = Literal["probability", "logit"]
@@ -146,18 +147,44 @@ def insertion(
     return _area("insertion", f, images, targets, maps, step, start, True, outcome, seed, chunk)
 
 
-def insertion_minus_deletion(
-    f: Model, images: Tensor, targets: int | Tensor, maps: Tensor, **options: object
-) -> Score:
-    """:func:`insertion` minus :func:`deletion`, image by image; more is better, chance is not 0.
+@metric(
+    "insertion-deletion",
+    Measure("insertion − deletion", headline=True),
+    Measure("insertion", axis=True),
+    Measure("deletion", higher=False),
+    family="faithfulness",
+    summary="the probability as pixels come back, minus as they go, the most relevant first",
+    source="arXiv 1806.07421",
+)
+def insertion_deletion(
+    f: Model,
+    images: Tensor,
+    targets: int | Tensor,
+    maps: Tensor,
+    *,
+    step: int | None = None,
+    outcome: Outcome = "probability",
+    seed: int = 0,
+    chunk: int = 64,
+) -> tuple[Score, Score, Score]:
+    """:func:`insertion` minus :func:`deletion`, image by image, and the two.
 
-    A random order has a value of its own, which depends on the model: compare with that row.
+    More of the difference is better. A random order has a value of its own, which depends on the
+    model: compare with that.
     """
-    up = insertion(f, images, targets, maps, **options)  # type: ignore[arg-type]
-    down = deletion(f, images, targets, maps, **options)  # type: ignore[arg-type]
-    return Score("insertion − deletion", up.values - down.values, up.counted)
+    options: Any = {"step": step, "outcome": outcome, "seed": seed, "chunk": chunk}
+    up = insertion(f, images, targets, maps, **options)
+    down = deletion(f, images, targets, maps, **options)
+    return Score("insertion − deletion", up.values - down.values, up.counted), up, down
 
 
+@metric(
+    "pixel-flipping",
+    Measure("pixel flipping", higher=False, headline=True),
+    family="faithfulness",
+    summary="the logit as pixels go, the most relevant first",
+    source="PLOS ONE 10(7), 2015",
+)
 def pixel_flipping(
     f: Model,
     images: Tensor,
@@ -178,6 +205,13 @@ def pixel_flipping(
     )
 
 
+@metric(
+    "pixel-deletion",
+    Measure("pixel deletion", headline=True),
+    family="faithfulness",
+    summary="the probability as pixels are blurred, the least relevant first",
+    source="arXiv 2602.06613",
+)
 def pixel_deletion(
     f: Model,
     images: Tensor,
@@ -228,6 +262,13 @@ def pixel_deletion(
     return Score("pixel deletion", _mean_height(line).cpu(), _counts(maps))
 
 
+@metric(
+    "srg",
+    Measure("srg", headline=True),
+    family="faithfulness",
+    summary="the logit as the least relevant patches go, minus as the most relevant ones do",
+    source="arXiv 2401.06654",
+)
 def symmetric_relevance_gain(
     f: Model,
     images: Tensor,

@@ -21,8 +21,10 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -34,21 +36,21 @@ from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import checked_images, checked_targets, constant_maps, logits_of
 from omenn.metrics.randomisation import Make
 from omenn.metrics.ranking import pearson
-from omenn.metrics.removal import Fill
+from omenn.metrics.registry import QUANTUS, Measure, Metric
 from omenn.metrics.score import Score
 from omenn.metrics.similarity import by_largest, sorted_ranks
 
-METRICS = (
-    "FaithfulnessCorrelation", "FaithfulnessEstimate", "MonotonicityCorrelation", "Monotonicity",
-    "PixelFlipping", "RegionPerturbation", "Selectivity", "SensitivityN", "IROF", "ROAD",
-    "Infidelity", "Sufficiency", "LocalLipschitzEstimate", "MaxSensitivity", "AvgSensitivity",
-    "Continuity", "Consistency", "RelativeInputStability", "RelativeOutputStability",
-    "RelativeRepresentationStability", "PointingGame", "TopKIntersection", "RelevanceMassAccuracy",
-    "RelevanceRankAccuracy", "AttributionLocalisation", "AUC", "Sparseness", "Complexity",
-    "EffectiveComplexity", "MPRT", "EfficientMPRT", "SmoothMPRT", "RandomLogit", "Completeness",
-    "NonSensitivity",
-)  # fmt: skip
-"""The metrics that can be asked for, by the names of Quantus' classes."""
+_NAMES = """
+    FaithfulnessCorrelation+ FaithfulnessEstimate+ MonotonicityCorrelation+ Monotonicity+
+    PixelFlipping- RegionPerturbation- Selectivity- SensitivityN+ IROF+ ROAD- Infidelity-
+    Sufficiency+ LocalLipschitzEstimate- MaxSensitivity- AvgSensitivity- Continuity- Consistency-
+    RelativeInputStability- RelativeOutputStability- RelativeRepresentationStability-
+    PointingGame+ TopKIntersection+ RelevanceMassAccuracy+ RelevanceRankAccuracy+
+    AttributionLocalisation+ AUC+ Sparseness+ Complexity- EffectiveComplexity- MPRT-
+    EfficientMPRT+ SmoothMPRT- RandomLogit- Completeness+ NonSensitivity-
+"""
+METRICS = {word[:-1]: word[-1] == "+" for word in _NAMES.split()}
+"""The metrics that can be asked for, by the names of Quantus' classes → whether more is better."""
 
 NOT_OFFERED: Mapping[str, str] = MappingProxyType(
     {
@@ -57,7 +59,10 @@ NOT_OFFERED: Mapping[str, str] = MappingProxyType(
         "that is",
     }
 )
-MASKED = METRICS[20:26]
+MASKED = (
+    "PointingGame", "TopKIntersection", "RelevanceMassAccuracy", "RelevanceRankAccuracy",
+    "AttributionLocalisation", "AUC",
+)  # fmt: skip
 RANDOMISED = ("MPRT", "EfficientMPRT", "SmoothMPRT")
 OWN = {"normalise": False, "return_aggregate": False, "disable_warnings": True}
 NO_NUMBER = "left out: Quantus gives no number"
@@ -69,12 +74,12 @@ def quantus_metric(
     model: nn.Module | Callable[..., Any],
     images: Tensor,
     targets: int | Tensor,
-    explainer: Explainer,
+    explain: Explainer,
     *,
     make: Make | None = None,
     masks: Tensor | None = None,
     softmax: bool | None = None,
-    batch_size: int = 64,
+    chunk: int = 64,
     seed: int = 0,
     **options: Any,
 ) -> Score:
@@ -108,7 +113,8 @@ def quantus_metric(
     if isinstance(model, nn.Module) and model.training:
         raise ModelError("the model is in training mode. Call model.eval() before it is judged.")
     if known == "Completeness":
-        return completeness(model, images, targets, explainer, **options)
+        maps = explain(images, targets)
+        return faithfulness.completeness(model, images, targets, maps, **options)
     if known in RANDOMISED and make is None:
         raise InputError(
             f"{known} explains models with other parameters. Give make=, a function from a model "
@@ -120,8 +126,8 @@ def quantus_metric(
             f"{known} needs masks of the objects, (B, H, W) = "
             f"{(len(images), *images.shape[2:])}, got {got}."
         )
-    call = _Call(known, model, images, targets, explainer, make, masks, softmax, batch_size)
-    with _lock, _contained(call.quantus(), seed, call):
+    call = _Call(known, model, images, targets, explain, make, masks, softmax, chunk)
+    with _lock, _contained(package_for(known), seed, call):
         try:
             found = call.result(dict(options))
         except OmennError:
@@ -132,21 +138,6 @@ def quantus_metric(
                 "size of the pictures."
             ) from error
     return call.score(found)
-
-
-def completeness(
-    model: Callable[..., Any],
-    images: Tensor,
-    targets: int | Tensor,
-    explainer: Explainer,
-    *,
-    fill: Fill | None = None,
-    tolerance: float = 1e-3,
-) -> Score:
-    """:func:`omenn.metrics.faithfulness.completeness` of the maps of an explainer."""
-    targets = checked_targets(targets, len(images), images.device)
-    maps = explainer(images, targets)
-    return faithfulness.completeness(model, images, targets, maps, fill=fill, tolerance=tolerance)
 
 
 class _Logits(nn.Module):
@@ -168,7 +159,7 @@ class _Logits(nn.Module):
 
 
 class _Call:
-    """One metric with what it is asked of."""
+    """One metric with what it is asked of, as Quantus takes it: numpy arrays, float32."""
 
     def __init__(
         self,
@@ -176,56 +167,38 @@ class _Call:
         model: Callable[..., Any],
         images: Tensor,
         targets: Tensor,
-        explainer: Explainer,
+        explain: Explainer,
         make: Make | None,
         masks: Tensor | None,
         softmax: bool | None,
-        batch_size: int,
+        chunk: int,
     ) -> None:
-        self.name, self.make, self.explainer, self.like = name, make, explainer, images
+        self.name, self.make, self.own, self.like = name, make, explain, images
         # it hangs hooks on the model, and leaves them there after an error
         hooked = name == "RelativeRepresentationStability"
         self.model = _Logits(copy.deepcopy(model) if hooked else model, images)
-        self.maps = faithfulness.summed_maps(explainer(images, targets), images)
+        self.maps = faithfulness.summed_maps(explain(images, targets), images)
         self.x = images.cpu().float().numpy().copy()
         self.y = targets.cpu().numpy().copy()
         self.a = self.maps.cpu().numpy()[:, None].copy()
         self.masks = None if masks is None else masks.cpu().numpy().astype(bool)[:, None]
         self.given = {} if softmax is None else {"softmax": softmax}
-        self.batch_size = len(images) if name == "SensitivityN" else batch_size
-        if name == "IROF":
-            self.batch_size = 1  # what it fills in is the mean of the batch
-
-    def quantus(self) -> Any:
-        """The package.
-
-        Raises:
-            MissingExtra: it, or what it needs, is not installed.
-        """
-        from omenn.models.torchvision_remedy import prepare
-
-        prepare()  # it imports torchvision where that is installed
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return importlib.import_module("quantus")
-        except ImportError:
-            raise MissingExtra("quantus", "bench", f"the metric '{self.name}'") from None
+        # IROF fills in the mean of the batch
+        self.chunk = {"SensitivityN": len(images), "IROF": 1}.get(name, chunk)
 
     def explain(self, model: Any, inputs: Any, targets: Any, **_: Any) -> np.ndarray:
         """What Quantus calls for maps: (B, 1, H, W)."""
         x = torch.as_tensor(np.asarray(inputs)).to(self.like)
         y = torch.as_tensor(np.asarray(targets)).to(self.like.device).long()
         own = getattr(model, "model", model) is self.model.model
-        explain = self.explainer if own or self.make is None else self.make(model.model)
+        explain = self.own if own or self.make is None else self.make(model.model)
         return faithfulness.summed_maps(explain(x, y), x).cpu().numpy()[:, None].copy()
 
     def result(self, options: dict[str, Any]) -> Any:
         """What the metric returns."""
-        package = self.quantus()
+        package = package_for(self.name)
         kind = getattr(package, self.name)
-        declared = inspect.signature(kind.__init__).parameters
-        known = [k for k in declared if k not in ("self", "kwargs")]
+        known = _declared(self.name)
         for option in options:
             if option not in known:
                 raise InputError(
@@ -256,7 +229,7 @@ class _Call:
             s_batch=None if self.masks is None else self.masks[rows].copy(),
             explain_func=self.explain,
             channel_first=True,
-            batch_size=self.batch_size,
+            batch_size=self.chunk,
             **self.given,
         )
 
@@ -293,9 +266,8 @@ class _Call:
             )
         bad = ~torch.isfinite(values)
         counted = _counts(self.maps) | ({NO_NUMBER: int(bad.sum())} if bool(bad.any()) else {})
-        higher = str(getattr(self.quantus(), self.name).score_direction.value) == "higher"
         values = torch.where(bad, torch.nan, values)
-        return Score(f"quantus {self.name}", values, counted, higher=higher)
+        return Score(f"quantus {self.name}", values, counted, higher=METRICS[self.name])
 
 
 @contextmanager
@@ -311,9 +283,9 @@ def _contained(package: Any, seed: int, call: _Call) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(torch.random.fork_rng(devices=devices))
-        stack.enter_context(_replaced(utils, "calculate_auc", _area))
-        stack.enter_context(_replaced(asserts, "assert_attributions", lambda **_: None))
-        stack.enter_context(_replaced(package, "explain", call.explain))
+        stack.enter_context(patch.object(utils, "calculate_auc", _area))
+        stack.enter_context(patch.object(asserts, "assert_attributions", lambda **_: None))
+        stack.enter_context(patch.object(package, "explain", call.explain))
         warnings.simplefilter("ignore")
         np.random.seed(seed)
         random.seed(seed)
@@ -326,16 +298,6 @@ def _contained(package: Any, seed: int, call: _Call) -> Iterator[None]:
             for cached in vars(torch_model.PyTorchModel).values():
                 if hasattr(cached, "cache_clear"):
                     cached.cache_clear()  # else every model stays in memory
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def _area(values: Any, dx: float = 1, batched: bool = False) -> Any:
@@ -371,10 +333,96 @@ def _counts(maps: Tensor) -> dict[str, int]:
 
 
 def _known(name: str) -> str:
-    plain = {re.sub(r"[^a-z]", "", each.lower()): each for each in (*METRICS, *NOT_OFFERED)}
-    found = plain.get(re.sub(r"[^a-z]", "", str(name).lower()))
+    """The name of the class; case, blanks and dashes do not matter.
+
+    Raises:
+        InputError: there is none, or it is not offered.
+    """
+    plain = {_letters(each): each for each in (*METRICS, *NOT_OFFERED)}
+    found = plain.get(_letters(str(name)))
     if found is None:
-        raise InputError(f"Quantus' metric {name!r} is not known: {did_you_mean(name, METRICS)}")
+        near = did_you_mean(str(name), METRICS)
+        raise InputError(f"unknown metric '{QUANTUS}{name}': {near}")
     if found in NOT_OFFERED:
-        raise InputError(f"Quantus' {found} is not offered: {NOT_OFFERED[found]}.")
+        raise InputError(f"metric '{QUANTUS}{name}' is not offered: {NOT_OFFERED[found]}.")
     return found
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z]", "", name.lower())
+
+
+def package_for(name: str) -> Any:
+    """Quantus.
+
+    Raises:
+        MissingExtra: it, or what it needs, is not installed.
+    """
+    from omenn.models.torchvision_remedy import prepare
+
+    prepare()  # it imports torchvision where that is installed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module("quantus")
+    except ImportError:
+        raise MissingExtra("quantus", "bench", f"the metric '{QUANTUS}{name}'") from None
+
+
+def _declared(name: str) -> dict[str, Any]:
+    """Option → default of a class of Quantus."""
+    declared = inspect.signature(getattr(package_for(name), name).__init__).parameters
+    return {k: p.default for k, p in declared.items() if k not in ("self", "kwargs")}
+
+
+_NOT_WRITTEN = re.compile(
+    r"_func$|_kwargs$|^(return_aggregate|disable_warnings|display_progressbar)$"
+)
+
+
+class QuantusMetric(Metric):
+    """A metric of Quantus by name alone: many repeat what the registry has, and they are slow."""
+
+    @property
+    def arguments(self) -> frozenset[str]:
+        masked = self.of == "labels"
+        return super().arguments - (frozenset(("make",)) if masked else frozenset(("masks",)))
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Option → default of its class in Quantus, of those that can be written in a plan.
+
+        Raises:
+            MissingExtra: quantus is not installed.
+        """
+        (measure,) = self.measures
+        if measure.name == "Completeness":  # it is our own
+            return MappingProxyType({"fill": None, "tolerance": 1e-3})
+        written = {k: v for k, v in _declared(measure.name).items() if not _NOT_WRITTEN.search(k)}
+        plain = {k: v if type(v) in (bool, int, float) else None for k, v in written.items()}
+        return MappingProxyType({**plain, "softmax": None})
+
+    @property
+    def typed(self) -> None:
+        """Quantus' annotations name types that numpy no longer has."""
+
+
+def metric_of(name: str) -> Metric:
+    """The metric of ``quantus:NAME``; case and dashes do not matter.
+
+    Raises:
+        InputError: there is none, or it is not offered.
+
+    >>> metric_of("quantus:pixel-flipping").name, metric_of("quantus:MPRT").measures[0].higher
+    ('quantus:PixelFlipping', False)
+    """
+    found = _known(name.removeprefix(QUANTUS))
+    return QuantusMetric(
+        f"{QUANTUS}{found}",
+        partial(quantus_metric, found),
+        "faithfulness",
+        f"{found} as Quantus computes it",
+        "JMLR 24(34), 2023",
+        (Measure(found, METRICS[found], headline=True),),
+        "labels" if found in MASKED else "predicted",
+    )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from omenn.errors import InputError, ModelError, did_you_mean, reason
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import checked_images, checked_maps, checked_targets, constant_maps
+from omenn.metrics.registry import Measure, metric
 from omenn.metrics.removal import whole_number
 from omenn.metrics.robustness import maps_of, noisy
 from omenn.metrics.score import Score
@@ -55,10 +56,22 @@ class ParameterRandomisation:
         name = f"{self.name}, last"
         return Score(name, self.similarity[:, -1], self.counted, higher=False)
 
+    @property
+    def scores(self) -> tuple[Score, Score]:
+        return self.mean, self.last
+
     def __repr__(self) -> str:
         return f"ParameterRandomisation({self.mean!r}, {len(self.layers)} layers)"
 
 
+@metric(
+    "mprt",
+    Measure("mprt", higher=False, headline=True),
+    Measure("mprt, last", higher=False),
+    family="randomisation",
+    summary="how similar a map stays as the model's layers become random, one after the other",
+    source="arXiv 1810.03292",
+)
 def parameter_randomisation(
     make: Make,
     model: nn.Module,
@@ -103,6 +116,14 @@ def parameter_randomisation(
     return _cascade(name, make, model, images, targets, order, similarity, absolute, seed, chunk)
 
 
+@metric(
+    "smooth-mprt",
+    Measure("smooth mprt", higher=False, headline=True),
+    Measure("smooth mprt, last", higher=False),
+    family="randomisation",
+    summary="mprt of maps that are averaged over noisy pictures",
+    source="arXiv 2401.06465",
+)
 def smooth_randomisation(
     make: Make,
     model: nn.Module,
@@ -128,6 +149,13 @@ def smooth_randomisation(
     return _cascade(name, smooth, model, images, targets, order, similarity, absolute, seed, whole)
 
 
+@metric(
+    "efficient-mprt",
+    Measure("efficient mprt", headline=True),
+    family="randomisation",
+    summary="how much the entropy of the map rises when all parameters become random",
+    source="arXiv 2401.06465",
+)
 def efficient_randomisation(
     make: Make,
     model: nn.Module,
@@ -166,6 +194,13 @@ def efficient_randomisation(
     return Score("efficient mprt", torch.where(undefined, torch.nan, rise).cpu(), counted)
 
 
+@metric(
+    "random-logit",
+    Measure("random logit", higher=False, headline=True),
+    family="randomisation",
+    summary="how similar the maps for the answer and for another class are",
+    source="arXiv 1912.09818",
+)
 def random_logit(
     explain: Explainer,
     images: Tensor,

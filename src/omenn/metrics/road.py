@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from omenn.metrics.maps import (
     of_targets,
     ranks,
 )
+from omenn.metrics.registry import Measure, metric
 from omenn.metrics.removal import whole_number
 from omenn.metrics.score import Score
 
@@ -92,6 +94,30 @@ def road(
     count = int(constant_maps(maps).sum())
     name = "road, least first" if least_first else "road"
     return Score(name, found.cpu(), {"constant maps": count} if count else {}, higher=least_first)
+
+
+@metric(
+    "road",
+    Measure("road", higher=False, headline=True),
+    Measure("road, least first", axis=True),
+    family="faithfulness",
+    summary="how often the answer stays as pixels are painted over, the most relevant first",
+    source="arXiv 2202.00449",
+)
+def road_both_ways(
+    f: Model,
+    images: Tensor,
+    targets: int | Tensor,
+    maps: Tensor,
+    *,
+    noise: float = 0.01,
+    seed: int = 0,
+    chunk: int = 64,
+) -> tuple[Score, Score]:
+    """:func:`road` with the most relevant pixels first, and with the least relevant."""
+    options: Any = {"noise": noise, "seed": seed, "chunk": chunk}
+    most = road(f, images, targets, maps, **options)
+    return most, road(f, images, targets, maps, least_first=True, **options)
 
 
 def painted(images: Tensor, gone: Tensor) -> Tensor:

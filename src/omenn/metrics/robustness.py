@@ -10,6 +10,7 @@ from torch import Tensor
 from omenn.errors import InputError
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import checked_images, checked_maps, checked_targets, constant_maps
+from omenn.metrics.registry import Measure, metric
 from omenn.metrics.removal import whole_number
 from omenn.metrics.score import Score
 from omenn.metrics.similarity import by_largest
@@ -70,6 +71,14 @@ def avg_sensitivity(
     return sensitivities(explain, images, targets, radius, samples, seed, chunk)[1]
 
 
+@metric(
+    "sensitivity",
+    Measure("max-sensitivity", higher=False, headline=True),
+    Measure("avg-sensitivity", higher=False),
+    family="robustness",
+    summary="how far a map moves when the picture hardly does",
+    source="arXiv 1901.09392",
+)
 def sensitivities(
     explain: Explainer,
     images: Tensor,
@@ -92,6 +101,13 @@ def sensitivities(
     )
 
 
+@metric(
+    "local-lipschitz",
+    Measure("local lipschitz estimate", higher=False, headline=True),
+    family="robustness",
+    summary="how far a map moves when the picture hardly does, for the picture's own move",
+    source="arXiv 1806.08049",
+)
 def local_lipschitz(
     explain: Explainer,
     images: Tensor,

@@ -63,6 +63,36 @@ class Score:
         return f"Score({value}, {self.images} images{notes})"
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A number with its 95 % interval.
+
+    ``values``: of each picture or mosaic, NaN if left out; None where there is no such number.
+    ``chance``: what a random map is expected to get, if that is known.
+    """
+
+    value: float
+    low: float
+    high: float
+    images: int
+    values: tuple[float, ...] | None = None
+    chance: float | None = None
+
+    @classmethod
+    def of(cls, score: Score, seed: int) -> Measured:
+        """The mean of a score, the interval by bootstrap over its values."""
+        values = tuple(score.values.tolist())
+        return cls(score.mean, *score.interval(seed), score.images, values, score.chance)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a metric found: its measures by name, and what happened how often."""
+
+    measures: Mapping[str, Measured]
+    counted: Mapping[str, int] = field(default_factory=dict)
+
+
 def bootstrap_interval(
     values: Tensor,
     *,

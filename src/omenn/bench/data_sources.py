@@ -27,10 +27,7 @@ from omenn.data.imagenet_s import ImageNetS
 from omenn.data.voc import CLASSES as VOC_CLASSES
 from omenn.data.voc import VOC
 from omenn.errors import InputError, did_you_mean
-
-PARTS, MASKS, TRAINING = "parts", "masks", "training pictures"
-"""What data can give beside pictures and labels: pictures in which parts are removed; masks of the
-subject; pictures of the split that models are trained on."""
+from omenn.metrics.registry import MASKS, PARTS, TRAINING
 
 
 @dataclass(frozen=True, eq=False)

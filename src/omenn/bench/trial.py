@@ -1,11 +1,10 @@
-"""One model under judgement, one method on it, and what a protocol found."""
+"""One model with the pictures it is judged on, and one method on it, judged by metrics."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,50 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.bench.data_sources import BenchData
+from omenn.bench.masks import seen_by
 from omenn.engine.digest import content
 from omenn.engine.target import pick_output
 from omenn.errors import InputError
-from omenn.metrics.data_sources import MASKS, PARTS, BenchData
 from omenn.metrics.explainers import Explainer
+from omenn.metrics.funnybirds_protocol import FunnyBirdsScore
 from omenn.metrics.in_domain import Recipe, fine_tune
-from omenn.metrics.localisation import boxed, seen_by
+from omenn.metrics.localisation import boxed
 from omenn.metrics.maps import Model, logits_of, not_finite
 from omenn.metrics.parts import Responses, responses
-from omenn.metrics.score import Score
+from omenn.metrics.registry import MASKS, PARTS, Metric
+from omenn.metrics.score import Measured, Score, Verdict
 from omenn.models.preprocessing import Preprocessing
 
 COPIES = 3  # of all pictures at the peak of a protocol: they, what replaces them, float64 maps
 REPLACED = "maps that are not finite, judged as zero"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A number with its 95 % interval.
-
-    ``values``: of each picture or mosaic, NaN if left out; None where there is no such number.
-    ``chance``: what a random map is expected to get, if that is known.
-    """
-
-    value: float
-    low: float
-    high: float
-    images: int
-    values: tuple[float, ...] | None = None
-    chance: float | None = None
-
-    @classmethod
-    def of(cls, score: Score, seed: int) -> Measured:
-        """The mean of a score, the interval by bootstrap over its values."""
-        values = tuple(score.values.tolist())
-        return cls(score.mean, *score.interval(seed), score.images, values, score.chance)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a protocol found: its measures by name, and what happened how often."""
-
-    measures: Mapping[str, Measured]
-    counted: Mapping[str, int] = field(default_factory=dict)
 
 
 class Subject:
@@ -256,6 +228,39 @@ class Trial:
         """(N, H, W): of the subject's pictures for the predicted class."""
         return self.explain(self.subject.images, self.subject.predicted)
 
+    def judge(
+        self, metric: Metric, tick: Callable[[], Any] = lambda: None, **options: Any
+    ) -> Verdict:
+        """What a metric says of the method, see NOTE [by name] of ``metrics/registry.py``.
+
+        Maps that are not finite are judged as zero maps, and counted.
+        """
+        subject = self.subject
+        targets = subject.labels if metric.of == "labels" else subject.predicted
+        offers: dict[str, Callable[[], Any]] = {
+            "f": lambda: subject.f,
+            "model": lambda: subject.model,
+            "images": lambda: subject.images,
+            "labels": lambda: subject.labels,
+            "targets": lambda: targets,
+            "classes": lambda: subject.logits.shape[1],
+            "maps": lambda: self.explain(subject.images, targets),
+            "explain": lambda: self.explain,
+            "make": lambda: self.make,
+            "masks": lambda: subject.masks,
+            "boxes": lambda: subject.boxes,
+            "seen": lambda: subject.seen,
+            "tuned": lambda: subject.tuned,
+            "seed": lambda: subject.seed,
+            "chunk": lambda: subject.looked_at,
+            "tick": lambda: tick,
+        }
+        self.broken = 0
+        given = {name: offers[name]() for name in sorted(metric.arguments)}
+        found = _verdict(metric, metric.function(**given, **options), subject.seed)
+        broken = {REPLACED: self.broken} if self.broken else {}
+        return Verdict(found.measures, {**found.counted, **broken})
+
     def _guarded(self, made: Explainer, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         found = []
         chunk = self.subject.chunk
@@ -264,6 +269,21 @@ class Trial:
         maps, bad = (torch.cat(part) for part in zip(*found, strict=True))
         self.broken += int(bad.sum())
         return maps, bad
+
+
+def _verdict(metric: Metric, found: Any, seed: int) -> Verdict:
+    """Measures by name, from a score, several of them, or something that has them."""
+    if isinstance(found, FunnyBirdsScore):  # its intervals are over the choice of a threshold, too
+        return found.verdict(seed)
+    if isinstance(found, Score):
+        found = (found,)
+    scores = found if isinstance(found, tuple) else found.scores
+    measures = {
+        measure.name: Measured.of(score, seed)
+        for measure, score in zip(metric.measures, scores, strict=True)
+    }
+    counted = {k: n for score in scores for k, n in score.counted.items() if n}
+    return Verdict(measures, counted)
 
 
 def _maps(made: Explainer, images: Tensor, targets: Tensor) -> Tensor:

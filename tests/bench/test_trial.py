@@ -1,4 +1,4 @@
-"""The table of protocols: every row judges, and gives the measures that it declares."""
+"""Every registered metric judges a method and gives the measures that it declares."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from omenn.bench.data_sources import MASKS, PARTS, TRAINING, BenchData, open_data
+from omenn.bench.trial import REPLACED, Subject, Trial
 from omenn.errors import InputError
-from omenn.metrics import by_quantus, protocols, quantus
-from omenn.metrics.data_sources import MASKS, PARTS, TRAINING, BenchData, open_data
+from omenn.metrics import quantus, registry
 from omenn.metrics.explainers import Explainer, explainer
+from omenn.metrics.in_domain import in_domain_deletion
 from omenn.metrics.localisation import boxed
-from omenn.metrics.protocol import Measure, Protocol
-from omenn.metrics.protocols import PROTOCOLS
-from omenn.metrics.score import Score
-from omenn.metrics.trial import REPLACED, Measured, Subject, Trial
+from omenn.metrics.registry import Measure, Metric, metrics
+from omenn.metrics.score import Measured, Score
 from omenn.models.preprocessing import Preprocessing
 
 QUICK: dict[str, dict[str, Any]] = {
@@ -88,7 +88,7 @@ def with_maps(subject: Subject, maps: Explainer) -> Trial:
     return Trial(subject, lambda model: maps)
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", metrics())
 @pytest.mark.parametrize("method", ["omenn", "constant"])
 def test_every_row_gives_what_it_declares(
     subject: Subject, name: str, method: str, monkeypatch: pytest.MonkeyPatch
@@ -101,16 +101,16 @@ def test_every_row_gives_what_it_declares(
         return of(score, seed)
 
     monkeypatch.setattr(Measured, "of", noting)
-    protocol = PROTOCOLS[name]
-    found = protocol(trial(subject, method), **QUICK.get(name, {}))
-    assert set(found.measures) == {measure.name for measure in protocol.measures}
+    metric = metrics()[name]
+    found = trial(subject, method).judge(metric, **QUICK.get(name, {}))
+    assert set(found.measures) == {measure.name for measure in metric.measures}
     for value in found.measures.values():
         assert math.isnan(value.value) or value.low - 1e-9 <= value.value <= value.high + 1e-9
     assert all(count > 0 for count in found.counted.values())
     # the table and the scores agree about which way is better
-    for measure, score in zip(protocol.measures, seen, strict=False):
+    for measure, score in zip(metric.measures, seen, strict=False):
         assert score.higher == measure.higher, measure.name
-    for measure in protocol.measures:
+    for measure in metric.measures:
         value = found.measures[measure.name].value
         if measure.axis:
             assert measure.higher
@@ -118,8 +118,8 @@ def test_every_row_gives_what_it_declares(
 
 
 def test_names_and_words_of_the_table() -> None:
-    assert list(PROTOCOLS) == [protocol.name for protocol in PROTOCOLS.values()]
-    for protocol in PROTOCOLS.values():
+    assert list(metrics()) == [protocol.name for protocol in metrics().values()]
+    for protocol in metrics().values():
         assert any(measure.headline for measure in protocol.measures), protocol.name
         assert protocol.summary[:1].islower() or protocol.summary.startswith("Gini")
         assert not protocol.summary.endswith(".")
@@ -128,11 +128,11 @@ def test_names_and_words_of_the_table() -> None:
 
 def test_an_unknown_metric() -> None:
     with pytest.raises(InputError, match=r"^unknown metric 'funybirds': did you mean 'funnybirds'"):
-        protocols.find("funybirds")
+        registry.find("funybirds")
 
 
 def test_options_are_what_a_plan_can_write() -> None:
-    options = {name: dict(protocol.options) for name, protocol in PROTOCOLS.items()}
+    options = {name: dict(protocol.options) for name, protocol in metrics().items()}
     assert options["funnybirds"] == {"published": False, "positive": False, "dilation": None}
     assert "fill" not in options["pixel-flipping"]  # pictures
     assert options["faithfulness-correlation"]["fill"] == "black"  # also pictures, but first a word
@@ -140,7 +140,7 @@ def test_options_are_what_a_plan_can_write() -> None:
 
 
 def test_what_a_metric_needs() -> None:
-    needs = {name: set(protocol.needs) for name, protocol in PROTOCOLS.items() if protocol.needs}
+    needs = {name: set(protocol.needs) for name, protocol in metrics().items() if protocol.needs}
     assert needs["funnybirds"] == {PARTS}
     assert needs["pointing-game"] == {MASKS}
     assert needs["idsds"] == {TRAINING}
@@ -160,11 +160,11 @@ def test_where_the_labelled_class_is(subject: Subject, name: str) -> None:
         seen.append(targets)
         return other.masks.double()
 
-    found = PROTOCOLS[name](with_maps(made(subject.model), pointing))
+    found = with_maps(made(subject.model), pointing).judge(metrics()[name])
     assert torch.equal(torch.cat(seen), subject.labels)
     one = with_maps(other, pointing)
     seen.clear()
-    found = PROTOCOLS[name](one)
+    found = one.judge(metrics()[name])
     assert torch.equal(torch.cat(seen), other.labels)
     (value,) = found.measures.values()
     assert value.value == 1
@@ -183,9 +183,10 @@ def test_the_box_around_a_mask() -> None:
 
 
 def test_energy_in_the_box_or_in_the_mask(subject: Subject) -> None:
-    protocol = PROTOCOLS["energy-pointing-game"]
+    metric = metrics()["energy-pointing-game"]
+    one = trial(subject, "constant")
     chance = {
-        box: protocol(trial(subject, "constant"), box=box).measures["energy pointing game"].chance
+        box: one.judge(metric, box=box).measures["energy pointing game"].chance
         for box in (True, False)
     }
     mask, box = subject.masks.double(), boxed(subject.masks).double()
@@ -196,7 +197,7 @@ def test_energy_in_the_box_or_in_the_mask(subject: Subject) -> None:
 class TestQuantusRows:
     def test_every_metric_of_the_adapter_has_a_row(self) -> None:
         for name in quantus.METRICS:
-            found = protocols.find(f"quantus:{name}")
+            found = registry.find(f"quantus:{name}")
             assert found.name == f"quantus:{name}"
             assert found.needs == ({MASKS} if name in quantus.MASKED else set())
             (measure,) = found.measures
@@ -204,25 +205,25 @@ class TestQuantusRows:
 
     def test_names_may_be_written_otherwise(self) -> None:
         for name in ("pixel-flipping", "PIXELFLIPPING", "Pixel Flipping"):
-            assert protocols.find(f"quantus:{name}").name == "quantus:PixelFlipping"
+            assert registry.find(f"quantus:{name}").name == "quantus:PixelFlipping"
 
     def test_which_way_is_better_and_options(self) -> None:
         pytest.importorskip("quantus")
-        package = by_quantus._package("Sparseness")
+        package = quantus.package_for("Sparseness")
         for name in quantus.METRICS:
-            found = protocols.find(f"quantus:{name}")
+            found = registry.find(f"quantus:{name}")
             if name != "Completeness":
                 better = str(getattr(package, name).score_direction.value) == "higher"
                 assert found.measures[0].higher == better, name
                 assert not any(option.endswith("_func") for option in found.options)
-        options = dict(protocols.find("quantus:PixelFlipping").options)
+        options = dict(registry.find("quantus:PixelFlipping").options)
         assert options["features_in_step"] == 1
-        assert set(protocols.find("quantus:Completeness").options) == {"fill", "tolerance"}
+        assert set(registry.find("quantus:Completeness").options) == {"fill", "tolerance"}
 
     @pytest.mark.parametrize("name", ["Sparseness", "EfficientMPRT", "PointingGame"])
     def test_it_judges(self, subject: Subject, name: str) -> None:
         pytest.importorskip("quantus")
-        found = protocols.find(f"quantus:{name}")(trial(subject))
+        found = trial(subject).judge(registry.find(f"quantus:{name}"))
         assert set(found.measures) == {name}
         assert found.measures[name].images == 8
 
@@ -231,9 +232,9 @@ def test_a_new_row_is_a_function_as_it_stands(subject: Subject) -> None:
     def mine(maps: Tensor, labels: Tensor, *, power: int = 1) -> Score:
         return Score("mine", (maps.flatten(1).sum(1) * 0 + labels.double()) ** power, {"odd": 0})
 
-    row = Protocol("mine", mine, "the label", "this test", (Measure("label"),))
+    row = Metric("mine", mine, "complexity", "the label", "this test", (Measure("label"),))
     assert dict(row.options) == {"power": 1}
-    found = row(trial(subject, "constant"), power=2)
+    found = trial(subject, "constant").judge(row, power=2)
     assert found.measures["label"].value == subject.labels.double().square().mean()
     assert found.counted == {}
 
@@ -242,9 +243,9 @@ def test_a_row_that_gives_another_number_of_measures_is_an_error(subject: Subjec
     def two(maps: Tensor) -> tuple[Score, Score]:
         return Score("a", maps.sum((1, 2)).double()), Score("b", maps.sum((1, 2)).double())
 
-    row = Protocol("two", two, "two", "this test", (Measure("a"),))
+    row = Metric("two", two, "complexity", "two", "this test", (Measure("a"),))
     with pytest.raises(ValueError, match="longer"):
-        row(trial(subject, "constant"))
+        trial(subject, "constant").judge(row)
 
 
 class TestTrial:
@@ -271,7 +272,7 @@ class TestTrial:
         calls.clear()
         assert torch.equal(one.maps, wanted)
         for name in ("sparseness", "srg", "pointing-game"):
-            PROTOCOLS[name](one, **QUICK.get(name, {}))
+            one.judge(metrics()[name], **QUICK.get(name, {}))
         assert calls == []
         # another class is another map; a part of the pictures is known
         targets = own.predicted.clone()
@@ -283,8 +284,8 @@ class TestTrial:
         alone, after = trial(subject, "abslrp"), trial(subject, "abslrp")
         for one in (alone, after):
             one.compute(lambda count: contextlib.nullcontext())
-        PROTOCOLS["funnybirds"](after)
-        assert PROTOCOLS["gae"](after, steps=3) == PROTOCOLS["gae"](alone, steps=3)
+        after.judge(metrics()["funnybirds"])
+        assert after.judge(metrics()["gae"], steps=3) == alone.judge(metrics()["gae"], steps=3)
 
     def test_maps_that_are_not_finite_are_zero_and_counted(self, subject: Subject) -> None:
         def broken(images: Tensor, targets: Tensor) -> Tensor:
@@ -303,7 +304,9 @@ class TestTrial:
             if computed:
                 one.compute(lambda count: contextlib.nullcontext())
             for name in ("funnybirds", "srg", "sparseness"):
-                found, wanted = (PROTOCOLS[name](t, **QUICK.get(name, {})) for t in (one, other))
+                found, wanted = (
+                    t.judge(metrics()[name], **QUICK.get(name, {})) for t in (one, other)
+                )
                 assert repr(found.measures) == repr(wanted.measures)  # NaN is not NaN
                 assert found.counted == {**wanted.counted, REPLACED: 2}
             assert torch.equal(one.explain(subject.images, subject.predicted), other.maps)
@@ -321,7 +324,7 @@ class TestTrial:
             match=r"the method gives maps of the shape \(8, 8, 16\) for images of the shape "
             r"\(8, 3, 16, 16\), expected \(8, 16, 16\)",
         ):
-            PROTOCOLS["sparseness"](one)
+            one.judge(metrics()["sparseness"])
 
 
 class TestSubject:
@@ -334,9 +337,9 @@ class TestSubject:
     def test_data_without_parts_or_masks(self, subject: Subject) -> None:
         bare = made(subject.model, dataclasses.replace(BIRDS, gives=frozenset()))
         with pytest.raises(InputError, match="the data has no pictures with parts removed"):
-            PROTOCOLS["funnybirds"](trial(bare))
+            trial(bare).judge(metrics()["funnybirds"])
         with pytest.raises(InputError, match="the data has no masks of the subject"):
-            PROTOCOLS["pointing-game"](trial(bare))
+            trial(bare).judge(metrics()["pointing-game"])
 
     def test_more_outputs_than_classes_are_said(self, subject: Subject) -> None:
         assert subject.remark == ""
@@ -349,7 +352,7 @@ class TestSubject:
     def test_data_without_training_pictures(self, subject: Subject) -> None:
         bare = made(subject.model, dataclasses.replace(BIRDS, train=None))
         with pytest.raises(InputError, match="the data has no training pictures"):
-            PROTOCOLS["idsds"](trial(bare))
+            trial(bare).judge(metrics()["idsds"])
 
     def test_a_model_with_too_few_outputs(self) -> None:
         with pytest.raises(InputError, match=r"the model has 5 outputs, the data 50 classes\."):
@@ -357,7 +360,7 @@ class TestSubject:
 
 
 def test_more_pictures_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    from omenn.metrics import trial
+    from omenn.bench import trial
 
     monkeypatch.setattr(trial, "_memory", lambda: 3 * 8 * (3 * 256 * 4) - 1)
     message = r"8 pictures of the shape \(3, 16, 16\) are held at once .* Lower limit\."
@@ -368,16 +371,12 @@ def test_more_pictures_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_idsds_with_no_picture() -> None:
-    from omenn.metrics import joined
-
-    with pytest.raises(InputError, match="pictures=0 must be a whole number of at least 1"):
-        joined.idsds(None, None, torch.zeros(1), torch.zeros(1), pictures=0)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="pictures must be an integer from 1"):
+        in_domain_deletion(None, None, torch.zeros(1), torch.zeros(1), pictures=0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("epochs", "falls"), [(1, 1), (2, 1), (3, 1), (5, 2), (8, 3), (30, 10)])
 def test_the_rate_of_idsds_falls_after_each_third(epochs: int, falls: int) -> None:
-    from omenn.metrics import joined
-
     asked: list[Any] = []
 
     def tuned(pictures: int, recipe: Any) -> Any:
@@ -385,5 +384,5 @@ def test_the_rate_of_idsds_falls_after_each_third(epochs: int, falls: int) -> No
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        joined.idsds(tuned, lambda net: None, torch.zeros(1), torch.zeros(1), epochs=epochs)  # type: ignore[arg-type, return-value]
+        in_domain_deletion(tuned, lambda net: None, torch.zeros(1), torch.zeros(1), epochs=epochs)  # type: ignore[arg-type, return-value]
     assert asked[0].step == falls
