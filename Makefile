@@ -19,10 +19,10 @@ PYTEST ?= $(WORKERS) -m "not slow"
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test fuzz check lint types format hooks clean distclean
+.PHONY: help demo test experiments-test fuzz check lint types format hooks clean distclean
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 demo: $(VENV)/.base ## explain four birds and write the page (needs Python alone)
 	@$(BIN)/omenn demo --out $(DEMO)
@@ -30,6 +30,9 @@ demo: $(VENV)/.base ## explain four birds and write the page (needs Python alone
 
 test: $(VENV)/.test ## the tests, without the slow ones
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+
+experiments-test: $(VENV)/.test ## the tests of the experiments, which write the tables of docs/
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) tests/experiments
 
 fuzz: $(VENV)/.test ## 20,000 random networks against their dense maps (the suite has 300)
 	@OMENN_FUZZ=20000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz $(PYTEST)

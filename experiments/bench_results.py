@@ -293,13 +293,14 @@ def _failures(methods: list[dict[str, Any]]) -> list[str]:
     found: dict[str, dict[str, list[str]]] = {}
     for method in methods:
         for metric, why in method["failures"].items():
+            why = why.partition(". ")[0].rstrip(".")  # without the remedy
             found.setdefault(why, {}).setdefault(method["method"], []).append(metric)
     partly = {method["method"] for method in methods if method["values"]}
     said = []
     for why, where in found.items():
         metrics = sorted({m for ms in where.values() for m in ms})
         some = f" ({', '.join(metrics)})" if partly & set(where) else ""
-        said.append(f"No value: {', '.join(where)}{some}: {why}")
+        said.append(f"No value: {', '.join(where)}{some}: {why}.")
     return said
 
 

@@ -4,7 +4,7 @@
     python -m experiments.zoo --all                   every timm variant below 100 M parameters
     python -m experiments.zoo --families --all        both
     python -m experiments.zoo --group timm --only 'swin*'
-    python -m experiments.zoo --write                 the table into docs/support.md
+    python -m experiments.zoo --write                 docs/support.md and results/support.csv
 
 Each model is measured in a process of its own, with a time-out and a memory limit, and its row is
 kept in a file, so an interrupted run goes on where it stopped. Rows of another engine or library
@@ -25,12 +25,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.report import ROOT, write_block
+from omenn.files.atomic import write_files
 
 if TYPE_CHECKING:
+    from experiments.store import Results
     from experiments.zoo_entries import Entry
-    from experiments.zoo_run import Runner, Store
+    from experiments.zoo_run import Runner
 
 WORK = ROOT / "runs" / "zoo"
+SUPPORT = ROOT / "experiments" / "results" / "support.csv"
 ROUNDS = {"native": 3, "small": 1}
 
 
@@ -116,13 +119,13 @@ def _named(entries: list[Entry], patterns: list[str]) -> list[Entry]:
     return [e for e in entries if not patterns or wanted(e)]
 
 
-def run(a: argparse.Namespace, runner: Runner, store: Store, entries: dict[str, Any]) -> None:
+def run(a: argparse.Namespace, runner: Runner, kept: Results, entries: dict[str, Any]) -> None:
     """Measures what is missing; prints every row that is not exact, and the count."""
     from experiments.zoo_measure import measure
-    from experiments.zoo_run import missing
+    from experiments.zoo_run import key, missing
     from omenn.progress import progress_bar
 
-    plan = {size: missing(store, found, size, a.retry) for size, found in entries.items()}
+    plan = {size: missing(kept, found, size, a.retry) for size, found in entries.items()}
     rows = [row for _, done in plan.values() for row in done]
     total = sum(len(found) for found in entries.values())
     with progress_bar() as bar:
@@ -132,7 +135,7 @@ def run(a: argparse.Namespace, runner: Runner, store: Store, entries: dict[str, 
         for size, (todo, _) in plan.items():
             runner.measure = partial(measure, rounds=ROUNDS[size])
             for entry, measured in runner(todo):
-                row = store.write(entry, size, measured)
+                row = kept.put(key(entry, size), measured | {"size": size})
                 rows.append(row)
                 bar.update(task, advance=1, description=entry.name, refresh=True)
                 if row["status"] != "exact":
@@ -154,13 +157,14 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from experiments.zoo_run import Runner, Store
-    from experiments.zoo_table import matrix
+    from experiments.zoo_run import Runner, store
+    from experiments.zoo_table import every_model, matrix
 
-    store = Store(a.work, a.older)
+    kept = store(a.work, a.older)
     if a.write:
-        text = matrix(list(store.rows()))
-        write_block(ROOT / "docs" / "support.md", "support", text)
+        rows = list(kept.all())
+        write_files({SUPPORT: every_model(rows).to_csv(index=False).encode()})
+        write_block(ROOT / "docs" / "support.md", "support", matrix(rows))
         return
     from experiments.zoo_entries import prepare
 
@@ -174,7 +178,7 @@ def main() -> None:
                 print(f"{entry.key}  ({entry.family}, {size})")
         return
     try:
-        run(a, runner, store, entries)
+        run(a, runner, kept, entries)
     except KeyboardInterrupt:
         raise SystemExit("stopped; the same command goes on with what is missing") from None
 

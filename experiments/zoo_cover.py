@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report import ROOT
-from experiments.zoo_run import Store, versions
+from experiments.zoo_run import store
 
 WORK = ROOT / "runs" / "zoo"
 RECORD = ROOT / "experiments" / "zoo_cover.json"
@@ -65,7 +65,7 @@ def record(rows: list[dict[str, Any]]) -> dict[str, Any]:
     chosen = cover(rows)
     everything = frozenset[str]().union(*(spellings(r) for r in rows))
     return {
-        "versions": versions(),
+        "versions": store(WORK).made["versions"],
         "models_of_the_zoo": len({(r["group"], r["name"]) for r in rows}),
         "chosen": [
             {"group": r["group"], "family": r["family"], "name": r["name"], "adds": sorted(adds)}
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=WORK, help="folder of the rows")
     parser.add_argument("--write", action="store_true", help=f"write {RECORD.name}")
     a = parser.parse_args()
-    rows = [r for r in Store(a.work).rows() if r["status"] in ("exact", "not exact")]
+    rows = [r for r in store(a.work).all() if r["status"] in ("exact", "not exact")]
     if not rows:
         raise SystemExit(f"no finished rows in {a.work}: run python -m experiments.zoo first.")
     found = record(rows)

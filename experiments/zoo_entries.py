@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -191,29 +193,23 @@ def torchvision_entries(largest: int) -> Iterator[Entry]:
 
 # --- transformers -----------------------------------------------------------------------------
 
-_SIZE = {
-    "vocab_size": 100,
-    "hidden_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_GROUPED = _SIZE | {"num_key_value_heads": 2, "head_dim": 16}
-_PATCHES = {
-    "hidden_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 128,
-    "image_size": 64,
-    "patch_size": 8,
-}
-_EXPERTS = _GROUPED | {
-    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
-    "shared_expert_intermediate_size": 64,
-}  # fmt: skip
+# (kind, head, size) by name, from small configurations
+_CONFIGURATIONS = tomllib.loads(
+    Path(__file__).with_name("zoo_transformers.toml").read_text(encoding="utf-8")
+)
+_SIZE, _PATCHES = (_CONFIGURATIONS["bases"][name] for name in ("plain", "patches"))
+
+
+def _configured(group: str) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    found = {}
+    for name, row in _CONFIGURATIONS[group].items():
+        own = {key: value for key, value in row.items() if key not in ("kind", "head", "base")}
+        base = _CONFIGURATIONS["bases"].get(row.get("base"), {})
+        found[name] = (row["kind"], row.get("head", ""), base | own)
+    return found
+
+
+_TEXT, _VISION = _configured("text"), _configured("vision")
 
 
 def _last_token(out: Tensor) -> Tensor:
@@ -272,83 +268,6 @@ def _two_towers(kind: str) -> Built:
 
 def _first_pair(out: Tensor) -> Tensor:
     return out.diagonal()
-
-
-_TEXT: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "BERT": ("bert", "", _SIZE),
-    "RoBERTa": ("roberta", "", _SIZE),
-    "DistilBERT": (
-        "distilbert",
-        "",
-        {"vocab_size": 100, "dim": 64, "n_layers": 4, "n_heads": 4, "hidden_dim": 128},
-    ),
-    "ELECTRA": ("electra", "", _SIZE | {"embedding_size": 32}),
-    "DeBERTa-v2": (
-        "deberta-v2",
-        "",
-        _SIZE
-        | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8,
-           "norm_rel_ebd": "layer_norm", "share_att_key": True, "conv_kernel_size": 3,
-           "conv_act": "gelu"},
-    ),
-    "ALBERT": ("albert", "", _SIZE | {"embedding_size": 32}),
-    "ModernBERT": (
-        "modernbert",
-        "",
-        _SIZE | {"cls_token_id": 1, "sep_token_id": 2, "local_attention": 8},
-    ),
-    "GPT-2": (
-        "gpt2",
-        "causal",
-        {"vocab_size": 100, "n_embd": 64, "n_layer": 4, "n_head": 4, "bos_token_id": 1,
-         "eos_token_id": 2},
-    ),
-    "GPT-NeoX": ("gpt_neox", "causal", _SIZE),
-    "Llama": ("llama", "causal", _GROUPED),
-    "Mistral": ("mistral", "causal", _GROUPED | {"sliding_window": 8}),
-    "Qwen2": ("qwen2", "causal", _GROUPED),
-    "Qwen3": ("qwen3", "causal", _GROUPED),
-    "Gemma 2": ("gemma2", "causal", _GROUPED | {"sliding_window": 8}),
-    "Gemma 3": ("gemma3_text", "causal", _GROUPED | {"sliding_window": 8}),
-    "Phi": ("phi", "causal", _SIZE),
-    "OLMo": ("olmo", "causal", _GROUPED),
-    "Mixtral": ("mixtral", "causal", _GROUPED | {"num_local_experts": 4}),
-    "Qwen2-MoE": ("qwen2_moe", "causal", _EXPERTS),
-    "Qwen3-MoE": ("qwen3_moe", "causal", _EXPERTS),
-    "T5 encoder": (
-        "t5",
-        "encoder",
-        {"vocab_size": 100, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 4,
-         "num_heads": 4},
-    ),
-    "Mamba": (
-        "mamba",
-        "causal",
-        {"vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 4, "state_size": 8},
-    ),
-}  # fmt: skip
-
-_SWIN = {"image_size": 64, "patch_size": 4, "embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4],
-         "window_size": 4}  # fmt: skip
-_VISION: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "ViT": ("vit", "", _PATCHES),
-    "DeiT": ("deit", "", _PATCHES),
-    "BEiT": ("beit", "", _PATCHES | {"use_relative_position_bias": True}),
-    "DINOv2": ("dinov2", "", _PATCHES),
-    "DINOv3 ViT": ("dinov3_vit", "features", _PATCHES),
-    "DINOv3 ConvNeXt": (
-        "dinov3_convnext",
-        "features",
-        {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1]},
-    ),
-    "Swin": ("swin", "", _SWIN),
-    "SwinV2": ("swinv2", "", _SWIN),
-    "ConvNeXt": (
-        "convnext",
-        "",
-        {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1], "image_size": 64},
-    ),
-}
 
 
 def transformers_entries() -> Iterator[Entry]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import math
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import omenn
+from experiments import timing
 from experiments.zoo_entries import Entry
 from experiments.zoo_models import cast, perturb
 from experiments.zoo_watch import Watch
@@ -245,20 +245,11 @@ def _cost(entry: Entry, model: nn.Module, inputs: Any, rounds: int) -> dict[str,
     calls = {"gradient": _gradient(entry, model, inputs), "explain": _explain(entry, model, inputs)}
     if any(_fails(call) for call in calls.values()):
         return {}
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for k in range(rounds):
-        for name in list(calls)[:: 1 if k % 2 else -1]:
-            gc.collect()
-            start = time.process_time()  # one thread, and other work may share the machine
-            calls[name]()
-            seconds[name].append(time.process_time() - start)
-    ratios = [b / a for a, b in zip(seconds["gradient"], seconds["explain"], strict=True)]
+    # One thread, and other work may share the machine: the processor's clock.
+    seconds = timing.paired(calls, rounds, warm_up=0, clock=time.process_time)
     memory = {name: _peak(call) for name, call in calls.items()}
-    cost: dict[str, Any] = {
-        "clock": "processor",
-        "seconds": seconds,
-        "ratio": statistics.median(ratios),
-    }
+    ratios = timing.ratios(seconds, "explain", "gradient")
+    cost = {"clock": "processor", "seconds": seconds, "ratio": statistics.median(ratios)}
     if all(memory.values()):
         cost |= {"memory": memory, "memory_ratio": memory["explain"] / memory["gradient"]}
     return cost
@@ -315,17 +306,11 @@ def _peak(call: Callable[[], Any]) -> float:
     if not Path("/proc/self/clear_refs").exists():
         return 0.0
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps what was freed
-    if trim is not None:
-        trim(0)
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-            before = _status_of("VmRSS")
-            call()
-            os.write(write, json.dumps((_status_of("VmHWM") - before) / 1024).encode())
+            os.write(write, json.dumps(timing.high_water(call, lambda: None)).encode())
         finally:
             os._exit(0)
     os.close(write)
@@ -334,10 +319,3 @@ def _peak(call: Callable[[], Any]) -> float:
     os.waitpid(pid, 0)
     peak = float(text) if text else 0.0
     return peak if math.isfinite(peak) and peak > 0 else 0.0
-
-
-def _status_of(key: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return float(line.split()[1])
-    return 0.0

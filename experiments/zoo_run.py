@@ -7,7 +7,6 @@ is as good as a fresh process and costs milliseconds. A row that crashes costs i
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import resource
@@ -17,10 +16,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from experiments.report import ROOT
+from experiments.store import Results
 from experiments.zoo_entries import Entry
 from omenn.files.atomic import write_files
 
@@ -29,47 +29,14 @@ FAILED = ("crash", "time-out", "memory", "error", "unbuilt")
 PACKAGES = ("torch", "timm", "torchvision", "transformers", "torch_geometric")
 
 
-def engine() -> str:
-    """A short digest of the engine's source: rows of another engine are measured anew."""
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "src" / "omenn" / "engine").rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+def store(folder: Path, older: bool = False) -> Results:
+    """The finished rows; those of another engine or library are measured again."""
+    return Results(folder, older=older, versions={p: version(p) for p in PACKAGES})
 
 
-def versions() -> dict[str, str]:
-    return {p: importlib.metadata.version(p) for p in PACKAGES}
-
-
-class Store:
-    """Finished rows in a folder, one JSON file each, written whole or not at all."""
-
-    def __init__(self, folder: Path, older: bool = False) -> None:
-        self.folder, self.older = folder, older
-        self.made_by = {"engine": engine(), "versions": versions()}
-
-    def path(self, entry: Entry, size: str) -> Path:
-        name = "".join(c if c.isalnum() or c in "._-" else "_" for c in entry.name)
-        return self.folder / size / entry.group / f"{name}.json"
-
-    def read(self, entry: Entry, size: str) -> Row | None:
-        """The finished row of an entry, unless another engine or library made it."""
-        try:
-            row = json.loads(self.path(entry, size).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        same = all(row.get(k) == v for k, v in self.made_by.items())
-        return row if same or self.older else None
-
-    def write(self, entry: Entry, size: str, row: Row) -> Row:
-        row = row | self.made_by | {"size": size}
-        path = self.path(entry, size)
-        write_files({path: json.dumps(row, indent=1).encode()})
-        return row
-
-    def rows(self) -> Iterator[Row]:
-        for path in sorted(self.folder.glob("*/*/*.json")):
-            yield json.loads(path.read_text(encoding="utf-8"))
+def key(entry: Entry, size: str) -> str:
+    """Where the row of an entry is kept."""
+    return f"{size}/{entry.group}/{entry.name.replace('/', '_')}"
 
 
 @dataclass
@@ -189,13 +156,13 @@ def _address_space() -> int:
 
 
 def missing(
-    store: Store, entries: Sequence[Entry], size: str, retry: bool
+    kept: Results, entries: Sequence[Entry], size: str, retry: bool
 ) -> tuple[list[Entry], list[Row]]:
     """(entries still to measure, finished rows); ``retry`` measures failed rows again."""
     todo: list[Entry] = []
     done: list[Row] = []
     for entry in entries:
-        row = store.read(entry, size)
+        row = kept.get(key(entry, size))
         if row is None or (retry and row["status"] in FAILED):
             todo.append(entry)
         else:

@@ -7,9 +7,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
+
 from experiments.report import environment, table
+from experiments.store import engine
 from experiments.zoo_entries import GROUPS
-from experiments.zoo_run import engine
 
 Row = dict[str, Any]
 
@@ -33,7 +35,7 @@ REASONS = {
 
 
 def matrix(rows: Sequence[Row]) -> str:
-    """Summary, then one section a group: families, and every variant in a folded list."""
+    """Summary, then one section a group, a row a family. ``every_model`` has the variants."""
     groups = {g: [r for r in rows if r["group"] == g] for g in GROUPS}
     parts = [_summary(groups), _suspicious(rows)]
     parts += [_section(g, members) for g, members in groups.items() if members]
@@ -131,7 +133,6 @@ def _section(group: str, rows: Sequence[Row]) -> str:
     refused = [r for r in rows if r["status"] != "exact"]
     if refused:
         parts.append("Not exact or refused:\n\n" + "\n".join(sorted({_loss(r) for r in refused})))
-    parts.append(_folded(rows))
     return "\n\n".join(parts)
 
 
@@ -226,21 +227,24 @@ def _loss(row: Row) -> str:
     return f"- {row['name']} ({row['family']}): {row['status']}: {reason}".replace("|", "\\|")
 
 
-def _folded(rows: Sequence[Row]) -> str:
-    header = ["model", "parameters", "input", "result", "float64", "float32", "located", "time"]
+def every_model(rows: Sequence[Row]) -> pd.DataFrame:
+    """A row a model and size, group by group."""
     lines = []
     for row in sorted(rows, key=lambda r: (r["family"].lower(), r["name"].lower(), r["size"])):
         located = _shared(row, "located")
-        lines.append([
-            row["name"],
-            f"{row['parameters'] / 1e6:.1f} M" if "parameters" in row else "–",
-            " ".join("×".join(map(str, s)) for s in row.get("input", [])),
-            row["status"],
-            _largest(_numbers([row], "float64", "residual")),
-            _largest(_numbers([row], "float32", "residual")),
-            f"{located:.0%}" if located is not None else "–",
-            f"{ratio:.2f}" if (ratio := _time(row)) is not None else "–",
-        ])  # fmt: skip
-    count = len(_variants(rows))
-    head = f"<details><summary>All {count} models</summary>"
-    return f"{head}\n\n{table(header, lines)}\n\n</details>"
+        lines.append(
+            {
+                "group": row["group"],
+                "model": row["name"],
+                "parameters": f"{row['parameters'] / 1e6:.1f} M" if "parameters" in row else "–",
+                "input": " ".join("×".join(map(str, s)) for s in row.get("input", [])),
+                "result": row["status"],
+                "float64": _largest(_numbers([row], "float64", "residual")),
+                "float32": _largest(_numbers([row], "float32", "residual")),
+                "located": f"{located:.0%}" if located is not None else "–",
+                "time": f"{ratio:.2f}" if (ratio := _time(row)) is not None else "–",
+            }
+        )
+    return pd.DataFrame(lines).sort_values(
+        "group", key=lambda column: column.map(GROUPS.index), kind="stable"
+    )

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 import omenn
-from experiments import zoo_entries
+from experiments import zoo_entries, zoo_run
 from experiments.zoo_cover import cover
 from experiments.zoo_entries import Entry, sides
 from experiments.zoo_measure import made, measure
 from experiments.zoo_models import perturb
-from experiments.zoo_run import Store
-from experiments.zoo_table import matrix
+from experiments.zoo_run import FAILED, missing, store
+from experiments.zoo_table import every_model, matrix
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,17 +145,18 @@ def test_a_constant_that_moves_with_the_input_is_told() -> None:
     assert "cheating: a constant moves with the input" in matrix([row])
 
 
-def test_rows_are_kept_and_those_of_another_engine_are_not(tmp_path: Path) -> None:
-    e = entry("a model/with a name", nn.Identity)
-    store = Store(tmp_path)
-    assert store.read(e, "native") is None
-    store.write(e, "native", {"status": "exact"})
-    assert store.read(e, "native") == {"status": "exact", "size": "native"} | store.made_by
-    store.made_by = store.made_by | {"engine": "another"}
-    assert store.read(e, "native") is None
-    assert Store(tmp_path, older=True).read(e, "native") is not None
-    store.path(e, "native").write_text('{"status": "ex')  # as a full disk leaves it
-    assert store.read(e, "native") is None
+def test_what_is_finished_is_not_measured_again(tmp_path: Path) -> None:
+    entries = [entry(name, nn.Identity) for name in ("a model/with a name", "failed", "new")]
+    kept = store(tmp_path)
+    for one, status in zip(entries, ("exact", FAILED[0]), strict=False):
+        kept.put(zoo_run.key(one, "native"), {"status": status})
+    todo, done = missing(kept, entries, "native", retry=False)
+    assert ([e.name for e in todo], len(done)) == (["new"], 2)
+    todo, _ = missing(kept, entries, "native", retry=True)
+    assert [e.name for e in todo] == ["failed", "new"]
+    assert {row["status"] for row in store(tmp_path).all()} == {"exact", FAILED[0]}
+    kept.made["versions"] = {"torch": "another"}
+    assert missing(kept, entries, "native", retry=False) == (entries, [])
 
 
 def test_the_table_tells_the_worst_variant() -> None:
@@ -172,6 +173,8 @@ def test_the_table_tells_the_worst_variant() -> None:
     assert "| resnet | 1 | exact | 1e-17 | 1e-08 |" in good
     assert "class token 50% (`head`)" in good
     assert "**1 of 1**" in good
+    (line,) = every_model([row | {"name": "one"}]).to_dict("records")
+    assert (line["model"], line["located"], line["time"]) == ("one", "50%", "–")
     bad = matrix([row | {"name": "one"}, row | {"name": "two"} | worse])
     assert "| resnet | 2 | **not exact** (1) | 1e-03 |" in bad
     assert "- two (resnet): not exact: float64 residual 1e-03, fidelity 1e-01" in bad
