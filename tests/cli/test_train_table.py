@@ -99,7 +99,7 @@ class TestTrainTable:
         step, steps = table_training._Run._step, []
 
         def interrupted(self, *args):
-            steps.append(self.epoch)
+            steps.append(self.training.epoch)
             if len(steps) == 3:
                 raise KeyboardInterrupt
             return step(self, *args)

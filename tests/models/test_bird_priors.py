@@ -218,7 +218,7 @@ def test_references_of_expected_gradients_are_described_by_a_hash():
     other = described(bird_prior("sparsity", 1.0, "expected-gradients", seed=1))
     assert first is not None
     assert other is not None
-    assert first["options"]["references"].startswith("tensor (128, 3, 64, 64), sha256 ")
+    assert first["options"]["references"].startswith("tensor (128, 3, 64, 64), digest ")
     assert first["options"]["references"] != other["options"]["references"]
 
 
@@ -247,7 +247,7 @@ def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path, cache, monkeyp
         train_birds("birds-convnet", tmp_path / "cut", cache=cache)
     assert str(caught.value) == (
         "the training of birds-convnet stopped at step 2 of 3 in epoch 2: the loss is nan. "
-        f"The weights before that step are kept in {kept}. "
+        f"The weights before that step are in {kept}. "
         "Choose a smaller learning rate than 0.001, and another folder."
     )
     assert {p.name for p in checkpoint.parent.iterdir()} == {checkpoint.name, kept.name}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from omenn.data.birds.arrays import scene_arrays
-from omenn.engine.digest import content
+from omenn.engine.digest import digest
 from omenn.errors import InputError, did_you_mean
 from omenn.models.augmentation import normalised
 from omenn.models.bundled import SIZE
@@ -51,8 +50,8 @@ def bird_prior(
     )
 
 
-def described(prior: AttributionPrior | None) -> dict[str, Any] | None:
-    """A prior in words and numbers, as cards and checkpoints record it.
+def described(prior: Any) -> dict[str, Any] | None:
+    """A prior in words and numbers, as cards and checkpoints record it; its name if it is foreign.
 
     >>> described(bird_prior("sparsity", 0.5, "integrated-gradients", fraction=0.25))
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -61,6 +60,8 @@ def described(prior: AttributionPrior | None) -> dict[str, Any] | None:
     """
     if prior is None:
         return None
+    if not hasattr(prior, "options"):
+        return {"name": getattr(prior, "__name__", type(prior).__name__)}
     return {
         "name": prior.name,
         "weight": prior.weight,
@@ -71,19 +72,19 @@ def described(prior: AttributionPrior | None) -> dict[str, Any] | None:
 
 
 def takes_mask(prior: AttributionPrior | None) -> bool:
-    """Whether a prior has an argument ``mask``, and so is to be told where the birds are."""
+    """Whether a prior has an argument ``mask``: where the birds are."""
     if prior is None:
         return False
     function = getattr(prior.prior, "forward", prior.prior)
     return "mask" in inspect.signature(function).parameters
 
 
-def digest(tensor: Tensor) -> str:
-    """The beginning of a hash of the numbers."""
-    return hashlib.sha256(content(tensor)).hexdigest()[:12]
+def state_digest(prior: Any) -> str | None:
+    """Where the random numbers of a prior begin."""
+    return digest([prior.state_dict()["generator"]]) if hasattr(prior, "options") else None
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return f"tensor {tuple(value.shape)}, sha256 {digest(value)}"
+        return f"tensor {tuple(value.shape)}, digest {digest([value])}"
     return value if isinstance(value, str | int | float | None) else repr(value)

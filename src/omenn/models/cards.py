@@ -1,23 +1,18 @@
-"""What a training writes at its end: the weights, and a card with all one has to know of them."""
+"""What a training on birds writes at its end: the weights, and a card that describes them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save
 from torch import nn
 
-from omenn.files.atomic import replacing
 from omenn.models.bird_priors import BIRD_PRIORS
 from omenn.models.bundled import MEAN, SIZE, STD
+from omenn.models.fit import machine, write_network
 from omenn.models.recipes import RECIPES, Recipe
 
 _FLAGS = {
@@ -58,15 +53,8 @@ def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
 
 def write_result(network: nn.Module, found: Trained, out: Path) -> Path:
     """Write ``<arch>.safetensors`` and ``<arch>.json`` to ``out``; returns the former."""
-    weights = out / f"{found.arch}.safetensors"
-    state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
-    with replacing(weights) as beside:
-        beside.write_bytes(save(state))
     card = _card(found, sum(p.numel() for p in network.parameters()))
-    card["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
-    with replacing(out / f"{found.arch}.json") as beside:
-        beside.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    return weights
+    return write_network(network, card, out / f"{found.arch}.safetensors")
 
 
 def command_of(arch: str, seed: int, recipe: Recipe, prior: Mapping[str, Any] | None) -> str | None:
@@ -112,11 +100,5 @@ def _card(found: Trained, parameters: int) -> dict[str, Any]:
                 round(bound, 4) for bound in wilson(found.test, recipe.test_scenes)
             ],
         },
-        "training": {
-            "minutes": round(found.seconds / 60, 1),
-            "device": found.device,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "training": {"minutes": round(found.seconds / 60, 1), **machine(found.device)},
     }

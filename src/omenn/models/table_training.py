@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
-import math
-import platform
 import shlex
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,16 +12,14 @@ from typing import Any, Literal
 
 import torch
 from rich.console import Console
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omenn.data.tables import MOST, Scale, Table, read_table
-from omenn.engine.digest import content
-from omenn.errors import InputError, ModelError, WeightsError
-from omenn.files.atomic import replacing, write_checkpoint
+from omenn.errors import InputError, ModelError
 from omenn.files.reading import read_bytes, read_json
-from omenn.models.checkpoints import read_checkpoint
+from omenn.models.bird_priors import described, state_digest
+from omenn.models.fit import Best, Diverged, Training, descend, machine, write_network
 from omenn.models.randomness import seeded
 from omenn.models.recipes import LARGEST_RATE
 from omenn.models.tabular import CARD, HIDDEN, WEIGHTS, TableNetwork, roc_auc
@@ -58,16 +52,14 @@ class _Settings:
     seed: int
 
 
-class _Diverged(Exception):
-    """The loss or its gradient is not finite; the weights are those before this step."""
-
-
 class _Run:
-    """A training in progress: network, optimiser, the best weights so far, epochs done."""
+    """A training in progress: network, optimiser, the best weights so far."""
 
-    def __init__(self, table: Table, settings: _Settings, prior: Prior | None, device: str) -> None:
-        self.table, self.settings, self.device = table, settings, device
-        # Its random numbers run on, the caller's stay.
+    def __init__(
+        self, table: Table, settings: _Settings, prior: Prior | None, device: str, checkpoint: Path
+    ) -> None:
+        self.settings, self.device = settings, device
+        # Its random numbers advance, the caller's stay.
         self.prior = copy.deepcopy(prior) if isinstance(prior, AttributionPrior) else prior
         with seeded(settings.seed):
             network = TableNetwork(
@@ -85,48 +77,20 @@ class _Run:
         }
         self.network = network.to(device).eval()  # no layer of it behaves otherwise in training
         self.optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-        self.epoch, self.seconds, self.loss = 0, 0.0, math.nan
-        self.best: dict[str, Any] = {"epoch": 0, "auc": -math.inf, "weights": {}}
+        self.best = Best()
+        saved: dict[str, Any] = {"network": self.network, "optimiser": self.optimiser}
+        saved |= {"best": self.best}
+        if hasattr(self.prior, "state_dict"):  # it draws on where it was
+            saved["prior"] = self.prior
+        self.training = Training(asdict(settings), saved, checkpoint, device)
 
-    def save(self, path: Path) -> None:
-        state = {
-            "settings": asdict(self.settings),
-            "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "best": self.best,
-            "epoch": self.epoch,
-            "seconds": self.seconds,
-            "loss": self.loss,
-            "prior": getattr(self.prior, "state_dict", dict)(),
-        }
-        write_checkpoint(state, path)
-
-    def load(self, path: Path) -> None:
-        state = read_checkpoint(path, self.device)
-        if not isinstance(state, dict) or state.get("settings") != asdict(self.settings):
-            raise WeightsError(
-                f"the checkpoint {path} belongs to another training. "
-                "Remove it, or choose another folder."
-            )
-        self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.best, self.epoch = state["best"], state["epoch"]
-        self.seconds, self.loss = state["seconds"], state["loss"]
-        if state["prior"]:  # it draws on where it was
-            getattr(self.prior, "load_state_dict")(state["prior"])  # noqa: B009
-
-    def train_epoch(self) -> None:
-        """One step on all training rows, then the validation rows."""
-        started = time.monotonic()
-        self.loss = self._step(*self.parts["train"])
+    def train_epoch(self) -> float:
+        """One step on all training rows, then the validation rows; the loss of the former."""
+        loss = self._step(*self.parts["train"])
         if not self.logits("validation").isfinite().all():
-            raise _Diverged("the output after it is not finite")
-        self.epoch += 1
-        auc = self.auc("validation")
-        if auc > self.best["auc"]:
-            weights = copy.deepcopy(self.network.state_dict())
-            self.best = {"epoch": self.epoch, "auc": auc, "weights": weights}
-        self.seconds += time.monotonic() - started
+            raise Diverged("the output after it is not finite")
+        self.best.note(self.training.epoch + 1, self.auc("validation"), self.network)
+        return loss
 
     def _step(self, x: Tensor, y: Tensor) -> float:
         logits = self.network(x)
@@ -137,25 +101,15 @@ class _Run:
         if self.prior is not None:
             explained = torch.zeros_like(y) if logits.shape[1] == 1 else y
             loss = loss + self._prior(self.prior, x, explained)
-        self.optimiser.zero_grad()
-        loss.backward()
-        length = nn.utils.get_total_norm(
-            [p.grad for p in self.network.parameters() if p.grad is not None]
-        )
-        if not loss.isfinite():
-            raise _Diverged(f"the loss is {float(loss.detach()):g}")
-        if not length.isfinite():
-            raise _Diverged("the gradient of the loss is not finite")
-        self.optimiser.step()
-        return float(loss.detach())
+        return descend(loss, self.optimiser, self.network.parameters())
 
     def _prior(self, prior: Prior, x: Tensor, explained: Tensor) -> Tensor:
         try:
             return prior(self.network, x, explained)
         except InputError as error:
-            if not self.epoch and not isinstance(error, TermNotFinite):
+            if not self.training.epoch and not isinstance(error, TermNotFinite):
                 raise  # a mistake of the caller, as nothing has been trained yet
-            raise _Diverged(str(error).rstrip(".")) from error
+            raise Diverged(str(error).rstrip(".")) from error
 
     @torch.no_grad()
     def logits(self, part: str) -> Tensor:
@@ -189,8 +143,8 @@ def train_table(
     rows; the weights kept are those with the largest validation ROC-AUC. ``prior``, such as an
     ``omenn.xdnn.AttributionPrior``, is added to the loss. ``bias=False`` trains an X-DNN.
 
-    Writes ``table.safetensors``, its card ``table.json``, and checkpoints: started again with the
-    same arguments an interrupted training goes on, on a CPU to the same weights, bit for bit.
+    Writes ``table.safetensors``, its card ``table.json``, and checkpoints: an interrupted training
+    that is started again with the same arguments continues, on a CPU to the same weights.
 
     Raises InputError for a table that cannot be read or split and numbers without sense,
     ModelError where the loss is no longer finite (the best weights before that are written),
@@ -207,17 +161,14 @@ def train_table(
         bias=bias,
         epochs=epochs,
         learning_rate=learning_rate,
-        prior=_described(prior),
-        prior_state=_state(prior),
+        prior=described(prior),
+        prior_state=state_digest(prior),
         seed=seed,
     )
-    run = _Run(table, settings, prior, device)
-    checkpoint = out / _CHECKPOINT
-    if checkpoint.exists():
-        run.load(checkpoint)
+    run = _Run(table, settings, prior, device, out / _CHECKPOINT)
     try:
-        _train(run, checkpoint, console)
-    except _Diverged as stop:
+        _train(run, console)
+    except Diverged as stop:
         raise _stopped(run, str(stop), path, out) from stop
     return _write_result(run, path, out)
 
@@ -279,71 +230,36 @@ def _check(hidden: Sequence[int], epochs: int, learning_rate: float) -> None:
         raise InputError(f"learning_rate is {learning_rate}; choose one above 0, such as 0.001.")
 
 
-def _train(run: _Run, checkpoint: Path, console: Console | None) -> None:
+def _train(run: _Run, console: Console | None) -> None:
     """The epochs that are left; a checkpoint now and then, and after the last."""
-    saved = time.monotonic()
+    epochs, state = run.settings.epochs, run.training
     with progress_bar(console) as progress:
-        task = progress.add_task("table", total=run.settings.epochs, completed=run.epoch)
-        while run.epoch < run.settings.epochs:
-            run.train_epoch()
+        task = progress.add_task("table", total=epochs, completed=state.epoch)
+        for _ in state.fit(epochs, run.train_epoch, seconds_between=_SECONDS_BETWEEN_CHECKPOINTS):
             progress.advance(task)
-            last = run.epoch == run.settings.epochs
-            if last or time.monotonic() - saved >= _SECONDS_BETWEEN_CHECKPOINTS:
-                run.save(checkpoint)
-                saved = time.monotonic()
 
 
 def _stopped(run: _Run, what: str, path: Path, out: Path) -> ModelError:
     """Keep the best weights so far; what to say when the loss is NaN."""
     left = "No step was finished, so no weights were written."
-    if run.best["epoch"]:
+    if run.best.epoch:
         weights = _write_result(run, path, out, stopped=what)
-        left = f"The weights of step {run.best['epoch']}, the best before, are in {weights}."
+        left = f"The weights of step {run.best.epoch}, the best before, are in {weights}."
     remedy = f"a smaller learning rate than {run.settings.learning_rate:g}"
     if run.prior is not None:
         remedy = f"a smaller weight of the prior, or {remedy}"
     return ModelError(
-        f"training stopped at step {run.epoch + 1} of {run.settings.epochs}: {what}. {left} "
-        f"Use {remedy}, and another folder."
+        f"training stopped at step {run.training.epoch + 1} of {run.settings.epochs}: {what}. "
+        f"{left} Use {remedy}, and another folder."
     )
 
 
-def _described(prior: Prior | None) -> dict[str, Any] | None:
-    """A prior in words and numbers, as card and checkpoint record it."""
-    if prior is None:
-        return None
-    if not isinstance(prior, AttributionPrior):
-        return {"name": getattr(prior, "__name__", type(prior).__name__)}
-    options = {
-        key: _digest(value) if isinstance(value, Tensor) else value
-        for key, value in prior.options.items()
-    }
-    found = {"name": prior.name, "weight": prior.weight, "method": prior.method}
-    return found | {"fraction": prior.fraction, "options": options}
-
-
-def _state(prior: Prior | None) -> str | None:
-    """Where its random numbers begin."""
-    return _digest(prior.state_dict()["generator"]) if isinstance(prior, AttributionPrior) else None
-
-
-def _digest(values: Tensor) -> str:
-    found = hashlib.sha256(content(values)).hexdigest()
-    return f"{'×'.join(map(str, values.shape))} {values.dtype}, sha256 {found}"
-
-
 def _write_result(run: _Run, path: Path, out: Path, stopped: str | None = None) -> Path:
-    run.network.load_state_dict(run.best["weights"])
-    weights = out / WEIGHTS
-    with replacing(weights) as beside:
-        state = {name: value.cpu() for name, value in run.network.state_dict().items()}
-        beside.write_bytes(save(state))
-    card = _card(run, path) | {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    run.network.load_state_dict(run.best.weights)
+    card = _card(run, path)
     if stopped is not None:
-        card["stopped"] = f"at step {run.epoch + 1}: {stopped}"
-    with replacing(out / CARD) as beside:
-        beside.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return weights
+        card["stopped"] = f"at step {run.training.epoch + 1}: {stopped}"
+    return write_network(run.network, card, out / WEIGHTS)
 
 
 def _card(run: _Run, path: Path) -> dict[str, Any]:
@@ -366,17 +282,14 @@ def _card(run: _Run, path: Path) -> dict[str, Any]:
         "prior": settings.prior,
         "command": _command(settings, path),
         "result": {
-            "epoch": run.best["epoch"],
-            "validation_auc": run.best["auc"],
+            "epoch": run.best.epoch,
+            "validation_auc": run.best.score,
             "test_auc": run.auc("test"),
             "test_accuracy": right,
         },
         "training": {
-            "seconds": round(run.seconds, 2),
-            "device": torch.device(run.device).type,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
+            "seconds": round(run.training.seconds, 2),
+            **machine(torch.device(run.device).type),
         },
     }
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -28,14 +27,14 @@ from torch.overrides import TorchFunctionMode
 
 from omenn.data.birds import INSTANCES, PARTS
 from omenn.data.birds.arrays import SceneArrays, scene_arrays
-from omenn.errors import InputError, ModelError, WeightsError
+from omenn.errors import InputError, ModelError
 from omenn.files.atomic import write_checkpoint
 from omenn.models.architectures import ARCHITECTURES, Classifier
 from omenn.models.augmentation import Move, drawn_move, normalised, tinted
-from omenn.models.bird_priors import described, digest, takes_mask
+from omenn.models.bird_priors import described, state_digest, takes_mask
 from omenn.models.bundled import SIZE
 from omenn.models.cards import Trained, write_result
-from omenn.models.checkpoints import read_checkpoint
+from omenn.models.fit import Diverged, Stateful, Training, descend, epoch_generator
 from omenn.models.randomness import check_seed
 from omenn.models.recipes import Recipe, recipe_of
 from omenn.progress import progress_bar
@@ -101,15 +100,8 @@ def _rate(step: int, steps: int, recipe: Recipe) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
 
 
-class _Diverged(Exception):
-    """The loss or its gradient is not finite; the weights are those before this step."""
-
-    def __init__(self, step: int, why: str) -> None:
-        self.step, self.why = step, why
-
-
 class _Run:
-    """A training in progress: student, averaged network, optimiser, epochs done, history."""
+    """A training in progress: the student, its averaged network, the optimiser."""
 
     def __init__(
         self,
@@ -117,10 +109,11 @@ class _Run:
         seed: int,
         recipe: Recipe,
         device: torch.device,
+        checkpoint: Path,
         prior: AttributionPrior | None = None,
     ) -> None:
         self.arch, self.seed, self.recipe, self.device = arch, seed, recipe, device
-        self.prior = copy.deepcopy(prior)  # its random numbers run on, the caller's stay
+        self.prior = copy.deepcopy(prior)  # its random numbers advance, the caller's stay
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             student = _Student(ARCHITECTURES[arch]())
@@ -136,56 +129,32 @@ class _Run:
             ],
             lr=recipe.learning_rate,
         )
-        self.epoch, self.seconds, self.history = 0, 0.0, []
+        self.step = 0
+        self.training = Training(self._settings(), self._parts(), checkpoint, device)
 
-        self.settings = {"arch": arch, "seed": seed, **asdict(recipe), "prior": described(prior)}
-        if prior is not None:
-            self.settings["prior state"] = digest(prior.state_dict()["generator"])
+    def _settings(self) -> dict[str, Any]:
+        settings = {"arch": self.arch, "seed": self.seed, **asdict(self.recipe)}
+        return settings | {"prior": described(self.prior), "prior state": state_digest(self.prior)}
 
-    def save(self, path: Path) -> None:
-        state = {
-            "settings": self.settings,
-            "model": self.average.state_dict(),  # so that a checkpoint is a weights file, too
-            "student": self.student.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "prior": None if self.prior is None else self.prior.state_dict(),
-            "epoch": self.epoch,
-            "seconds": self.seconds,
-            "history": self.history,
-        }
-        write_checkpoint(state, path)
-
-    def load(self, path: Path) -> None:
-        state = read_checkpoint(path, self.device)
-        if not isinstance(state, dict) or state.get("settings") != self.settings:
-            raise WeightsError(
-                f"the checkpoint {path} belongs to another training. "
-                "Remove it, or choose another folder."
-            )
-        self.student.load_state_dict(state["student"])
-        self.average.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        if self.prior is not None:
-            self.prior.load_state_dict(state["prior"])
-        self.epoch, self.seconds = state["epoch"], state["seconds"]
-        self.history = state["history"]
+    def _parts(self) -> dict[str, Stateful]:
+        # "model", so that a checkpoint is a weights file, too
+        parts: dict[str, Stateful] = {"model": self.average, "student": self.student}
+        parts["optimiser"] = self.optimiser
+        return parts if self.prior is None else parts | {"prior": self.prior}
 
     def train_epoch(self, scenes: SceneArrays, progress: Progress, task: TaskID) -> float:
         """One pass over the scenes; returns the mean loss."""
-        started = time.monotonic()
-        recipe, size = self.recipe, self.recipe.batch_size
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        recipe, size, epoch = self.recipe, self.recipe.batch_size, self.training.epoch
+        generator = epoch_generator(self.seed, epoch)
         order = torch.randperm(len(scenes), generator=generator)
         batches = len(scenes) // size
         self.student.train()
         total = 0.0
         for number in range(batches):
             rows = order[number * size : (number + 1) * size]
-            step = self.epoch * batches + number
-            total += self._step(scenes, rows, step, recipe.epochs * batches, generator)
+            self.step = epoch * batches + number
+            total += self._step(scenes, rows, self.step, recipe.epochs * batches, generator)
             progress.advance(task)
-        self.epoch += 1
-        self.seconds += time.monotonic() - started
         return total / batches
 
     def _step(
@@ -200,33 +169,30 @@ class _Run:
         with torch.autocast(device.type, torch.bfloat16, enabled=half), explicit:
             loss = self.student(images, *targets, recipe.part_loss)
         if self.prior is not None:
-            loss = loss + self._term(scenes, rows, images, move, step)
+            loss = loss + self._term(self.prior, scenes, rows, images, move)
         for group in self.optimiser.param_groups:
             group["lr"] = _rate(step, steps, recipe)
-        self.optimiser.zero_grad()
-        loss.backward()
-        length = nn.utils.clip_grad_norm_(self.student.parameters(), recipe.clip)
-        value = float(loss.detach())
-        for name, number in (("loss", value), ("length of the gradient", float(length))):
-            if not math.isfinite(number):
-                raise _Diverged(step, f"the {name} is {number:g}")
-        self.optimiser.step()
+        value = descend(loss, self.optimiser, self.student.parameters(), recipe.clip)
         self._update_average(step)
         return value
 
     def _term(
-        self, scenes: SceneArrays, rows: Tensor, images: Tensor, move: Move, step: int
+        self,
+        prior: AttributionPrior,
+        scenes: SceneArrays,
+        rows: Tensor,
+        images: Tensor,
+        move: Move,
     ) -> Tensor:
         """The prior, outside of autocast: as a derivative of the network it needs float32."""
-        assert self.prior is not None
         context = {}
         if scenes.masks is not None:
             context["mask"] = move(scenes.masks[rows].to(self.device))
         labels = scenes.labels[rows].to(self.device)
         try:
-            return self.prior(self.student.network, images, labels, **context)
+            return prior(self.student.network, images, labels, **context)
         except InputError as error:  # attributions or a term that are not finite
-            raise _Diverged(step, f"in the prior, {str(error).rstrip('.')}") from error
+            raise Diverged(f"in the prior, {str(error).rstrip('.')}") from error
 
     def _update_average(self, step: int) -> None:
         keep = min(self.recipe.averaging, (step + 1) / (step + 10))
@@ -258,13 +224,12 @@ def train_birds(
 ) -> Path:
     """Train a bundled architecture on generated birds; returns the path of the weights.
 
-    Writes ``<out>/<arch>.safetensors`` and its card ``<out>/<arch>.json``. A checkpoint after
-    every epoch lets an interrupted run go on where it stopped when it is started again with the
-    same arguments: on a CPU to the same weights, bit for bit. The recipe is ``RECIPES[arch]``;
-    ``epochs``, ``train_scenes`` and ``learning_rate`` change it. ``prior`` is added to the loss
-    of every step, computed in float32 for the scenes' classes; one that takes a ``mask`` gets the
-    place of the birds (B, 1, S, S), moved as the pictures are. ``cache`` is the folder of the
-    drawn scenes (``<out>/scenes`` by default). The test scenes are used once, after the last epoch.
+    Writes ``<out>/<arch>.safetensors``, its card ``<out>/<arch>.json``, and a checkpoint after
+    every epoch: an interrupted run that is started again with the same arguments continues where
+    it stopped, on a CPU to the same weights, bit for bit. The recipe is ``RECIPES[arch]``;
+    ``epochs``, ``train_scenes`` and ``learning_rate`` change it. ``prior`` is added to the loss of
+    every step, in float32, for the scenes' classes; one that takes a ``mask`` gets that of the
+    birds (B, 1, S, S). ``cache`` is the folder of the drawn scenes (default: ``<out>/scenes``).
 
     Raises ModelError for an unknown architecture and for a loss that is no longer finite,
     InputError for a number that is too small, WeightsError for the checkpoint of another training,
@@ -273,63 +238,62 @@ def train_birds(
     check_seed(seed)
     recipe = recipe_of(arch, epochs=epochs, train_scenes=train_scenes, learning_rate=learning_rate)
     out = Path(out)
-    run = _Run(arch, seed, recipe, torch.device(device), prior)
     checkpoint = out / f"{arch}.checkpoint.pt"
-    if checkpoint.exists():
-        run.load(checkpoint)
+    run = _Run(arch, seed, recipe, torch.device(device), checkpoint, prior)
     with progress_bar(console) as progress:
         scenes = partial(
             scene_arrays, seed=seed, size=SIZE, cache=cache or out / "scenes", progress=progress
         )
-        _train(run, scenes, checkpoint, progress)
-        test = scenes("test", recipe.test_scenes)
+        _train(run, scenes, progress)
+        test = scenes("test", recipe.test_scenes)  # read once
     found = Trained(
         arch=arch,
         seed=seed,
         recipe=recipe,
         prior=described(prior),
-        validation=run.history[-1]["validation"],
+        validation=run.training.history[-1]["validation"],
         test=accuracy(run.average, test),
-        seconds=run.seconds,
+        seconds=run.training.seconds,
         device=run.device.type,
     )
     return write_result(run.average, found, out)
 
 
-def _train(
-    run: _Run, scenes: Callable[..., SceneArrays], checkpoint: Path, progress: Progress
-) -> None:
+def _train(run: _Run, scenes: Callable[..., SceneArrays], progress: Progress) -> None:
     """The epochs that are left, each followed by validation and a checkpoint."""
-    recipe = run.recipe
+    recipe, state = run.recipe, run.training
     train = scenes("train", recipe.train_scenes, masks=takes_mask(run.prior))
     validation = scenes("validation", recipe.validation_scenes)
     batches = recipe.train_scenes // recipe.batch_size
-    task = progress.add_task(run.arch, total=recipe.epochs * batches, completed=run.epoch * batches)
-    while run.epoch < recipe.epochs:
-        try:
-            loss = run.train_epoch(train, progress, task)
-        except _Diverged as stop:
-            raise _stopped(run, stop, batches, checkpoint) from stop
+    done, total = state.epoch * batches, recipe.epochs * batches
+    task = progress.add_task(run.arch, total=total, completed=done)
+
+    def train_epoch() -> dict[str, float]:
+        loss = run.train_epoch(train, progress, task)
         share = accuracy(run.average, validation)
-        run.history.append({"epoch": run.epoch, "loss": loss, "validation": share})
-        run.save(checkpoint)
-        progress.console.print(
-            f"{run.arch} epoch {run.epoch}/{recipe.epochs}: loss {loss:.3f}, "
-            f"validation top-1 {share:.1%}, {run.seconds / 60:.1f} min"
-        )
+        return {"epoch": state.epoch + 1, "loss": loss, "validation": share}
+
+    try:
+        for noted in state.fit(recipe.epochs, train_epoch):
+            progress.console.print(
+                f"{run.arch} epoch {state.epoch}/{recipe.epochs}: loss {noted['loss']:.3f}, "
+                f"validation top-1 {noted['validation']:.1%}, {state.seconds / 60:.1f} min"
+            )
+    except Diverged as stop:
+        raise _stopped(run, str(stop), batches) from stop
 
 
-def _stopped(run: _Run, stop: _Diverged, batches: int, checkpoint: Path) -> ModelError:
-    """What to say when the loss is NaN or infinite, or its gradient is."""
+def _stopped(run: _Run, what: str, batches: int) -> ModelError:
+    """The error for a loss or gradient that is NaN or infinite."""
     remedy = f"a smaller learning rate than {run.recipe.learning_rate:g}"
     if run.prior is not None:
         remedy = f"a smaller --prior-weight than {run.prior.weight:g} or {remedy}"
     left = "No step was done, so that no weights were written."
-    if stop.step:
-        kept = checkpoint.with_name(f"{run.arch}.stopped.pt")
+    if run.step and run.training.checkpoint is not None:
+        kept = run.training.checkpoint.with_name(f"{run.arch}.stopped.pt")
         write_checkpoint({"model": run.average.state_dict()}, kept)
-        left = f"The weights before that step are kept in {kept}."
+        left = f"The weights before that step are in {kept}."
     return ModelError(
-        f"the training of {run.arch} stopped at step {stop.step % batches + 1} of {batches} in "
-        f"epoch {run.epoch + 1}: {stop.why}. {left} Choose {remedy}, and another folder."
+        f"the training of {run.arch} stopped at step {run.step % batches + 1} of {batches} in "
+        f"epoch {run.training.epoch + 1}: {what}. {left} Choose {remedy}, and another folder."
     )
