@@ -7,7 +7,6 @@ NeurIPS, arXiv 2407.11910.
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,16 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omenn.check import whole
-from omenn.engine.digest import content
+from omenn.engine.digest import digest
 from omenn.engine.target import pick_output
-from omenn.errors import InputError, ModelError, WeightsError
-from omenn.files.atomic import write_checkpoint
+from omenn.errors import InputError, ModelError
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.idsds import CELLS, Fill, cell_mask, filling, idsds
 from omenn.metrics.maps import checked_images, checked_targets, of_targets
 from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Score
-from omenn.models.checkpoints import read_checkpoint
+from omenn.models.fit import Diverged, Training, descend, epoch_generator
 from omenn.models.randomness import seeded
 
 
@@ -118,14 +116,15 @@ def fine_tune(
     """
     recipe = recipe or Recipe()
     pictures = _checked(data, recipe)
-    run = _Run(model, recipe, loss, len(pictures))
-    if checkpoint is not None and Path(checkpoint).exists():
-        run.load(Path(checkpoint))
-    while run.epoch < recipe.epochs:
-        mean = run.train(pictures)
-        if checkpoint is not None:
-            run.save(Path(checkpoint))
-        tick(run.epoch, mean)
+    run = _Run(model, recipe, loss, len(pictures), checkpoint)
+    try:
+        for mean in run.training.fit(recipe.epochs, lambda: run.train(pictures)):
+            tick(run.training.epoch, mean)
+    except Diverged as stop:
+        raise ModelError(
+            f"{stop} in epoch {run.training.epoch + 1}. Choose a smaller rate than "
+            f"{recipe.rate:g}, and check the pictures."
+        ) from stop
     return run.finished()
 
 
@@ -180,33 +179,44 @@ def deleted(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
 
 
 class _Run:
-    """A training in progress: the copy, its optimiser, the number of epochs done."""
+    """A training in progress: the copy and its optimiser."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, loss: Loss, count: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        loss: Loss,
+        count: int,
+        checkpoint: Path | str | None,
+    ) -> None:
         self.model = copy.deepcopy(model)
         self.flags = [p.requires_grad for p in self.model.parameters()]
         if not self.flags:
             raise ModelError("the model has no parameters, so there is nothing to train.")
         for parameter in self.model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        self.recipe, self.loss, self.epoch = recipe, loss, 0
+        self.recipe, self.loss = recipe, loss
         self.device = next(self.model.parameters()).device
         known = {k: v for k, v in asdict(recipe).items() if k != "published" or v}
-        self.settings = {**known, "pictures": count, "weights": _digest(self.model)}
+        state = self.model.state_dict()
+        settings = {**known, "pictures": count, "weights": digest([*state.values()], [*state])}
         self.optimiser = torch.optim.SGD(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=recipe.rate,
             momentum=recipe.momentum,
             weight_decay=recipe.decay,
         )
+        file = None if checkpoint is None else Path(checkpoint)
+        parts = {"model": self.model, "optimiser": self.optimiser}
+        self.training = Training(settings, parts, file, self.device)
 
     def train(self, pictures: Pictures) -> float:
         """One epoch; returns the mean loss."""
-        recipe, total = self.recipe, 0.0
-        generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + self.epoch)
+        recipe, epoch, total = self.recipe, self.training.epoch, 0.0
+        generator = epoch_generator(recipe.seed, epoch)
         order = torch.randperm(len(pictures), generator=generator).tolist()
         for group in self.optimiser.param_groups:
-            group["lr"] = recipe.rate * 0.1 ** (self.epoch // recipe.step)
+            group["lr"] = recipe.rate * 0.1 ** (epoch // recipe.step)
         self.model.train()
         number = int(torch.randint(2**31, (), generator=generator))
         with _drawing(number, self.device), torch.enable_grad():
@@ -215,41 +225,8 @@ class _Run:
                 images = deleted(images, recipe, generator).to(self.device)
                 labels = labels.to(self.device)
                 value = self.loss(_checked_logits(self.model(images), labels), labels)
-                if not math.isfinite(float(value.detach())):
-                    raise ModelError(
-                        f"the loss is {float(value.detach()):g} in epoch {self.epoch + 1}. Choose "
-                        f"a smaller rate than {recipe.rate:g}, and check the pictures."
-                    )
-                self.optimiser.zero_grad()
-                value.backward()
-                self.optimiser.step()
-                total += float(value.detach()) * len(rows)
-        self.epoch += 1
+                total += descend(value, self.optimiser, self.model.parameters()) * len(rows)
         return total / len(pictures)
-
-    def save(self, path: Path) -> None:
-        state = {
-            "settings": self.settings,
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "epoch": self.epoch,
-        }
-        write_checkpoint(state, path)
-
-    def load(self, path: Path) -> None:
-        state = read_checkpoint(path, self.device)
-        if not isinstance(state, dict) or not {"settings", "epoch"} <= state.keys():
-            raise WeightsError(f"{path} is no checkpoint of omenn. Remove it to start afresh.")
-        settings, epoch = state["settings"], state["epoch"]
-        other = [name for name, value in self.settings.items() if settings.get(name) != value]
-        if other:
-            raise WeightsError(
-                f"the checkpoint {path} belongs to another training: {', '.join(other)} differ. "
-                "Remove it, or choose another file."
-            )
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.epoch = epoch
 
     def finished(self) -> nn.Module:
         for parameter, flag in zip(self.model.parameters(), self.flags, strict=True):
@@ -340,12 +317,3 @@ def _drawing(number: int, device: torch.device) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(number)
         yield
-
-
-def _digest(model: nn.Module) -> str:
-    """The weights that a training starts from, in a few letters."""
-    found = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        found.update(name.encode())
-        found.update(content(value))
-    return found.hexdigest()[:16]
