@@ -7,7 +7,6 @@ everywhere in a rule table, what travels is g = R / x.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,8 +16,8 @@ from torch import Tensor
 from omenn.engine.location import Place, compacted, full
 from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.chain import FROZEN_CHAIN
-from omenn.engine.operators.record import DROPOUT
 from omenn.engine.trace.call import Call, substitute
+from omenn.methods.attend import in_parts
 from omenn.methods.attnlrp import joint
 from omenn.methods.lrp_layers import Layer, layer_of
 from omenn.methods.rule_table import RuleTable, ruled
@@ -341,28 +340,6 @@ def _scale(call: Call, x: Tensor) -> Tensor:
     return rstd * (weight if column is None else weight.reshape(column))
 
 
-def attention(call: Call) -> Any:
-    """Fused attention in its parts, q kᵀ, mask, softmax and A V, each seen by the tracer."""
-    if call.get("dropout_p"):
-        raise call.refuse(*DROPOUT)
-    q, k, v, mask = (call.get(name) for name in ("query", "key", "value", "attn_mask"))
-    scale = 1 / math.sqrt(q.shape[-1]) if call.get("scale") is None else call.get("scale")
-    with call.owner:
-        if call.get("enable_gqa"):
-            k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
-        logits = q @ k.transpose(-2, -1) * scale
-        if call.get("is_causal"):
-            seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
-            logits = logits.masked_fill(~seen, -torch.inf)
-        if mask is not None and mask.dtype == torch.bool:
-            logits = logits.masked_fill(~mask, -torch.inf)
-        elif mask is not None:
-            logits = logits + mask
-        blind = torch.isinf(logits.detach()).all(-1, keepdim=True)
-        weights = torch.softmax(logits, -1)
-        return (weights.masked_fill(blind, 0) if bool(blind.any()) else weights) @ v
-
-
 def sampled(call: Call) -> Any:
     """Grid sampling at constant positions, by positive weights."""
     if not call.is_carried(call.get("input")) or call.is_carried(call.get("grid")):
@@ -392,7 +369,7 @@ def abslrp_rules(pooling: str) -> RuleTable:
     rows |= ruled("softmax", softmax) | ruled("log_softmax", log_softmax)
     rows |= ruled("max_pool", pooled(pooling)) | ruled("grid_sample", sampled)
     rows |= ruled("layer_norm group_norm instance_norm rms_norm batch_norm", normalisation)
-    rows |= ruled("scaled_dot_product_attention", attention, composite=True)
+    rows |= ruled("scaled_dot_product_attention", in_parts, composite=True)
     rows |= ruled("fourier complex view_as_complex diff", refused)
     rows["chain"] = FROZEN_CHAIN._replace(rule=elementwise)
     return RuleTable(rows, ranked=False)

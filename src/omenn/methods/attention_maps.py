@@ -8,7 +8,6 @@ All else is the ordinary network, with its true derivatives.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from omenn.check import choose
-from omenn.engine.operators.record import DROPOUT
 from omenn.engine.target import Target, pick_output, select
 from omenn.engine.trace.autograd_nodes import own_precision
 from omenn.engine.trace.call import Call
@@ -26,6 +24,7 @@ from omenn.engine.trace.guards import alone
 from omenn.engine.trace.opaque import raise_opaque
 from omenn.errors import InputError, ModelError, TargetError, UnsupportedOperator, reason
 from omenn.explanation import Explanation
+from omenn.methods.attend import in_parts
 from omenn.methods.from_map import brought, explained, over_channels
 from omenn.methods.ordinary_gradient import Plain
 from omenn.methods.question import Question
@@ -118,31 +117,6 @@ def ending(rule: Rule) -> Rule:
     return product
 
 
-def fused(call: Call) -> Any:
-    """``scaled_dot_product_attention`` in its parts, each seen by the tracer."""
-    if call.get("dropout_p"):
-        raise call.refuse(*DROPOUT)
-    q, k, v = (call.get(name) for name in ("query", "key", "value"))
-    scale, mask = call.get("scale"), call.get("attn_mask")
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    with call.owner:
-        if call.get("enable_gqa"):
-            k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
-        logits = (q * scale) @ k.transpose(-2, -1)
-        if call.get("is_causal"):
-            seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
-            logits = logits.masked_fill(~seen, -math.inf)
-        if isinstance(mask, Tensor):
-            boolean = mask.dtype == torch.bool
-            logits = logits.masked_fill(~mask, -math.inf) if boolean else logits + mask
-        blind = (logits.detach() == -math.inf).all(-1, keepdim=True)
-        if not bool(blind.any()):
-            return torch.softmax(logits, -1) @ v
-        # A query that sees nothing has no weights; softmax alone would make NaN of it.
-        weights = torch.softmax(logits.masked_fill(blind, 0), -1)
-        return weights.masked_fill(blind, 0) @ v
-
-
 class Watching(Plain):
     """Runs a model in its ordinary form, and notes its attentions."""
 
@@ -154,7 +128,7 @@ class Watching(Plain):
             for name in names:
                 book[name] = book[name]._replace(rule=stage(book[name].rule))
         row = book["scaled_dot_product_attention"]
-        book["scaled_dot_product_attention"] = row._replace(rule=fused, composite=True)
+        book["scaled_dot_product_attention"] = row._replace(rule=in_parts, composite=True)
         self.book = book
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,9 @@ from torch import Tensor
 from omenn.check import real
 from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.chain import FROZEN_CHAIN, frozen_chain
-from omenn.engine.operators.record import DROPOUT
 from omenn.engine.trace.autograd_nodes import Halve, Joint
 from omenn.engine.trace.call import Call
+from omenn.methods.attend import arguments, attend
 from omenn.methods.lrp_layers import by_layer, epsilon_rule
 from omenn.methods.registry import lrp
 from omenn.methods.rule_table import RuleTable, ruled, stabilised
@@ -68,9 +67,7 @@ def attention(call: Call) -> Any:
     Only factors that depend on the input take part: between one of them and a constant there is
     nothing to share.
     """
-    if call.get("dropout_p"):
-        raise call.refuse(*DROPOUT)
-    given = [call.get(name) for name in ("query", "key", "value", "attn_mask")]
+    given = arguments(call)
     carries = [call.is_carried(t) for t in given]
     xs = [t for t, own in zip(given, carries, strict=True) if own]
 
@@ -81,7 +78,7 @@ def attention(call: Call) -> Any:
                 next(found).detach().requires_grad_() if own else _constant(t)
                 for t, own in zip(given, carries, strict=True)
             ]
-            y = _attended(call, *leaves)
+            y = attend(call, *leaves, shared=shared)
         wanted = [leaf for leaf, own in zip(leaves, carries, strict=True) if own]
         return torch.autograd.grad(y, wanted, grad, allow_unused=True)
 
@@ -90,25 +87,6 @@ def attention(call: Call) -> Any:
 
 def _constant(t: Tensor | None) -> Any:
     return t if t is None else t.detach()
-
-
-def _attended(call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    scale = call.get("scale")
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    if call.get("enable_gqa"):
-        k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
-    q, k = shared(q, k)
-    logits = q @ k.transpose(-2, -1) * scale
-    if call.get("is_causal"):
-        seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
-        logits = logits.masked_fill(~seen, -torch.inf)
-    if mask is not None:
-        boolean = mask.dtype == torch.bool
-        logits = logits.masked_fill(~mask, -torch.inf) if boolean else logits + mask
-    blind = torch.isinf(logits).all(-1, keepdim=True)  # a query that sees nothing
-    weights = torch.softmax(logits.masked_fill(blind, 0), -1).masked_fill(blind, 0)
-    weights, v = shared(weights, v)
-    return weights @ v
 
 
 def shared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,18 +25,29 @@ class Softmax(NamedTuple):
     scale: float
     grouped: bool
 
+    @classmethod
+    def of(cls, call: Any) -> Softmax:
+        """How a call of ``scaled_dot_product_attention`` makes them."""
+        scale = call.get("scale")
+        scale = 1 / math.sqrt(call.get("query").shape[-1]) if scale is None else scale
+        return cls(bool(call.get("is_causal")), scale, bool(call.get("enable_gqa")))
+
 
 def weights(query: Tensor, key: Tensor, mask: Tensor | None, how: Softmax) -> Tensor:
     """softmax(scale · q kᵀ + mask), (…, L, S), in one piece."""
-    logits = (query * how.scale) @ key.transpose(-2, -1)
-    if how.causal:
+    return _normalised(masked((query * how.scale) @ key.transpose(-2, -1), mask, how.causal), mask)
+
+
+def masked(logits: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """logits + mask, with −∞ where a query does not see a key."""
+    if causal:
         allowed = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
         logits = logits.masked_fill(~allowed, -math.inf)
     if mask is not None and mask.dtype == torch.bool:  # not by adding: −∞ has no derivative
         logits = logits.masked_fill(~mask, -math.inf)
     elif mask is not None:
         logits = logits + mask
-    return _normalised(logits, mask)
+    return logits
 
 
 def _normalised(logits: Tensor, mask: Tensor | None) -> Tensor:

@@ -25,9 +25,7 @@ def fused(call: Call) -> Any:
         raise call.refuse(*DROPOUT)
     if not call.is_carried(v):
         return call.hold()
-    mask, scale, shape = call.get("attn_mask"), call.get("scale"), v.shape
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    how = Softmax(bool(call.get("is_causal")), scale, bool(call.get("enable_gqa")))
+    mask, shape, how = call.get("attn_mask"), v.shape, Softmax.of(call)
     mask = call.true(mask) if isinstance(mask, Tensor) else None
 
     def grouped(out: Tensor) -> Tensor:
