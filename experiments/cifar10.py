@@ -26,13 +26,13 @@ from torch.nn import functional as F
 
 from omenn.data.cifar10 import CLASSES, Cifar10
 from omenn.errors import OmennError
-from omenn.models.checkpoints import load_weights
-from omenn.models.preprocessing import (
+from omenn.modalities.image.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Preprocessing,
     from_mapping,
 )
+from omenn.models.checkpoints import load_weights
 
 PREPROCESS = {"size": 32, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 AT_ONCE = 50

@@ -28,8 +28,8 @@ import torch
 from torch import nn
 
 from omenn.errors import InputError, OmennError, WeightsError, did_you_mean, reason
+from omenn.modalities.image.preprocessing import Preprocessing
 from omenn.models.architectures import BirdsConvNet, BirdsResNet, BirdsViT, Classifier
-from omenn.models.preprocessing import Preprocessing
 
 MEAN = STD = (0.5, 0.5, 0.5)
 

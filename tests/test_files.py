@@ -25,10 +25,11 @@ from omenn.files.atomic import replacing, write_checkpoint
 from omenn.files.locks import NAME, locked
 from omenn.files.printable import file_name, printable
 from omenn.files.reading import opened, read_json, read_text
-from omenn.models import checkpoints, images, user_files
+from omenn.modalities.image.picture_files import read_image
+from omenn.models import checkpoints, user_files
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "picture": images.read_image,
+    "picture": read_image,
     "picture of a set": read_picture,
     "size of a picture": size_of,
     "annotation": lambda path: read_boxes(path, (4, 4), 1),
@@ -157,7 +158,7 @@ class TestTables:
             read_table(tmp_path / "t.csv", "y")
 
 
-@pytest.mark.parametrize("read", [images.read_image, read_picture])
+@pytest.mark.parametrize("read", [read_image, read_picture])
 def test_pictures_that_unpack_without_bound(
     read: Callable[[Path], Image.Image], tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from omenn.bench.trial import Subject
 from omenn.data import birds, imagenet
 from omenn.errors import InputError, MissingExtra
 from omenn.metrics.localisation import energy_pointing_game
-from omenn.models.preprocessing import Preprocessing
+from omenn.modalities.image.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from omenn.bench.masks import box_masks, seen_by
 from omenn.data.folders import Box
-from omenn.models.preprocessing import Preprocessing
+from omenn.modalities.image.preprocessing import Preprocessing
 
 
 def test_boxes_become_masks() -> None:

@@ -21,7 +21,7 @@ from omenn.metrics.in_domain import in_domain_deletion
 from omenn.metrics.localisation import boxed
 from omenn.metrics.registry import Measure, Metric, metrics
 from omenn.metrics.score import Measured, Score
-from omenn.models.preprocessing import Preprocessing
+from omenn.modalities.image.preprocessing import Preprocessing
 
 QUICK: dict[str, dict[str, Any]] = {
     "gae": {"steps": 3},

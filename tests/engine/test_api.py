@@ -127,13 +127,13 @@ def test_explaining_loads_torch_alone() -> None:
 
 # --- the direction of imports ----------------------------------------------------------------
 
-# errors ← files ← {check, filters} ← explanation ← engine ← methods ← xdnn ← {models, viz}
-# ← metrics ← bench ← cli; data is a source beside the engine. Models are trained and converted with
-# xdnn.
+# errors ← files ← {check, filters} ← explanation ← engine ← methods ← xdnn ← viz ← modalities ←
+# models ← metrics ← bench ← cli; data is a source beside the engine. Models are trained and
+# converted with xdnn.
 LEVELS = {
     "errors": 0, "files": 0.1, "progress": 0.2, "check": 0.3, "filters": 0.3, "explanation": 0.4,
-    "engine": 1, "data": 1, "methods": 2, "xdnn": 3, "models": 4, "viz": 4, "metrics": 5,
-    "bench": 6, "cli": 7, "__main__": 9,
+    "engine": 1, "data": 1, "methods": 2, "xdnn": 3, "viz": 4, "modalities": 4.1, "models": 4.2,
+    "metrics": 5, "bench": 6, "cli": 7, "__main__": 9,
 }  # fmt: skip
 # Convenience methods of a result reach for pictures, when they are called.
 UPWARD = {
@@ -176,6 +176,16 @@ def test_imports_point_one_way(path: Path) -> None:
         if other == own or (name, other) in UPWARD:
             continue
         assert LEVELS[other] < LEVELS[own], f"{name} imports {module}"
+
+
+def test_pictures_are_known_in_few_rooms() -> None:
+    """Of what lies below the protocols; those of the literature are about pictures."""
+    rooms = {
+        part(path)
+        for path in sources()
+        if any(module.split(".")[0] == "PIL" for module in imports(ast.parse(path.read_text())))
+    }
+    assert rooms <= {"data", "modalities", "viz", "metrics", "bench"}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from omenn.bench.data_sources import open_data
 from omenn.bench.trial import Subject, Trial
 from omenn.metrics.explainers import explainer
 from omenn.metrics.registry import metrics
-from omenn.models.preprocessing import Preprocessing
+from omenn.modalities.image.preprocessing import Preprocessing
 from omenn.models.sources import load
 
 OPTIONS: dict[str, dict[str, Any]] = {

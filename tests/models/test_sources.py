@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from omenn.errors import MissingExtra, ModelError, WeightsError
+from omenn.modalities.image.preprocessing import IMAGENET_MEAN, Preprocessing
 from omenn.models import sources
 from omenn.models.checkpoints import load_weights
-from omenn.models.preprocessing import IMAGENET_MEAN, Preprocessing
 from omenn.models.randomness import leave_no_layer_trivial, seeded
 
 needs_models = pytest.mark.skipif(

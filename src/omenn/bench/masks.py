@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from omenn.data.folders import Box, within
-from omenn.models.preprocessing import Preprocessing
+from omenn.modalities.image.preprocessing import Preprocessing
 
 
 def box_masks(boxes: Sequence[Sequence[Box]], size: tuple[int, int]) -> Tensor:

@@ -25,7 +25,7 @@ from omenn.metrics.maps import Model, logits_of, not_finite
 from omenn.metrics.parts import Responses, responses
 from omenn.metrics.registry import MASKS, PARTS, Metric
 from omenn.metrics.score import Measured, Score, Verdict
-from omenn.models.preprocessing import Preprocessing
+from omenn.modalities.image.preprocessing import Preprocessing
 
 COPIES = 3  # of all pictures at the peak of a protocol: they, what replaces them, float64 maps
 REPLACED = "maps that are not finite, judged as zero"

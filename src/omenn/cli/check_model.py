@@ -24,15 +24,13 @@ def inputs_for(source: Source, file: Path | None, seed: int, device: str) -> tup
     The picture ``file``; else the example inputs that the model carries; else random numbers of
     the size the model was made for.
     """
-    import torch
-
     if file is not None:
         return read_input(file, source, device), file.name
     if source.example_inputs is not None:
         return _moved(source.example_inputs, device), "the model's example_inputs"
-    shape = (1, source.preprocessing.channels, *source.preprocessing.size)
     with seeded(seed):
-        return torch.randn(shape).to(device), f"random numbers {shape}, seed {seed}"
+        noise = source.modality.noise().to(device)
+    return noise, f"random numbers {tuple(noise.shape)}, seed {seed}"
 
 
 def target_for(source: Source, text: str | None) -> Any:

@@ -12,13 +12,12 @@ from omenn.bench.plan_entries import words
 from omenn.cli.explain_images import (
     Request,
     asked_of,
-    display,
     first_row,
     read_input,
     short_name,
     warning_of,
 )
-from omenn.cli.explain_results import described, marked, usual_smoothing
+from omenn.cli.explain_results import described, marked
 from omenn.cli.method_list import installed, ordered
 from omenn.cli.method_options import method_and_options, method_named, shown
 from omenn.cli.profiling import Spent, spending
@@ -132,12 +131,12 @@ def compare_file(
         model=source.spec,
         target=words,
         logit=there[0].output,
-        image=display(source, tensor),
+        image=source.modality.shown(tensor),
         rows=rows,
         answers=answers,
         weights=source.weights,
         warning=warning_of(source),
-        sigma=usual_smoothing(tuple(tensor.shape[-2:])) if sigma is None else sigma,
+        sigma=source.modality.usual_smoothing(tuple(tensor.shape[-2:])) if sigma is None else sigma,
         footer=f"omenn {omenn.__version__} · {described(source)}",
     )
 

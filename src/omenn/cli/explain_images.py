@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from omenn.errors import InputError, OmennError, TargetError, did_you_mean, reason
 from omenn.models import user_files
-from omenn.models.images import read_image
 from omenn.models.sources import Source
 from omenn.viz.panels import Case
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from omenn import Certificate, Contrast, Explanation
@@ -47,7 +45,7 @@ def read_input(file: Path, source: Source, device: str) -> torch.Tensor:
     Raises:
         InputError: the file is no picture, or the model takes none.
     """
-    return source.preprocessing(read_image(file)).to(device)
+    return source.modality.from_user(file).to(device)
 
 
 def explain_file(
@@ -111,7 +109,7 @@ def explain_tensor(
         model=source.spec,
         target=words,
         explanation=explanation,
-        image=display(source, tensor),
+        image=source.modality.shown(tensor),
         contrast=second,
         rival=second_words,
         truth=truth,
@@ -150,13 +148,7 @@ def _changed(case: Case, steps: Sequence[str]) -> Case:
 def warning_of(source: Source) -> str:
     """What must be said first: weights not known to be trained, a preprocessing nobody declared."""
     said = [] if source.trained is True else [_sentence(source.weights)]
-    if source.preprocessing.assumed:
-        height, width = source.preprocessing.size
-        said.append(
-            f"Without a model.preprocess, ImageNet's is assumed: {width} × {height} pixels, "
-            "normalised."
-        )
-    return " ".join(said)
+    return " ".join([*said, *filter(None, [source.modality.assumption])])
 
 
 def asked_of(request: Request, source: Source, logits: torch.Tensor) -> tuple[int | Contrast, str]:
@@ -242,7 +234,7 @@ def first_row(source: Source, tensor: torch.Tensor) -> torch.Tensor:
         raise InputError(
             f"the model '{source.spec}' cannot take a picture of the shape "
             f"{tuple(tensor.shape)}: {type(error).__name__}: {reason(error)}{place}. "
-            f"{_other_preprocessing(source)}"
+            f"{source.modality.remedy(source.file)}"
         ) from error
     try:
         if source.output is not None and isinstance(output, torch.Tensor):
@@ -294,18 +286,6 @@ def _described(output: Any) -> str:
     return type(output).__name__ if shape is None else f"a tensor {tuple(shape)}"
 
 
-def _other_preprocessing(source: Source) -> str:
-    """What to do where a model does not take what it was given."""
-    ours = f"Its preprocessing: {source.preprocessing.source}."
-    if source.file is None:
-        return f"{ours} Write a function in a file that returns the model as it takes pictures."
-    return (
-        f"{ours} Say another in '{source.file}': "
-        'model.preprocess = {"size": 28, "mean": [0.5], "std": [0.5]}, one number a channel '
-        "(one: grey, three: red, green, blue)."
-    )
-
-
 def other_output(source: Source) -> str:
     """What to do on the command line where a model's output is no row of logits."""
     where = "a file, and name it as file.py:function" if source.file is None else f"'{source.file}'"
@@ -320,10 +300,6 @@ def best_other(logits: torch.Tensor, target: int) -> int:
     others = logits.float().clone()
     others[target] = -float("inf")
     return int(others.argmax())
-
-
-def display(source: Source, tensor: torch.Tensor) -> np.ndarray:
-    return source.preprocessing.display(tensor[0])
 
 
 def _sentence(text: str) -> str:

@@ -148,7 +148,7 @@ def report(
     first = cases[0].explanation
     if smooth is None:
         shape = tuple(chosen(first.matrix).shape[1:])
-        smooth = 0.0 if first.processing else usual_smoothing(shape)
+        smooth = 0.0 if first.processing else source.modality.usual_smoothing(shape)
     constants = f" · constants: {first.bias_placement}" if is_omenn(first) else ""
     found = [] if certificate is None else [certificate]
     about = f"{source.spec} on {cases[0].name}"
@@ -164,22 +164,9 @@ def report(
     )
 
 
-def usual_smoothing(shape: tuple[int, ...]) -> float:
-    """The width of the Gaussian for a matrix of this shape: a fortieth of its side, or none.
-
-    A single axis of tokens or columns has none: nobody knows which of them are neighbours.
-    """
-    width = round(min(shape[-2:]) / 40, 1) if len(shape) > 1 else 0.0
-    return width if width >= 0.5 else 0.0
-
-
 def described(source: Source) -> str:
-    """Model, weights and size of the pictures, for the foot of a page."""
-    height, width = source.preprocessing.size
-    return (
-        f"{source.spec} · {source.weights} · pictures as {width} × {height} pixels "
-        f"({source.preprocessing.source})"
-    )
+    """Model, weights and what it takes, for the foot of a page."""
+    return f"{source.spec} · {source.weights} · {source.modality.description}"
 
 
 def write(out: Path, cases: Sequence[Case], report: Report | None) -> list[Path]:

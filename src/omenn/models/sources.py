@@ -26,9 +26,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from omenn.errors import MissingExtra, ModelError, did_you_mean, reason
-from omenn.models import preprocessing, user_files
+from omenn.modalities import Modality
+from omenn.modalities.image import preprocessing
+from omenn.modalities.image.preprocessing import Preprocessing
+from omenn.models import user_files
 from omenn.models.checkpoints import load_weights
-from omenn.models.preprocessing import Preprocessing
 from omenn.models.randomness import leave_no_layer_trivial, seeded
 from omenn.models.torchvision_remedy import prepare
 
@@ -63,6 +65,13 @@ class Source:
     example_inputs: Any = None
     file: Path | None = None
     output: str | int | None = None
+
+    @property
+    def modality(self) -> Modality:
+        """How inputs of this model are made, and explanations of it shown."""
+        from omenn.modalities.image.pictures import Pictures
+
+        return Pictures(self.preprocessing)
 
     @property
     def named_output(self) -> dict[str, str | int]:

@@ -23,7 +23,8 @@ def compare_figure(comparison: Comparison) -> Figure:
     from matplotlib.figure import Figure
 
     shown = shared_views(comparison.rows)
-    count = len(comparison.rows) + 1
+    pictured = comparison.image is not None
+    count = len(comparison.rows) + pictured
     columns = min(_COLUMNS, max(count, 3))
     lines = -(-count // columns)
     width, height = columns * (SIDE + 0.2) + 0.3, lines * _HEIGHT + 1.45
@@ -32,8 +33,9 @@ def compare_figure(comparison: Comparison) -> Figure:
         (0.25 + place % columns * (SIDE + 0.2), height - 0.95 - place // columns * _HEIGHT)
         for place in range(count)
     ]
-    draw(drawn, View(comparison.image), "Input", None, corners[0])
-    for row, corner in zip(comparison.rows, corners[1:], strict=True):
+    if comparison.image is not None:
+        draw(drawn, View(comparison.image), "Input", None, corners[0])
+    for row, corner in zip(comparison.rows, corners[pictured:], strict=True):
         view = shown.get(row.method)
         if view is None:
             _failed(drawn, row, corner)

@@ -38,7 +38,7 @@ def compare_page(comparison: Comparison) -> str:
         reference=reference(comparison.rows),
         rescaled=any(row.promise == "none" for row in there),
         by_area=len({row.cell.values.size for row in there if row.cell.values is not None}) > 1,
-        input_view=View(comparison.image),
+        input_view=None if comparison.image is None else View(comparison.image),
         cards=_cards(comparison),
         class_rows=[_class_row(row, comparison.sigma) for row in comparison.rows],
     )

@@ -66,13 +66,16 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Methods on one picture (H, W, 3), for the answer ``target``, whose number is ``logit``."""
+    """Methods on one input, for the answer ``target``, whose number is ``logit``.
+
+    ``image`` (H, W, 3): what the network saw, None for an input that is no picture.
+    """
 
     name: str
     model: str
     target: str
     logit: float
-    image: np.ndarray
+    image: np.ndarray | None
     rows: Sequence[Row]
     answers: Sequence[Answer] = ()
     weights: str = ""

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from omenn.errors import InputError, ModelError
-from omenn.models.images import MAX_PIXELS, read_image
-from omenn.models.preprocessing import (
+from omenn.modalities.image.picture_files import MAX_PIXELS, read_image
+from omenn.modalities.image.preprocessing import (
     Preprocessing,
     from_mapping,
     from_timm,

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from omenn.errors import InputError, ModelError, did_you_mean
-from omenn.models.images import MAX_PIXELS
+from omenn.modalities.image.picture_files import MAX_PIXELS
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,1 @@
+"""Pictures: reading files, preprocessing, and the locations of a map."""

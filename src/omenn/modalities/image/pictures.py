@@ -1,0 +1,107 @@
+"""The modality of models that take pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from omenn.modalities import Unit
+from omenn.modalities.image.picture_files import read_image
+from omenn.modalities.image.preprocessing import Preprocessing
+from omenn.viz.flat_map import drawn
+from omenn.viz.panels import Panel, case_of, panels
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from omenn import Explanation
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Picture files or PIL images, resized, cropped and normalised by ``preprocessing``.
+
+    >>> import omenn, torch
+    >>> pictures = Pictures(Preprocessing(size=(8, 6)))
+    >>> x = pictures.from_user(Image.new("RGB", (20, 15), (200, 100, 0)))
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 2)).eval()
+    >>> e = omenn.explain(net, x)
+    >>> units = pictures.units(e)
+    >>> len(units), units[7].name
+    (48, 'row 1, column 1')
+    >>> assert abs(sum(unit.value for unit in units) - e.total.item()) < 1e-6
+    >>> [panel.key for panel in pictures.views(e)]
+    ['input', 'c', 'weight', 'bias', 'overlay']
+    """
+
+    preprocessing: Preprocessing
+
+    @property
+    def description(self) -> str:
+        return f"pictures as {self._size} pixels ({self.preprocessing.source})"
+
+    @property
+    def assumption(self) -> str:
+        if not self.preprocessing.assumed:
+            return ""
+        return (
+            f"Without a model.preprocess, ImageNet's is assumed: {self._size} pixels, normalised."
+        )
+
+    @property
+    def _size(self) -> str:
+        height, width = self.preprocessing.size
+        return f"{width} × {height}"
+
+    def from_user(self, given: str | Path | Image.Image) -> torch.Tensor:
+        """The input (1, channels, H, W), float32.
+
+        Raises:
+            InputError: the file is no picture, or the model takes none.
+        """
+        picture = given if isinstance(given, Image.Image) else read_image(given)
+        return self.preprocessing(picture)
+
+    def noise(self) -> torch.Tensor:
+        import torch
+
+        return torch.randn(1, self.preprocessing.channels, *self.preprocessing.size)
+
+    def remedy(self, file: Path | None) -> str:
+        ours = f"Its preprocessing: {self.preprocessing.source}."
+        if file is None:
+            return f"{ours} Write a function in a file that returns the model as it takes pictures."
+        return (
+            f"{ours} Say another in '{file}': "
+            'model.preprocess = {"size": 28, "mean": [0.5], "std": [0.5]}, one number a channel '
+            "(one: grey, three: red, green, blue)."
+        )
+
+    def shown(self, inputs: torch.Tensor) -> np.ndarray:
+        """The first picture of a batch without its normalisation, (H, W, 3), uint8."""
+        return self.preprocessing.display(inputs[0])
+
+    def usual_smoothing(self, shape: tuple[int, ...]) -> float:
+        """A fortieth of the shorter side, or none where that is less than half an entry.
+
+        A single axis of tokens or columns has none: nobody knows which of them are neighbours.
+        """
+        width = round(min(shape[-2:]) / 40, 1) if len(shape) > 1 else 0.0
+        return width if width >= 0.5 else 0.0
+
+    def units(self, explanation: Explanation, index: int = 0) -> Sequence[Unit]:
+        """The entries of the map, row by row."""
+        return [
+            Unit(f"row {row}, column {column}", float(value))
+            for row, values in enumerate(drawn(explanation, index))
+            for column, value in enumerate(values)
+        ]
+
+    def views(self, explanation: Explanation, index: int = 0, **words: Any) -> Sequence[Panel]:
+        sigma = words.pop("sigma", 0.0)
+        return panels(case_of(explanation, index, **words), sigma=sigma)
