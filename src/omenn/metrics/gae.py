@@ -248,14 +248,25 @@ def _masked(f: Model, x: Tensor, y: Tensor, steps: int, largest: bool, published
         if step == steps - 1:
             break
         flat = a.flatten(1)
-        number = (step + 1) * size // steps
-        if not published:  # among those that are not gone yet, up to the same share in both orders
-            number -= step * size // steps
+        if published:
+            number = _published_number(size, steps, step)
+        else:  # among those that are not gone yet, up to the same share in both orders
+            number = (step + 1) * size // steps - step * size // steps
             flat = flat.masked_fill(gone, -torch.inf if largest else torch.inf)
         chosen = flat.topk(number, dim=1, largest=largest).indices
         gone = gone.scatter(1, chosen, True)
         x = torch.where(gone.view_as(x), 0.0, x)
     return _Masked(torch.stack(images), torch.stack(logits), shares)
+
+
+def _published_number(size: int, steps: int, step: int) -> int:
+    """How many elements the published code zeroes after a step.
+
+    NOTE [one element short] Its shares are float32, rounded down: half of a picture, by ten steps,
+    is one element less than half. Later steps order what is left anew, so that one element counts.
+    """
+    shares = torch.linspace(1 / steps, 1, steps, dtype=torch.float32, device="cpu")
+    return int(shares[step] * size)
 
 
 def _faithfulness(r: Tensor, morf: _Masked, lerf: _Masked) -> Tensor:
