@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from omenn.engine.operators import OPERATORS, Row, autograd_nodes, recurrent
+from omenn.engine.operators import OPERATORS, Operator, recurrent
+from omenn.engine.trace import autograd_nodes
 from omenn.engine.trace.call import Call
 from opcases.case import Case, draw
 from opcases.linear import seeded
@@ -35,7 +36,7 @@ def certificate(case: Case) -> omenn.Certificate:
     return omenn.certify(case.call, case.fresh(), total)
 
 
-def broken(row: Row, change) -> Row:
+def broken(row: Operator, change) -> Operator:
     """The rule with ``change`` made to its output: same value, other history."""
 
     def rule(call: Call):
@@ -47,7 +48,7 @@ def broken(row: Row, change) -> Row:
         items = [replaced(call, t, lambda t: change(t, carried)) for t in out]
         return type(out)(items)
 
-    return row._replace(rule=rule)
+    return row.with_rule(rule)
 
 
 def replaced(call: Call, out, change):
@@ -102,7 +103,7 @@ def test_wrong_backward_is_refused(operator: str, change, monkeypatch) -> None:
 
 @pytest.mark.parametrize("operator", sorted(FROZEN))
 def test_unfrozen_coefficient_is_refused(operator: str, monkeypatch) -> None:
-    row = OPERATORS[operator]._replace(rule=lambda call: call.run())
+    row = OPERATORS[operator].with_rule(lambda call: call.run())
     monkeypatch.setitem(OPERATORS, operator, row)
     assert not certificate(FIRST[operator]).exact
 
@@ -136,7 +137,7 @@ def test_wrong_constant_is_refused(case: Case, factor: float, monkeypatch) -> No
 
 
 def test_native_backward_of_a_nonlinear_operator_is_named(monkeypatch) -> None:
-    monkeypatch.setitem(OPERATORS, "gelu", OPERATORS["gelu"]._replace(rule=lambda c: c.run()))
+    monkeypatch.setitem(OPERATORS, "gelu", OPERATORS["gelu"].with_rule(lambda c: c.run()))
     net = seeded(nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2)))
     found = omenn.certify(net, draw(2, 4))
     assert not found.exact
@@ -144,7 +145,7 @@ def test_native_backward_of_a_nonlinear_operator_is_named(monkeypatch) -> None:
 
 
 def test_unhalved_product_is_refused(monkeypatch) -> None:
-    monkeypatch.setitem(OPERATORS, "mul", OPERATORS["mul"]._replace(rule=lambda c: c.run()))
+    monkeypatch.setitem(OPERATORS, "mul", OPERATORS["mul"].with_rule(lambda c: c.run()))
     found = omenn.certify(lambda x: x * x.sin(), draw(2, 4), 1)
     assert not found.exact
     assert "two tensors that depend on the input" in found.violations[0]
@@ -152,7 +153,7 @@ def test_unhalved_product_is_refused(monkeypatch) -> None:
 
 def test_changed_forward_is_refused(monkeypatch) -> None:
     """A rule whose forward is another one is exact in itself, but not for this model."""
-    relu = OPERATORS["relu"]._replace(rule=lambda c: F.leaky_relu(c.carried[0], 0.1))
+    relu = OPERATORS["relu"].with_rule(lambda c: F.leaky_relu(c.carried[0], 0.1))
     monkeypatch.setitem(OPERATORS, "relu", relu)
     found = omenn.certify(seeded(nn.Sequential(nn.Linear(4, 4), nn.ReLU())), draw(2, 4), 1)
     assert not found.exact

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.overrides import get_overridable_functions
 
+from omenn.engine.operators.unruled import UNTOUCHED
 from omenn.engine.trace import spelling
 
 # Why a function has no rule, and needs none or can have none -> its names, in place or not.
@@ -128,7 +129,7 @@ def name_of(func: Callable[..., Any]) -> str:
 
 
 def has_rule(func: Callable[..., Any]) -> bool:
-    return spelling.spell(func) is not None or func in spelling.UNTOUCHED
+    return spelling.spell(func) is not None or func in UNTOUCHED
 
 
 @pytest.mark.skipif(not torch.__version__.startswith("2.13"), reason="torch has other functions")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from omenn.engine.operators import OPERATORS, Row
+from omenn.engine.operators import OPERATORS, Operator
 from omenn.engine.operators.record import same
 from opcases.case import Case, draw
 from opcases.linear import seeded
@@ -159,7 +159,7 @@ def test_gradients_that_are_zero_by_chance(monkeypatch) -> None:
     x = draw(1, 4)
     centred = lambda t: F.layer_norm(torch.neg(t), (4,))  # noqa: E731  # W 1 = 0
     wanted = omenn.operator(centred, x).to_dense()
-    monkeypatch.setitem(OPERATORS, "neg", Row(rule, same))
+    monkeypatch.setitem(OPERATORS, "neg", Operator(rule, same))
     close(omenn.operator(centred, x).columns(slice(None)), wanted)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import omenn
-from omenn.engine.operators import OPERATORS, Row
+from omenn.engine.operators import OPERATORS, Operator
 from omenn.engine.operators.record import same
 from opcases.case import draw
 from opcases.linear import seeded
@@ -195,14 +195,14 @@ def hidden(call):
 
 @pytest.fixture
 def own_rule(monkeypatch):
-    monkeypatch.setitem(OPERATORS, "neg", Row(hidden, same))
+    monkeypatch.setitem(OPERATORS, "neg", Operator(hidden, same))
 
 
 def test_kernel_without_a_derivative(monkeypatch) -> None:
     def rule(call):
         return call.frozen(call.carried[0], call.value(), lambda g: Once.apply(g))
 
-    monkeypatch.setitem(OPERATORS, "neg", Row(rule, same))
+    monkeypatch.setitem(OPERATORS, "neg", Operator(rule, same))
     with pytest.raises(omenn.ModelError) as caught:
         omenn.operator(torch.neg, X)
     assert str(caught.value) == (
@@ -216,7 +216,7 @@ def test_rule_that_takes_one_vector_at_a_time(monkeypatch) -> None:
         vjp = lambda g: -g if bool((g < 1e9).all()) else g  # noqa: E731
         return call.frozen(call.carried[0], call.value(), vjp)
 
-    monkeypatch.setitem(OPERATORS, "neg", Row(rule, same))
+    monkeypatch.setitem(OPERATORS, "neg", Operator(rule, same))
     close(omenn.operator(torch.neg, X).to_dense(), -torch.eye(4).double())
     remedy = r"through the model: .*\. Pass chunk=1: an operator of the model cannot take several"
     with pytest.raises(omenn.ModelError, match=remedy):
@@ -243,7 +243,7 @@ def test_wrong_constant_is_noticed(monkeypatch) -> None:
         out = call.frozen(call.carried[0], call.value(), lambda g: -g)
         return call.attach(out, torch.ones(4, dtype=torch.float64))
 
-    monkeypatch.setitem(OPERATORS, "neg", Row(rule, same))
+    monkeypatch.setitem(OPERATORS, "neg", Operator(rule, same))
     op = omenn.operator(torch.neg, X)
     close(op.constant, torch.ones(4).double())
     close(op.residual, -torch.ones(4).double())
@@ -257,7 +257,7 @@ def test_passes_that_disagree_are_noticed(monkeypatch) -> None:
         vjp = lambda g: -g if torch.is_grad_enabled() else -1.01 * g  # noqa: E731
         return call.frozen(call.carried[0], call.value(), vjp)
 
-    monkeypatch.setitem(OPERATORS, "neg", Row(rule, same))
+    monkeypatch.setitem(OPERATORS, "neg", Operator(rule, same))
     op = omenn.operator(torch.neg, X)
     assert not op.residual.any()
     assert not op.exact

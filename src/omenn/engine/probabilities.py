@@ -35,12 +35,8 @@ _UNDER = {
     ("log", "softmax"): "log_softmax",
     ("exp", "log_softmax"): "softmax",
 }
-_SAME = frozenset("to clone contiguous detach dropout positive".split())
-_RESHAPED = frozenset("reshape view flatten unflatten squeeze unsqueeze".split())
-_MOVED = frozenset("transpose t permute movedim".split())
-_CHOSEN = frozenset("getitem select narrow index_select cat stack".split())
-_FOLLOWED = _SAME | _RESHAPED | _MOVED | _CHOSEN
-_KNOWN = _FOLLOWED | {name for name, _ in _UNDER}
+_FOLLOWED = ("keeps", "reshapes", "permutes", "selects")
+_LOGARITHM_OR_POWER = frozenset(name for name, _ in _UNDER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +77,10 @@ def begun(mode: Tracer, call: Call) -> Callable[[], Tensor] | None:
 
 def note(mode: Tracer, call: Call, out: Any, logits: Callable[[], Tensor] | None) -> None:
     """Puts on the mark of a result how it is made of logits, if it is."""
-    operator = call.operator
-    if not isinstance(out, Tensor) or (logits is None and operator not in _KNOWN):
+    operator, moves = call.operator, call.known.moves in _FOLLOWED
+    if not isinstance(out, Tensor):
+        return
+    if logits is None and not (moves or operator in _LOGARITHM_OR_POWER):
         return
     if logits is None:
         given = {id(t): m.end for t, m in call.marked}
@@ -91,7 +89,7 @@ def note(mode: Tracer, call: Call, out: Any, logits: Callable[[], Tensor] | None
             return
         (last,) = ends
         follow = _arranged(call, out, {i: end.logits for i, end in given.items() if end})
-        operator = _UNDER.get((operator, last), last if operator in _FOLLOWED else "")
+        operator = _UNDER.get((operator, last), last if moves else "")
         if not operator or follow is None:
             return
         logits = follow
@@ -105,7 +103,7 @@ def _arranged(
 ) -> Callable[[], Tensor] | None:
     """The same arrangement of logits as the call is of what is made of them."""
     first = known.get(id(call.first))
-    if call.operator in _MOVED | _CHOSEN:
+    if call.known.moves in ("permutes", "selects"):
         if call.inplace:
             return None
         return lambda: call.func(

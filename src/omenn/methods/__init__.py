@@ -10,7 +10,7 @@ Example:
     >>> assert omenn.list_methods()["omenn"].promise == "exact"
 """
 
-from omenn.engine.operators import Row
+from omenn.engine.operators import Operator
 from omenn.methods import (  # noqa: F401
     abslrp,
     attnlrp,
@@ -34,6 +34,6 @@ from omenn.methods.rule_table import RuleTable, ruled
 methods = list_methods
 
 __all__ = [
-    "Method", "Row", "RuleTable", "explain", "find", "list_methods", "method", "methods",
+    "Method", "Operator", "RuleTable", "explain", "find", "list_methods", "method", "methods",
     "propagate", "ruled",
 ]  # fmt: skip

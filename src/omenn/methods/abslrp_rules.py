@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from omenn.engine.location import Place, compacted, full
-from omenn.engine.operators import OPERATORS
+from omenn.engine.operators import OPERATORS, of_kind
 from omenn.engine.operators.chain import FROZEN_CHAIN
 from omenn.engine.trace.call import Call, substitute
 from omenn.methods.attend import in_parts
@@ -27,16 +27,6 @@ TINY = 1e-9
 FAR = 64.0
 # The note that a model adds two tensors that depend on the input, as a ResNet does.
 BRANCHES = "branches"
-
-_ELEMENTWISE = (
-    "relu leaky_relu rrelu prelu clamp abs gelu silu elu softplus mish tanh sigmoid logsigmoid "
-    "hardsigmoid hardswish softsign erf tanhshrink softshrink sin cos atan sinh asinh expm1 log1p "
-    "exp sqrt erfc cosh exp2 rpow square"
-)
-_LAYERS = "linear conv conv_transpose matmul bmm einsum"
-_BILINEAR = "outer inner tensordot kron bilinear addmm baddbmm addbmm _grouped_mm"
-_SUMMING = "sum mean nanmean avg_pool interpolate cumsum trace fold"
-_WRITING = "index_add scatter_add scatter index_put"
 
 Values = Sequence[Tensor]
 Function = Callable[[Values], Tensor]
@@ -363,13 +353,13 @@ def refused(call: Call) -> Any:
 
 
 def abslrp_rules(pooling: str) -> RuleTable:
-    rows = ruled(_LAYERS, layer) | ruled(_ELEMENTWISE, elementwise) | ruled("pow", power)
-    rows |= ruled(_BILINEAR + " addcmul lerp", general) | ruled(_SUMMING, of_magnitudes)
-    rows |= ruled("add sub", added) | ruled("mul", multiplied) | ruled(_WRITING, written)
+    rows = ruled(of_kind("layer"), layer) | ruled(of_kind("pointwise"), elementwise)
+    rows |= ruled(of_kind("product"), general) | ruled(of_kind("sum"), of_magnitudes)
+    rows |= ruled(of_kind("write"), written) | ruled(of_kind("normalisation"), normalisation)
+    rows |= ruled("pow", power) | ruled("add sub", added) | ruled("mul", multiplied)
     rows |= ruled("softmax", softmax) | ruled("log_softmax", log_softmax)
     rows |= ruled("max_pool", pooled(pooling)) | ruled("grid_sample", sampled)
-    rows |= ruled("layer_norm group_norm instance_norm rms_norm batch_norm", normalisation)
     rows |= ruled("scaled_dot_product_attention", in_parts, composite=True)
     rows |= ruled("fourier complex view_as_complex diff", refused)
-    rows["chain"] = FROZEN_CHAIN._replace(rule=elementwise)
+    rows["chain"] = FROZEN_CHAIN.with_rule(elementwise)
     return RuleTable(rows, ranked=False)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from omenn.check import choose
+from omenn.engine.operators import OPERATORS, of_kind
 from omenn.engine.target import Target, pick_output, select
 from omenn.engine.trace.autograd_nodes import own_precision
 from omenn.engine.trace.call import Call
@@ -33,11 +34,8 @@ from omenn.methods.tokens import Product, einsum_product, matmul_product, same_p
 RESAMPLINGS = ("nearest", "bilinear")
 
 # What attention weights may go through on their way to the values.
-_PASSING = (
-    "dropout to contiguous clone view reshape flatten unflatten squeeze unsqueeze expand detach "
-    "masked_fill where clamp mul div"
-)
-_PRODUCTS = "matmul bmm einsum"
+_MOVES = ("keeps", "reshapes", "repeats")
+_SCALING = ("masked_fill", "where", "clamp", "mul", "div")
 
 
 @dataclass
@@ -123,12 +121,14 @@ class Watching(Plain):
     def __init__(self, model: nn.Module | None = None, **options: Any) -> None:
         super().__init__(model, **options)
         book = dict(self.book)
-        stages = {starting: ("softmax",), passing: _PASSING.split(), ending: _PRODUCTS.split()}
+        moving = [name for name, known in OPERATORS.items() if known.moves in _MOVES]
+        products = [name for name in of_kind("layer") if not OPERATORS[name].factors]
+        stages = {starting: ["softmax"], passing: [*moving, *_SCALING], ending: products}
         for stage, names in stages.items():
             for name in names:
-                book[name] = book[name]._replace(rule=stage(book[name].rule))
+                book[name] = book[name].with_rule(stage(book[name].rule))
         row = book["scaled_dot_product_attention"]
-        book["scaled_dot_product_attention"] = row._replace(rule=in_parts, composite=True)
+        book["scaled_dot_product_attention"] = row.with_rule(in_parts, composite=True)
         self.book = book
 
 

@@ -11,15 +11,13 @@ from torch import Tensor
 from omenn.check import real
 from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.chain import FROZEN_CHAIN, frozen_chain
+from omenn.engine.operators.pointwise import origin, pointwise
 from omenn.engine.trace.autograd_nodes import Halve, Joint
 from omenn.engine.trace.call import Call
 from omenn.methods.attend import arguments, attend
 from omenn.methods.lrp_layers import by_layer, epsilon_rule
 from omenn.methods.registry import lrp
 from omenn.methods.rule_table import RuleTable, ruled, stabilised
-
-# Smooth functions of one element with f(0) ≠ 0: all of R passes, none goes to the constant.
-_SHIFTED = "sigmoid softplus logsigmoid hardsigmoid cos exp erfc cosh exp2 rpow"
 
 
 def differentiated(call: Call) -> Any:
@@ -107,6 +105,12 @@ def identity_rule(epsilon: float) -> Callable[[Call], Any]:
     return identity
 
 
+def elementwise(epsilon: float) -> Callable[[Call], Any]:
+    """Where f(0) ≠ 0 all of R passes, and none goes to the constant; else R passes anyhow."""
+    identity = identity_rule(epsilon)
+    return lambda call: identity(call) if origin(call, call.carried[0])[0] else pointwise(call)
+
+
 def chained(epsilon: float) -> Callable[[Any], Any]:
     """A function spelled by several operators: the identity rule, as for any of one operator."""
     identity = identity_rule(epsilon)
@@ -170,8 +174,9 @@ def attnlrp(*, epsilon: float = 1e-6) -> RuleTable:
     rows = by_layer(epsilon_rule(epsilon), fold=False)
     rows |= ruled("softmax", differentiated)
     rows |= ruled("scaled_dot_product_attention", attention)
-    rows |= ruled(_SHIFTED, identity_rule(max(epsilon, 1e-9)))
-    rows["chain"] = FROZEN_CHAIN._replace(rule=chained(max(epsilon, 1e-9)))
+    curves = [name for name, known in OPERATORS.items() if known.rule is pointwise]
+    rows |= ruled(curves, elementwise(max(epsilon, 1e-9)))
+    rows["chain"] = FROZEN_CHAIN.with_rule(chained(max(epsilon, 1e-9)))
     return RuleTable(rows, ranked=False)
 
 

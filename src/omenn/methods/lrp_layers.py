@@ -16,12 +16,10 @@ from torch import Tensor
 from torch.nn import grad as of_grad
 
 from omenn.check import real
-from omenn.engine.operators import OPERATORS, Row
+from omenn.engine.operators import OPERATORS, Operator, of_kind
 from omenn.engine.trace.autograd_nodes import Joint
 from omenn.engine.trace.call import Call
 from omenn.methods.rule_table import stabilised
-
-LAYERS = "linear conv conv_transpose matmul bmm einsum addmm baddbmm addbmm"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +70,8 @@ def layer_of(call: Call) -> Layer | None:
     if len(call.carried) != 1 or call.inplace:
         return None
     x, base = call.carried[0], None
-    if call.operator in ("linear", "conv", "conv_transpose"):
+    named = call.known.summand == "bias"
+    if named:
         factors, base = [call.get("input"), call.get("weight")], call.get("bias")
     elif call.operator == "einsum":
         factors = _tensors(call.args)
@@ -86,7 +85,6 @@ def layer_of(call: Call) -> Layer | None:
     if call.mark(others[0]) is not None:  # frozen: the weights of an attention
         return None
     weight = call.constant(others[0])
-    named = call.operator in ("linear", "conv", "conv_transpose")
     bias = _bias(call, base, weight)
 
     def linear(x_new: Tensor, w_new: Tensor) -> Tensor:
@@ -154,7 +152,7 @@ def apply(call: Call, layer: Layer, rule: Rule) -> Tensor:
 
 def by_layer(
     rule: Rule, fold: bool = True, choose: Callable[[Call, Layer], Layer] | None = None
-) -> dict[str, Row]:
+) -> dict[str, Operator]:
     """Rows of a table with one rule for all layers with weights, or what ``choose`` gives each.
 
     ``fold``: a batch norm right behind a layer is a part of it. One that stands alone, and a
@@ -174,10 +172,10 @@ def by_layer(
             return OPERATORS["batch_norm"].rule(call)
         return apply(call, found, found.rule or rule)
 
-    changed = dict.fromkeys(LAYERS.split(), layer)
+    changed = dict.fromkeys(of_kind("layer"), layer)
     if fold:
         changed["batch_norm"] = batch_norm
-    return {name: OPERATORS[name]._replace(rule=own) for name, own in changed.items()}
+    return {name: OPERATORS[name].with_rule(own) for name, own in changed.items()}
 
 
 def _folded(call: Call) -> Layer | None:

@@ -19,15 +19,19 @@ from torch import Tensor, nn
 from omenn.check import choose
 from omenn.engine.depth import RESAMPLINGS
 from omenn.engine.inputs import NOT_COLLECTED
-from omenn.engine.operators import OPERATORS, Row
+from omenn.engine.operators import OPERATORS, Operator
+from omenn.engine.operators.attention import fused
 from omenn.engine.operators.chain import FROZEN_CHAIN
 from omenn.engine.operators.record import DROPOUT
+from omenn.engine.operators.recurrent import sequence
+from omenn.engine.operators.selection import clamped, larger
+from omenn.engine.operators.unruled import LEAVES_TORCH, UNTOUCHED, WRITES
 from omenn.engine.run import FrozenRun
 from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark, inputs_of
 from omenn.engine.trace.checkpointing import checkpointed
-from omenn.engine.trace.graph import reaches, short
-from omenn.engine.trace.opaque import LEAVES_TORCH, raise_opaque, tensors_in
-from omenn.engine.trace.spelling import UNTOUCHED, spell
+from omenn.engine.trace.graph import reaches
+from omenn.engine.trace.opaque import raise_opaque, tensors_in
+from omenn.engine.trace.spelling import spell
 from omenn.engine.trace.tracer import Tracer
 from omenn.errors import TargetError, UnsupportedOperator
 
@@ -60,17 +64,13 @@ class Moved(Tracer):
 
 
 class Plain(Moved):
-    """Runs a model in its ordinary form: every operator with its true derivative.
-
-    ``bent``: operator → module that called it first, of operators that are not homogeneous.
-    """
+    """Runs a model in its ordinary form: every operator with its true derivative."""
 
     def __init__(
         self, model: nn.Module | None = None, *, constants: bool = False, **options: Any
     ) -> None:
         super().__init__(model, book=table(), **options)
         self.chains.off = not constants  # a derivative alone is the same in any spelling
-        self.bent: dict[str, str] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -93,15 +93,13 @@ class Plain(Moved):
             return True
         spelling, name = spell(func), getattr(func, "__name__", "")
         known = spelling is not None and spelling.operator in self.book
-        return known or name in LEAVES_TORCH or name in _WRITES or checkpointed()
+        return known or name in LEAVES_TORCH or name in WRITES or checkpointed()
 
     def _noted(self, func: Any, out: Any, marked: Any) -> Any:
         """What an operator returns that the table does not know: with PyTorch's derivative."""
         inputs = inputs_of(marked)
         for t in tensors_in([out]):
             carries = t.requires_grad and t.grad_fn is not None and reaches(t.grad_fn, self.roots)
-            if carries:
-                self.bend(getattr(func, "__name__", str(func)))
             if t.dtype != torch.bool:
                 place = self.nowhere(t, inputs) if carries else None
                 kind = CARRIED if carries else FROZEN
@@ -123,15 +121,7 @@ class Plain(Moved):
         place = self.home(t, inputs) or self.nowhere(t, inputs)
         mark = Mark(self, CARRIED, place, inputs=inputs)
         self.set_mark(t, mark)
-        self.bend(short(t.grad_fn))
         return mark
-
-    def bend(self, operator: str) -> None:
-        self.bent.setdefault(operator, self.module_path())
-
-
-# They hand a value over without returning anything.
-_WRITES = frozenset("__set__ set_ backward".split())
 
 
 class PlainRun(FrozenRun):
@@ -167,51 +157,15 @@ class PlainRun(FrozenRun):
 
 # --- the table ---------------------------------------------------------------------------------
 
-# Operators whose rule in the frozen table has their true derivative.
-_LINEAR = frozenset(
-    """
-    permute transpose adjoint movedim expand narrow select chunk split unbind getitem diagonal
-    rot90 broadcast_to t reshape flatten unflatten squeeze unsqueeze atleast_1d atleast_2d
-    atleast_3d view contiguous clone to positive neg requires_grad_ conj detach complex roll flip
-    fliplr flipud tril triu cumsum real imag zero diff view_as_complex view_as_real diag_embed trace
-    index_select gather take_along_dim take masked_select repeat tile repeat_interleave cat stack
-    stacked pad setitem index_put index_add index_copy scatter_add masked_fill index_fill fill where
-    copy_ scatter add sub sum mean nanmean dropout avg_pool pixel_shuffle pixel_unshuffle
-    interpolate channel_shuffle native_channel_shuffle max_unpool unfold fold affine_grid fourier
-    embedding embedding_bag relu leaky_relu rrelu deg2rad rad2deg max_pool amax median nanmedian
-    kthvalue topk sort cummax cummin batch_norm multi_head_attention_forward rnn_tanh rnn_relu
-    rnn_tanh_cell rnn_relu_cell _pack_padded_sequence _pad_packed_sequence
-    """.split()
-)
-
-# Operators that multiply arguments, which: with one that depends on the input they are affine.
-_FACTORS = {
-    "linear": ("input", "weight"), "conv": ("input", "weight"),
-    "conv_transpose": ("input", "weight"), "mul": ("input", "other"), "div": ("other",),
-    "addmm": ("mat1", "mat2"), "baddbmm": ("mat1", "mat2"), "addbmm": ("mat1", "mat2"),
-    "addcmul": ("tensor1", "tensor2"), "lerp": ("weight",), "prelu": ("weight",),
-    "grid_sample": ("grid",), "bilinear": ("input1", "input2", "weight"),
-}  # fmt: skip
-_PRODUCTS = frozenset("outer inner tensordot kron matmul bmm einsum _grouped_mm".split())
-
-# Homogeneous functions that are not linear, and where they are bent: in no product.
-_HOMOGENEOUS = frozenset("abs norm std maximum max prelu".split())
-
 
 def native(call: Call) -> Any:
     """The operator as PyTorch has it, with its derivative by all that depends on the input."""
-    if call.operator not in _HOMOGENEOUS and not (call.operator in _PRODUCTS and _alone(call)):
-        call.owner.bend(call.operator)  # type: ignore[attr-defined]
     return call.run()
-
-
-def _alone(call: Call) -> bool:
-    return len(call.carried) == 1
 
 
 def affine(call: Call) -> Any:
     """The frozen rule, right for one factor that depends on the input; else as it is."""
-    names = _FACTORS[call.operator]
+    names = call.known.factors.split()
     carried = sum(call.is_carried(call.get(name)) for name in names)
     single = len(names) == 1  # the argument in which the operator is not linear
     if call.operator == "div" and call.reverse:
@@ -235,9 +189,8 @@ def _with_constant(call: Call, out: Tensor) -> Tensor:
 def clipped(call: Call) -> Any:
     """Clipping is φ′(x) x and a constant; with the slope that PyTorch has at the edge."""
     x = call.carried[0]
-    if not _alone(call) or (value := call.value()).shape != x.shape:
+    if len(call.carried) > 1 or (value := call.value()).shape != x.shape:
         return native(call)
-    call.owner.bend(call.operator)  # type: ignore[attr-defined]
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         y = call.run(lambda t: leaf * 1 if t is x else call.constant(t))
@@ -274,23 +227,19 @@ def recurrent(call: Call) -> Any:
     return native(call)
 
 
-_OWN = {
-    "clamp": clipped,
-    "maximum": clipped,
-    "layer_norm": normalised,
-    "group_norm": normalised,
-    "instance_norm": normalised,
-    "scaled_dot_product_attention": attention,
-    "lstm": recurrent,
-    "gru": recurrent,
-    **dict.fromkeys(_FACTORS, affine),
-}
+# Rule at constant coefficients → the ordinary one, where that is not the native operator alone.
+_ORDINARY = {clamped: clipped, larger: clipped, fused: attention, sequence: recurrent}
 
 
-def table() -> dict[str, Row]:
+def _ordinary(row: Operator) -> Operator:
+    """The same operator with its true derivative."""
+    if row.true:
+        return row
+    rule = affine if row.factors else normalised if row.kind == "normalisation" else native
+    return row.with_rule(_ORDINARY.get(row.rule, rule), composite=False)
+
+
+def table() -> dict[str, Operator]:
     """The rows of the ordinary model: the frozen ones where they have the true derivative."""
-    rows = {
-        name: row if name in _LINEAR else row._replace(rule=_OWN.get(name, native), composite=False)
-        for name, row in OPERATORS.items()
-    }
-    return rows | {"chain": FROZEN_CHAIN._replace(rule=native)}
+    rows = {name: _ordinary(row) for name, row in OPERATORS.items()}
+    return rows | {"chain": FROZEN_CHAIN.with_rule(native)}

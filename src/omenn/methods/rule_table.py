@@ -9,42 +9,43 @@ stabiliser, and another table says only what it does otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from omenn.engine.operators import OPERATORS, Row
+from omenn.engine.operators import OPERATORS, Operator
 
 
 @dataclass(frozen=True)
 class RuleTable:
-    """A table of rules, operator → :class:`~omenn.engine.operators.Row`, over the frozen table.
+    """A table of rules over the frozen one: operator → :class:`~omenn.engine.operators.Operator`.
 
     ``ranked``: whether the bounded factor of a product is frozen, as in the frozen table; if not,
     each of two factors that depend on the input has half of the relevance.
     """
 
-    rows: Mapping[str, Row] = field(default_factory=dict)
+    rows: Mapping[str, Operator] = field(default_factory=dict)
     ranked: bool = True
 
     def over(self, **rules: Callable[[Any], Any]) -> RuleTable:
         """This table with other rules for the named operators, whose places stay as they are."""
-        changed = {name: OPERATORS[name]._replace(rule=rule) for name, rule in rules.items()}
+        changed = {name: OPERATORS[name].with_rule(rule) for name, rule in rules.items()}
         return RuleTable({**self.rows, **changed}, self.ranked)
 
-    def table(self) -> dict[str, Row]:
+    def table(self) -> dict[str, Operator]:
         """The whole table, with the rules that users have added to the frozen one."""
         return {**OPERATORS, **self.rows}
 
 
-def ruled(operators: str, rule: Callable[[Any], Any], composite: bool = False) -> dict[str, Row]:
+def ruled(
+    operators: str | Iterable[str], rule: Callable[[Any], Any], composite: bool = False
+) -> dict[str, Operator]:
     """Rows that replace the rule of some operators of the frozen table (names, blank between)."""
-    return {
-        name: OPERATORS[name]._replace(rule=rule, composite=composite) for name in operators.split()
-    }
+    names = operators.split() if isinstance(operators, str) else operators
+    return {name: OPERATORS[name].with_rule(rule, composite=composite) for name in names}
 
 
 def stabilised(z: Tensor, epsilon: float) -> Tensor:

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from omenn.engine.operators import OPERATORS
+from omenn.engine.operators.degree_step import ANY, Bent, Step, shown, unwrapped, vanishes
+from omenn.engine.operators.degrees import chosen, degree_of
+from omenn.engine.operators.unruled import EMPTY, METADATA, UNTOUCHED, valued
 from omenn.engine.trace.call import CARRIED, IDS, Call, Mark
 from omenn.engine.trace.graph import reaches, short
 from omenn.engine.trace.inplace import memory_of
 from omenn.engine.trace.opaque import tensors_in
-from omenn.engine.trace.shape_arguments import valued
-from omenn.engine.trace.spelling import UNTOUCHED, spell
+from omenn.engine.trace.spelling import spell
 from omenn.errors import UnsupportedOperator
 from omenn.methods.ordinary_gradient import Moved
-from omenn.xdnn.degree_step import ANY, Bent, Step, shown, unwrapped, vanishes
-from omenn.xdnn.degrees import CHOSEN, TABLE, degree_of
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,6 @@ class Known(NamedTuple):
     storage: Any = None
 
 
-# These take shape, type and device from a tensor, but no value.
-_EMPTY = frozenset("empty new_empty empty_like empty_strided new_empty_strided".split())
-# The shape of their result depends on numbers: on masks and repetitions, or on all.
-_SHAPED_BY_INDEX = frozenset("getitem masked_select repeat_interleave".split())
-_SHAPED = frozenset("nonzero argwhere".split())
-_CUT = frozenset("chunk split unbind iter".split())
-_OVERWRITES = frozenset("copy_ fill zero".split())
-# What comes out tells nothing of the numbers.
-_METADATA = frozenset("iter hash storage_offset register_hook retain_grad".split())
 _HARMLESS = (type(None), str, torch.Size, torch.dtype, torch.device, torch.layout)
 
 
@@ -171,7 +162,7 @@ class Graded(Moved):
         tensors = list(tensors_in((*args, *kwargs.values())))
         with torch.set_grad_enabled(not any(t.requires_grad for t in tensors)):
             out = func(*args, **kwargs)
-        if name in _EMPTY:
+        if name in EMPTY:
             out.zero_()  # what is not there yet may be of any degree
         marked = [(t, mark) for t in tensors if (mark := self.mark_of(t)) is not None]
         index, ids = next(((t, m) for t, m in marked if m.kind == IDS), (None, None))
@@ -190,7 +181,7 @@ class Graded(Moved):
 
     def _judged(self, step: Step, seen: list[tuple[Tensor, Known]], out: Any) -> Any:
         try:
-            found, why = degree_of(step), ""
+            found, why = degree_of(step, step.known.degree), ""
         except Bent as bent:
             found, why = bent.instead, bent.why
         given = list(tensors_in((*step.args, *step.kwargs.values(), out)))
@@ -211,18 +202,13 @@ class Graded(Moved):
                     why = why or f"degree {shown(degree)} in a part of what is of {shown(old)}"
         if any(_rounds(step, t, d) for t, d in zip(outs, degrees, strict=True)):
             why = why or f"it rounds what is of degree {shown(degree)}"
-        if (
-            step.operator in _OVERWRITES
-            and seen
-            and seen[0][0] is step.first
-            and _whole(step.first)
-        ):
+        if step.known.overwrites and seen and seen[0][0] is step.first and _whole(step.first):
             seen = seen[1:]  # what was there is gone
         tells = not outs and _tells(step, result)
         if outs or writes or tells:
             number = self._record(step.name, step.degrees, None if why else degree, why)
             bent = frozenset([number] if why else []).union(*(known.bent for _, known in seen))
-            if tells or step.operator not in TABLE:
+            if tells or step.known.degree is None:
                 self.leaked |= bent
             self._leak_shapes(step, seen)
             for t, new in writes:
@@ -232,8 +218,9 @@ class Graded(Moved):
 
     def _leak_shapes(self, step: Step, seen: list[tuple[Tensor, Known]]) -> None:
         """What is behind the shape of a result reaches Python with it."""
-        every = step.operator in _SHAPED or (step.operator == "where" and len(step.bound) == 1)
-        if every or step.operator in _SHAPED_BY_INDEX:
+        by = step.known.shaped_by
+        every = by == "values" or (step.operator == "where" and len(step.bound) == 1)
+        if every or by == "index":
             told = [known.bent for t, known in seen if every or not _is_number(t)]
             self.leaked = self.leaked.union(*told)
 
@@ -251,7 +238,7 @@ class Graded(Moved):
         with torch.set_grad_enabled(not own and out is None):
             try:
                 result = step.func(*step.args, **kwargs)
-                return _each_alone(step, result) if step.operator in _CUT else result
+                return _each_alone(step, result) if step.known.parts else result
             except RuntimeError:
                 if not step.inplace:
                     raise
@@ -298,7 +285,7 @@ def _is_number(t: Tensor) -> bool:
 def _rounds(step: Step, t: Tensor, degree: float) -> bool:
     """Whether numbers become whole ones, other than as indices, zeros and ones."""
     truth = t.dtype == torch.bool and step.operator == "to"
-    return not (_is_number(t) or degree in (0, ANY) or step.operator in CHOSEN or truth)
+    return not (_is_number(t) or degree in (0, ANY) or step.known.degree is chosen or truth)
 
 
 def _version(t: Tensor) -> int:
@@ -315,5 +302,5 @@ def _whole(t: Tensor) -> bool:
 def _tells(step: Step, result: Any) -> bool:
     """Whether a result that is no tensor tells of the numbers."""
     name = getattr(step.func, "__name__", "")
-    metadata = name == "__get__" or name.startswith("is_") or step.name in _METADATA
+    metadata = name == "__get__" or name.startswith("is_") or step.name in METADATA
     return not (metadata or isinstance(result, _HARMLESS))

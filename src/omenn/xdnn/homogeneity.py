@@ -14,12 +14,12 @@ from omenn.check import quoted
 from omenn.engine.explainable import check_model
 from omenn.engine.inputs import Feed
 from omenn.engine.model_state import State
+from omenn.engine.operators.degree_step import ANY, shown, vanishes
 from omenn.engine.target import pick_output
 from omenn.engine.trace.guards import alone
 from omenn.errors import InputError, ModelError, OmennError, TargetError, reason
 from omenn.explanation import TOLERANCES
 from omenn.methods.ordinary_gradient import Move
-from omenn.xdnn.degree_step import ANY, shown, vanishes
 from omenn.xdnn.degree_tracker import Graded, Known, Operator
 
 FACTORS = (0, 0.1, 0.5, 2, 10)

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from omenn.engine.operators import OPERATORS
+
 # What is added to a score and is no larger than this closes its place.
 CLOSED = -1e9
 
@@ -194,12 +196,8 @@ def _mixed(
     return weights @ value, weights
 
 
-MULTI_HEAD = (
-    "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v "
-    "add_zero_attn dropout_p out_proj_weight out_proj_bias training key_padding_mask "
-    "need_weights attn_mask use_separate_proj_weight q_proj_weight k_proj_weight "
-    "v_proj_weight static_k static_v average_attn_weights is_causal"
-).split()
+def _arguments() -> list[str]:
+    return OPERATORS["multi_head_attention_forward"].arguments.split()
 
 
 def relu_multi_head(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
@@ -207,7 +205,7 @@ def relu_multi_head(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
 
     Static keys and values are not supported (NotImplementedError).
     """
-    a: dict[str, Any] = dict(zip(MULTI_HEAD, args, strict=False)) | kwargs
+    a: dict[str, Any] = dict(zip(_arguments(), args, strict=False)) | kwargs
     if a.get("static_k") is not None or a.get("static_v") is not None:
         raise NotImplementedError("static keys and values have no homogeneous stand-in")
     batched = a["query"].ndim == 3

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from omenn.engine.operators import known
+from omenn.engine.operators.unruled import UNTOUCHED
 from omenn.engine.trace.call import CARRIED
 from omenn.engine.trace.opaque import tensors_in
-from omenn.engine.trace.spelling import UNTOUCHED, Spelling, bind, spell
+from omenn.engine.trace.spelling import Spelling, bind, spell
 from omenn.methods.ordinary_gradient import Plain, PlainRun
 from omenn.xdnn import homogeneous_layers
 
@@ -225,33 +227,6 @@ def _bits(number: int) -> Iterator[int]:
 
 # --- one call --------------------------------------------------------------------------------
 
-# Operators in which each tensor that does not depend on the input is a summand, or put beside.
-_JOINING = frozenset(
-    """
-    add sub cat stack stacked where masked_fill fill index_fill setitem index_put copy_ scatter
-    scatter_add index_add index_copy maximum lerp hypot
-    """.split()
-)
-# Those in which plain numbers are, too: under a name, or as the last argument.
-_NUMBERS = {
-    "add": ("other",), "sub": ("other",), "where": ("input", "other"), "masked_fill": ("value",),
-    "fill": ("value",), "index_fill": ("value",),
-}  # fmt: skip
-_WRITING = frozenset("masked_fill fill index_fill setitem scatter".split())
-# Operators with a summand of this name.
-_SUMMAND = {
-    **dict.fromkeys("linear conv conv_transpose bilinear".split(), "bias"),
-    **dict.fromkeys("layer_norm group_norm instance_norm".split(), "bias"),
-    **dict.fromkeys("addmm baddbmm addbmm addcmul".split(), "input"),
-    "pad": "value",
-}
-_WEIGHT = {
-    **dict.fromkeys("linear conv conv_transpose bilinear".split(), "weight"),
-    **dict.fromkeys("addmm baddbmm addbmm".split(), "mat2"),
-    **dict.fromkeys("matmul bmm".split(), "other"),
-}
-_BIASES = "in_proj_bias bias_k bias_v out_proj_bias".split()
-
 
 @dataclass
 class _Look:
@@ -267,6 +242,7 @@ class _Look:
     def __post_init__(self) -> None:
         self.operator = "" if self.spelling is None else self.spelling.operator
         self.name = getattr(self.func, "__name__", "").strip("_")
+        self.known = known(self.operator)
         self.bound = bind(self.func, self.args, self.kwargs)
         self.sums = self.operator == "add" and len(self.carried) == 2
 
@@ -286,25 +262,16 @@ class _Look:
             self.mode.found.constants.append(Added(module, self.operator, added, adds))
 
     def _summands(self) -> list[Any]:
-        found: list[Any] = []
-        if self.operator in _JOINING:
-            found = [*tensors_in((*self.args, *self.kwargs.values()))]
-            found += [self.bound.get(name) for name in _NUMBERS.get(self.operator, ())]
-            found += self.args[-1:] if self.operator in _WRITING else []
-        elif self.operator == "clamp" and self.name in ("clamp", "clip", "clamp_min", "clamp_max"):
+        found = [self.bound.get(name) for name in self.known.summand.split()]
+        if self.known.joins:
+            found += tensors_in((*self.args, *self.kwargs.values()))
+        elif self.operator == "clamp" and self.name.startswith(("clamp", "clip")):
             found = [*self.args[1:], *self.kwargs.values()]
-        elif self.operator == "multi_head_attention_forward":
-            names = dict(zip(homogeneous_layers.MULTI_HEAD, self.args, strict=False)) | dict(
-                self.kwargs
-            )
-            found = [names.get(name) for name in _BIASES]
-        elif self.operator in _SUMMAND:
-            found = [self.bound.get(_SUMMAND[self.operator])]
         return [value for value in found if self.mode.constant(value)]
 
     def weights(self) -> frozenset[str]:
         """Parameters that a linear layer multiplies by."""
-        value = self.bound.get(_WEIGHT.get(self.operator, ""))
+        value = self.bound.get(self.known.weight)
         if not isinstance(value, Tensor) or any(value is t for t in self.carried):
             return frozenset()
         return self.mode.origins_of([value])

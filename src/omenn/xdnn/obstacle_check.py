@@ -15,8 +15,9 @@ from typing import Any
 from torch import nn
 
 from omenn.engine.explainable import check_model, modules_of
+from omenn.engine.operators import OPERATORS, known
+from omenn.engine.operators.degrees import bounded, normalised, smooth
 from omenn.errors import ModelError, reason
-from omenn.xdnn.degrees import TABLE, bounded, smooth
 from omenn.xdnn.homogeneous_layers import ReLUSoftmax, ScaleNorm, UnitGate, UnitGLU
 from omenn.xdnn.model_scan import Added, Found, scan
 
@@ -180,25 +181,26 @@ def _parameters(model: nn.Module, listed: set[str]) -> Iterator[Obstacle]:
 
 # --- functions -----------------------------------------------------------------------------------
 
-# Canonical operators, or names where one operator has several.
-FUNCTIONS = {
-    "activations": frozenset(
-        "gelu silu elu selu celu softplus mish hardswish tanh softsign logsigmoid tanhshrink "
-        "softshrink relu6 hardtanh hardshrink threshold".split()
-    ),
-    "attention": frozenset(
-        "softmax scaled_dot_product_attention multi_head_attention_forward".split()
-    ),
-    "gates": frozenset("sigmoid hardsigmoid glu".split()),
-}
-_DEGREE_0 = frozenset(
-    "layer_norm group_norm instance_norm rms_norm normalize cosine_similarity "
-    "local_response_norm".split()
-)
-# What is no power of its input: so says the table of degrees; and what is told by another name.
-_WITHOUT = frozenset(name for name, rule in TABLE.items() if rule in (smooth, bounded)) | frozenset(
-    "softmin lstm gru rnn_tanh lstm_cell gru_cell rnn_tanh_cell".split()
-)
+
+def _by_replacement() -> dict[str, frozenset[str]]:
+    """Replacement → the operators, or the names where one operator has several, that it is for."""
+    found: dict[str, set[str]] = {}
+    for name, operator in OPERATORS.items():
+        if operator.replacement:
+            names = operator.replaced.split() or [name]
+            found.setdefault(operator.replacement, set()).update(names)
+    return {kind: frozenset(names) for kind, names in found.items()}
+
+
+FUNCTIONS = _by_replacement()
+
+
+def _why(name: str) -> str:
+    """Why an operator without a replacement is an obstacle, if it is."""
+    operator = known(name)
+    if operator.kind == "rescaling" or operator.degree is normalised:
+        return _NO_PLACE
+    return _CURVED if operator.degree in (smooth, bounded) else ""
 
 
 def function_kind(operator: str, name: str) -> str | None:
@@ -218,10 +220,8 @@ def _functions(model: nn.Module, found: Found, listed: set[str]) -> Iterator[Obs
             continue
         if kind is not None:
             yield Obstacle(call.module, f"{name}()", _WHY[kind], kind)
-        elif {call.operator, name} & _DEGREE_0:
-            yield Obstacle(call.module, f"{name}()", _NO_PLACE)
-        elif {call.operator, name} & _WITHOUT:
-            yield Obstacle(call.module, f"{name}()", _CURVED)
+        elif why := _why(call.operator) or _why(name):
+            yield Obstacle(call.module, f"{name}()", why)
     for added in found.constants:
         yield from _constant(added, parameters, found.weights, removed, listed)
 

@@ -22,8 +22,6 @@ from omenn.engine.trace.spelling import spell
 if TYPE_CHECKING:
     from omenn.engine.trace.tracer import Tracer
 
-_TAKES = frozenset("embedding embedding_bag getitem index_select gather take".split())
-
 
 def looked_up(mode: Tracer, call: Call) -> Any:
     """The rows of a constant table (rows, columns) at explained ids; None for any other call."""
@@ -70,9 +68,11 @@ def converted(
 
     Raises UnsupportedOperator as the call itself.
     """
+    from omenn.engine.operators import known  # its rules use this module
+
     bytes_ = [(t, m) for t, m in marked if m.kind == IDS and t.dtype == torch.uint8]
     spelling = spell(func) if bytes_ and mode.made is not None else None
-    if spelling is None or spelling.operator in _TAKES:
+    if spelling is None or known(spelling.operator).takes:
         return None
     first = args[0] if args else None
     if spelling.inplace:

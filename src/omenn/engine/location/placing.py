@@ -14,7 +14,7 @@ from omenn.engine.location import Grid, Place, Shared
 from omenn.engine.location.constants import Constants, finite, ones_at
 from omenn.engine.location.entries import Entry
 from omenn.engine.location.provenance import by_ids, names_in, only_term, own_place
-from omenn.engine.operators import Row
+from omenn.engine.operators import Operator
 from omenn.engine.trace.autograd_nodes import Constant
 from omenn.engine.trace.call import FROZEN, Call
 
@@ -22,7 +22,7 @@ from omenn.engine.trace.call import FROZEN, Call
 class Placing(TorchFunctionMode):
     """What the tracer of one run knows of its constants."""
 
-    book: dict[str, Row]
+    book: dict[str, Operator]
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Placing(TorchFunctionMode):
         self._joint: dict[frozenset[int], Grid] = {}
         self.by_ids: list[tuple[int, str]] = []  # terms that integer inputs decide, and modules
 
-    def _places(self, call: Call, row: Row | None, out: Any) -> list[Place | None]:
+    def _places(self, call: Call, row: Operator | None, out: Any) -> list[Place | None]:
         """The places of the outputs of a call."""
         raise NotImplementedError
 
@@ -94,7 +94,7 @@ class Placing(TorchFunctionMode):
         marks = [m for t, m in call.marked if m.kind == FROZEN and t.dtype != torch.bool]
         if any(n >= 0 for n in names_in(marks)):
             self.frozen_constants.add(self.constants.terms[-1].name)
-        elif call.operator in _TERMS and by_ids(marks):
+        elif call.known.terms and by_ids(marks):
             self.by_ids.append((len(self.constants.terms) - 1, self.constants.terms[-1].name))
 
     def tell(self, found: Sequence[Tensor | None]) -> None:
@@ -136,10 +136,3 @@ class Placing(TorchFunctionMode):
             return None
         there = list(found[max(found)].values())
         return there[0] if len(there) == 1 else places.mixed(there, [t.shape] * len(there))
-
-
-# Operators of which an argument may be a constant term.
-_TERMS = frozenset(
-    "add sub cat stack stacked where setitem index_put index_copy index_add scatter scatter_add "
-    "copy_ cdist".split()
-)

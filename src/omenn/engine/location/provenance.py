@@ -22,17 +22,6 @@ from omenn.engine.trace.transforms import wrapped
 if TYPE_CHECKING:
     from omenn.engine.trace.tracer import Tracer
 
-# Elementwise operators that have no row, as no float comes out of them.
-_ELEMENTWISE = frozenset(
-    "eq ne lt le gt ge less less_equal greater greater_equal not_equal logical_and logical_or "
-    "logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not and or xor invert iand "
-    "ior ixor rand ror rxor isin isnan isinf isfinite isclose remainder mod fmod floordiv "
-    "rfloordiv floor_divide long int short char byte bool signbit bucketize searchsorted".split()
-)
-
-# Operators that take rows or elements of a table at an index.
-_TAKES = frozenset("embedding getitem index_select gather take take_along_dim".split())
-
 # Operators that add a tensor as it is.
 _ADDS = frozenset("add sub where".split())
 
@@ -117,6 +106,8 @@ def placed_for(mode: Tracer, names: Iterable[int], place: Place | None) -> Place
 
 def _place(func: Any, marked: Sequence[tuple[Tensor, Mark]], out: Tensor) -> Place | None:
     """Where an output lies whose operator has no row: elementwise, row by row, or somewhere."""
+    from omenn.engine.operators import known  # its rules use this module
+
     placed = [(t, m) for t, m in marked if m.place is not None]
     if not placed:
         return None
@@ -124,7 +115,7 @@ def _place(func: Any, marked: Sequence[tuple[Tensor, Mark]], out: Tensor) -> Pla
     if name == "one_hot":
         return rows_of(*placed[0], out)
     fits = [(t, m) for t, m in placed if _broadcasts(t, out)]
-    if name in _ELEMENTWISE and fits:
+    if known(name).kind == "elementwise" and fits:
         there = [m.place for _, m in fits if m.place is not None]
         if all(m.inputs == fits[0][1].inputs for _, m in fits):
             return places.finest(there)
@@ -150,7 +141,7 @@ def rows_of(index: Tensor, mark: Mark, out: Tensor) -> Place | None:
 
 def taken(call: Call, out: Any) -> Place | None:
     """The place of what was taken from a constant at an index that has one."""
-    if call.operator not in _TAKES or not isinstance(out, Tensor):
+    if not call.known.takes or not isinstance(out, Tensor):
         return None
     table = call.get("weight") if call.operator == "embedding" else call.first
     indices = [(t, m) for t, m in call.marked if t is not table]

@@ -1,14 +1,16 @@
-"""The frozen book: canonical operator → ordinary forward, frozen backward.
+"""All that is known of the operators of torch: one record each.
 
-Each module holds the rows of one kind of operator; ``OPERATORS`` is the whole table. A row has a
-``rule`` (what the operator becomes at fixed coefficients) and a ``placer`` (where its output lies
-on the input, for the constants). An operator without a row is not supported, and says so.
+Each module has the records of one kind. ``OPERATORS`` are those with a ``rule`` (what the operator
+becomes at constant coefficients) and a ``placer`` (where its output lies on the input, for the
+constants). An operator without is not supported, and says so; ``unruled.py`` has what is known of
+functions that are none. Another operator is one record here and one case in ``tests/opcases``.
 """
 
 from __future__ import annotations
 
 from omenn.engine.operators import (
     attention,
+    coefficients,
     composed,
     convolution,
     distances,
@@ -21,16 +23,20 @@ from omenn.engine.operators import (
     recurrent,
     selection,
     solving,
+    writes,
 )
-from omenn.engine.operators.record import Row
+from omenn.engine.operators.record import Operator
+from omenn.engine.operators.unruled import UNRULED
 
-OPERATORS: dict[str, Row] = {
-    name: row
+OPERATORS: dict[str, Operator] = {
+    name: operator
     for module in (
         layout,
+        writes,
         linear,
         convolution,
         pointwise,
+        coefficients,
         selection,
         normalisation,
         products,
@@ -41,7 +47,23 @@ OPERATORS: dict[str, Row] = {
         frames,
         solving,
     )
-    for name, row in module.ROWS.items()
+    for name, operator in module.RECORDS.items()
 }
 
-__all__ = ["OPERATORS", "Row"]
+
+def known(name: str) -> Operator:
+    """What is known of an operator, or of a function without a rule; nothing, of any other."""
+    return OPERATORS.get(name) or UNRULED.get(name) or _NOTHING
+
+
+def of_kind(*kinds: str) -> list[str]:
+    """The operators that have a rule and are of these kinds.
+
+    >>> assert {"linear", "conv", "matmul"} <= set(of_kind("layer"))
+    """
+    return [name for name, operator in OPERATORS.items() if operator.kind in kinds]
+
+
+_NOTHING = Operator()
+
+__all__ = ["OPERATORS", "Operator", "known", "of_kind"]

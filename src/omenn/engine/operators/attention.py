@@ -13,7 +13,8 @@ from torch.nn.attention import SDPBackend
 from omenn.engine.kernels.columns import connected
 from omenn.engine.kernels.softmax import Softmax, additive, at_values, weights
 from omenn.engine.location.placers import attention_place
-from omenn.engine.operators.record import DROPOUT, Row, rows, unlocated
+from omenn.engine.operators import degrees
+from omenn.engine.operators.record import DROPOUT, Operator, records
 from omenn.engine.trace.autograd_nodes import batched
 from omenn.engine.trace.call import Call
 
@@ -76,15 +77,17 @@ def native(call: Call, mask: Tensor | None, how: Softmax) -> tuple[Tensor, Tenso
         )
 
 
+_MULTI_HEAD = (
+    "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v "
+    "add_zero_attn dropout_p out_proj_weight out_proj_bias training key_padding_mask "
+    "need_weights attn_mask use_separate_proj_weight q_proj_weight k_proj_weight "
+    "v_proj_weight static_k static_v average_attn_weights is_causal"
+).split()
+
+
 def multi_head(call: Call) -> Any:
     """``F.multi_head_attention_forward`` in its parts, each seen by the tracer."""
-    names = (
-        "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v "
-        "add_zero_attn dropout_p out_proj_weight out_proj_bias training key_padding_mask "
-        "need_weights attn_mask use_separate_proj_weight q_proj_weight k_proj_weight "
-        "v_proj_weight static_k static_v average_attn_weights is_causal"
-    ).split()
-    a: dict[str, Any] = dict(zip(names, call.args, strict=False)) | call.kwargs
+    a: dict[str, Any] = dict(zip(_MULTI_HEAD, call.args, strict=False)) | call.kwargs
     if a.get("training") and a["dropout_p"]:
         raise call.refuse(*DROPOUT)
     if a.get("static_k") is not None or a.get("static_v") is not None:
@@ -154,6 +157,19 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -math.inf)
 
 
-ROWS: dict[str, Row] = rows("scaled_dot_product_attention", fused, attention_place) | {
-    "multi_head_attention_forward": Row(multi_head, unlocated, composite=True)
-}
+RECORDS: dict[str, Operator] = records(
+    Operator(replacement="attention"),
+    scaled_dot_product_attention={
+        "rule": fused,
+        "placer": attention_place,
+        "degree": degrees.attention,
+        "arguments": "query key value attn_mask dropout_p is_causal scale enable_gqa",
+    },
+    multi_head_attention_forward={
+        "rule": multi_head,
+        "composite": True,
+        "true": True,
+        "arguments": " ".join(_MULTI_HEAD),
+        "summand": "in_proj_bias bias_k bias_v out_proj_bias",
+    },
+)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from omenn.engine.operators.record import Row, same
+from omenn.engine.operators.record import Operator, same
 
 if TYPE_CHECKING:
     from omenn.engine.trace.chains import Chain
@@ -38,4 +38,4 @@ def frozen_chain(call: Any) -> Tensor:
     return call.attach(out, call.at_origin) if bool(call.at_origin.any()) else out
 
 
-FROZEN_CHAIN = Row(frozen_chain, same)
+FROZEN_CHAIN = Operator(frozen_chain, same)

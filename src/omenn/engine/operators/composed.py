@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.engine.operators.record import Row, unlocated
+from omenn.engine.operators.record import Operator
 from omenn.engine.trace.call import Call, substitute
 
 
-def composed(twin: Callable[..., Any]) -> Row:
-    """The row of an operator whose plain form is ``twin``, with the same arguments."""
+def composed(twin: Callable[..., Any], **known: Any) -> Operator:
+    """The record of an operator whose plain form is ``twin``, with the same arguments."""
 
     def rule(call: Call) -> Any:
         with call.owner:  # back in force: what follows is seen operator by operator
@@ -28,7 +28,7 @@ def composed(twin: Callable[..., Any]) -> Row:
             )
             return target.copy_(twin(*args, **kwargs))
 
-    return Row(rule, unlocated, composite=True)
+    return Operator(rule, composite=True, **known)
 
 
 # --- sums and products -------------------------------------------------------------------------
@@ -271,15 +271,12 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "addr": _addr,
     "vdot": _vdot,
     "vecdot": _vecdot,
-    "multi_dot": _chain,
     "ldexp": _ldexp,
-    "hypot": _hypot,
     "polar": _polar,
     "xlogy": _xlogy,
     "xlog1py": _xlog1py,
     "cov": _cov,
     "var_mean": _with_mean(torch.var),
-    "std_mean": _with_mean(torch.std),
     "broadcast_tensors": _broadcast_tensors,
     "meshgrid": _meshgrid,
     "cartesian_prod": _cartesian_prod,
@@ -293,7 +290,6 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "fill_diagonal_": _fill_diagonal,
     "tensor": _made,
     "new_tensor": _new,
-    "as_tensor": _as_tensor,
     "lp_pool1d": _power_pooled(1),
     "lp_pool2d": _power_pooled(2),
     "lp_pool3d": _power_pooled(3),
@@ -306,6 +302,10 @@ def crossed(call: Call) -> Any:
     return composed(_last_cross if call.func is torch.linalg.cross else _cross).rule(call)
 
 
-ROWS: dict[str, Row] = {name: composed(twin) for name, twin in _TWINS.items()} | {
-    "cross": Row(crossed, unlocated, composite=True)
+RECORDS: dict[str, Operator] = {name: composed(twin) for name, twin in _TWINS.items()} | {
+    "hypot": composed(_hypot, joins=True),
+    "multi_dot": composed(_chain, names="chain_matmul"),
+    "as_tensor": composed(_as_tensor, names="asarray"),
+    "std_mean": composed(_with_mean(torch.std), degree=1),
+    "cross": Operator(crossed, composite=True),
 }

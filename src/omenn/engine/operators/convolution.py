@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from omenn.engine.kernels.patches import patches, side_by_side
+from omenn.engine.operators import degrees
 from omenn.engine.operators.linear import affine_layer
-from omenn.engine.operators.record import Row, rows, spatial
+from omenn.engine.operators.record import Operator, records, spatial
 from omenn.engine.trace.autograd_nodes import Affine, Constant
 from omenn.engine.trace.call import Call
 
@@ -121,4 +122,18 @@ def input_gradient(x: Tensor, options: tuple[Any, ...]) -> Callable[..., Tensor]
 # The options of a convolution without stride, padding, dilation and groups, by dimensions.
 _MIXES = {n: ((1,) * n, (0,) * n, (1,) * n, False, (0,) * n, 1) for n in (1, 2, 3)}
 
-ROWS: dict[str, Row] = rows("conv conv_transpose", convolution, spatial)
+RECORDS: dict[str, Operator] = records(
+    Operator(
+        convolution,
+        spatial,
+        degree=degrees.affine("input", "weight"),
+        arguments="input weight bias",
+        factors="input weight",
+        weight="weight",
+        summand="bias",
+        kind="layer",
+        bounded=0,
+    ),
+    conv="convolution conv1d conv2d conv3d",
+    conv_transpose="conv_transpose1d conv_transpose2d conv_transpose3d",
+)

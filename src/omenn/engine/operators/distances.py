@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from omenn.engine import location as places
+from omenn.engine.operators import degrees
 from omenn.engine.operators.composed import composed
 from omenn.engine.operators.linear import reduced
-from omenn.engine.operators.record import Row, rows, same, unlocated
+from omenn.engine.operators.record import Operator, records, same, unlocated
 from omenn.engine.trace.call import Call
 
 
@@ -189,17 +190,41 @@ def _nuclear(input: Tensor, dim: Any = (-2, -1), keepdim: bool = False) -> Tenso
     return torch.linalg.matrix_norm(input, "nuc", dim, keepdim)
 
 
-ROWS: dict[str, Row] = (
-    rows("norm", normed, reduced)
-    | rows("var std", spread_out, reduced)
-    | rows("nanmean", mean_of_numbers, reduced)
-    | rows("renorm", renormed, same)
-    | rows("cdist", paired, paired_place)
-    | {
-        "pairwise_distance": composed(_pairwise),
-        "dist": composed(_dist),
-        "pdist": composed(_pdist),
-        "frobenius_norm": composed(_frobenius),
-        "nuclear_norm": composed(_nuclear),
-    }
-)
+_OVER = "input dim correction keepdim"
+
+RECORDS: dict[str, Operator] = records(
+    Operator(placer=reduced, degree=1),
+    norm={
+        "rule": normed,
+        "names": "vector_norm matrix_norm",
+        "degree": degrees.norm,
+        "arguments": "input p dim keepdim dtype",
+    },
+    var={"rule": spread_out, "degree": 2, "arguments": _OVER},
+    std={"rule": spread_out, "arguments": _OVER},
+    nanmean={
+        "rule": mean_of_numbers,
+        "arguments": "input dim keepdim",
+        "true": True,
+        "kind": "sum",
+    },
+    renorm={
+        "rule": renormed,
+        "placer": same,
+        "degree": degrees.renormed,
+        "arguments": "input p dim maxnorm",
+    },
+    cdist={
+        "rule": paired,
+        "placer": paired_place,
+        "degree": degrees.distance,
+        "arguments": "x1 x2 p",
+        "terms": True,
+    },
+) | {
+    "pairwise_distance": composed(_pairwise),
+    "dist": composed(_dist),
+    "pdist": composed(_pdist),
+    "frobenius_norm": composed(_frobenius),
+    "nuclear_norm": composed(_nuclear),
+}

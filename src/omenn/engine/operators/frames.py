@@ -10,7 +10,7 @@ from torch import Tensor
 from omenn.engine import location as places
 from omenn.engine.location import Place
 from omenn.engine.operators.layout import linear
-from omenn.engine.operators.record import Row, placed_by, rows, source, unlocated
+from omenn.engine.operators.record import Operator, placed_by, records, source, unlocated
 from omenn.engine.trace.call import Call
 
 
@@ -73,8 +73,9 @@ def strided_place(call: Call, out: Tensor) -> Any:
     return placed_by(call, x, place, make)
 
 
-ROWS: dict[str, Row] = (
-    rows("stft", linear, framed)
-    | rows("istft", linear, unframed)
-    | rows("as_strided", strided, strided_place)
+RECORDS: dict[str, Operator] = records(
+    Operator(linear, degree=1, true=True),
+    stft={"placer": framed},
+    istft={"placer": unframed},
+    as_strided={"rule": strided, "placer": strided_place, "true": False},
 )

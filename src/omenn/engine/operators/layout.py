@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,15 +10,25 @@ from torch import Tensor
 
 from omenn.engine import location as places
 from omenn.engine.location import Place
-from omenn.engine.operators.record import Row, placed_by, rows, same, source, unlocated
-from omenn.engine.trace.call import Call, substitute
-
-_RESHAPED_IN_PLACE = frozenset("transpose squeeze unsqueeze t".split())
+from omenn.engine.operators import degrees
+from omenn.engine.operators.record import (
+    Operator,
+    named,
+    placed_by,
+    records,
+    same,
+    source,
+    unlocated,
+)
+from omenn.engine.trace.call import Call
 
 
 def linear(call: Call) -> Any:
     """Linear as it stands: the native operator and its own backward."""
-    if call.inplace and call.operator in _RESHAPED_IN_PLACE:  # place it while it has its shape
+    if call.inplace and call.known.moves in (
+        "permutes",
+        "reshapes",
+    ):  # place it while it has its shape
         after = call.run(Tensor.detach)
         call.places = [call.owner.book[call.operator].placer(call, after)]
     return call.run()
@@ -168,133 +179,6 @@ def padded(call: Call, out: Tensor) -> Any:
     return placed_by(call, x, place, lambda: places.padded(place, x.shape, list(call.get("pad"))))
 
 
-def indexed_write(call: Call) -> Any:
-    """Writing into a tensor: what stays, and what is written, may each be a constant."""
-    write = _setitem if call.operator == "setitem" else Call.run
-    if not _has_constant(call):
-        return write(call)
-    term = _written_at_zero(call)
-    return call.attach(write(call), term)
-
-
-def scattered(call: Call) -> Any:
-    """Scattering with sum, mean, or the largest; products of what is scattered are refused."""
-    how = next((a for a in (*call.args, *call.kwargs.values()) if isinstance(a, str)), None)
-    if how is None:
-        return indexed_write(call)
-    if how == "add":
-        raise call.refuse("PyTorch has no derivative for reduce='add'", "Use scatter_add.")
-    if how not in ("sum", "mean", "amax", "amin"):
-        raise call.refuse("a product of scattered values")
-    term = _written_at_zero(call) if _has_constant(call) else torch.zeros(())
-    adds = bool(term.any())
-    if adds and how.startswith("am") and call.kwargs.get("include_self", True):
-        raise call.refuse("the largest of scattered values and of constants")
-    if not adds:
-        return call.run()
-
-    def constant(t: Tensor) -> Tensor:
-        if call.is_carried(t):
-            return t
-        return call.constant(t).clone() if t is call.first else call.constant(t)
-
-    out = torch.scatter_reduce(*substitute(call.args, constant), **call.kwargs)
-    # The native node keeps its result, which the constant must not overwrite.
-    return call.attach(call.written(call.first, out) if call.inplace else out.clone(), term)
-
-
-def _has_constant(call: Call) -> bool:
-    """Whether a tensor or a number of the call could add a constant."""
-    constant = False
-
-    def see(t: Tensor) -> Tensor:
-        nonlocal constant
-        constant |= (t.is_floating_point() or t.is_complex()) and not call.is_carried(t)
-        return t
-
-    substitute((call.args, call.kwargs), see)
-    numbers = [*call.args[1:], *(call.kwargs.get(name) for name in ("value", "other", "input"))]
-    return constant or any(isinstance(n, (int, float)) and n for n in numbers)
-
-
-def _setitem(call: Call) -> Tensor:
-    call.run()
-    return call.args[0]
-
-
-def _written_at_zero(call: Call) -> Tensor:
-    """The operator's result with carried tensors zero, on copies."""
-    carried = {id(t) for t in call.carried}
-    owner = call.first
-    target: list[Tensor] = []
-
-    def sub(t: Tensor) -> Tensor:
-        fresh = torch.zeros_like(t) if id(t) in carried else call.constant(t)
-        if t is owner:
-            fresh = fresh.clone()
-            target.append(fresh)
-        return fresh
-
-    out = call.run(sub)
-    return out if isinstance(out, Tensor) else target[0]
-
-
-# Writes that add to what is there, and the spelling that puts the last one in its place.
-_ADDS = {"index_add": torch.index_copy, "scatter_add": torch.scatter, "scatter": torch.scatter}
-
-
-def written(call: Call, out: Any) -> Any:
-    """The target keeps its place but where something that has a place is written into it."""
-    target = call.first
-    if not isinstance(target, Tensor):
-        return unlocated(call, out)
-    place = call.place(target)
-    sources = [
-        (t, m.place)
-        for t, m in call.marked
-        if t is not target and m.place is not None and (t.is_floating_point() or t.is_complex())
-    ]
-    if not sources:
-        return place or unlocated(call, out)
-    home = None if place is not None else call.owner.home(target, call.inputs)
-    source, there = sources[0]
-    adds = _adds(call)
-    write = lambda into, cells: _moved(call, into, source, cells, adds)  # noqa: E731
-    return places.overwritten((place, target.shape), (there, source.shape), write, home, adds)
-
-
-def _adds(call: Call) -> bool:
-    """Whether what is written is added to (or compared with) what is there."""
-    if call.operator == "index_put":
-        return bool(call.kwargs.get("accumulate") or (len(call.args) > 3 and call.args[3]))
-    reduces = any(isinstance(a, str) for a in (*call.args, *call.kwargs.values()))
-    return call.operator in ("index_add", "scatter_add") or reduces
-
-
-def _moved(call: Call, into: Tensor, source: Tensor, cells: Tensor, adds: bool) -> Tensor:
-    """The write done with ``into`` for the target and ``cells`` for what is written."""
-    into = into.clone()
-    swap = lambda t: into if t is call.first else cells if t is source else t  # noqa: E731
-    args, kwargs = substitute(call.args, swap), substitute(call.kwargs, swap)
-    if not adds:
-        out = call.func(*args, **kwargs)
-        return into if out is None else out
-    if call.operator == "index_put":
-        return torch.index_put(into, args[1] if len(args) > 1 else kwargs["indices"], cells)
-    names = ("dim", "index", "source" if "source" in kwargs else "src")
-    rest = [*args[1:4], *(kwargs[name] for name in names if name in kwargs)]
-    return _ADDS[call.operator](into, *rest[:3])
-
-
-def copied(call: Call, out: Any) -> Any:
-    """What is copied has the place of its source, broadcast; a constant that of the target."""
-    source = call.args[1] if len(call.args) > 1 else call.kwargs.get("src")
-    place = call.place(source) if isinstance(source, Tensor) else None
-    if place is None or not isinstance(source, Tensor):
-        return written(call, out)
-    return place.with_cells(places.full(place.cells, source.shape))
-
-
 def gathered(call: Call, out: Any) -> Any:
     """Indexing with tensors; falls back to no place where the index follows the channels."""
     found = source(call)
@@ -306,40 +190,116 @@ def gathered(call: Call, out: Any) -> Any:
         return unlocated(call, out)
 
 
-ROWS: dict[str, Row] = (
-    rows(
-        "permute transpose adjoint movedim expand narrow select getitem diagonal rot90 "
-        "broadcast_to t",
-        linear,
-        rearranged,
+_MOVED = Operator(linear, rearranged, degree=1, true=True)
+_REGROUPED = Operator(linear, regrouped, degree=1, true=True, moves="reshapes")
+_KEPT = Operator(linear, same, degree=1, true=True, moves="keeps", link="linear")
+_GATHERED = Operator(linear, gathered, degree=1, true=True)
+_JOINED = Operator(
+    concatenated, joined, degree=degrees.same, true=True, joins=True, terms=True
+)  # fmt: skip
+
+RECORDS: dict[str, Operator] = (
+    records(
+        replace(_MOVED, moves="permutes"),
+        permute="permute_copy",
+        transpose="swapaxes swapdims transpose_copy T mT H mH",
+        movedim="moveaxis",
+        t="t_copy",
     )
-    | rows("chunk split unbind", parted, rearranged)
-    | rows(
-        "reshape flatten unflatten squeeze unsqueeze atleast_1d atleast_2d atleast_3d",
-        linear,
-        regrouped,
+    | records(
+        replace(_MOVED, moves="selects"),
+        select="select_copy",
+        narrow="slice_copy narrow_copy",
+        getitem={"names": "__getitem__", "takes": True, "shaped_by": "index"},
     )
-    | rows("view", reshaped, regrouped)
-    | rows("contiguous clone to positive neg requires_grad_ conj", linear, same)
-    | rows("detach", carried_on, same)
-    | rows("complex", assembled, same)
-    | rows("roll flip fliplr flipud", linear, shifted)
-    | rows("tril triu cumsum real imag zero", linear, same)
-    | rows("diff view_as_complex view_as_real diag_embed trace", linear, unlocated)
-    | rows("trapezoid cumulative_trapezoid gradient", linear, unlocated)
-    | rows(
-        "index_select gather take_along_dim take masked_select repeat tile repeat_interleave",
-        linear,
-        gathered,
+    | records(
+        _MOVED,
+        adjoint="",
+        expand={"names": "expand_as expand_copy", "moves": "repeats"},
+        diagonal="diagonal_copy",
+        rot90="",
+        broadcast_to="",
     )
-    | rows("cat stack stacked", concatenated, joined)
-    | rows("pad", padded_rule, padded)
-    | rows(
-        "setitem index_put index_add index_copy scatter_add masked_fill index_fill fill",
-        indexed_write,
-        written,
+    | records(
+        replace(_MOVED, rule=parted, parts=True),
+        chunk="unsafe_chunk",
+        split="split_with_sizes tensor_split hsplit vsplit dsplit unsafe_split split_copy "
+        "unsafe_split_with_sizes split_with_sizes_copy",
+        unbind="unbind_copy",
     )
-    | rows("where", indexed_write, same)
-    | rows("copy_", indexed_write, copied)
-    | rows("scatter", scattered, written)
+    | records(
+        _REGROUPED,
+        reshape="reshape_as",
+        flatten="ravel",
+        unflatten="",
+        squeeze="squeeze_copy",
+        unsqueeze="unsqueeze_copy",
+        view={"names": "view_as view_copy", "rule": reshaped, "degree": degrees.reinterpreted},
+    )
+    | named(replace(_REGROUPED, moves=""), "atleast_1d atleast_2d atleast_3d")
+    | records(
+        _KEPT,
+        contiguous="",
+        clone="alias_copy",
+        to="type_as type float double half bfloat16 cfloat cdouble chalf cpu cuda",
+        positive="__pos__",
+        detach={"names": "detach_copy data", "rule": carried_on},
+        neg={"names": "__neg__ negative", "moves": ""},
+    )
+    | records(
+        Operator(linear, same, degree=1, true=True),
+        requires_grad_="",
+        conj="conj_physical resolve_conj resolve_neg",
+        tril="",
+        triu="",
+        cumsum={"kind": "sum"},
+        real="",
+        imag="",
+        zero={"degree": degrees.vanishing, "overwrites": True},
+    )
+    | records(Operator(assembled, same, degree=degrees.same, true=True), complex="")
+    | records(
+        replace(_MOVED, placer=shifted),
+        roll={"arguments": "input shifts dim"},
+        flip="__reversed__",
+        fliplr="",
+        flipud="",
+    )
+    | records(
+        Operator(linear, degree=1, true=True),
+        diff={"degree": degrees.same},
+        view_as_complex="",
+        view_as_real="view_as_real_copy",
+        diag_embed="",
+        trace={"kind": "sum"},
+        trapezoid="trapz",
+        cumulative_trapezoid="",
+        gradient="",
+    )
+    | records(
+        _GATHERED,
+        index_select={"moves": "selects", "takes": True},
+        gather={"takes": True},
+        take={"takes": True},
+        take_along_dim={"takes": True},
+        masked_select={"shaped_by": "index"},
+        repeat="",
+        tile="",
+        repeat_interleave={"shaped_by": "index"},
+    )
+    | records(
+        _JOINED,
+        cat={"names": "concat concatenate", "arguments": "tensors dim", "moves": "selects"},
+        stack={"arguments": "tensors dim", "moves": "selects"},
+        stacked="hstack vstack dstack row_stack",
+    )
+    | records(
+        Operator(padded_rule, padded, degree=degrees.padded, true=True),
+        pad={
+            "names": "constant_pad_nd",
+            "arguments": "input pad mode value",
+            "orders": {"constant_pad_nd": "input pad value"},
+            "summand": "value",
+        },
+    )
 )

@@ -13,13 +13,15 @@ from omenn.engine.kernels.columns import layer_of, plain, product_of
 from omenn.engine.location.constants import finite
 from omenn.engine.location.lookups import bag
 from omenn.engine.location.placers import folded, fourier_place, sampled_place, windows
+from omenn.engine.operators import degrees
 from omenn.engine.operators.layout import linear
 from omenn.engine.operators.products import biased, freeze_factors
 from omenn.engine.operators.record import (
     DROPOUT,
-    Row,
+    Operator,
     contracted,
-    rows,
+    named,
+    records,
     same,
     source,
     spatial,
@@ -133,20 +135,89 @@ def sampled(call: Call) -> Any:
     return call.run(freeze_factors(call, [call.get("input"), call.get("grid")], keep=0))
 
 
-ROWS: dict[str, Row] = (
-    rows("linear", linear_layer, contracted)
-    | rows("add sub", added, same)
-    | rows("sum mean", linear, reduced)
-    | rows("dropout", dropped, same)
-    | rows("avg_pool pixel_shuffle pixel_unshuffle", linear, spatial)
-    | rows("interpolate", linear, spatial)
-    | rows("channel_shuffle native_channel_shuffle", shuffled, same)
-    | rows("max_unpool", linear, spatial)
-    | rows("unfold", linear, windows)
-    | rows("fold", linear, folded)
-    | rows("affine_grid", linear, unlocated)
-    | rows("grid_sample", sampled, sampled_place)
-    | rows("fourier", linear, fourier_place)
-    | rows("embedding", linear, unlocated)  # a table that depends on the input
-    | {"embedding_bag": Row(bag, unlocated, composite=True)}
+RECORDS: dict[str, Operator] = (
+    records(
+        Operator(linear_layer, contracted, degree=degrees.affine("input", "weight")),
+        linear={
+            "arguments": "input weight bias",
+            "factors": "input weight",
+            "weight": "weight",
+            "summand": "bias",
+            "kind": "layer",
+            "bounded": 0,
+        },
+    )
+    | records(
+        Operator(
+            added,
+            same,
+            degree=degrees.added,
+            arguments="input other alpha",
+            summand="other",
+            joins=True,
+            terms=True,
+            true=True,
+            link="shift",
+            together="sum",
+        ),
+        add="__add__ __iadd__ __radd__",
+        sub={
+            "names": "__sub__ __isub__ __rsub__ subtract rsub",
+            "exchanged": "__rsub__ rsub",
+        },
+    )
+    | records(
+        Operator(linear, reduced, degree=1, arguments="input dim keepdim", true=True, kind="sum"),
+        sum="nansum",
+        mean="",
+    )
+    | records(
+        Operator(dropped, same, degree=degrees.dropped, true=True, moves="keeps", link="linear"),
+        dropout={
+            "names": "dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
+            "feature_dropout",
+            "arguments": "input p training inplace",
+            "orders": {"torch.dropout": "input p training"},
+        },
+    )
+    | records(
+        Operator(linear, spatial, degree=1, true=True),
+        avg_pool={
+            "names": "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
+            "adaptive_avg_pool3d",
+            "kind": "sum",
+        },
+        interpolate={"names": "upsample", "kind": "sum"},
+        pixel_shuffle="",
+        pixel_unshuffle="",
+        max_unpool="max_unpool1d max_unpool2d max_unpool3d",
+    )
+    | named(
+        Operator(shuffled, same, degree=1, arguments="input groups", true=True),
+        "channel_shuffle native_channel_shuffle",
+    )
+    | records(
+        Operator(linear, degree=1, true=True),
+        unfold={"names": "unfold_copy", "placer": windows},
+        fold={"placer": folded, "kind": "sum"},
+        affine_grid="affine_grid_generator",
+        fourier={
+            "names": "fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn fftshift "
+            "ifftshift hfft ihfft hfft2 ihfft2 hfftn ihfftn",
+            "placer": fourier_place,
+        },
+    )
+    | records(
+        Operator(sampled, sampled_place, degree=degrees.sampled),
+        grid_sample={
+            "names": "grid_sampler grid_sampler_2d grid_sampler_3d",
+            "arguments": "input grid",
+            "factors": "grid",
+        },
+    )
+    | records(  # a table that depends on the input
+        Operator(linear, degree=degrees.same, true=True, takes=True),
+        embedding={"arguments": "input weight"},
+        embedding_bag={"rule": bag, "composite": True},
+    )
 )

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from omenn.engine.operators import degrees
 from omenn.engine.operators.convolution import scaled_convolution
-from omenn.engine.operators.record import Row, rows, same
+from omenn.engine.operators.record import Operator, records, same
 from omenn.engine.trace.autograd_nodes import batched
 from omenn.engine.trace.call import Call
 
@@ -199,12 +200,33 @@ def local_response(call: Call) -> Tensor:
     return call.frozen(x, value, lambda g, s: g * s, scale)
 
 
-ROWS: dict[str, Row] = (
-    rows("batch_norm", batch_norm, same)
-    | rows("layer_norm", layer_norm, same)
-    | rows("group_norm", group_norm, same)
-    | rows("instance_norm", instance_norm, same)
-    | rows("rms_norm", rms_norm, same)
-    | rows("normalize", normalised, same)
-    | rows("local_response_norm", local_response, same)
+_STATISTICS = "input running_mean running_var weight bias"
+_OF_TORCH = "input weight bias running_mean running_var"
+
+RECORDS: dict[str, Operator] = records(
+    Operator(placer=same, degree=degrees.normalised, kind="normalisation", summand="bias"),
+    batch_norm={
+        "rule": batch_norm,
+        "degree": degrees.batch_norm,
+        "arguments": f"{_STATISTICS} training momentum eps",
+        "orders": {"torch.batch_norm": f"{_OF_TORCH} training momentum eps cudnn"},
+        "summand": "",
+        "true": True,
+    },
+    layer_norm={"rule": layer_norm, "arguments": "input normalized_shape weight bias eps"},
+    group_norm={"rule": group_norm, "arguments": "input num_groups weight bias eps"},
+    instance_norm={
+        "rule": instance_norm,
+        "arguments": f"{_STATISTICS} use_input_stats momentum eps",
+        "orders": {"torch.instance_norm": f"{_OF_TORCH} use_input_stats momentum eps cudnn"},
+    },
+    rms_norm={"rule": rms_norm, "arguments": "input normalized_shape weight eps", "summand": ""},
+) | records(
+    Operator(placer=same, degree=degrees.normalised, kind="rescaling"),
+    normalize={"rule": normalised, "arguments": "input p dim eps"},
+    local_response_norm={
+        "rule": local_response,
+        "degree": degrees.smooth,
+        "arguments": "input size alpha beta k",
+    },
 )

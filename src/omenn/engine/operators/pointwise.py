@@ -1,24 +1,25 @@
-"""Pointwise functions: φ(0) + ⟦(φ(x) − φ(0)) / x⟧ x, with φ′(0) at x = 0; and frozen ones."""
+"""Pointwise functions: φ(0) + ⟦(φ(x) − φ(0)) / x⟧ x, with φ′(0) at x = 0."""
 
 from __future__ import annotations
 
 import cmath
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.engine.operators.linear import reduced
-from omenn.engine.operators.record import Row, rows, same
+from omenn.engine.operators import degrees
+from omenn.engine.operators.coefficients import frozen_value
+from omenn.engine.operators.record import Operator, named, records, same
 from omenn.engine.trace.autograd_nodes import scaled, times
 from omenn.engine.trace.call import Call
 
 # How readily an operator's output is frozen as a factor of a product.
 LOGARITHM, GATE, BOUNDED = 3, 2, 1
-_RANKS = {"sigmoid": GATE, "hardsigmoid": GATE, "exp": GATE, "tanh": BOUNDED, "erf": BOUNDED}
 
 
 def pointwise(call: Call) -> Tensor:
@@ -27,8 +28,7 @@ def pointwise(call: Call) -> Tensor:
     for other in call.carried[1:]:
         if other is not x:
             call.constant(other)  # a parameter of the function (elu's alpha): refused
-    call.rank = _RANKS.get(call.operator)
-    at_zero, slope = _known_origin(call, x)
+    at_zero, slope = origin(call, x)
     if not cmath.isfinite(at_zero):
         raise call.refuse("a function that is not finite at zero has no form through the origin")
     closed = None if x.is_complex() else _CLOSED.get(call.operator)
@@ -94,9 +94,9 @@ def _gate(call: Call, x: Tensor, at_zero: complex, slope: complex) -> Tensor:
 _ORIGINS: dict[Any, tuple[complex, complex]] = {}
 
 
-def _known_origin(call: Call, x: Tensor) -> tuple[complex, complex]:
-    """``_origin``, remembered for the functions of this table and their options."""
-    if ROWS.get(call.operator) != call.owner.book.get(call.operator):
+def origin(call: Call, x: Tensor) -> tuple[complex, complex]:
+    """φ(0) and φ′(0), remembered for the functions of this table and their options."""
+    if RECORDS.get(call.operator) is not call.known:
         return _origin(call, x)
     options = (*call.args[1:], *call.kwargs.items())
     if any(isinstance(t, Tensor) for t in (*call.args[1:], *call.kwargs.values())):
@@ -230,44 +230,6 @@ def rooted(call: Call) -> Tensor:
     return call.attach(out, -root * coefficient, frozen=True)
 
 
-def frozen_value(call: Call) -> Any:
-    """No linear form through the origin (softmax, 1/x): held constant as a factor."""
-    return call.hold()
-
-
-def remaining(call: Call) -> Tensor:
-    """x mod y = x − ⟦y · (x div y)⟧: the slope is one."""
-    x = call.carried[0]
-    numbers = [a for a in (*call.args, *call.kwargs.values()) if isinstance(a, (int, float))]
-    if numbers and call.owner.create_graph and (call.reverse or call.first is numbers[0]):
-        # PyTorch has a derivative by the divisor of tensors alone.
-        call.held, value = True, call.value()
-        return torch.remainder(torch.full_like(value, numbers[0]), call.true(x))
-    if len(call.carried) > 1 or call.first is not x or call.reverse:
-        return call.hold()
-    value, rest = call.value(), call.true_value() - call.true(x)
-    return call.attach(call.frozen(x, value, lambda grad: grad), rest, frozen=True)
-
-
-def signed(call: Call) -> Tensor:
-    """``copysign``: ⟦±1⟧ x."""
-    x = call.carried[0]
-    if call.first is not x:
-        return call.hold()
-    value, shape = call.value(), x.shape
-    turned = torch.where(value.signbit() == x.detach().signbit(), 1.0, -1.0).to(value.dtype)
-    return call.frozen(x, value, lambda grad, turned: (grad * turned).sum_to_size(shape), turned)
-
-
-def log_normalised(call: Call) -> Tensor:
-    """log softmax(x) = x − ⟦log Σ exp x⟧."""
-    x = call.carried[0]
-    value, dtype = call.value(), x.dtype
-    result = call.true_value()
-    out = call.frozen(x, value, lambda grad: grad.to(dtype))
-    return call.attach(out, result - call.true(x).to(result.dtype), frozen=True)
-
-
 def parametric(call: Call) -> Tensor:
     """PReLU: ⟦1 or the slope⟧ x. The native node has one slope at zero forth, another one back."""
     x, weight = call.carried[0], call.get("weight")
@@ -281,26 +243,87 @@ def parametric(call: Call) -> Tensor:
     return call.frozen(x, call.value(), times, coefficient)
 
 
-ROWS: dict[str, Row] = (
-    rows(
-        "gelu silu elu softplus mish tanh sigmoid logsigmoid hardsigmoid hardswish softsign erf "
-        "tanhshrink softshrink sin cos atan sinh asinh expm1 log1p exp sqrt erfc cosh exp2 "
-        "tan asin acos atanh erfinv sinc ndtr log_ndtr entr erfcx",
-        pointwise,
-        same,
+_POINTWISE = Operator(pointwise, same, kind="pointwise", link="smooth")
+_SMOOTH, _BOUNDED = (replace(_POINTWISE, degree=d) for d in (degrees.smooth, degrees.bounded))
+_ACTIVATION = replace(_SMOOTH, replacement="activations")
+
+RECORDS: dict[str, Operator] = (
+    named(_ACTIVATION, "gelu silu softplus mish hardswish logsigmoid softsign tanhshrink")
+    | records(
+        _ACTIVATION,
+        elu={"names": "selu celu", "replaced": "elu selu celu"},
+        tanh={"degree": degrees.bounded, "bounded": BOUNDED},
+        softshrink={"degree": degrees.clipped, "link": "power"},
     )
-    | rows("log log2 log10 logit acosh ndtri", rooted, same)
-    | rows("remainder fmod", remaining, same)
-    | rows("copysign", signed, same)
-    | rows("pow", power, same)
-    | rows("rpow", pointwise, same)
-    | rows("square", square, same)
-    | rows("relu leaky_relu rrelu deg2rad rad2deg", lambda call: call.run(), same)
-    | rows("abs", magnitude, same)
-    | rows("prelu", parametric, same)
-    | rows("softmax gumbel_softmax rsqrt reciprocal sign sgn", frozen_value, same)
-    | rows("floor ceil round trunc frac floor_divide", frozen_value, same)
-    | rows("digamma heaviside atan2 logaddexp logaddexp2 logcumsumexp", frozen_value, same)
-    | rows("logsumexp", frozen_value, reduced)
-    | rows("log_softmax", log_normalised, same)
+    | records(
+        replace(_BOUNDED, bounded=GATE),
+        sigmoid={"names": "expit", "replacement": "gates"},
+        hardsigmoid={"replacement": "gates"},
+        exp="",
+        ndtr="",
+        erf={"bounded": BOUNDED},
+    )
+    | records(
+        _SMOOTH,
+        sinh="",
+        expm1="",
+        tan="",
+        asin="arcsin",
+        asinh={"names": "arcsinh", "only_out_of_place": True},
+        atanh={"names": "arctanh", "only_out_of_place": True},
+        erfinv="",
+        entr="",
+        log_ndtr="",
+        log1p={"link": "power"},
+        sqrt={"degree": 0.5, "link": "power"},
+    )
+    | records(
+        _BOUNDED,
+        sin="",
+        cos="",
+        cosh="",
+        acos="arccos",
+        atan="arctan",
+        erfc="",
+        erfcx="",
+        exp2="",
+        sinc="",
+        rpow={"names": "__rpow__", "exchanged": "__rpow__"},
+    )
+    | records(
+        Operator(rooted, same, degree=degrees.bounded),
+        log={"link": "held"},
+        log2={"link": "held"},
+        log10={"link": "held"},
+        logit="",
+        acosh={"names": "arccosh", "only_out_of_place": True},
+        ndtri="",
+    )
+    | records(
+        Operator(placer=same, kind="pointwise"),
+        relu={"rule": Call.run, "degree": 1, "true": True, "link": "bent"},
+        leaky_relu={"rule": Call.run, "degree": 1, "true": True, "link": "bent"},
+        rrelu={"rule": Call.run, "degree": degrees.random, "true": True},
+        prelu={
+            "rule": parametric,
+            "degree": degrees.sloped,
+            "arguments": "input weight",
+            "factors": "weight",
+            "link": "bent",
+        },
+        abs={"names": "__abs__ absolute", "rule": magnitude, "degree": 1, "link": "bent"},
+        square={"rule": square, "degree": 2, "link": "power"},
+    )
+    | records(
+        Operator(placer=same, degree=1),
+        deg2rad={"rule": Call.run, "true": True, "link": "linear"},
+        rad2deg={"rule": Call.run, "true": True, "link": "linear"},
+        pow={
+            "names": "__pow__ __ipow__ float_power",
+            "rule": power,
+            "degree": degrees.power,
+            "arguments": "input exponent",
+            "link": "power",
+        },
+    )
 )

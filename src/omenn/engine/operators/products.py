@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from omenn.engine.kernels.columns import connected
 from omenn.engine.location.placers import added_place, einsum_place, matmul_place
-from omenn.engine.operators.record import Row, contracted, rows, same, unlocated
+from omenn.engine.operators import degrees
+from omenn.engine.operators.record import Operator, contracted, named, records, same
 from omenn.engine.trace.autograd_nodes import Halve, scaled
 from omenn.engine.trace.call import Call
 
@@ -248,19 +249,119 @@ def cosine(call: Call) -> Tensor:
         return (a * b).sum(dim)
 
 
-ROWS: dict[str, Row] = (
-    rows("mul", multiplied, same)
-    | {
-        "glu": Row(gated, unlocated, composite=True),
-        "cosine_similarity": Row(cosine, unlocated, composite=True),
-    }
-    | rows("outer inner tensordot kron", multiplied, unlocated)
-    | rows("bilinear", bilinear_form, contracted)
-    | rows("matmul bmm", multiplied, matmul_place)
-    | rows("div", divided, same)
-    | rows("einsum", summed_product, einsum_place)
-    | rows("addmm baddbmm addbmm", added_product, added_place)
-    | rows("_grouped_mm", grouped, contracted)
-    | rows("addcmul", added_product, same)
-    | rows("lerp", mixed_linearly, same)
+_TWO = "input other"
+_ADDED = "input mat1 mat2 beta alpha"
+
+RECORDS: dict[str, Operator] = (
+    records(
+        Operator(multiplied, same, degree=degrees.product, arguments=_TWO, factors=_TWO),
+        mul={
+            "names": "__mul__ __imul__ __rmul__ multiply",
+            "link": "linear",
+            "together": "product",
+        },
+    )
+    | records(
+        Operator(composite=True),
+        glu={"rule": gated, "arguments": "input dim", "replacement": "gates"},
+        cosine_similarity={
+            "rule": cosine,
+            "degree": degrees.normalised,
+            "arguments": "x1 x2 dim eps",
+            "kind": "rescaling",
+        },
+    )
+    | records(
+        Operator(multiplied, degree=degrees.product, arguments=_TWO, kind="product"),
+        outer="ger",
+        kron="",
+        inner={"bounded": 0},
+        tensordot={"arguments": "input other dims", "bounded": 0},
+    )
+    | records(
+        Operator(
+            multiplied,
+            matmul_place,
+            degree=degrees.product,
+            arguments=_TWO,
+            weight="other",
+            kind="layer",
+            bounded=0,
+        ),
+        matmul={
+            "names": "__matmul__ __imatmul__ __rmatmul__ mm mv dot",
+            "exchanged": "__rmatmul__",
+        },
+        bmm="",
+    )
+    | records(
+        Operator(divided, same, degree=degrees.ratio, arguments="input other rounding_mode"),
+        div={
+            "names": "__truediv__ __itruediv__ __rtruediv__ __rdiv__ __div__ __idiv__ divide "
+            "true_divide",
+            "exchanged": "__rtruediv__ __rdiv__",
+            "factors": "other",
+            "link": "held",
+            "together": "quotient",
+        },
+    )
+    | records(
+        Operator(kind="layer", bounded=0),
+        einsum={
+            "rule": summed_product,
+            "placer": einsum_place,
+            "degree": degrees.product,
+            "arguments": "equation",
+        },
+        bilinear={
+            "rule": bilinear_form,
+            "placer": contracted,
+            "degree": degrees.affine("input1", "input2", "weight"),
+            "arguments": "input1 input2 weight bias",
+            "factors": "input1 input2 weight",
+            "weight": "weight",
+            "summand": "bias",
+        },
+    )
+    | named(
+        Operator(
+            added_product,
+            added_place,
+            degree=degrees.added_product("mat1", "mat2"),
+            arguments=_ADDED,
+            factors="mat1 mat2",
+            weight="mat2",
+            summand="input",
+            kind="layer",
+            bounded=0,
+        ),
+        "addmm baddbmm addbmm",
+    )
+    | records(
+        Operator(kind="product"),
+        _grouped_mm={
+            "rule": grouped,
+            "placer": contracted,
+            "degree": degrees.grouped,
+            "bounded": 0,
+        },
+        addcmul={
+            "rule": added_product,
+            "placer": same,
+            "degree": degrees.added_product("tensor1", "tensor2"),
+            "arguments": "input tensor1 tensor2 value",
+            "factors": "tensor1 tensor2",
+            "summand": "input",
+            "link": "product",
+        },
+        lerp={
+            "rule": mixed_linearly,
+            "placer": same,
+            "degree": degrees.interpolated,
+            "arguments": "input end weight",
+            "factors": "weight",
+            "joins": True,
+            "link": "product",
+        },
+    )
 )

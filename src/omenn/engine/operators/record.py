@@ -1,9 +1,10 @@
-"""What a row of the table is, and the placers that several kinds of rows share."""
+"""What the record of an operator is, and the placers that several kinds of operators share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -21,19 +22,94 @@ DROPOUT = (
 )
 
 
-class Row(NamedTuple):
-    """``rule(call)`` returns the output; ``placer(call, output)`` its place (or places)."""
-
-    rule: Callable[[Call], Any]
-    placer: Placer
-    # A composite calls other operators through the tracer: its outputs are marked already.
-    composite: bool = False
-    # Written by a user.
-    own: bool = False
+def source(call: Call) -> tuple[Tensor, Place] | None:
+    """The first argument that has a place, carried ones first."""
+    found = [(t, m.place, m.kind) for t, m in call.marked if m.place is not None]
+    found.sort(key=lambda one: one[2] != "carried")
+    return found[0][:2] if found else None
 
 
-def rows(names: str, rule: Callable[[Call], Any], placer: Placer) -> dict[str, Row]:
-    return {name: Row(rule, placer) for name in names.split()}
+def unlocated(call: Call, out: Any) -> Any:
+    """No known place, sample by sample."""
+    found = source(call)
+    if found is None:
+        return None
+    x, place = found
+    if isinstance(out, Tensor):
+        return places.nowhere(place, x.shape, out.shape)
+    return [places.nowhere(place, x.shape, o.shape) if isinstance(o, Tensor) else None for o in out]
+
+
+def no_rule(call: Call) -> Any:
+    """An operator that is not linear at any coefficients."""
+    raise call.refuse("there is no rule that makes it linear at constant coefficients")
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """All that is known of an operator of torch.
+
+    ``rule``, ``placer``: what it becomes at constant coefficients, ``rule(call)`` → its output, and
+    where that lies, ``placer(call, output)`` → its place (or places).
+    ``degree``: what becomes of homogeneity, a power of the first argument or a rule for a ``Step``
+    (``degrees.py``); None: it is no function that is known.
+    """
+
+    rule: Callable[[Call], Any] = no_rule
+    placer: Placer = unlocated
+    degree: float | Callable[[Any], Any] | None = None
+
+    # --- how it is spelled ---
+    names: str = ""  # other names than its own, blank between: functions, methods, properties
+    exchanged: str = ""  # those of them that take the second argument first, as __rsub__
+    arguments: str = "input"  # names of its arguments, in their order
+    orders: Mapping[str, str] = field(default_factory=dict)  # spelling → another order
+    summand: str = ""  # arguments that are only added, or put beside what else there is
+    joins: bool = False  # so is every tensor that does not depend on the input
+    factors: str = ""  # arguments that it multiplies, or is not linear in
+    weight: str = ""  # of a layer: the argument that is its weight
+
+    # --- what it does ---
+    kind: str = ""  # for tables of rules: layer, product, normalisation, pointwise, sum, write, …
+    true: bool = False  # the derivative at constant coefficients is the ordinary one
+    moves: str = ""  # it only moves elements: keeps, reshapes, permutes, selects or repeats them
+    takes: bool = False  # it takes rows or elements of a table at an index
+    terms: bool = False  # what is added may be a number that integer inputs decide
+    bounded: int | None = None  # how readily it is held as a factor; None: as what it is made of
+    link: str = ""  # what it adds to a chain of pointwise operators, by constants
+    together: str = ""  # the same, of two tensors of one chain
+    overwrites: bool = False  # nothing is left of its first argument
+    parts: bool = False  # its results are views of one tensor
+    shaped_by: str = ""  # the shape of its result depends on an "index", or on all "values"
+    steps: bool = False  # constant between jumps, and without a derivative in torch
+    only_out_of_place: bool = False  # torch has no derivative of its in-place form
+    replacement: str = ""  # of homogeneous replacements the one for it (omenn.xdnn)
+    replaced: str = ""  # names that it is for, if not only its own
+
+    # --- how it is called ---
+    composite: bool = False  # it calls other operators, which are seen and marked one by one
+    own: bool = False  # written by a user
+
+    def with_rule(self, rule: Callable[[Any], Any], **changes: Any) -> Operator:
+        """The same operator under another rule."""
+        return replace(self, rule=rule, **changes)
+
+
+def records(base: Operator, /, **operators: str | dict[str, Any]) -> dict[str, Operator]:
+    """Operators that have all in common but their names, and what a dict says of one.
+
+    >>> made = records(Operator(degree=1.0), flip="__reversed__", roll={"arguments": "a b"})
+    >>> assert made["flip"].names == "__reversed__" and made["roll"].degree == 1.0
+    """
+    return {
+        name: replace(base, **(own if isinstance(own, dict) else {"names": own}))
+        for name, own in operators.items()
+    }
+
+
+def named(base: Operator, names: str) -> dict[str, Operator]:
+    """Operators that have all in common, and one name each."""
+    return records(base, **dict.fromkeys(names.split(), ""))
 
 
 def same(call: Call, out: Tensor) -> Place | None:
@@ -55,13 +131,6 @@ def same(call: Call, out: Tensor) -> Place | None:
     return places.settled(there, best) if call.owner.routes else best
 
 
-def source(call: Call) -> tuple[Tensor, Place] | None:
-    """The first argument that has a place, carried ones first."""
-    found = [(t, m.place, m.kind) for t, m in call.marked if m.place is not None]
-    found.sort(key=lambda one: one[2] != "carried")
-    return found[0][:2] if found else None
-
-
 def placed_by(call: Call, x: Tensor, place: Place, make: Callable[[], Any]) -> Any:
     """``make()``, once for a place, a shape of x and the arguments of the call besides x.
 
@@ -74,17 +143,6 @@ def placed_by(call: Call, x: Tensor, place: Place, make: Callable[[], Any]) -> A
         return make()
     key = (call.func, x.shape, repr(args[1:]), repr(kwargs) if kwargs else "")
     return call.owner.shared.found((place,), key, make)
-
-
-def unlocated(call: Call, out: Any) -> Any:
-    """No known place, sample by sample."""
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
-    if isinstance(out, Tensor):
-        return places.nowhere(place, x.shape, out.shape)
-    return [places.nowhere(place, x.shape, o.shape) if isinstance(o, Tensor) else None for o in out]
 
 
 def contracted(call: Call, out: Tensor) -> Place | None:

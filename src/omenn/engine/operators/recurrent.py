@@ -9,6 +9,7 @@ states of the native kernel.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,9 +19,9 @@ from torch.nn import functional as F
 from omenn.engine import location as places
 from omenn.engine.kernels.recurrence import Weights, one_layer, steps_of
 from omenn.engine.location import Place
-from omenn.engine.operators import pointwise
+from omenn.engine.operators import degrees, pointwise
 from omenn.engine.operators.layout import linear
-from omenn.engine.operators.record import DROPOUT, Row, source, unlocated
+from omenn.engine.operators.record import DROPOUT, Operator, named, records, source
 from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark, coarser
 
 if TYPE_CHECKING:
@@ -136,14 +137,14 @@ def sequence(call: Call) -> Any:
 
 
 # What the steps are made of, with rules that the native form knows.
-_PARTS = {name: pointwise.ROWS[name] for name in ("tanh", "sigmoid", "relu")}
+_PARTS = {name: pointwise.RECORDS[name] for name in ("tanh", "sigmoid", "relu")}
 
 
 def _native(call: Call, state: State, weights: Sequence[Tensor]) -> bool:
     """Whether the layers go back over the states of the native kernel, and not step by step."""
     mode, x = call.owner, call.args[0]
     mark = call.mark(x)
-    own = mode.engine and all(mode.book.get(name) == row for name, row in _PARTS.items())
+    own = mode.engine and all(mode.book.get(name) is row for name, row in _PARTS.items())
     if not own or mode.create_graph or torch.is_autocast_enabled(x.device.type):
         return False
     if mark is None or mark.kind != CARRIED or not x.numel():
@@ -350,14 +351,16 @@ def unpacked(call: Call) -> Any:
     return call.run()
 
 
-ROWS: dict[str, Row] = {
-    name: Row(rule, unlocated, composite=True)
-    for rule, names in (
-        (sequence, "lstm gru rnn_tanh rnn_relu"),
-        (cell, "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
-    )
-    for name in names.split()
-} | {
-    "_pack_padded_sequence": Row(linear, packed_place),
-    "_pad_packed_sequence": Row(unpacked, packed_place),
-}
+_SEQUENCE = Operator(sequence, composite=True)
+_CELL = Operator(cell, composite=True)
+_PACKED = Operator(unpacked, packed_place, degree=degrees.chosen, true=True)
+
+RECORDS: dict[str, Operator] = (
+    named(replace(_SEQUENCE, degree=degrees.smooth), "lstm gru")
+    | named(replace(_CELL, degree=degrees.smooth), "lstm_cell gru_cell")
+    | named(replace(_SEQUENCE, degree=degrees.smooth, true=True), "rnn_tanh")
+    | named(replace(_CELL, degree=degrees.smooth, true=True), "rnn_tanh_cell")
+    | named(replace(_SEQUENCE, true=True), "rnn_relu")
+    | named(replace(_CELL, true=True), "rnn_relu_cell")
+    | records(_PACKED, _pack_padded_sequence={"rule": linear}, _pad_packed_sequence="")
+)

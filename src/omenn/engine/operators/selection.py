@@ -7,9 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.engine.operators import degrees
 from omenn.engine.operators.layout import linear
 from omenn.engine.operators.linear import reduced
-from omenn.engine.operators.record import Row, rows, same, spatial, unlocated
+from omenn.engine.operators.record import (
+    Operator,
+    named,
+    records,
+    same,
+    spatial,
+    unlocated,
+)
 from omenn.engine.trace.call import Call
 
 
@@ -72,12 +80,51 @@ def ordered_place(call: Call, out: Any) -> Any:
     return [there] * len(out)
 
 
-ROWS: dict[str, Row] = (
-    rows("max_pool", linear, spatial)
-    | rows("clamp", clamped, same)
-    | rows("maximum", larger, same)
-    | rows("max", largest, largest_place)
-    | rows("amax median nanmedian kthvalue mode quantile", linear, reduced)
-    | rows("topk sort", linear, ordered_place)
-    | rows("cummax cummin", linear, same)
+_POOLS = (
+    "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"
+)
+_REDUCED = "input dim keepdim"
+
+RECORDS: dict[str, Operator] = (
+    records(
+        Operator(linear, spatial, degree=degrees.chosen, true=True),
+        max_pool=" ".join([_POOLS, *(f"{name}_with_indices" for name in _POOLS.split())]),
+    )
+    | records(
+        Operator(clamped, same, degree=degrees.clipped, kind="pointwise", link="clipped"),
+        clamp={
+            "names": "clip clamp_min clamp_max hardtanh relu6 threshold hardshrink nan_to_num",
+            "replacement": "activations",
+            "replaced": "relu6 hardtanh hardshrink threshold",
+        },
+    )
+    | records(
+        Operator(larger, same, degree=degrees.chosen),
+        maximum={
+            "names": "fmax fmin minimum",
+            "arguments": "input other",
+            "joins": True,
+            "link": "bent",
+        },
+        max={"names": "min", "rule": largest, "placer": largest_place, "arguments": _REDUCED},
+    )
+    | records(
+        Operator(linear, reduced, degree=degrees.chosen, arguments=_REDUCED, true=True),
+        amax="amin aminmax",
+        median="",
+        nanmedian="",
+        mode="",
+        kthvalue={"arguments": "input k dim keepdim"},
+        quantile={
+            "names": "nanquantile",
+            "arguments": "input q dim keepdim",
+            "degree": degrees.ranked,
+        },
+    )
+    | records(
+        Operator(linear, ordered_place, degree=degrees.chosen, true=True),
+        topk={"arguments": "input k dim"},
+        sort={"arguments": "input dim descending"},
+    )
+    | named(Operator(linear, same, degree=degrees.chosen, true=True), "cummax cummin")
 )

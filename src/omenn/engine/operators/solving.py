@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.engine.operators.pointwise import frozen_value
-from omenn.engine.operators.record import Row, rows, unlocated
+from omenn.engine.operators import degrees
+from omenn.engine.operators.coefficients import frozen_value
+from omenn.engine.operators.record import Operator, records
 from omenn.engine.trace.call import Call
 
 
@@ -53,8 +54,11 @@ def factored(call: Call) -> Any:
     return call.frozen(b, call.value(), vjp, call.true(factor))
 
 
-ROWS: dict[str, Row] = (
-    rows("solve solve_triangular", solved, unlocated)
-    | rows("cholesky_solve", factored, unlocated)
-    | rows("inv pinv", frozen_value, unlocated)  # 1/x of a matrix
+RECORDS: dict[str, Operator] = records(
+    Operator(solved, degree=degrees.solved, arguments="A B"),
+    solve="",
+    solve_triangular="",
+    cholesky_solve={"rule": factored, "arguments": "B L upper"},
+) | records(  # 1/x of a matrix
+    Operator(frozen_value, degree=-1), inv="inverse", pinv="pinverse"
 )

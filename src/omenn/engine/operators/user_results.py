@@ -10,11 +10,11 @@ from torch.autograd.graph import get_gradient_edge
 from omenn.engine.trace.call import Call
 
 if TYPE_CHECKING:
-    from omenn.engine.operators import Row
+    from omenn.engine.operators import Operator
     from omenn.engine.trace.tracer import Tracer
 
 
-def run_own(mode: Tracer, call: Call, row: Row) -> Any:
+def run_own(mode: Tracer, call: Call, row: Operator) -> Any:
     """The result of the rule, whose nodes count as linear at fixed coefficients.
 
     They may be those of the operator itself. Whether the rule is right the sum shows; but not of

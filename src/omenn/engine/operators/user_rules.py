@@ -11,20 +11,15 @@ import torch
 from torch import Tensor
 
 from omenn.check import quoted
-from omenn.engine.operators import OPERATORS, Row
-from omenn.engine.operators.pointwise import frozen_value, pointwise
+from omenn.engine.operators import OPERATORS, known
+from omenn.engine.operators.coefficients import frozen_value
+from omenn.engine.operators.pointwise import pointwise
 from omenn.engine.operators.record import same, unlocated
 from omenn.engine.trace.autograd_nodes import Frozen
 from omenn.engine.trace.call import Call
 from omenn.engine.trace.custom_functions import function_of, named, native, operator_of, watch
 from omenn.engine.trace.spelling import Spelling, spell, spellings, tables
 from omenn.errors import InputError
-
-_KINDS = {
-    "linear": lambda: Row(declared_linear, unlocated, own=True),
-    "pointwise": lambda: Row(pointwise, same, own=True),
-    "frozen": lambda: Row(frozen_value, same, own=True),
-}
 
 Kind = str | Callable[[Call], Any]
 _MISSING = object()
@@ -169,25 +164,26 @@ def rule(
     found, functions = _spelled(func)
     first = found[0][0]
     operator = name or (func if isinstance(func, str) else getattr(first, "__name__", str(func)))
-    known = spell(first)
-    if operator in OPERATORS and (known is None or known.operator != operator):
+    spelling = spell(first)
+    if operator in OPERATORS and (spelling is None or spelling.operator != operator):
         operator += " (own rule)"  # another function of the same name
     if callable(kind):
-        row = Row(kind, unlocated, own=True)
+        made, placer = kind, unlocated
     elif isinstance(kind, str) and kind in _KINDS:
-        row = _KINDS[kind]()
+        made, placer = _KINDS[kind]
     else:
         raise InputError(
             f"kind={quoted(kind)} is not known. Give {', '.join(map(repr, _KINDS))}, or a function."
         )
+    row = known(operator).with_rule(made, placer=placer, composite=False, own=True)
     entries: dict[tuple[int, Any], Any] = {(0, operator): row}
     for spelled, inplace in found:
         entries[1, spelled] = Spelling(operator, inplace, False)
         entries[2, spelled] = ("input",)
-    made = Rule(functions, entries)
+    registered = Rule(functions, entries)
     if _SCOPES.open:
-        _SCOPES.open[-1].append(made)
-    return made
+        _SCOPES.open[-1].append(registered)
+    return registered
 
 
 def _spelled(func: Any) -> tuple[list[tuple[Callable[..., Any], bool]], list[type]]:
@@ -227,3 +223,10 @@ def declared_linear(call: Call) -> Tensor:
         out = out + Frozen.apply(x, [torch.zeros_like(value)], vjp)
     out = out + value
     return call.attach(call.written(call.first, out), call.at_zero())
+
+
+_KINDS: dict[str, tuple[Callable[[Call], Any], Any]] = {
+    "linear": (declared_linear, unlocated),
+    "pointwise": (pointwise, same),
+    "frozen": (frozen_value, same),
+}

@@ -17,6 +17,7 @@ from omenn.engine.trace.spelling import Spelling, bind, names_of
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
+    from omenn.engine.operators import Operator
     from omenn.engine.operators.stable import Shift
     from omenn.engine.probabilities import End
     from omenn.engine.trace.tracer import Tracer
@@ -92,12 +93,6 @@ def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-# Constant between their jumps, and without a derivative in PyTorch.
-_STEPS = frozenset(("floor_divide", "heaviside"))
-# PyTorch has no derivative of these as they write in place.
-_ONLY_OUT_OF_PLACE = frozenset("asinh_ arcsinh_ acosh_ arccosh_ atanh_ arctanh_".split())
-
-
 def _whole(value: Tensor) -> Tensor:
     """A value that is no view: a custom function may not hand out views of what it made."""
     return value.clone() if value._is_view() else value
@@ -149,6 +144,13 @@ class Call:
         self.link: Any = None  # how the result is made, where that is elementwise
 
     # --- arguments -------------------------------------------------------------------------
+
+    @property
+    def known(self) -> Operator:
+        """What is known of the operator."""
+        from omenn.engine.operators import known  # its rules use this module
+
+        return known(self.operator)
 
     @property
     def bound(self) -> dict[str, Any]:
@@ -227,14 +229,14 @@ class Call:
 
     def true_value(self) -> Any:
         """The result in the ordinary graph (second derivatives), else without history."""
-        if not self.owner.create_graph or self.operator in _STEPS:
+        if not self.owner.create_graph or self.known.steps:
             return self.value()
         return self.again(self.true)
 
     def again(self, sub: Callable[[Tensor], Tensor]) -> Any:
         """The operator on other tensors, in a form that PyTorch can differentiate."""
         name = getattr(self.func, "__name__", "")
-        if name not in _ONLY_OUT_OF_PLACE:
+        if not (name.endswith("_") and self.known.only_out_of_place):
             return self.run(sub)
         return getattr(torch, name[:-1])(*substitute(self.args, sub))
 

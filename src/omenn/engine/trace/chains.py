@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from omenn.engine.operators import OPERATORS
+from omenn.engine.operators import OPERATORS, known
 from omenn.engine.operators.chain import FROZEN_CHAIN
 from omenn.engine.operators.pointwise import GATE
-from omenn.engine.operators.record import Row
+from omenn.engine.operators.record import Operator
 from omenn.engine.trace.autograd_nodes import Overwrite
 from omenn.engine.trace.call import CARRIED, Call, Mark, substitute
 from omenn.engine.trace.links import Link, common, fits, function
@@ -36,24 +36,6 @@ if TYPE_CHECKING:
 OPERATOR = "chain"
 _MANY = 48  # links in a chain, beyond which a tensor counts as the start of a new one
 
-# Operator → what it adds to a chain. Products, sums and powers are told apart by their arguments.
-_KINDS: dict[str, str] = {
-    name: kind
-    for kind, names in {
-        "linear": "mul neg positive clone to contiguous detach dropout deg2rad rad2deg",
-        "shift": "add sub",
-        "bent": "relu leaky_relu prelu abs maximum where masked_fill",
-        "clipped": "clamp",
-        "smooth": "gelu silu elu softplus mish tanh sigmoid logsigmoid hardsigmoid hardswish "
-        "softsign erf tanhshrink sin cos atan sinh asinh expm1 exp erfc cosh exp2 rpow",
-        "power": "pow square sqrt softshrink log1p",
-        "held": "div log log2 log10 reciprocal rsqrt",
-        "product": "addcmul lerp",
-        "step": "sign sgn gt ge lt le eq ne",
-    }.items()
-    for name in names.split()
-}
-_TOGETHER = {"mul": "product", "div": "quotient", "add": "sum", "sub": "sum"}
 # A rule that a user gave to an operator stands, so that it is part of no chain.
 _SHIPPED = dict(OPERATORS)
 # What shapes a function: the others are homogeneous, so that one after another is as good as both.
@@ -93,8 +75,8 @@ class Chains:
 
     def link(self, call: Call) -> Link | None:
         """The link of what a call will return, None if it is none of a chain."""
-        kind = _KINDS.get(call.operator)
-        if self.off or kind is None or _SHIPPED.get(call.operator) != OPERATORS.get(call.operator):
+        kind = call.known.link
+        if self.off or not kind or _SHIPPED.get(call.operator) is not OPERATORS.get(call.operator):
             return None
         if any(isinstance(a, (list, dict)) for a in call.args):
             return None
@@ -130,7 +112,7 @@ class Chains:
         if len(args) < 2:
             args += [call.get(name) for name in ("other", "exponent") if call.get(name) is not None]
         if len(parents) > 1 or (len(args) == 2 and args[0] is args[1]):
-            return _TOGETHER.get(call.operator, kind)
+            return call.known.together or kind
         if kind == "product":  # an affine map by constants
             return "bias"
         other = next((a for a in args if id(a) not in links), None)
@@ -178,7 +160,7 @@ class Chains:
     def compared(self, func: Any, args: Any, kwargs: Any, marked: Any, out: Any) -> None:
         """The same of a comparison."""
         name = getattr(func, "__name__", "").strip("_")
-        if _KINDS.get(name) == "step" and isinstance(out, Tensor) and out.dtype == torch.bool:
+        if known(name).link == "step" and isinstance(out, Tensor) and out.dtype == torch.bool:
             call = Call(self.owner, func, Spelling(name, False, False), args, kwargs, marked)
             link = self.link(call)
             if link is not None and out.shape == marked[0][0].shape:
@@ -309,7 +291,7 @@ class Chain(Call):
 
     def applied(self) -> Tensor:
         """The result by the table's rule, written where the model asked for it in place."""
-        row: Row = self.owner.book.get(OPERATOR, FROZEN_CHAIN)
+        row: Operator = self.owner.book.get(OPERATOR, FROZEN_CHAIN)
         out = row.rule(self)
         if not self.last.inplace:
             return out

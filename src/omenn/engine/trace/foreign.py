@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from omenn.engine.operators.unruled import LEAVES_TORCH, UNTOUCHED
 from omenn.engine.trace.caller import running_module
 from omenn.engine.trace.inplace import memory_of, unshared
-from omenn.engine.trace.opaque import LEAVES_TORCH, tensors_in
+from omenn.engine.trace.opaque import tensors_in
 from omenn.engine.trace.origins import Origins, stored, version
-from omenn.engine.trace.spelling import UNTOUCHED, spell
+from omenn.engine.trace.spelling import spell
 from omenn.engine.trace.transforms import bare
 from omenn.errors import UnsupportedOperator
 

@@ -30,21 +30,8 @@ from omenn.engine.unreached import saved_apart
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
-    from omenn.engine.operators import Row
+    from omenn.engine.operators import Operator
     from omenn.engine.trace.tracer import Tracer
-
-LEAVES_TORCH = frozenset(
-    "item tolist numpy __float__ __int__ __array__ __complex__ __format__ __dlpack__ "
-    "data_ptr".split()
-)
-
-_NUMBERS = LEAVES_TORCH - {"data_ptr", "__dlpack__"}  # of which a copy can be handed over
-
-# These hand a value over where no mark can follow it, and return nothing that could be judged.
-_UNSEEN = frozenset("__set__ set_ backward untyped_storage storage _typed_storage".split())
-
-# What a model asks to be told of its own derivatives: an explanation takes none of these.
-_GRADIENT_HOOKS = frozenset("register_hook retain_grad".split())
 
 
 def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -71,17 +58,19 @@ def name_of(func: Any) -> str:
 
 def unknown(mode: Tracer, func: Any, args: Any, kwargs: Any, marked: Any) -> Any:
     """An operator without a rule, or with an opaque argument."""
+    from omenn.engine.operators import unruled  # its rules use this module
+
     name = name_of(func)
     if name == "__deepcopy__":  # PyTorch has none of a tensor with a history
         with mode:
             return args[0].clone()
-    if name in _GRADIENT_HOOKS and not mode.leaves:  # of derivatives of the frozen network
+    if name in unruled.GRADIENT_HOOKS and not mode.leaves:  # of derivatives of the frozen network
         return RemovableHandle(OrderedDict())
-    leaves = name in LEAVES_TORCH or name in _UNSEEN
+    leaves = name in unruled.LEAVES_TORCH or name in unruled.UNSEEN
     error = next((m.error for _, m in marked if m.error is not None), None)
     if error is None or leaves:
         error = _no_rule(mode, func, leaves)
-    if leaves and (name not in _NUMBERS or mode.leaves):  # omenn.frozen is not run twice
+    if leaves and (name not in unruled.NUMBERS or mode.leaves):  # omenn.frozen is not run twice
         raise error
     if leaves:
         return mode.departures.leave(mode, (func, args, kwargs), error)
@@ -113,7 +102,7 @@ def _called(func: Any) -> str:
     return resolve_name(func) or home
 
 
-def ruled(mode: Tracer, call: Call, row: Row) -> Any:
+def ruled(mode: Tracer, call: Call, row: Operator) -> Any:
     """The rule's result; the operator's own, opaque, where the rule refuses this call."""
     version = _version(call.first) if call.inplace else 0
     try:

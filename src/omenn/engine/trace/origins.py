@@ -16,11 +16,9 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
+from omenn.engine.operators.unruled import FROM_DATA
 from omenn.engine.trace.inplace import memory_of
 from omenn.engine.trace.opaque import tensors_in
-
-# These make a tensor from numbers of Python or another library.
-_FROM_DATA = frozenset([torch.tensor, torch.as_tensor, torch.asarray])
 
 
 class Origins:
@@ -66,7 +64,7 @@ class Origins:
 
     def called(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         """An operator was called on constants: its outputs, and what it wrote into, are known."""
-        if func in _FROM_DATA and not _plain(args[0] if args else kwargs.get("data")):
+        if func in FROM_DATA and not _plain(args[0] if args else kwargs.get("data")):
             return
         for t in tensors_in((out,)):
             self.made(t)

@@ -23,7 +23,8 @@ from omenn.engine.location.lookups import converted, looked_up
 from omenn.engine.location.placing import Placing
 from omenn.engine.location.provenance import mark_frozen, mark_written, names_in, taken
 from omenn.engine.model_state import State
-from omenn.engine.operators import OPERATORS, Row
+from omenn.engine.operators import OPERATORS, Operator
+from omenn.engine.operators.unruled import LEAVES_TORCH, UNTOUCHED, valued
 from omenn.engine.operators.user_results import run_own
 from omenn.engine.trace import memory, transforms
 from omenn.engine.trace.autograd_nodes import NODES
@@ -37,10 +38,9 @@ from omenn.engine.trace.flow import Flow
 from omenn.engine.trace.graph import reaches
 from omenn.engine.trace.inplace import check_unshared, place_base, prepare_write, seen_through
 from omenn.engine.trace.lifetime import MARK, opened
-from omenn.engine.trace.opaque import LEAVES_TORCH, ruled, tensors_in, unknown
+from omenn.engine.trace.opaque import ruled, tensors_in, unknown
 from omenn.engine.trace.origins import Origins
-from omenn.engine.trace.shape_arguments import valued
-from omenn.engine.trace.spelling import UNTOUCHED, spell
+from omenn.engine.trace.spelling import spell
 
 _PYTHON_NODE = torch.autograd.function.BackwardCFunction
 # Nodes that an in-place write through a view leaves on tensors the mode has not seen written.
@@ -62,7 +62,7 @@ class Tracer(Placing):
         *,
         products: str = "half",
         create_graph: bool = False,
-        book: dict[str, Row] | None = None,
+        book: dict[str, Operator] | None = None,
         ranked: bool = True,
         state: State | None = None,
     ) -> None:
@@ -241,7 +241,7 @@ class Tracer(Placing):
             return self._constant((call, row), func, args, kwargs, marked)
         return ruled(self, call, row)
 
-    def _apply(self, call: Call, row: Row) -> Any:
+    def _apply(self, call: Call, row: Operator) -> Any:
         """What the rule of a row makes of a call, with its marks."""
         if call.kwargs.get("out") is not None:
             raise call.refuse("out= is not supported")
@@ -264,13 +264,13 @@ class Tracer(Placing):
         self.chains.add(call, out)
         return None if call.operator == "setitem" else out
 
-    def _mark_outputs(self, call: Call, row: Row, out: Any) -> None:
+    def _mark_outputs(self, call: Call, row: Operator, out: Any) -> None:
         if call.held:
             self.held = call.operator
         found = self._places(call, row, out)
         rank = call.rank
-        if call.operator in _UNBOUNDED:
-            rank = 0
+        if row.bounded is not None:
+            rank = row.bounded
         elif rank is None:
             rank = min([m.rank for _, m in call.marked if m.kind == CARRIED])
         inputs = names_in(m for _, m in call.marked)
@@ -325,7 +325,7 @@ class Tracer(Placing):
         return call.places
 
     def _constant(
-        self, known: tuple[Call, Row] | None, func: Any, args: Any, kwargs: Any, marked: Any
+        self, known: tuple[Call, Operator] | None, func: Any, args: Any, kwargs: Any, marked: Any
     ) -> Any:
         """Only frozen (or id) tensors: the result is again frozen, or ids if it is integer."""
         with torch.set_grad_enabled(self.create_graph or self.aside.history):
@@ -357,7 +357,3 @@ class Tracer(Placing):
     def module_path(self) -> str:
         """Dotted name of the innermost module whose method is running, from the call stack."""
         return running_module(self.names)
-
-
-# Operators that mix channels: a bounded input does not make their output bounded.
-_UNBOUNDED = frozenset("linear conv conv_transpose matmul bmm einsum".split())

@@ -1,9 +1,9 @@
-"""How the degree of homogeneity goes through an operator: the table.
+"""How the degree of homogeneity goes through an operator: a rule for each kind.
 
 A tensor is of degree k if it becomes αᵏ times itself when the input becomes α times itself, for
 every α > 0. The input is of degree 1, a constant of degree 0; zero and ±∞ are of every degree, and
-so are the numbers beyond 10⁹ that stand for −∞ in masks. A row makes the degree of a result from
-those of the arguments, or raises ``Bent``. What has no row is a function of which nothing is known:
+so are the numbers beyond 10⁹ that stand for −∞ in masks. A rule makes the degree of a result from
+those of the arguments, or raises ``Bent``. What has none is a function of which nothing is known:
 of degree 0 where all that it is made from is.
 """
 
@@ -15,9 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.xdnn.degree_step import ANY, Bent, Of, Step, shown, unwrapped
-
-# --- the rules -----------------------------------------------------------------------------------
+from omenn.engine.operators.degree_step import ANY, Bent, Of, Step, shown, unwrapped
 
 Rule = Callable[[Step], Any]  # → the degree of the result, or of each if there are several
 
@@ -32,9 +30,22 @@ def distance(s: Step) -> float:
     return (told(same) if s.at(2, "p") == 0 else same)(s)
 
 
-def kept(s: Step) -> float:
-    """Linear maps and selections of one argument."""
-    return s.degree(s.first)
+def chosen(s: Step) -> float:
+    """The same of what is chosen by its size; the indices that come with it are of degree 0."""
+    return same(s)
+
+
+def vanishing(s: Step) -> float:
+    return ANY
+
+
+def renormed(s: Step) -> float:
+    return s.joined(s.first, s.get("maxnorm"))
+
+
+def stepped(s: Step) -> float:
+    """``heaviside``: a step, and what is given for zero."""
+    return s.degree(s.at(1, "values"))
 
 
 def valued(position: int, *names: str) -> Rule:
@@ -57,10 +68,6 @@ def told(rule: Rule) -> Rule:
 
 def overwritten(position: int, *names: str) -> Rule:
     return lambda s: s.joined(s.at(position, *names))
-
-
-def times(power: float) -> Rule:
-    return lambda s: _scaled(power, s.degree(s.first))
 
 
 def _scaled(power: float, degree: float) -> float:
@@ -198,7 +205,7 @@ def reinterpreted(s: Step) -> float:
     """``view`` as a shape; as a type it reads the bits anew."""
     if any(isinstance(a, torch.dtype) for a in (*s.args, *s.kwargs.values())):
         raise Bent("it reads the bits of a number as another type", s.degree(s.first))
-    return kept(s)
+    return s.degree(s.first)
 
 
 _EPS = {"normalize": 1e-12, "cosine_similarity": 1e-8}
@@ -283,113 +290,18 @@ def strange(s: Step) -> float:
     raise Bent("nothing is known of it", max(s.degrees, default=0.0))
 
 
-def degree_of(s: Step) -> Any:
-    """The degree of what an operator returns, or of each of the tensors in it.
+def degree_of(s: Step, rule: float | Rule | None) -> Any:
+    """The degree of what an operator with this rule returns, or of each of the tensors in it.
 
     Raises Bent: there is none.
     """
+    if isinstance(rule, (int, float)):
+        return _scaled(rule, s.degree(s.first))
     try:
-        return TABLE.get(s.operator, strange)(s)
+        return (rule or strange)(s)
     except Random:
         raise
     except Bent:
         if all(degree in (0, ANY) for degree in s.degrees):
             return 0.0  # any function of what does not change
         raise
-
-
-# --- the table -----------------------------------------------------------------------------------
-
-_KEPT = """
-permute transpose adjoint movedim expand narrow select chunk split unbind getitem diagonal rot90
-broadcast_to t reshape flatten unflatten squeeze unsqueeze atleast_1d atleast_2d atleast_3d
-contiguous clone to positive neg requires_grad_ conj detach roll flip fliplr flipud tril triu cumsum
-real imag view_as_complex view_as_real diag_embed trace as_strided unfold fold
-index_select gather take_along_dim take masked_select repeat tile repeat_interleave sum mean
-nanmean avg_pool pixel_shuffle pixel_unshuffle interpolate
-channel_shuffle native_channel_shuffle max_unpool affine_grid fourier relu leaky_relu deg2rad
-rad2deg reversed long int short char byte to_sparse abs std std_mean stft istft trapezoid
-cumulative_trapezoid gradient copysign
-"""
-_SAME = """
-cat stack stacked diff complex embedding embedding_bag index_add index_copy scatter_add
-"""
-# The same; the indices that come with them are of degree 0.
-_CHOSEN = """
-max_pool maximum max amax median nanmedian kthvalue topk sort cummax cummin mode
-_pack_padded_sequence _pad_packed_sequence
-"""
-_ORDER = "argmax argmin argsort searchsorted bucketize equal atan2"
-_COMPARED = "gt lt ge le eq ne greater less greater_equal less_equal not_equal contains"
-# Of degree 0 whatever they are made from: they tell signs and zeros.
-_SIGNS = """
-sign sgn signbit angle any all logical_not logical_and logical_or logical_xor nonzero argwhere
-count_nonzero isnan isinf isfinite isposinf isneginf bool is_nonzero
-"""
-_PRODUCTS = """
-mul matmul bmm einsum outer inner tensordot kron sparse_mm
-"""
-_SMOOTH = """
-gelu silu elu softplus mish hardswish logsigmoid softsign tanhshrink logsumexp log_softmax
-local_response_norm expm1 log1p sinh asinh tan asin atanh erfinv entr log_ndtr logaddexp logaddexp2
-logcumsumexp
-"""
-_BOUNDED = """
-softmax sigmoid hardsigmoid tanh erf erfc exp exp2 rpow sin cos atan cosh log log2 log10 floor ceil
-round trunc frac logit acos acosh ndtr ndtri sinc erfcx digamma
-"""
-
-CHOSEN = frozenset(_CHOSEN.split())
-
-TABLE: dict[str, Rule] = {
-    **dict.fromkeys(_KEPT.split(), kept),
-    **dict.fromkeys((_SAME + _CHOSEN).split(), same),
-    **dict.fromkeys(_ORDER.split(), told(same)),
-    **dict.fromkeys(_COMPARED.split(), told(valued(1, "other"))),
-    **dict.fromkeys(_SIGNS.split(), lambda s: 0.0),
-    **dict.fromkeys(_PRODUCTS.split(), product),
-    **dict.fromkeys(_SMOOTH.split(), smooth),
-    **dict.fromkeys(_BOUNDED.split(), bounded),
-    **dict.fromkeys("layer_norm group_norm instance_norm rms_norm normalize".split(), normalised),
-    **dict.fromkeys("linear conv conv_transpose".split(), affine("input", "weight")),
-    **dict.fromkeys("addmm baddbmm addbmm".split(), added_product("mat1", "mat2")),
-    **dict.fromkeys("add sub".split(), added),
-    **dict.fromkeys("rrelu bernoulli multinomial poisson normal gumbel_softmax".split(), random),
-    "bilinear": affine("input1", "input2", "weight"),
-    "_grouped_mm": grouped,
-    "addcmul": added_product("tensor1", "tensor2"),
-    **dict.fromkeys(("solve", "solve_triangular", "cholesky_solve"), solved),
-    **dict.fromkeys(("remainder", "fmod"), valued(1, "other")),
-    "heaviside": lambda s: s.degree(s.at(1, "values")),
-    "renorm": lambda s: s.joined(s.first, s.get("maxnorm")),
-    **dict.fromkeys(("div", "floor_divide"), ratio),
-    "pow": power,
-    "square": times(2),
-    "sqrt": times(0.5),
-    "rsqrt": times(-0.5),
-    **dict.fromkeys(("reciprocal", "inv", "pinv"), times(-1)),
-    "var": times(2),
-    "quantile": ranked,
-    "cdist": distance,
-    "prod": multiplied,
-    "norm": norm,
-    "prelu": sloped,
-    "clamp": clipped,
-    "softshrink": clipped,
-    "where": selected,
-    "masked_fill": valued(2, "value"),
-    "index_fill": valued(3, "value"),
-    "setitem": valued(2),
-    "index_put": valued(2, "values", "source"),
-    "scatter": scattered,
-    "copy_": overwritten(1, "src", "other"),
-    "fill": overwritten(1, "value"),
-    "zero": lambda s: ANY,
-    "pad": padded,
-    "view": reinterpreted,
-    "lerp": interpolated,
-    "grid_sample": sampled,
-    "batch_norm": batch_norm,
-    "scaled_dot_product_attention": attention,
-    "dropout": dropped,
-}

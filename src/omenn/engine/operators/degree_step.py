@@ -1,16 +1,19 @@
-"""One call of an operator, as the table of degrees sees it."""
+"""One call of an operator, as the rules of degrees see it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from omenn.engine.trace.opaque import tensors_in
 from omenn.engine.trace.spelling import bind, spell
+
+if TYPE_CHECKING:
+    from omenn.engine.operators import Operator
 
 ANY = math.inf  # zero vanishes to every order
 INFINITE = 1e9  # what masks are made with: as good as infinite
@@ -40,6 +43,7 @@ class Step:
         self.operator = self.name if spelling is None else spelling.operator
         self.reverse = spelling is not None and spelling.reverse
         self.inplace = kwargs.get("inplace") is True or (spelling is not None and spelling.inplace)
+        self.known = _known(self.operator)
         self.bound = bind(func, args, kwargs)
         self.degrees = [degree for _, degree in found]
         self.first: Any = self.get("input", next(iter(kwargs.values()), None))
@@ -93,6 +97,12 @@ class Step:
         known = {id(t): degree for t, degree in self.found}
         degrees = [known.get(id(f), 0.0) for f in factors]
         return Of(ANY if ANY in degrees else sum(degrees))
+
+
+def _known(operator: str) -> Operator:
+    from omenn.engine.operators import known  # it has rules for steps
+
+    return known(operator)
 
 
 def _name(func: Any) -> str:
