@@ -66,8 +66,8 @@ def test_commands_of_the_readme_exist() -> None:
 
 def test_make_targets_of_readme_and_contributing_exist() -> None:
     text = README + (ROOT / "CONTRIBUTING.md").read_text()
-    used = set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`+[^`]*`+", text))))
-    known = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    used = set(re.findall(r"\bmake ([a-z-]+)\b", "\n".join(re.findall(r"`+[^`]*`+", text))))
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert {"demo", "test"} <= used <= known
 
 

@@ -164,7 +164,7 @@ def main(words: Sequence[str] | None = None) -> None:
     rows = COMMAND.each(a, found, f"{code}-{a.scenes}", lambda net: measure(net, given))
     if a.write:
         draw(rows, IMAGE)
-    COMMAND.publish(a, "xdnn.md", contrast=text_of(rows, a, origin(found, a)))
+    COMMAND.publish(a, "xdnn-experiments.md", contrast=text_of(rows, a, origin(found, a)))
 
 
 if __name__ == "__main__":

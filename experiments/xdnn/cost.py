@@ -2,7 +2,7 @@
 
     python -m experiments.xdnn.cost --short          a small batch, a few rounds
     python -m experiments.xdnn.cost                  batch 64; goes on if stopped
-    python -m experiments.xdnn.cost --write          and into docs/xdnn.md
+    python -m experiments.xdnn.cost --write          and into docs/xdnn-experiments.md
 
 A step is the forward pass in training mode, cross-entropy, the prior (sparsity), the backward pass
 and AdamW, whose learning rate is 0 so that all steps are alike. All steps are timed in turn within
@@ -187,7 +187,7 @@ def main(words: Sequence[str] | None = None) -> None:
         COMMAND.fail(str(error))
     if network is None:
         COMMAND.fail(f"{a.arch} is not bundled.")
-    COMMAND.publish(a, "xdnn.md", cost=text_of(run(a, network), a))
+    COMMAND.publish(a, "xdnn-experiments.md", cost=text_of(run(a, network), a))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python -m experiments.xdnn.cue                       all conditions, two seeds: hours on one core
 python -m experiments.xdnn.cue --short               few scenes, one epoch: a minute or two
 python -m experiments.xdnn.cue --conditions cue omenn --seeds 1
-python -m experiments.xdnn.cue --no-train --write    what is finished, into docs/xdnn.md
+python -m experiments.xdnn.cue --no-train --write    what is finished, into docs/xdnn-experiments.md
 
 What is finished stays in ``runs/xdnn/cue``: an interrupted run goes on with the next training, and
 one with more ``--seeds`` adds to it.
@@ -257,7 +257,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print("Short form: so few scenes show that it runs, not what a prior does.")
         print(table(cue_tables.HEADER, cue_tables.rows(found, costs, recipe)))
         return
-    COMMAND.publish(a, "xdnn.md", cue=cue_tables.text(found, costs, recipe))
+    COMMAND.publish(a, "xdnn-experiments.md", cue=cue_tables.text(found, costs, recipe))
 
 
 def _points(found: Results, costs: Mapping[str, Sequence[float]]) -> dict[str, Point]:

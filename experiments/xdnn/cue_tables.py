@@ -91,7 +91,7 @@ def verdict(found: Results, costs: Mapping[str, Sequence[float]], name: str) -> 
 
 
 def text(found: Results, costs: Mapping[str, Sequence[float]], recipe: Recipe) -> str:
-    """The block of docs/xdnn.md."""
+    """The block of docs/xdnn-experiments.md."""
     seeds = {name: len(each) for name, each in found.items()}
     verdicts = [verdict(found, costs, name) for name in ("omenn", "xgradient", "eg-1", "eg-4")]
     some = next(iter(found.values()))

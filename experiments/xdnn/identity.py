@@ -168,7 +168,7 @@ def main(words: Sequence[str] | None = None) -> None:
     rounds = a.rounds or (FEW if a.short else ROUNDS)
     found = COMMAND.networks(a)
     rows = measured(a, found, rounds)
-    COMMAND.publish(a, "xdnn.md", identity=text_of(rows, a, rounds, origin(found, a)))
+    COMMAND.publish(a, "xdnn-experiments.md", identity=text_of(rows, a, rounds, origin(found, a)))
 
 
 if __name__ == "__main__":

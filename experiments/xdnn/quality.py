@@ -215,7 +215,7 @@ def main(words: Sequence[str] | None = None) -> None:
     rows = measured(a, found)
     if a.write:
         draw(rows, IMAGE)
-    COMMAND.publish(a, "xdnn.md", quality=text_of(rows, a, origin(found, a)))
+    COMMAND.publish(a, "xdnn-experiments.md", quality=text_of(rows, a, origin(found, a)))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ python -m experiments.xdnn.sparsity                       breast cancer data and
 python -m experiments.xdnn.sparsity --data sparse         generated rows, 8 of 118 columns matter
 python -m experiments.xdnn.sparsity --survey FOLDER       X_sparsity.csv and y_sparsity.npy
 python -m experiments.xdnn.sparsity --short               minutes: a few repetitions, no cache
-python -m experiments.xdnn.sparsity --methods none --write    what is measured into docs/xdnn.md
+python -m experiments.xdnn.sparsity --methods none --write    what is measured into the page
 
 What is measured stays in ``experiments/xdnn/results``: an interrupted run goes on where it stopped,
 and one with more ``--repetitions`` adds to it.
@@ -155,7 +155,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N")
     parser.add_argument("--work", type=Path, default=WORK, metavar="FOLDER")
     parser.add_argument("--short", action="store_true", help="a few repetitions of cheap methods")
-    parser.add_argument("--write", action="store_true", help="into docs/xdnn.md, with the figure")
+    parser.add_argument("--write", action="store_true", help="update the page and its figure")
     args = parser.parse_args(words)
     if args.short and args.write:
         parser.error("--short is too little to be written; leave --write out")

@@ -14,7 +14,7 @@ from experiments.figures import figure, save
 from experiments.report import table, write_block
 from experiments.xdnn.sparsity_stacked import METHODS, REFERENCES
 
-PAGE = DOCS / "xdnn.md"
+PAGE = DOCS / "xdnn-experiments.md"
 FIGURE = DOCS / "images" / "xdnn-sparsity.png"
 TITLES = {
     "breast-cancer": "Breast cancer data, 30 measurements and 88 columns of noise",
@@ -124,7 +124,7 @@ def _note(found: dict[str, dict[str, Any]], settings: dict[str, Any]) -> str:
 
 
 def write(work: Path) -> None:
-    """The block of docs/xdnn.md and the figure."""
+    """The block of docs/xdnn-experiments.md and the figure."""
     data = [name for name in TITLES if "none" in read(work, name)]
     if not data:
         raise SystemExit("all is compared with no prior: measure --methods none first")

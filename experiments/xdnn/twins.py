@@ -4,7 +4,7 @@ python -m experiments.xdnn.twins                    three pairs of twins, three 
 python -m experiments.xdnn.twins --short            one seed with few scenes, in minutes
 python -m experiments.xdnn.twins --budget full      the epochs and scenes of the bundled networks
 python -m experiments.xdnn.twins --archs birds-vit --seeds 1
-python -m experiments.xdnn.twins --no-train --write the table of what is finished, into docs/xdnn.md
+python -m experiments.xdnn.twins --no-train --write what is finished, into docs/xdnn-experiments.md
 
 Each training is that of ``omenn train birds`` and lies in <out>/<architecture>-<seed>/. It goes on
 where it was interrupted; a finished one is read from its card.
@@ -194,7 +194,7 @@ def rows(cards: Cards) -> list[list[str]]:
 
 
 def text(cards: Cards, words: str) -> str:
-    """The block of docs/xdnn.md: table, picture, and how they came about."""
+    """The block of docs/xdnn-experiments.md: table, picture, and how they came about."""
     found = accuracies(cards)
     means = {
         regular: statistics.fmean(points)
@@ -300,7 +300,7 @@ def main(words: Sequence[str] | None = None) -> None:
     draw(panels, GOAL, picture)
     print(f"{len(cards)} of {len(wanted)} trainings, {scenes} scenes; wrote {picture}")
     more = "" if a.budget == "medium" else f" --budget {a.budget}"
-    COMMAND.publish(a, "xdnn.md", twins=text(cards, f"python -m {COMMAND.name}{more}"))
+    COMMAND.publish(a, "xdnn-experiments.md", twins=text(cards, f"python -m {COMMAND.name}{more}"))
 
 
 COMMAND.add("--seeds", type=int, help="how many (default 3, short form 1)")

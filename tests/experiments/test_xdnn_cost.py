@@ -120,7 +120,7 @@ def test_ratios_are_within_a_round() -> None:
 def test_the_command_measures_once_and_writes(
     run: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    document = tmp_path / "xdnn.md"
+    document = tmp_path / "xdnn-experiments.md"
     document.write_text("before\n<!-- cost:begin -->\nold\n<!-- cost:end -->\nafter\n")
     monkeypatch.setattr(command, "DOCS", tmp_path)
     code, out, _ = run("--batch", 2, "--rounds", 1)

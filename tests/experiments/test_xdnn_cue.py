@@ -323,7 +323,7 @@ def test_mistakes_are_one_line(words, message, capsys, inside_tmp):
 
 
 def test_a_run_is_made_once_kept_and_written(tmp_path, monkeypatch, capsys):
-    document = tmp_path / "xdnn.md"
+    document = tmp_path / "xdnn-experiments.md"
     document.write_text("before\n<!-- cue:begin -->\nold\n<!-- cue:end -->\nafter\n")
     monkeypatch.setattr(command, "DOCS", tmp_path)
     monkeypatch.setattr(cue, "PICTURE", tmp_path / "images" / "cue.png")

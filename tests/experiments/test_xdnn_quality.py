@@ -68,7 +68,7 @@ def twins(monkeypatch: pytest.MonkeyPatch) -> list[Network]:
 
 @pytest.fixture
 def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "xdnn.md"
+    path = tmp_path / "xdnn-experiments.md"
     names = ("quality", "contrast", "identity")
     path.write_text("".join(f"<!-- {n}:begin -->\n<!-- {n}:end -->\n" for n in names))
     monkeypatch.setattr(command, "DOCS", tmp_path)

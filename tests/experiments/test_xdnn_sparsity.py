@@ -246,7 +246,7 @@ class TestCommand:
             sparsity.main([*words, "--selection", "3"])
 
     def test_the_page_and_the_figure(self, words, tmp_path, monkeypatch) -> None:
-        page = tmp_path / "xdnn.md"
+        page = tmp_path / "xdnn-experiments.md"
         page.write_text("a\n<!-- sparsity:begin -->\nold\n<!-- sparsity:end -->\nz\n")
         monkeypatch.setattr(tables, "PAGE", page)
         monkeypatch.setattr(tables, "FIGURE", tmp_path / "images" / "f.png")

@@ -178,7 +178,7 @@ def test_a_pair_is_trained_and_reported(tmp_path, monkeypatch, capsys):
 
 
 def test_the_block_is_written(tmp_path, monkeypatch, cards):
-    document = tmp_path / "xdnn.md"
+    document = tmp_path / "xdnn-experiments.md"
     document.write_text("before\n<!-- twins:begin -->\nold\n<!-- twins:end -->\nafter\n")
     monkeypatch.setattr(command, "DOCS", tmp_path)
     monkeypatch.setattr(twins, "PICTURE", tmp_path / "images/xdnn-twins.png")
