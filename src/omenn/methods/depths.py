@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,33 +69,43 @@ def omenn(
 
     Source: arXiv 2412.02399, section 3; a mixture is exact because each of its parts is.
     """
-    options = {
-        "resample": resample,
-        "bias": bias,
-        "output": output,
-        "products": products,
-        "channel_dim": channel_dim,
-        "create_graph": create_graph,
-    }
-    if isinstance(at, str) and at == "auto" and not is_module(model, "auto"):
-        if mix is not None:
-            raise InputError("mix= weighs depths that are named; at='auto' chooses its own.")
-        found = auto(model, inputs, channel_dim=channel_dim)
-        at = found if len(found) > 1 else None
-    if not isinstance(at, (list, tuple)):
-        if mix is not None:
-            raise InputError("mix= weighs several depths; give at= a list of as many names.")
-        return engine.explain(model, inputs, target, at=_module(model, at), **options)
-    weights = _weights(at, mix)
-    if len(at) == 1:
-        return engine.explain(model, inputs, target, at=_module(model, at[0]), **options)
+    at_depth = partial(
+        engine.explain,
+        model,
+        inputs,
+        target,
+        resample=resample,
+        bias=bias,
+        output=output,
+        products=products,
+        channel_dim=channel_dim,
+        create_graph=create_graph,
+    )
+    names = _names(model, inputs, at, mix, channel_dim)
+    weights = _weights(names, mix)
+    if len(names) == 1:
+        return at_depth(at=names[0])
     if resample == "none":
         raise InputError(
             "resample='none' leaves maps where their modules are, but depths are mixed at the "
             "input. Choose 'bilinear' or 'nearest'."
         )
-    parts = [engine.explain(model, inputs, target, at=_module(model, n), **options) for n in at]
-    return _mixed(at, weights, parts)
+    parts = [at_depth(at=_module(model, name)) for name in names]
+    return _mixed(names, weights, parts)
+
+
+def _names(model: Any, inputs: Any, at: Any, mix: Any, channel_dim: Any) -> list[Any]:
+    """The depths that are asked for: modules by name, None for the input alone."""
+    several = isinstance(at, (list, tuple))
+    if isinstance(at, str) and at == "auto" and not is_module(model, "auto"):
+        if mix is not None:
+            raise InputError("mix= weighs depths that are named; at='auto' chooses its own.")
+        at = auto(model, inputs, channel_dim=channel_dim)
+    elif not several:
+        if mix is not None:
+            raise InputError("mix= weighs several depths; give at= a list of as many names.")
+        return [_module(model, at)]
+    return [_module(model, at[0])] if len(at) == 1 else list(at)
 
 
 @alone()
@@ -176,12 +187,6 @@ def _mixed(names: Sequence[str], weights: Sequence[float], parts: list[Explanati
             )
     matrix = _sum(weights, [own[0] for own in maps])
     bias = _sum(weights, [leaves(p.bias)[0] for p in parts])
-    shares: dict[str, dict[str, float]] = {}
-    for w, part in zip(weights, parts, strict=True):
-        for module, reasons in part.unlocated.items():
-            for why, share in reasons.items():
-                found = shares.setdefault(module, {})
-                found[why] = found.get(why, 0.0) + w * share
     return first.with_matrix(
         rebuilt(first.matrix, iter([matrix])),
         inputs=dict(zip(keys, [p.inputs for p in parts], strict=True)),
@@ -190,7 +195,7 @@ def _mixed(names: Sequence[str], weights: Sequence[float], parts: list[Explanati
         bias=rebuilt(first.bias, iter([bias])),
         sources=_sources(weights, parts),
         located=sum(w * p.located for w, p in zip(weights, parts, strict=True)),
-        unlocated=shares,
+        unlocated=_unlocated(weights, parts),
         tolerance=max(p.tolerance for p in parts),
         at=tuple(keys),
         mix=tuple(weights),
@@ -201,6 +206,18 @@ def _mixed(names: Sequence[str], weights: Sequence[float], parts: list[Explanati
 
 def _sum(weights: Iterable[float], values: Iterable[Tensor]) -> Tensor:
     return torch.stack([w * v for w, v in zip(weights, values, strict=True)]).sum(0)
+
+
+def _unlocated(
+    weights: Sequence[float], parts: Sequence[Explanation]
+) -> dict[str, dict[str, float]]:
+    shares: dict[str, dict[str, float]] = {}
+    for weight, part in zip(weights, parts, strict=True):
+        for module, reasons in part.unlocated.items():
+            total = shares.setdefault(module, {})
+            for why, share in reasons.items():
+                total[why] = total.get(why, 0.0) + weight * share
+    return shares
 
 
 def _sources(weights: Sequence[float], parts: Sequence[Explanation]) -> dict[str, Tensor]:

@@ -122,41 +122,33 @@ def focused(
     measured in docs/benchmarks.md.
     """
     moves = Moves(noise, rotation, translation, scaling, flip)
-    for name, count, most in (
-        ("steps", steps, None),
-        ("path", path, None),
-        ("seed", seed, MOST_SEED),
-    ):
-        whole(name, count, 0, most)
-    shares = {
-        "scale": scale,
-        "wide": wide,
-        "tolerance": tolerance,
-        "start": 0 if start is None else start,
-    }
-    for name, share in shares.items():
-        real(name, share, 0, 1)
-    real("power", power, 0, 8)
+    counts = {"steps": steps, "path": path, "seed": seed}
+    shares = {"scale": scale, "wide": wide, "tolerance": tolerance, "power": power, "start": start}
+    _check(counts, shares)
     choose("bias", bias, PLACED)  # "separate" leaves constants off the map, on which mass is moved
     if not (scale or wide or path):
         raise InputError("scale=0, wide=0 and path=0 leave nothing to do. Use method 'omenn'.")
     network = _Network(_contrasted(question, against), bias, products)
-    leader = network.weight if not (scale and steps) else network.averaged(moves, steps, seed)
-    e, said = network.e, []
-    if path and start != 1:
-        way = network.walked(path, start, tolerance)
-        e = way.averaged()
-        said.append(f"averaged from {way.said()} of the way to the image")
+    leader = network.averaged(moves, steps, seed) if scale and steps else network.weight
+    e, said = network.averaged_on_the_way(path, start, tolerance)
     c = e.contribution.double().sum(1) + e.bias.double()  # type: ignore[union-attr]
     size = min(c.shape[1:])
     if scale:
-        c = _led(c, scale * size, network.x, leader, network.weight, power)
+        c = _led(c, scale * size, network, leader, power)
         said.append(f"mass moved within {scale * size:.3g} pixels")
     if wide:
         c = moved_within(c, wide * size, lambda sign: _even(sign * c))
         said.append(f"mass gathered within {wide * size:.3g} pixels")
     matrix = c.to(e.matrix.dtype)  # type: ignore[union-attr]
     return network.pack(e.with_matrix(matrix, processing=(", ".join(said),)))
+
+
+def _check(counts: dict[str, Any], shares: dict[str, Any]) -> None:
+    for name, value in counts.items():
+        whole(name, value, 0, MOST_SEED)
+    for name, value in shares.items():
+        if value is not None or name != "start":
+            real(name, value, 0, 8 if name == "power" else 1)
 
 
 class _Network:
@@ -199,7 +191,16 @@ class _Network:
             mean += self.moved(step, "none")[0] / steps
         return mean
 
-    def walked(self, steps: int, start: float | None, tolerance: float) -> _Way:
+    def averaged_on_the_way(
+        self, steps: int, start: float | None, tolerance: float
+    ) -> tuple[Explanation, list[str]]:
+        """The explanation averaged from ``start`` · x to x; from how far, in words."""
+        if not steps or start == 1:
+            return self.e, []
+        way = self._walked(steps, start, tolerance)
+        return way.averaged(), [f"averaged from {way.said()} of the way to the image"]
+
+    def _walked(self, steps: int, start: float | None, tolerance: float) -> _Way:
         """The way from x to ``start`` · x, or as far as the tolerance lets each image go."""
         way, least = _Way(self.x, self.e), 0.0 if start is None else start
         for k in reversed(range(steps)):
@@ -215,12 +216,10 @@ class _Network:
         return way
 
 
-def _led(
-    c: Tensor, sigma: float, x: Tensor, leader: Tensor, weight: Tensor, power: float
-) -> Tensor:
-    """Maps c moved to where x ⊙ leader agrees with them and x ⊙ weight is large."""
-    agreeing = (x * leader).sum(1)
-    worth = _even((x * weight).abs().sum(1)) ** power
+def _led(c: Tensor, sigma: float, network: _Network, leader: Tensor, power: float) -> Tensor:
+    """Maps c moved to where x ⊙ leader agrees with them and x ⊙ W(x) is large."""
+    agreeing = (network.x * leader).sum(1)
+    worth = _even((network.x * network.weight).abs().sum(1)) ** power
     return moved_within(c, sigma, lambda sign: _even(sign * agreeing) * worth)
 
 

@@ -69,28 +69,18 @@ def layer_of(call: Call) -> Layer | None:
     """The layer that is called; None where two factors depend on the input, or W does."""
     if len(call.carried) != 1 or call.inplace:
         return None
-    x, base = call.carried[0], None
-    named = call.known.summand == "bias"
-    if named:
-        factors, base = [call.get("input"), call.get("weight")], call.get("bias")
-    elif call.operator == "einsum":
-        factors = _tensors(call.args)
-    elif call.operator.startswith("add"):
-        factors, base = [call.get("mat1"), call.get("mat2")], call.get("input")
-    else:
-        factors = [call.get("input"), call.get("other")]
+    x, (factors, base) = call.carried[0], _factors_and_bias(call)
     others = [f for f in factors if f is not x]
     if len(others) != 1 or len(factors) != 2 or not isinstance(others[0], Tensor):
         return None
     if call.mark(others[0]) is not None:  # frozen: the weights of an attention
         return None
     weight = call.constant(others[0])
-    bias = _bias(call, base, weight)
 
     def linear(x_new: Tensor, w_new: Tensor) -> Tensor:
         def sub(t: Tensor) -> Any:
             if base is not None and t is base:
-                return None if named else torch.zeros_like(base, requires_grad=False)
+                return None if _adds_bias(call) else torch.zeros_like(base)
             return x_new if t is x else w_new if t is others[0] else t
 
         return call.run(sub)
@@ -100,8 +90,24 @@ def layer_of(call: Call) -> Layer | None:
     per_row = x is factors[0] and rows.get(call.operator, False)
     with torch.enable_grad():  # in a run that saves copies the model writes over what it used
         kept = x.clone() if call.owner.finite else x
-    back = _transposed(call, x, weight)
+    bias, back = _bias(call, base, weight), _transposed(call, x, weight)
     return Layer(kept, weight, bias, linear, back, per_row, kept._version)
+
+
+def _adds_bias(call: Call) -> bool:
+    """Whether the layer has a bias by that name, which may be left out."""
+    return call.known.summand == "bias"
+
+
+def _factors_and_bias(call: Call) -> tuple[list[Any], Any]:
+    """The two factors of a product, and what is added to it."""
+    if _adds_bias(call):
+        return [call.get("input"), call.get("weight")], call.get("bias")
+    if call.operator == "einsum":
+        return _tensors(call.args), None
+    if call.operator.startswith("add"):
+        return [call.get("mat1"), call.get("mat2")], call.get("input")
+    return [call.get("input"), call.get("other")], None
 
 
 def _transposed(call: Call, x: Tensor, weight: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
