@@ -12,7 +12,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
 @pytest.mark.usefixtures("inside_tmp", "nothing_registered")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_python_of_a_page_runs(page: Path) -> None:
     names: dict[str, object] = {}
     text = page.read_text(encoding="utf-8")
