@@ -87,10 +87,10 @@ class Part:
 
 def rows_code() -> str:
     """A digest of what makes the rows of the ablation, beside the package's own methods."""
-    viz = Path(omenn.__file__).parent / "viz"
-    steps = (viz / f"{name}.py" for name in ("postprocess", "smoothing", "outliers", "map_axes"))
+    package = Path(omenn.__file__).parent
+    steps = ("filters", "viz/postprocess", "viz/smoothing", "viz/outliers", "viz/map_layout")
     digest = hashlib.sha256()
-    for path in (Path(exact_map.__file__), *steps):
+    for path in (Path(exact_map.__file__), *(package / f"{step}.py" for step in steps)):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 

@@ -355,7 +355,7 @@ def test_it_can_be_saved_and_drawn(explanation: Explanation, tmp_path: Any) -> N
         (("bilateral",), r"has 0 numbers, expected 2"),
         (("clamp:0.01,2",), r"has 2 numbers, expected up to 1 \(q\), such as 'clamp:0.01'"),
         (("clamp:0.5",), r"q=0.5 is no share to cut"),
-        (("clamp:nan",), r"q=nan is no number"),
+        (("clamp:nan",), r"q must be a finite number"),
         (("mad:-1",), r"k=-1 deviations would cut everything"),
         (("gaussian:0",), r"sigma=0 must be above 0"),
         (("gaussian:1000",), r"sigma=1000 is wider than the map of 16 x 16"),

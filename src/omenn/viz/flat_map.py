@@ -3,7 +3,7 @@
 NOTE [every entry is drawn]
 What is drawn sums to the matrix, whatever its shape. No axis is folded because its length happens
 to be a square, and no entry is left out because it might be a class token: a grid of tokens is
-drawn where somebody says that there is one (``grid=``), and then the tokens in front of it have a
+drawn where the caller says that there is one (``grid=``), and then the tokens in front of it have a
 line of their own above it.
 """
 
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omenn.check import quoted, whole
+from omenn.check import quoted, real, whole
 from omenn.errors import InputError
-from omenn.viz.heatmaps import as_matrix, signed_rgb, smooth
-from omenn.viz.map_axes import Layout
-from omenn.viz.wording import number
+from omenn.viz.heatmaps import as_matrix, signed_rgb
+from omenn.viz.map_layout import Layout
+from omenn.viz.wording import number, plural
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,27 +41,19 @@ class Drawing:
     """
 
     pictures: np.ndarray
-    front: np.ndarray
+    front: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     words: str = ""
     plane: bool = False
 
     @property
     def array(self) -> np.ndarray:
         """What is drawn, (height, width): every entry once, NaN in cells without one."""
-        rows, columns, height, width = self.pictures.shape
-        gap = int(rows * columns > 1)
-        size = (rows * (height + gap) - gap, columns * (width + gap) - gap)
-        flat = np.full(size, np.nan)
-        for row in range(rows):
-            for column in range(columns):
-                top, left = row * (height + gap), column * (width + gap)
-                flat[top : top + height, left : left + width] = self.pictures[row, column]
-        if not self.front.size:
-            return flat
-        lines = -(-self.front.size // size[1])
-        above = np.full(lines * size[1], np.nan)
-        above[: self.front.size] = self.front
-        return np.concatenate([above.reshape(lines, -1), flat])
+        gap = ((0, 0), (0, 0), (0, 1), (0, 1))  # below and beside each picture
+        apart = np.pad(self.pictures, gap, constant_values=np.nan).transpose(0, 2, 1, 3)
+        flat = apart.reshape(apart.shape[0] * apart.shape[1], -1)[:-1, :-1]
+        width = flat.shape[1]
+        above = np.pad(self.front, (0, -self.front.size % width), constant_values=np.nan)
+        return np.concatenate([above.reshape(-1, width), flat])
 
     def entries(self) -> np.ndarray:
         """What sets the scale of the colours, (1, n): not a class token beside its picture."""
@@ -69,10 +61,14 @@ class Drawing:
 
     def smoothed(self, sigma: float) -> Drawing:
         """Each picture under a Gaussian that keeps its sum; tokens in front stay as they are."""
-        soft = self.pictures.copy()
-        for row, column in np.ndindex(*soft.shape[:2]):
-            if not np.isnan(soft[row, column]).any():  # a place that no slice takes
-                soft[row, column] = smooth(soft[row, column], sigma)
+        sigma = real("the width of the smoothing", sigma, 0)
+        if sigma == 0:
+            return self
+        import torch
+
+        from omenn.filters import gaussian_filter
+
+        soft = gaussian_filter(torch.from_numpy(self.pictures.copy()), sigma).numpy()
         return dataclasses.replace(self, pictures=soft)
 
     def pixels(self, scale: float) -> np.ndarray:
@@ -99,46 +95,45 @@ def drawing_of(matrix: Any, grid: tuple[int, int] | None = None) -> Drawing:
     (5, 4)
     """
     shape = tuple(matrix.shape)
-    count = math.prod(shape)
-    if len(shape) > 4 or not count:
+    if len(shape) > 4 or not math.prod(shape):
         raise InputError(
             f"a map of the shape {shape} has no picture, expected one to four axes with entries. "
             "Sum over some of them, or save it as .safetensors or .json."
         )
     values = as_matrix(matrix.reshape(1, -1)).reshape(shape)
-    nothing = np.zeros(0)
-    layout = Layout.of(grid)
-    if layout.grid is not None:
-        height, width = layout.grid
-        if len(shape) != 1 or shape[0] < height * width:
-            raise InputError(
-                f"grid=({height}, {width}) is for one axis of {height * width} tokens or more, the "
-                f"map has the shape {shape}. Leave it away, or give the grid of these tokens."
-            )
-        front, rest = values[: count - height * width], values[count - height * width :]
-        words = ""
-        if front.size:
-            words = f"above it {_counted(front.size, 'token')} in front: {number(front.sum())}"
-        return Drawing(rest.reshape(1, 1, height, width), front, words, plane=True)
+    if grid is not None:
+        return _tokens(values, grid)
     if len(shape) < 2:
-        words = f"one row, entries 0 to {count - 1}" if count > 1 else "one row of one entry"
-        return Drawing(values.reshape(1, 1, 1, -1), nothing, words)
+        last = values.size - 1
+        words = f"one row, entries 0 to {last}" if last else "one row of one entry"
+        return Drawing(values.reshape(1, 1, 1, -1), words=words)
     if len(shape) == 2:
-        return Drawing(values[None, None], nothing, plane=True)
-    if len(shape) == 4:
-        lines, slices = shape[:2]
-        words = f"{lines} lines of {_counted(slices, 'slice')}: first and second of four axes"
-        return Drawing(values, nothing, words)
-    columns = math.ceil(math.sqrt(shape[0]))
-    lines = -(-shape[0] // columns)
-    padded = np.full((lines * columns, *shape[1:]), np.nan)
-    padded[: shape[0]] = values
-    words = f"{_counted(shape[0], 'slice')} along the first of three axes, line by line"
-    return Drawing(padded.reshape(lines, columns, *shape[1:]), nothing, words)
+        return Drawing(values[None, None], plane=True)
+    if len(shape) == 3:
+        return _slices(values)
+    words = f"{shape[0]} lines of {plural(shape[1], 'slice')}: first and second of four axes"
+    return Drawing(values, words=words)
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def _tokens(values: np.ndarray, grid: tuple[int, int]) -> Drawing:
+    import torch
+
+    layout, tokens = Layout.of(grid), torch.from_numpy(values.copy())[None]
+    picture, front = layout.pictures(tokens).numpy(), layout.front(tokens)[0].numpy()
+    words = ""
+    if front.size:
+        words = f"above it {plural(front.size, 'token')} in front: {number(front.sum())}"
+    return Drawing(picture[None], front, words, plane=True)
+
+
+def _slices(values: np.ndarray) -> Drawing:
+    count = len(values)
+    columns = math.ceil(math.sqrt(count))
+    lines = -(-count // columns)
+    gap = ((0, lines * columns - count), (0, 0), (0, 0))
+    padded = np.pad(values, gap, constant_values=np.nan)
+    words = f"{plural(count, 'slice')} along the first of three axes, line by line"
+    return Drawing(padded.reshape(lines, columns, *values.shape[1:]), words=words)
 
 
 def chosen(value: Any, which: str | int | None = None) -> Tensor:

@@ -21,8 +21,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from omenn.check import real
 from omenn.errors import InputError
-from omenn.viz.map_axes import as_maps, given_form, real
+from omenn.viz.map_layout import as_maps, given_form
 
 Q = 0.01
 K = 2.5
@@ -52,7 +53,7 @@ def clamp(maps: Tensor, q: float = Q, keep_sum: bool = True, *, batched: bool = 
     Source: outlier removal of arXiv 2412.02399, whose quantile is not published; q = 1 % is that
     of its authors' later code. The form that keeps the sum is our own.
     """
-    q = real("q", q, "a share of the entries from 0 to below 0.5")
+    q = real("q", q)
     if not 0 <= q < 0.5:
         raise InputError(f"q={q:g} is no share to cut on either side, expected 0 ≤ q < 0.5.")
     flat = as_maps(maps, batched).flatten(1)
@@ -78,7 +79,7 @@ def mad(maps: Tensor, k: float = K, keep_sum: bool = True, *, batched: bool = Tr
     Source: median absolute deviation with k = 2.5, arXiv 2602.06613 (there over repetitions); the
     fallback: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993.
     """
-    k = real("k", k, "a number of deviations above 0")
+    k = real("k", k)
     if not k > 0:
         raise InputError(f"k={k:g} deviations would cut everything, expected k > 0.")
     flat = as_maps(maps, batched).flatten(1)

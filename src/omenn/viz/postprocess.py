@@ -14,7 +14,7 @@ from omenn.check import quoted
 from omenn.errors import InputError, OmennError, did_you_mean, reason
 from omenn.explanation import leaves, rebuilt
 from omenn.viz import outliers, smoothing
-from omenn.viz.map_axes import Layout, as_maps
+from omenn.viz.map_layout import Layout, as_maps
 
 if TYPE_CHECKING:
     from omenn import Explanation

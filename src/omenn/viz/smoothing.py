@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.check import real
 from omenn.errors import InputError
 from omenn.filters import gaussian_filter
-from omenn.viz.map_axes import Layout, as_maps, as_pictures, given_form, real
+from omenn.viz.map_layout import Layout, as_maps, as_pictures, given_form
 
 SHARE = 40  # without a σ: a fortieth of the shorter side, as in the command line
 LEAST = 0.5  # but half an entry at least
@@ -126,7 +127,7 @@ def bilateral(
     values = as_maps(maps, batched)
     pictures = as_pictures(values, layout)
     sigma = _width(sigma, pictures)
-    rho = real("range", range, "a share of the guide's span above 0")
+    rho = real("range", range)
     if not rho > 0:
         raise InputError(f"range={rho:g} must be above 0: it is a share of the guide's span.")
     given = values[:, None] if guide is None else as_guide(guide, values, batched)
@@ -188,9 +189,9 @@ def as_guide(guide: Any, values: Tensor, batched: bool = True) -> Tensor:
 
 
 def _width(sigma: Any, pictures: Tensor) -> float:
-    sigma = real("sigma", sigma, "a width in entries above 0")
+    sigma = real("sigma", sigma)
     if not sigma > 0:
-        raise InputError(f"sigma={sigma:g} must be above 0; leave the step away for no smoothing.")
+        raise InputError(f"sigma={sigma:g} must be above 0; omit the step for no smoothing.")
     height, width = pictures.shape[-2:]
     if sigma > max(height, width):
         raise InputError(
@@ -201,7 +202,7 @@ def _width(sigma: Any, pictures: Tensor) -> float:
 
 
 def _reach_of(kernel: Any, longest: int) -> int:
-    taps = real("kernel", kernel, "an odd number of taps")
+    taps = real("kernel", kernel)
     if taps < 1 or taps % 2 != 1:
         raise InputError(f"kernel={taps:g} has no middle, expected an odd number of taps.")
     if taps > 2 * longest + 1:

@@ -1,4 +1,4 @@
-"""How maps lie: samples first, then places; and the pictures of them that a filter acts on.
+"""How maps lie: samples first, then locations; and the pictures that a filter acts on.
 
 A picture is the last two axes. Pixels are one already. Tokens become one by the grid that they
 stand for, and pixels that belong to patches by taking each patch as one cell.
@@ -22,7 +22,7 @@ def as_maps(maps: Any, batched: bool = True, name: str = "the map") -> Tensor:
     """Maps as (B, *locations) in double precision, without history; ``batched=False``: one map.
 
     Raises:
-        InputError: no tensor of real floating-point numbers; empty; NaN; no axis of places.
+        InputError: no tensor of real floating-point numbers; empty; NaN; no axis of locations.
     """
     if not isinstance(maps, Tensor) or not maps.is_floating_point():
         kind = str(maps.dtype) if isinstance(maps, Tensor) else type(maps).__name__
@@ -50,23 +50,12 @@ def given_form(values: Tensor, maps: Tensor) -> Tensor:
     return values.reshape(maps.shape).to(maps.dtype)
 
 
-def real(name: str, value: Any, allowed: str) -> float:
-    """A finite number.
-
-    Raises:
-        InputError: anything else; ``allowed`` says what is expected.
-    """
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    raise InputError(f"{name}={quoted(value)} is no number, expected {allowed}.")
-
-
 @dataclass(frozen=True)
 class Layout:
     """From maps (B, *locations) to pictures (…, h, w) and back; at most one of the three.
 
     ``grid`` (h, w): maps of tokens (B, T), of which the last h·w are a picture, row by row; those
-    in front (class token, registers) have no place in it. ``patch`` p or (p, q): maps of pixels,
+    in front (class token, registers) have no location in it. ``patch`` p or (p, q): maps of pixels,
     (B, …, H, W), of which each patch is one cell, its mean. ``sequence``: maps of tokens (B, T) as
     a picture of one row.
     """
@@ -104,7 +93,7 @@ class Layout:
                     f"grid=({height}, {width}) needs maps of tokens (samples, tokens) with "
                     f"{height * width} tokens or more, got shape {shape}."
                 )
-            return maps[:, shape[1] - height * width :].unflatten(1, (height, width))
+            return maps[:, -height * width :].unflatten(1, (height, width))
         if self.patch is not None:
             high, wide = self.patch
             if maps.ndim < 3 or shape[-2] % high or shape[-1] % wide:
@@ -120,16 +109,19 @@ class Layout:
             )
         return maps[:, None] if self.sequence else maps
 
+    def front(self, maps: Tensor) -> Tensor:
+        """The tokens (B, n) in front of a grid; they are in no picture."""
+        return maps[:, : maps.shape[1] - math.prod(self.grid)] if self.grid else maps[:, :0]
+
     def channels(self, guide: Tensor) -> Tensor:
         """The same for a guide (B, C, *locations): (B, C, …, h, w)."""
         each = self.pictures(guide.flatten(0, 1))
         return each.unflatten(0, guide.shape[:2])
 
     def back(self, pictures: Tensor, maps: Tensor) -> Tensor:
-        """(B, *locations) again; tokens without a place are those of ``maps``."""
+        """(B, *locations) again; tokens without a location are those of ``maps``."""
         if self.grid is not None:
-            flat = pictures.flatten(1)
-            return torch.cat([maps[:, : maps.shape[1] - flat.shape[1]], flat], 1)
+            return torch.cat([self.front(maps), pictures.flatten(1)], 1)
         if self.patch is not None:
             high, wide = self.patch
             return pictures.repeat_interleave(high, -2).repeat_interleave(wide, -1)
@@ -137,7 +129,7 @@ class Layout:
 
 
 def as_pictures(maps: Tensor, layout: Layout) -> Tensor:
-    """``layout.pictures``, which must have two axes of places: a filter mixes neighbours.
+    """``layout.pictures``, which must have two axes of locations: a filter mixes neighbours.
 
     Raises:
         InputError: they have one.
