@@ -351,10 +351,10 @@ class TestEveryMetric:
     @pytest.mark.parametrize(
         ("option", "text"),
         [
-            ({"features": "superpixels"}, r"features='superpixels' is not known. Choose 'pixels'"),
-            ({"outcome": "loss"}, "outcome='loss' is not known. Choose 'probability' or 'logit'"),
-            ({"chunk": 0}, "chunk=0 must be a whole number of at least 1"),
-            ({"seed": -1}, "seed=-1 must be a whole number of at least 0"),
+            ({"features": "superpixels"}, r"features='superpixels' is not known"),
+            ({"outcome": "loss"}, "outcome='loss' is not known"),
+            ({"chunk": 0}, "chunk must be an integer"),
+            ({"seed": -1}, "seed must be an integer"),
         ],
     )
     def test_shared_options(self, metric: Any, option: Any, text: str, case: Any) -> None:
@@ -365,17 +365,17 @@ class TestEveryMetric:
 @pytest.mark.parametrize(
     ("metric", "option", "text"),
     [
-        (faithfulness_correlation, {"subset": 64}, "subset=64 .* least 1 and at most 63"),
-        (faithfulness_correlation, {"subset": 2.5}, "subset=2.5 must be a whole number"),
-        (faithfulness_correlation, {"runs": 1}, "runs=1 must be a whole number of at least 2"),
+        (faithfulness_correlation, {"subset": 64}, "subset must be an integer from 1 to 63"),
+        (faithfulness_correlation, {"subset": 2.5}, "subset must be an integer"),
+        (faithfulness_correlation, {"runs": 1}, "runs must be an integer"),
         (faithfulness_correlation, {"fill": "blak"}, "fill='blak' is not known: did you mean 'bl"),
         (faithfulness_correlation, {"fill": torch.ones(1)}, r"fill has the shape \(1,\), the imag"),
         (faithfulness_correlation, {"fill": True}, "fill=True is not known: known are black"),
         (sensitivity_n, {"sizes": []}, "sizes is empty. Give how many features"),
-        (sensitivity_n, {"sizes": [3, 0]}, "a size of sizes=0 must be a whole number"),
-        (faithfulness_estimate, {"step": 32}, "step=32 must be .* at least 1 and at most 31"),
-        (monotonicity_correlation, {"step": 0}, "step=0 must be a whole number of at least 1"),
-        (monotonicity_correlation, {"samples": 0}, "samples=0 must be a whole number of at least"),
+        (sensitivity_n, {"sizes": [3, 0]}, "a size of sizes must be an integer"),
+        (faithfulness_estimate, {"step": 32}, "step must be an integer"),
+        (monotonicity_correlation, {"step": 0}, "step must be an integer"),
+        (monotonicity_correlation, {"samples": 0}, "samples must be an integer"),
     ],
 )
 def test_options_out_of_range(metric: Any, option: Any, text: str, case: Any) -> None:

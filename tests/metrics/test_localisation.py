@@ -248,8 +248,8 @@ def test_options() -> None:
     maps, masks = drawn(1)
     for tolerance in (-1, "3", math.nan, True):
         wrong: Any = tolerance
-        with pytest.raises(InputError, match=r"tolerance=.* must be a number of pixels, 0 or more"):
+        with pytest.raises(InputError, match=r"tolerance must be a finite number"):
             pointing_game(maps, masks, tolerance=wrong)
     unknown: Any = "negative"
-    with pytest.raises(InputError, match=r"mass='negative' is not known\. Choose 'positive' or 'a"):
+    with pytest.raises(InputError, match=r"mass='negative' is not known"):
         relevance_mass_accuracy(maps, masks, mass=unknown)

@@ -15,7 +15,6 @@ from omenn.metrics.maps import (
     checked_images,
     checked_maps,
     checked_targets,
-    checked_whole,
     constant_maps,
     descending,
     explained,
@@ -102,13 +101,6 @@ class TestChecks:
         with pytest.raises(TargetError, match=text):
             checked_targets(targets, 2)
 
-    @pytest.mark.parametrize("value", [0, True, 1.0, "1", None])
-    def test_whole_numbers(self, value: Any) -> None:
-        assert checked_whole("steps", 3, 1) == 3
-        text = f"steps={value!r} must be a whole number of at least 1."
-        with pytest.raises(InputError, match=text):
-            checked_whole("steps", value, 1)
-
 
 class TestLogits:
     @pytest.mark.parametrize("chunk", [1, 2, 64])
@@ -143,7 +135,7 @@ class TestLogits:
             logits_of(f, IMAGES)
 
     def test_chunk(self) -> None:
-        with pytest.raises(InputError, match="chunk=0 must be a whole number of at least 1"):
+        with pytest.raises(InputError, match="chunk must be an integer"):
             logits_of(lambda x: x.flatten(1), IMAGES, 0)
 
     def test_the_targets_own(self) -> None:
@@ -216,5 +208,5 @@ class TestOrder:
         assert torch.equal(torch.get_rng_state(), before)
 
     def test_seed(self) -> None:
-        with pytest.raises(InputError, match="seed=-1 must be a whole number of at least 0"):
+        with pytest.raises(InputError, match="seed must be an integer"):
             descending(torch.zeros(1, 2), -1)

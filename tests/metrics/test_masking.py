@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from omenn.errors import InputError, TargetError
 from omenn.metrics.maps import tie_order
 from omenn.metrics.masking import (
-    curve,
     deletion,
     insertion,
     insertion_deletion,
@@ -25,6 +24,7 @@ from omenn.metrics.masking import (
     softened,
     symmetric_relevance_gain,
 )
+from omenn.metrics.perturbation import curve
 from omenn.metrics.score import Score
 
 
@@ -153,10 +153,10 @@ class TestAgainstTheReference:
 
         image, map = torch.rand(1, 1, 224, 224), torch.rand(1, 224, 224)
         deletion(f, image, 0, map)
-        assert len(asked) == 225
+        assert sum(asked) == 225
         asked.clear()
         symmetric_relevance_gain(f, image, 0, map)
-        assert len(asked) == 2 * (14 * 14 + 1)
+        assert sum(asked) == 2 * (14 * 14 + 1)
 
     def test_default_patches_divide_the_sides(self) -> None:
         for height, width, patches in ((30, 20, 150), (7, 5, 35), (28, 56, 392)):
@@ -169,7 +169,7 @@ class TestAgainstTheReference:
             symmetric_relevance_gain(
                 f, torch.rand(1, 1, height, width), 0, torch.rand(1, height, width)
             )
-            assert len(asked) == 2 * (patches + 1)
+            assert sum(asked) == 2 * (patches + 1)
 
 
 class TestSoftened:
@@ -312,12 +312,12 @@ class TestRefused:
             metric(net, images[0], targets, maps)
         with pytest.raises(InputError, match="logits that are not finite"):
             metric(lambda x: x.flatten(1) * math.inf, images, targets, torch.zeros(3, 6, 6))
-        with pytest.raises(InputError, match="chunk=0 must be a whole number of at least 1"):
+        with pytest.raises(InputError, match="chunk must be an integer"):
             metric(net, images, targets, torch.zeros(3, 6, 6), chunk=0)
 
     @pytest.mark.parametrize("step", [0, 37, 1.5, True, "1"])
     def test_steps(self, case: Any, step: Any) -> None:
-        text = f"step={step!r} must be a whole number of pixels from 1 to 36."
+        text = "step must be an integer"
         with pytest.raises(InputError, match=text):
             deletion(*case, step=step)
 
@@ -332,9 +332,7 @@ class TestRefused:
         text = r"fill has the shape \(1, 2, 6, 6\), the images \(3, 2, 6, 6\)\. Give one picture"
         with pytest.raises(InputError, match=text):
             insertion(*case, fill=images[:1])
-        with pytest.raises(
-            InputError, match=r"outcome='loss' is not known. Choose 'probability' or"
-        ):
+        with pytest.raises(InputError, match=r"outcome='loss' is not known"):
             deletion(*case, outcome="loss")  # type: ignore[arg-type]
         text = r"order has the shape \(3, 6, 6\), images .*\. Give the indices .*, \(3, 36\)\."
         with pytest.raises(InputError, match=text):

@@ -201,11 +201,11 @@ def test_errors(case: Any) -> None:
     for shares in ([], [0], [100], [5, "6"]):
         with pytest.raises(InputError, match=r"percentages must be numbers above 0 and below 100"):
             road(*case, percentages=shares)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="noise=-1 must be a number of at least 0"):
+    with pytest.raises(InputError, match="noise must be a finite number"):
         road(*case, noise=-1)
-    with pytest.raises(InputError, match="chunk=0 must be a whole number of at least 1"):
+    with pytest.raises(InputError, match="chunk must be an integer"):
         road(*case, chunk=0)
-    with pytest.raises(InputError, match="seed=None must be a whole number of at least 0"):
+    with pytest.raises(InputError, match="seed must be an integer"):
         road(*case, seed=None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"\(4, 7, 9\) do not fit images"):
         road(net, images, targets, maps.mT)

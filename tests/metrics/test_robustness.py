@@ -196,15 +196,15 @@ class TestEveryMetric:
             metric(lambda x, t: x[:, 0].mT, images, targets)
         with pytest.raises(InputError, match="3 of 3 maps are not finite"):
             metric(lambda x, t: x[:, 0] / 0, images, targets)
-        with pytest.raises(InputError, match="samples=0 must be a whole number of at least 1"):
+        with pytest.raises(InputError, match="samples must be an integer"):
             metric(plain, images, targets, samples=0)
-        with pytest.raises(InputError, match="chunk=0 must be a whole number of at least 1"):
+        with pytest.raises(InputError, match="chunk must be an integer"):
             metric(plain, images, targets, chunk=0)
-        with pytest.raises(InputError, match=r"seed=0.5 must be a whole number of at least 0"):
+        with pytest.raises(InputError, match=r"seed must be an integer"):
             metric(plain, images, targets, seed=0.5)
         with pytest.raises(TargetError, match="one for each of the 3 images"):
             metric(plain, images, targets[:2])
         name = "sigma" if metric is local_lipschitz else "radius"
         for value in (0, -1.0, math.inf, "0.1", True):
-            with pytest.raises(InputError, match=f"{name}=.* must be a number above 0"):
+            with pytest.raises(InputError, match=f"{name} must be"):
                 metric(plain, images, targets, **{name: value})

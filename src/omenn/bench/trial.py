@@ -135,7 +135,7 @@ class Subject:
 
     def accuracy(self) -> Score:
         """The share of pictures whose class has the largest logit."""
-        return Score("accuracy", (self.predicted == self.labels).double().cpu())
+        return Score("accuracy", self.predicted == self.labels)
 
 
 def _check_room(picture: Tensor, count: int) -> None:
@@ -282,7 +282,7 @@ def _verdict(metric: Metric, found: Any, seed: int) -> Verdict:
         measure.name: Measured.of(score, seed)
         for measure, score in zip(metric.measures, scores, strict=True)
     }
-    counted = {k: n for score in scores for k, n in score.counted.items() if n}
+    counted = {k: n for score in scores for k, n in score.counted.items()}
     return Verdict(measures, counted)
 
 

@@ -43,7 +43,7 @@ def sparseness(maps: Tensor) -> Score:
     weight = 2 * torch.arange(1, count + 1).to(values) - count - 1
     found = (values.sort(1).values * weight).sum(1) / (count * values.sum(1))
     level = values.amax(1) == values.amin(1)
-    return Score("sparseness", torch.where(level, 0.0, found).cpu(), counted)
+    return Score("sparseness", torch.where(level, 0.0, found), counted)
 
 
 @metric(
@@ -67,7 +67,7 @@ def complexity(maps: Tensor) -> Score:
     """
     values, counted = _strengths(maps)
     shares = values / values.sum(1, keepdim=True)
-    return Score("complexity", -torch.xlogy(shares, shares).sum(1).cpu(), counted, higher=False)
+    return Score("complexity", -torch.xlogy(shares, shares).sum(1), counted, higher=False)
 
 
 @metric(
@@ -96,7 +96,7 @@ def effective_complexity(maps: Tensor, *, eps: float = 1e-5) -> Score:
         raise InputError(f"eps={eps!r} must be a number from 0 to below 1, a share of the maximum.")
     values, counted = _strengths(maps)
     found = (values > eps * values.amax(1, keepdim=True)).sum(1).double()
-    return Score("effective complexity", found.cpu(), counted, higher=False)
+    return Score("effective complexity", found, counted, higher=False)
 
 
 def _strengths(maps: Tensor) -> tuple[Tensor, dict[str, int]]:
@@ -109,4 +109,4 @@ def _strengths(maps: Tensor) -> tuple[Tensor, dict[str, int]]:
     most = values.amax(1, keepdim=True)
     count = int(constant_maps(maps).sum())
     values = torch.where(most > 0, values / most, 1.0)
-    return values, {"constant maps": count} if count else {}
+    return values, {"constant maps": count}

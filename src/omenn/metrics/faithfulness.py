@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from omenn.check import whole
 from omenn.errors import InputError
 from omenn.metrics.maps import (
     Model,
@@ -21,10 +22,10 @@ from omenn.metrics.maps import (
     constant_maps,
     descending,
 )
-from omenn.metrics.masking import Outcome
+from omenn.metrics.perturbation import Outcome, answers
 from omenn.metrics.ranking import pearson, spearman
 from omenn.metrics.registry import Measure, metric
-from omenn.metrics.removal import Features, Fill, Removal, answers, filled, whole_number
+from omenn.metrics.removal import Features, Fill, Removal, filled
 from omenn.metrics.score import Score
 
 LARGEST = 0.8  # sensitivity-n looks at sets of up to this share
@@ -81,7 +82,7 @@ def faithfulness_correlation(
     """
     game = Removal.of(f, images, targets, maps, fill, features, outcome, chunk)
     size = game.size if subset is None else subset
-    whole_number("subset", size, 1, game.count)
+    whole("subset", size, 1, game.count)
     return game.score("faithfulness correlation", _random_sets(game, [size], runs, seed)[:, 0])
 
 
@@ -179,8 +180,8 @@ def faithfulness_estimate(
     """
     game = Removal.of(f, images, targets, maps, fill, features, outcome, chunk)
     size = game.size if step is None else step
-    whole_number("step", size, 1, max(1, game.count // 2))
-    whole_number("seed", seed, 0)
+    whole("step", size, 1, max(1, game.count // 2))
+    whole("seed", seed, 0)
     sets = _consecutive(descending(game.values, seed), size)
     sums = torch.stack([game.sums(k, each) for k, each in enumerate(sets)])
     drops = torch.stack([game.drops(k, each) for k, each in enumerate(sets)])
@@ -222,9 +223,9 @@ def monotonicity_correlation(
     strength = game.values.abs()
     game = replace(game, values=strength, constant=constant_maps(strength))
     size = game.size if step is None else step
-    whole_number("step", size, 1, max(1, game.count // 2))
-    whole_number("seed", seed, 0)
-    whole_number("samples", samples, 1)
+    whole("step", size, 1, max(1, game.count // 2))
+    whole("seed", seed, 0)
+    whole("samples", samples, 1)
     generator = torch.Generator().manual_seed(seed)
     found = []
     for k, sets in enumerate(_consecutive(descending(-game.values, seed), size)):
@@ -279,9 +280,7 @@ def completeness(
     if fill is not None:
         change = change - answers(f, filled(images, fill), targets, "logit", chunk)
     right = (maps.sum((1, 2)) - change).abs() <= tolerance * change.abs()
-    count = int(constant_maps(maps).sum())
-    counted = {"constant maps": count} if count else {}
-    return Score("completeness", right.double().cpu(), counted)
+    return Score("completeness", right, {"constant maps": int(constant_maps(maps).sum())})
 
 
 def summed_maps(maps: Tensor, images: Tensor) -> Tensor:
@@ -296,8 +295,8 @@ def summed_maps(maps: Tensor, images: Tensor) -> Tensor:
 
 def _random_sets(game: Removal, sizes: Sequence[int], runs: int, seed: int) -> Tensor:
     """(B, sizes): the correlation over ``runs`` random sets of each size."""
-    whole_number("runs", runs, 2)
-    whole_number("seed", seed, 0)
+    whole("runs", runs, 2)
+    whole("seed", seed, 0)
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for k in range(len(game)):
@@ -317,7 +316,7 @@ def _sizes(game: Removal, sizes: Sequence[int] | None) -> list[int]:
     if not len(sizes):
         raise InputError("sizes is empty. Give how many features the sets have.")
     for size in sizes:
-        whole_number("a size of sizes", size, 1, game.count)
+        whole("a size of sizes", size, 1, game.count)
     return list(sizes)
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.check import whole
 from omenn.errors import InputError
 from omenn.metrics.explainers import Explainer
-from omenn.metrics.maps import checked_whole
 from omenn.metrics.parts import (
     Importance,
     Responses,
@@ -225,7 +225,7 @@ def funnybirds(
     """
     side = int(seen.images.shape[-1])
     width = dilation_for(side, published) if dilation is None else dilation
-    if checked_whole("dilation", width, 1) % 2 == 0:
+    if whole("dilation", width, 1) % 2 == 0:
         raise InputError(f"dilation={width} must be odd, so that masks grow to all sides alike.")
     asked = {"dilation": width, "positive": positive, "chunk": chunk}
     own = importance(explain, seen, seen.labels, **asked)

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from omenn.check import whole
 from omenn.errors import InputError
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import (
     Model,
     checked_images,
     checked_targets,
-    checked_whole,
     constant_maps,
     explained,
     logits_of,
@@ -125,7 +125,7 @@ def gae(
         raise InputError(
             f"mosaics need four pictures or more, with even sides; got {tuple(images.shape)}."
         )
-    checked_whole("steps", steps, 2)
+    whole("steps", steps, 2)
     logits = logits_of(f, images, chunk)
     names = predicted = logits.argmax(1)
     if published:
@@ -155,10 +155,9 @@ def gae(
         score = _score_map(own.gather(1, names[some]), positive, mosaic)
         contrast.append(_share(score, asked(mosaic, y, alone=True)).clamp(min=0))
         tick()
-    lc, c = torch.cat(consistency).cpu(), torch.cat(contrast).cpu()
+    lc, c = torch.cat(consistency), torch.cat(contrast)
     prefix = "published " if published else ""
-    counted = {"pictures left over": len(images) - 4 * count, **asked.counted}
-    notes = {what: n for what, n in counted.items() if n}
+    notes = {"pictures left over": len(images) - 4 * count, **asked.counted}
     return GAEScore(
         Score(f"{prefix}local consistency", lc, notes),
         Score(f"{prefix}contrastiveness", c, notes),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from omenn.check import choose, real, whole
 from omenn.errors import InputError, reason
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import (
@@ -140,7 +141,6 @@ def grid_pointing_game(
     }
     found = torch.cat(values).cpu()
     name = f"grid pointing game {cells}x{cells}"
-    counted = {what: n for what, n in counted.items() if n}
     return GridScore(Score(name, found.mean(1), counted, chance=1 / cells**2), found, members)
 
 
@@ -156,8 +156,7 @@ def _drawn(
     chunk: int,
 ) -> tuple[Tensor, int]:
     """Which pictures make the mosaics, (M, count), and how many there were to choose from."""
-    if isinstance(confidence, bool) or not 0 <= confidence <= 1:
-        raise InputError(f"confidence={confidence!r} must be a probability, from 0 to 1.")
+    real("confidence", confidence, 0, 1)
     logits = logits_of(f, images, chunk)
     chosen = of_targets(logits.softmax(1) if certainty == "softmax" else logits.sigmoid(), labels)
     fit = ((logits.argmax(1) == labels) & (chosen >= confidence)).cpu()
@@ -239,20 +238,13 @@ def _shares(
 
 def _check_options(images: Tensor, certainty: str, size: str, **numbers: Any) -> None:
     for name, value in numbers.items():
-        least = 2 if name == "cells" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name}={value!r} must be a whole number of at least {least}.")
+        whole(name, value, 2 if name == "cells" else 1)
     if numbers["smooth"] % 2 == 0:
         raise InputError(
             f"smooth={numbers['smooth']} must be odd, so that the squares have a middle."
         )
-    for name, value, known in (
-        ("certainty", certainty, ("softmax", "sigmoid")),
-        ("size", size, ("full", "model")),
-    ):
-        if value not in known:
-            choice = " or ".join(map(repr, known))
-            raise InputError(f"{name}={value!r} is not known. Choose {choice}.")
+    choose("certainty", certainty, ("softmax", "sigmoid"))
+    choose("size", size, ("full", "model"))
     (height, width), cells = images.shape[2:], numbers["cells"]
     if size == "model" and (height % cells or width % cells):
         raise InputError(

@@ -27,6 +27,7 @@ from omenn.metrics.maps import (
     logits_of,
     of_targets,
 )
+from omenn.metrics.perturbation import states
 from omenn.metrics.ranking import spearman
 from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Score
@@ -124,13 +125,13 @@ def falls(
     targets = checked_targets(targets, len(images), images.device)
     _check(images, cells)
     instead = filling(images, fill, seed, published)
-    whole = of_targets(logits_of(f, images, chunk), targets)
-    found = []
-    for cell in range(cells**2):
-        gone = cell_mask(torch.full((len(images),), cell, device=images.device), images, cells)
-        rest = of_targets(logits_of(f, torch.where(gone, instead, images), chunk), targets)
-        found.append(whole - rest)
-    return torch.stack(found, 1)
+
+    def change(image: Tensor, cell: Tensor) -> Tensor:
+        some = images[image]
+        return torch.where(cell_mask(cell, some, cells), instead[image], some)
+
+    before = of_targets(logits_of(f, images, chunk), targets)
+    return before[:, None] - states(f, targets, cells**2, change, chunk=chunk)
 
 
 def cell_sums(maps: Tensor, cells: int = CELLS) -> Tensor:
@@ -199,14 +200,14 @@ def _correlations(
         "equal sums in all cells": (sums == sums[:, :1]).all(1) & ~constant_maps(maps),
         "logits that no cell changes more than another": (drops == drops[:, :1]).all(1),
     }
-    counted = {what: int(rows.sum()) for what, rows in level.items() if bool(rows.any())}
+    counted = {what: int(rows.sum()) for what, rows in level.items()}
     undefined = int(torch.isnan(values).sum())
     if not published:
         values = values.nan_to_num(0.0)
     elif undefined:
         counted["skipped: no correlation"] = undefined
     full = f"published {name}" if published else name
-    return Score(full, values.cpu(), counted, chance=0.0)
+    return Score(full, values, counted, chance=0.0)
 
 
 def _check(images: Tensor, cells: Any) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omenn.check import whole
+from omenn.check import real, whole
 from omenn.engine.digest import digest
 from omenn.engine.target import pick_output
 from omenn.errors import InputError, ModelError
@@ -65,15 +65,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch", 1), ("step", 1), ("cells", 2), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name}={value!r} must be a whole number of at least {least}.")
-        for name, most in (("rate", math.inf), ("momentum", 1), ("decay", math.inf), ("share", 1)):
-            value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not 0 <= value <= most or value == math.inf:
-                end = f", at most {most}" if most < math.inf else ""
-                raise InputError(f"{name}={value!r} must be a finite number of at least 0{end}.")
+            whole(name, getattr(self, name), least)
+        for name, most in (("rate", None), ("momentum", 1), ("decay", None), ("share", 1)):
+            real(name, getattr(self, name), 0, most)
 
 
 def fine_tune(

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.check import whole
 from omenn.errors import InputError, did_you_mean
 from omenn.filters import gaussian_filter
 from omenn.metrics.maps import (
@@ -30,10 +31,8 @@ from omenn.metrics.maps import (
     checked_targets,
     constant_maps,
     descending,
-    logits_of,
-    of_targets,
-    ranks,
 )
+from omenn.metrics.perturbation import Outcome, curve
 from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Score
 
@@ -94,7 +93,7 @@ class KeepRemove:
         return tuple(
             Score(
                 name,
-                areas.cpu(),
+                areas,
                 {
                     "constant maps": self.constant,
                     f"maps without a pixel of the sign of {name}": self.empty[name],
@@ -190,18 +189,13 @@ def keep_remove(
     selected = {s: _Selection.of(values, s, seed) for s in {METRICS[m].sign for m in metrics}}
     curves = {}
     for name in metrics:
-        metric, curve = METRICS[name], []
-        for share in shares:
-            order = selected[metric.sign]
-            if metric.keep or not published:
-                kept = order.first(share) if metric.keep else ~order.first(share)
-            else:
-                kept = order.last(share)
-            there = kept.view(-1, 1, *images.shape[2:])
-            logits = logits_of(f, torch.where(there, images, blur), chunk)
-            asked = targets if metric.sign else named
-            curve.append(_answers(logits, asked, metric))
-        curves[name] = torch.stack(curve, 1)
+        keep, sign = METRICS[name].keep, METRICS[name].sign
+        order = selected[sign].last_first() if published and not keep else selected[sign].order
+        counts = selected[sign].counts(shares)
+        outcome: Outcome = "logit" if sign else "accuracy"
+        options: Any = {"restore": keep or published, "outcome": outcome, "chunk": chunk}
+        asked = targets if sign else named
+        curves[name] = curve(f, images, asked, order, blur, counts, **options)
     x = torch.tensor(shares, dtype=torch.float64, device=images.device)
     return KeepRemove(
         fractions=x,
@@ -251,34 +245,27 @@ def blurred(
 
 @dataclass(frozen=True, eq=False)
 class _Selection:
-    """``place`` (B, pixels): of each pixel in the order; ``available`` (B,): how many count."""
+    """``order`` (B, pixels): those that count come first, ``available`` (B,) of them."""
 
-    place: Tensor
+    order: Tensor
     available: Tensor
 
     @classmethod
     def of(cls, values: Tensor, sign: int, seed: int) -> _Selection:
         strength = values * sign if sign else values.abs()
         counted = strength > 0 if sign else torch.ones_like(strength, dtype=torch.bool)
-        return cls(ranks(descending(strength, seed)), counted.sum(1))
+        return cls(descending(strength, seed), counted.sum(1))
 
-    def first(self, fraction: float) -> Tensor:
-        """(B, pixels) bool: this share of the pixels, as far as there are any of the sign."""
-        return self.place < self._count(fraction)[:, None]
+    def last_first(self) -> Tensor:
+        """The order in which those that count are turned round, and still come first."""
+        place = torch.arange(self.order.shape[1], device=self.order.device)
+        turned = (self.available[:, None] - 1 - place) % self.order.shape[1]
+        return self.order.gather(1, turned)
 
-    def last(self, fraction: float) -> Tensor:
-        """The same number at the end of the order, among those that count."""
-        from_here = (self.available - self._count(fraction))[:, None]
-        return (self.place >= from_here) & (self.place < self.available[:, None])
-
-    def _count(self, fraction: float) -> Tensor:
-        return self.available.clamp(max=round(fraction * self.place.shape[1]))
-
-
-def _answers(logits: Tensor, targets: Tensor, metric: Metric) -> Tensor:
-    """(B,) float64: the target's logit, or whether it is the largest."""
-    chosen = of_targets(logits, targets)
-    return chosen if metric.sign else (logits.argmax(1) == targets).double()
+    def counts(self, shares: Sequence[float]) -> Tensor:
+        """(B, shares): these shares of the pixels, as far as there are any of the sign."""
+        most = [round(share * self.order.shape[1]) for share in shares]
+        return torch.minimum(self.available[:, None], torch.tensor(most).to(self.available))
 
 
 def _checked_options(metrics: Any, fractions: Any, seed: Any, chunk: Any) -> list[float]:
@@ -293,9 +280,8 @@ def _checked_options(metrics: Any, fractions: Any, seed: Any, chunk: Any) -> lis
         raise InputError(
             f"fractions must be two or more rising numbers above 0 and up to 1, got {shares}."
         )
-    for name, value, least in (("seed", seed, 0), ("chunk", chunk, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name}={value!r} must be a whole number of at least {least}.")
+    whole("seed", seed, 0)
+    whole("chunk", chunk, 1)
     return shares
 
 

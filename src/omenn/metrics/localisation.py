@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from omenn.check import choose, real
 from omenn.errors import InputError
 from omenn.metrics.maps import checked_maps, constant_maps, descending
 from omenn.metrics.registry import Measure, metric
@@ -145,9 +146,7 @@ def pointing_game(
     maps, inside = _checked("pointing game", maps, masks)
     if tolerance is None:
         tolerance = TOLERANCE * min(maps.shape[1:]) / SIDE
-    number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
-    if not number or not 0 <= tolerance < math.inf:
-        raise InputError(f"tolerance={tolerance!r} must be a number of pixels, 0 or more.")
+    real("tolerance", tolerance, 0)
     hits = _grown(inside, min(tolerance, sum(maps.shape[1:])))  # farther apart are no two pixels
     largest = descending(maps.flatten(1), seed)[:, :1]
     found = hits.flatten(1).gather(1, largest)[:, 0].double()
@@ -178,16 +177,15 @@ def boxed(masks: Tensor) -> Tensor:
 
 
 def _mass(name: str, maps: Tensor, masks: Tensor | None, mass: Mass) -> Score:
-    if mass not in ("positive", "absolute"):
-        raise InputError(f"mass={mass!r} is not known. Choose 'positive' or 'absolute'.")
+    choose("mass", mass, ("positive", "absolute"))
     maps, inside = _checked(name, maps, masks)
     part = maps.clamp(min=0) if mass == "positive" else maps.abs()
     total = part.flatten(1).sum(1)
     found = (part * inside).flatten(1).sum(1) / torch.where(total > 0, total, 1.0)
     score = _score(name, found, maps, inside, area_shares(inside))
     empty = int((total == 0).sum())
-    notes = {"maps without positive values" if mass == "positive" else "maps of zeros": empty}
-    return replace(score, counted={**score.counted, **{k: n for k, n in notes.items() if n}})
+    what = "maps without positive values" if mass == "positive" else "maps of zeros"
+    return replace(score, counted={**score.counted, what: empty})
 
 
 def _score(name: str, values: Tensor, maps: Tensor, inside: Tensor, chance: Tensor) -> Score:
@@ -201,8 +199,8 @@ def _score(name: str, values: Tensor, maps: Tensor, inside: Tensor, chance: Tens
     }
     return Score(
         name,
-        torch.where(marked, values, torch.nan).cpu(),
-        {what: n for what, n in counted.items() if n},
+        torch.where(marked, values, torch.nan),
+        counted,
         chance=float(chance[marked].mean()) if bool(marked.any()) else None,
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.check import whole
 from omenn.errors import InputError, TargetError
 
 Model = Callable[[Tensor], Tensor]
@@ -88,17 +89,6 @@ def explained(
     return maps.detach().double()
 
 
-def checked_whole(name: str, value: Any, least: int) -> int:
-    """A whole number that is large enough.
-
-    Raises:
-        InputError: anything else.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name}={value!r} must be a whole number of at least {least}.")
-    return value
-
-
 def not_finite(maps: Tensor) -> Tensor:
     """(B,) bool: which maps have a NaN or an infinity."""
     return ~torch.isfinite(maps).flatten(1).all(1)
@@ -143,7 +133,7 @@ def logits_of(f: Model, images: Tensor, chunk: int = 64) -> Tensor:
     """
     found = []
     with torch.no_grad():
-        for rows in images.split(checked_whole("chunk", chunk, 1)):
+        for rows in images.split(whole("chunk", chunk, 1)):
             out = f(rows)
             if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(rows):
                 got = (
@@ -187,7 +177,7 @@ def descending(values: Tensor, seed: int = 0) -> Tensor:
         >>> descending(torch.tensor([[1.0, 3.0, 2.0]])).tolist()
         [[1, 2, 0]]
     """
-    order = tie_order(*values.shape, seed=checked_whole("seed", seed, 0)).to(values.device)
+    order = tie_order(*values.shape, seed=whole("seed", seed, 0)).to(values.device)
     best = torch.sort(values.gather(1, order), dim=1, descending=True, stable=True).indices
     return order.gather(1, best)
 

@@ -6,90 +6,30 @@ as the least relevant patches go, minus what it says as the most relevant ones d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from omenn.check import real, whole
 from omenn.errors import InputError
 from omenn.filters import gaussian_filter
 from omenn.metrics.maps import (
     Model,
     checked_images,
     checked_maps,
-    checked_targets,
-    checked_whole,
     constant_maps,
     descending,
-    logits_of,
-    of_targets,
     ranks,
 )
+from omenn.metrics.perturbation import Outcome, curve, mean_height
 from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Score
 
-Outcome = Literal["probability", "logit"]
 POINTS = 224  # published: 224 pixels a step, of 224 rows
 SIDE = 224  # of the pictures that a published blur is for
-
-
-def curve(
-    f: Model,
-    images: Tensor,
-    targets: int | Tensor,
-    order: Tensor,
-    fill: Tensor,
-    counts: Sequence[int],
-    *,
-    restore: bool = False,
-    outcome: Outcome = "probability",
-    chunk: int = 64,
-) -> Tensor:
-    """What the model says as the first pixels of an order are replaced: (B, len(counts)), float64.
-
-    ``order`` (B, H·W): indices of the pixels. ``fill`` (B, C, H, W): what they are replaced by;
-    with ``restore`` it is what one starts from, and the picture is put back. ``counts``: how many
-    pixels are changed at each point.
-
-    Raises:
-        InputError: an outcome that is not known, shapes that do not fit, what the model returns.
-        TargetError: a class that the logits do not have.
-
-    Example:
-        >>> f = lambda images: torch.stack([images.flatten(1).sum(1)] * 2, 1)
-        >>> x = torch.tensor([[[[1.0, 2.0]]]])
-        >>> order = torch.tensor([[1, 0]])
-        >>> curve(f, x, 0, order, x * 0, [0, 1, 2], outcome="logit").tolist()
-        [[3.0, 1.0, 0.0]]
-    """
-    if outcome not in ("probability", "logit"):
-        raise InputError(f"outcome={outcome!r} is not known. Choose 'probability' or 'logit'.")
-    images = checked_images(images)
-    targets = checked_targets(targets, len(images), images.device)
-    pixels = images[0, 0].numel()
-    if order.shape != (len(images), pixels):
-        raise InputError(
-            f"order has the shape {tuple(order.shape)}, images {tuple(images.shape)}. Give the "
-            f"indices of all pixels for each image, {(len(images), pixels)}."
-        )
-    if fill.shape != images.shape:
-        raise InputError(
-            f"fill has the shape {tuple(fill.shape)}, the images {tuple(images.shape)}. Give one "
-            "picture for each image."
-        )
-    checked_whole("chunk", chunk, 1)
-    lines = []
-    # some pictures at a time, so that memory beside the arguments does not grow with their number
-    for x, y, z, own in zip(*(t.split(chunk) for t in (images, targets, fill, order)), strict=True):
-        place, found = ranks(own).view(-1, 1, *images.shape[2:]), []
-        for count in counts:
-            logits = logits_of(f, torch.where((place < count) ^ restore, z, x), chunk)
-            logits = logits.softmax(1) if outcome == "probability" else logits
-            found.append(of_targets(logits, y))
-        lines.append(torch.stack(found, 1))
-    return torch.cat(lines)
 
 
 def deletion(
@@ -121,7 +61,12 @@ def deletion(
 
     Source: Petsiuk, Das, Saenko 2018, arXiv 1806.07421.
     """
-    return _area("deletion", f, images, targets, maps, step, fill, False, outcome, seed, chunk)
+    images = checked_images(images)
+    maps = checked_maps(maps, images)
+    fill = torch.zeros_like(images) if fill is None else fill.to(images)
+    order, counts = descending(maps.flatten(1), seed), _counts(maps, step)
+    line = curve(f, images, targets, order, fill, counts, outcome=outcome, chunk=chunk)
+    return Score("deletion", mean_height(line), _constant(maps), higher=False)
 
 
 def insertion(
@@ -143,8 +88,13 @@ def insertion(
 
     Source: Petsiuk, Das, Saenko 2018, arXiv 1806.07421.
     """
-    start = softened(checked_images(images)) if fill is None else fill
-    return _area("insertion", f, images, targets, maps, step, start, True, outcome, seed, chunk)
+    images = checked_images(images)
+    maps = checked_maps(maps, images)
+    start = softened(images) if fill is None else fill.to(images)
+    order, counts = descending(maps.flatten(1), seed), _counts(maps, step)
+    options: Any = {"restore": True, "outcome": outcome, "chunk": chunk}
+    line = curve(f, images, targets, order, start, counts, **options)
+    return Score("insertion", mean_height(line), _constant(maps))
 
 
 @metric(
@@ -200,9 +150,8 @@ def pixel_flipping(
 
     Source: Bach et al. 2015, PLOS ONE 10(7).
     """
-    return _area(
-        "pixel flipping", f, images, targets, maps, step, fill, False, "logit", seed, chunk
-    )
+    options: Any = {"step": step, "fill": fill, "outcome": "logit", "seed": seed, "chunk": chunk}
+    return replace(deletion(f, images, targets, maps, **options), name="pixel flipping")
 
 
 @metric(
@@ -249,9 +198,9 @@ def pixel_deletion(
     """
     images = checked_images(images)
     maps = checked_maps(maps, images)
-    checked_whole("points", points, 2)
-    if not isinstance(share, (int, float)) or not 0 < share <= 1:
-        raise InputError(f"share={share!r} must be a number above 0 and up to 1.")
+    whole("points", points, 2)
+    if real("share", share, 0, 1) == 0:
+        raise InputError("share must be above 0, as no pixel is replaced otherwise.")
     scale = min(images.shape[2:]) / SIDE
     width = max(3, 2 * round((31 * scale - 1) / 2) + 1) if kernel is None else kernel
     fill = softened(images, width, 7 * scale if sigma is None else sigma)
@@ -259,7 +208,7 @@ def pixel_deletion(
     counts = [round(last * k / (points - 1)) for k in range(points)]
     order = descending(-maps.flatten(1), seed)
     line = curve(f, images, targets, order, fill, counts, chunk=chunk)
-    return Score("pixel deletion", _mean_height(line).cpu(), _counts(maps))
+    return Score("pixel deletion", mean_height(line), _constant(maps))
 
 
 @metric(
@@ -311,8 +260,8 @@ def symmetric_relevance_gain(
         counts = [k * side * side for k in range(cells[0].numel() + 1)]
         by_patch = torch.argsort(pixels, dim=1, stable=True)
         line = curve(f, images, targets, by_patch, fill, counts, outcome="logit", chunk=chunk)
-        areas.append(_mean_height(line))
-    return Score("srg", (areas[0] - areas[1]).cpu(), _counts(maps), chance=0.0)
+        areas.append(mean_height(line))
+    return Score("srg", areas[0] - areas[1], _constant(maps), chance=0.0)
 
 
 def softened(images: Tensor, kernel: int = 11, sigma: float = 5.0) -> Tensor:
@@ -327,38 +276,12 @@ def softened(images: Tensor, kernel: int = 11, sigma: float = 5.0) -> Tensor:
     return gaussian_filter(images, sigma, reach, "reflect")
 
 
-def _area(
-    name: str,
-    f: Model,
-    images: Tensor,
-    targets: int | Tensor,
-    maps: Tensor,
-    step: int | None,
-    fill: Tensor | None,
-    restore: bool,
-    outcome: Outcome,
-    seed: int,
-    chunk: int,
-) -> Score:
-    images = checked_images(images)
-    maps = checked_maps(maps, images)
+def _counts(maps: Tensor, step: int | None) -> list[int]:
+    """How many pixels are changed at each point: ``step`` more at a time, a 224th by default."""
     pixels = maps[0].numel()
-    size = max(1, round(pixels / POINTS)) if step is None else step
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= pixels:
-        raise InputError(f"step={step!r} must be a whole number of pixels from 1 to {pixels}.")
-    fill = torch.zeros_like(images) if fill is None else fill.to(images)
-    counts = [*range(0, pixels, size), pixels]
-    order = descending(maps.flatten(1), seed)
-    options = {"restore": restore, "outcome": outcome, "chunk": chunk}
-    line = curve(f, images, targets, order, fill, counts, **options)  # type: ignore[arg-type]
-    return Score(name, _mean_height(line).cpu(), _counts(maps), higher=restore)
+    size = max(1, round(pixels / POINTS)) if step is None else whole("step", step, 1, pixels)
+    return [*range(0, pixels, size), pixels]
 
 
-def _mean_height(line: Tensor) -> Tensor:
-    """Trapezoids of points that are one apart, over their number of steps."""
-    return torch.trapezoid(line, dim=1) / (line.shape[1] - 1)
-
-
-def _counts(maps: Tensor) -> dict[str, int]:
-    count = int(constant_maps(maps).sum())
-    return {"constant maps": count} if count else {}
+def _constant(maps: Tensor) -> dict[str, int]:
+    return {"constant maps": int(constant_maps(maps).sum())}

@@ -265,7 +265,8 @@ class _Call:
                 "images with these options. Leave out those that change what is returned."
             )
         bad = ~torch.isfinite(values)
-        counted = _counts(self.maps) | ({NO_NUMBER: int(bad.sum())} if bool(bad.any()) else {})
+        constant = int(constant_maps(self.maps).sum())
+        counted = {"constant maps": constant, NO_NUMBER: int(bad.sum())}
         values = torch.where(bad, torch.nan, values)
         return Score(f"quantus {self.name}", values, counted, higher=METRICS[self.name])
 
@@ -325,11 +326,6 @@ def _rank_correlation(a: Any, b: Any, batched: bool = False) -> np.ndarray:
 def _each_by_largest(a: np.ndarray) -> np.ndarray:
     flat = torch.from_numpy(np.ascontiguousarray(a)).flatten(1)[:, None]
     return by_largest(flat).view(a.shape).numpy()
-
-
-def _counts(maps: Tensor) -> dict[str, int]:
-    count = int(constant_maps(maps).sum())
-    return {"constant maps": count} if count else {}
 
 
 def _known(name: str) -> str:

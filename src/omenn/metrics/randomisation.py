@@ -13,11 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from omenn.check import real, whole
 from omenn.errors import InputError, ModelError, did_you_mean, reason
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import checked_images, checked_maps, checked_targets, constant_maps
 from omenn.metrics.registry import Measure, metric
-from omenn.metrics.removal import whole_number
 from omenn.metrics.robustness import maps_of, noisy
 from omenn.metrics.score import Score
 from omenn.metrics.similarity import SIMILARITIES, Similarity, histogram_entropy
@@ -30,6 +30,7 @@ Order = Literal["top_down", "bottom_up", "independent"]
 module lists them; or each one alone."""
 
 SALT = 7_919_000_000
+FROM_CONSTANT = "left out: a constant map of a model, but not of the random one"
 ORDERS = ("top_down", "bottom_up", "independent")
 
 
@@ -179,19 +180,15 @@ def efficient_randomisation(
     Source: Hedström et al. 2024, arXiv 2401.06465.
     """
     images, targets = _checked(images, targets, chunk)
-    whole_number("bins", bins, 2)
+    whole("bins", bins, 2)
     own = maps_of(make(model), images, targets, chunk)
     other = maps_of(make(randomised(model, seed)), images, targets, chunk)
     pair = [maps.abs() if absolute else maps for maps in (own, other)]
     before, after = (histogram_entropy(maps, bins) for maps in pair)
     rise = torch.where((before == 0) & (after == 0), 0.0, (after - before) / before)
     undefined = (before == 0) & (after > 0)
-    counted = _counts(own, other)
-    if bool(undefined.any()):
-        counted["left out: a constant map of a model, but not of the random one"] = int(
-            undefined.sum()
-        )
-    return Score("efficient mprt", torch.where(undefined, torch.nan, rise).cpu(), counted)
+    counted = {**_counts(own, other), FROM_CONSTANT: int(undefined.sum())}
+    return Score("efficient mprt", torch.where(undefined, torch.nan, rise), counted)
 
 
 @metric(
@@ -227,8 +224,8 @@ def random_logit(
     """
     images, targets = _checked(images, targets, chunk)
     compare = _similarity(similarity)
-    whole_number("seed", seed, 0)
-    whole_number("classes", classes, 2)
+    whole("seed", seed, 0)
+    whole("classes", classes, 2)
     if int(targets.max()) >= classes:
         raise InputError(
             f"classes={classes} but a target is {int(targets.max())}. Give the number of classes "
@@ -239,7 +236,7 @@ def random_logit(
     own = maps_of(explain, images, targets, chunk)
     other = maps_of(explain, images, (targets + others.to(targets)) % classes, chunk)
     pair = (maps.abs() if absolute else maps for maps in (own, other))
-    return Score("random logit", compare(*pair).cpu(), _counts(own), higher=False)
+    return Score("random logit", compare(*pair), _counts(own), higher=False)
 
 
 def layers(model: nn.Module) -> tuple[str, ...]:
@@ -275,7 +272,7 @@ def randomisations(
 
     The cascading orders go on with the same copy: use each before the next one is taken.
     """
-    whole_number("seed", seed, 0)
+    whole("seed", seed, 0)
     if order not in ORDERS:
         raise InputError(f"order={order!r} is not known: {did_you_mean(str(order), ORDERS)}")
     if not isinstance(model, nn.Module):
@@ -317,10 +314,9 @@ def smoothed(
     >>> images = torch.rand(2, 1, 4, 4)
     >>> assert torch.allclose(smoothed(plain, samples=1)(images, 0), images[:, 0].double())
     """
-    whole_number("samples", samples, 1)
-    whole_number("chunk", chunk, 1)
-    if not isinstance(noise, (int, float)) or not 0 <= noise < float("inf"):
-        raise InputError(f"noise={noise!r} must be a number of at least 0.")
+    whole("samples", samples, 1)
+    whole("chunk", chunk, 1)
+    real("noise", noise, 0)
 
     def added(x: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randn(x.shape, generator=generator) * noise * float(x.max() - x.min())
@@ -366,7 +362,7 @@ def _cascade(
 
 
 def _checked(images: Tensor, targets: int | Tensor, chunk: int) -> tuple[Tensor, Tensor]:
-    whole_number("chunk", chunk, 1)
+    whole("chunk", chunk, 1)
     images = checked_images(images)
     return images, checked_targets(targets, len(images), images.device)
 
@@ -382,7 +378,7 @@ def _counts(own: Tensor, other: Tensor | None = None) -> dict[str, int]:
     counted = {"constant maps": int(constant_maps(own).sum())}
     if other is not None:
         counted["constant maps of random models"] = int(constant_maps(other).sum())
-    return {what: count for what, count in counted.items() if count}
+    return counted
 
 
 def _has_state(module: nn.Module) -> bool:

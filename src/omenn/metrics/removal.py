@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from omenn.check import choose, whole
 from omenn.errors import InputError, did_you_mean
 from omenn.metrics.maps import (
     Model,
@@ -15,10 +16,9 @@ from omenn.metrics.maps import (
     checked_maps,
     checked_targets,
     constant_maps,
-    logits_of,
-    of_targets,
 )
-from omenn.metrics.masking import POINTS, Outcome
+from omenn.metrics.masking import POINTS
+from omenn.metrics.perturbation import Outcome, answers, states
 from omenn.metrics.score import Score
 
 Fill = Literal["black", "white", "mean", "zero"] | float | Tensor
@@ -67,11 +67,8 @@ class Removal:
         """From what a protocol was given, checked."""
         images = checked_images(images)
         maps = checked_maps(maps, images)
-        if features not in ("pixels", "values"):
-            raise InputError(f"features={features!r} is not known. Choose 'pixels' or 'values'.")
-        if outcome not in ("probability", "logit"):
-            raise InputError(f"outcome={outcome!r} is not known. Choose 'probability' or 'logit'.")
-        whole_number("chunk", chunk, 1)
+        choose("features", features, ("pixels", "values"))
+        whole("chunk", chunk, 1)
         targets = checked_targets(targets, len(images), images.device)
         values = maps.flatten(1)
         return cls(
@@ -106,20 +103,19 @@ class Removal:
         """
         shape = self.images.shape[1:]
         x = self.images[k].reshape(-1, self.count)
-        new = (self.fill[k : k + 1] if fills is None else fills.expand(-1, *shape)).reshape(
-            -1, *x.shape
-        )
-        pairs = torch.cartesian_prod(torch.arange(len(sets)), torch.arange(len(new)))
-        after = []
-        for rows in pairs.split(self.chunk):
-            r, s = rows.to(x.device).unbind(1)
-            index = sets[r][:, None].expand(-1, len(x), -1)
-            changed = x.expand(len(r), -1, -1).scatter(2, index, new[s].gather(2, index))
-            target = self.targets[k].expand(len(r))
-            after.append(
-                answers(self.f, changed.view(-1, *shape), target, self.outcome, self.chunk)
-            )
-        found = (self.before[k] - torch.cat(after)).view(len(sets), len(new))
+        new = self.fill[k : k + 1] if fills is None else fills.expand(-1, *shape)
+        new = new.reshape(-1, *x.shape)
+
+        def change(_: Tensor, state: Tensor) -> Tensor:
+            index = sets[state // len(new)][:, None].expand(-1, len(x), -1)
+            there = x.expand(len(state), -1, -1)
+            changed = there.scatter(2, index, new[state % len(new)].gather(2, index))
+            return changed.view(-1, *shape)
+
+        count = len(sets) * len(new)
+        own = self.targets[k : k + 1]
+        after = states(self.f, own, count, change, outcome=self.outcome, chunk=self.chunk)
+        found = (self.before[k] - after).view(len(sets), len(new))
         return found[:, 0] if fills is None else found
 
     def sums(self, k: int, sets: Tensor) -> Tensor:
@@ -140,16 +136,7 @@ class Removal:
         """Correlations (B,) as a score: chance, 0, where there is none."""
         undefined = int((found.isnan() & ~self.constant).sum())
         counted = {"constant maps": int(self.constant.sum()), LEVEL: undefined}
-        counted = {what: count for what, count in counted.items() if count}
-        return Score(name, found.nan_to_num(0.0).cpu(), counted, chance=0.0)
-
-
-def answers(
-    f: Model, pictures: Tensor, targets: Tensor, outcome: Outcome, chunk: int = 64
-) -> Tensor:
-    """The target's logit or probability for each picture, (n,) float64."""
-    logits = logits_of(f, pictures, chunk)
-    return of_targets(logits.softmax(1) if outcome == "probability" else logits, targets)
+        return Score(name, found.nan_to_num(0.0), counted, chance=0.0)
 
 
 def filled(images: Tensor, fill: Fill) -> Tensor:
@@ -189,14 +176,3 @@ def filled(images: Tensor, fill: Fill) -> Tensor:
             "the images' shape are taken as well."
         )
     return number.view(-1, 1, 1, 1).expand_as(images)
-
-
-def whole_number(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """Raises an InputError unless the option is a whole number in the range.
-
-    >>> whole_number("runs", 3, 2)
-    """
-    good = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    if not good or (most is not None and value > most):
-        upto = "" if most is None else f" and at most {most}"
-        raise InputError(f"{name}={value!r} must be a whole number of at least {least}{upto}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,20 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from omenn.check import real
 from omenn.errors import InputError
-from omenn.metrics.maps import (
-    Model,
-    checked_images,
-    checked_maps,
-    checked_targets,
-    constant_maps,
-    descending,
-    logits_of,
-    of_targets,
-    ranks,
-)
+from omenn.metrics.maps import Model, checked_images, checked_maps, constant_maps, descending
+from omenn.metrics.perturbation import curve
 from omenn.metrics.registry import Measure, metric
-from omenn.metrics.removal import whole_number
 from omenn.metrics.score import Score
 
 TOLERANCE = 1e-10  # of the equations, relative; ten units in the last place where that is more
@@ -67,33 +57,24 @@ def road(
     """
     images = checked_images(images)
     maps = checked_maps(maps, images)
-    targets = checked_targets(targets, len(images), images.device)
     shares = list(percentages)
     if not shares or not all(isinstance(p, (int, float)) and 0 < p < 100 for p in shares):
         raise InputError(f"percentages must be numbers above 0 and below 100, got {shares}.")
-    if not isinstance(noise, (int, float)) or not 0 <= noise < math.inf:
-        raise InputError(f"noise={noise!r} must be a number of at least 0.")
-    whole_number("seed", seed, 0)
-    whole_number("chunk", chunk, 1)
+    real("noise", noise, 0)
     values = maps.flatten(1)
-    place = ranks(descending(-values if least_first else values, seed))
-    place = place.view(-1, 1, *images.shape[2:])
+    order = descending(-values if least_first else values, seed)
     generator = torch.Generator().manual_seed(seed)
-    pairs = torch.cartesian_prod(torch.arange(len(images)), torch.arange(len(shares)))
-    right = []
-    for rows in pairs.split(chunk):
-        image, step = (k.to(images.device) for k in rows.unbind(1))
-        counts = torch.tensor([int(shares[s] * values.shape[1] / 100) for s in step.tolist()])
-        gone = place[image] < counts.to(place).view(-1, 1, 1, 1)
-        drawn = [torch.randn(images.shape[1:], generator=generator) for _ in rows]
-        pictures = painted(images[image], gone) + noise * torch.stack(drawn).to(images) * gone
-        logits = logits_of(f, pictures, chunk)
-        of_targets(logits, targets[image])  # refuses a class that there is not
-        right.append(logits.argmax(1) == targets[image])
-    found = torch.cat(right).view(len(images), len(shares)).double().mean(1)
-    count = int(constant_maps(maps).sum())
+
+    def fill(image: Tensor, gone: Tensor) -> Tensor:
+        drawn = [torch.randn(images.shape[1:], generator=generator) for _ in image]
+        return painted(images[image], gone) + noise * torch.stack(drawn).to(images)
+
+    counts = [int(p * values.shape[1] / 100) for p in shares]
+    options: Any = {"outcome": "accuracy", "chunk": chunk}
+    found = curve(f, images, targets, order, fill, counts, **options).mean(1)
     name = "road, least first" if least_first else "road"
-    return Score(name, found.cpu(), {"constant maps": count} if count else {}, higher=least_first)
+    counted = {"constant maps": int(constant_maps(maps).sum())}
+    return Score(name, found, counted, higher=least_first)
 
 
 @metric(

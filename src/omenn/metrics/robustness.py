@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from omenn.check import real, whole
 from omenn.errors import InputError
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import checked_images, checked_maps, checked_targets, constant_maps
 from omenn.metrics.registry import Measure, metric
-from omenn.metrics.removal import whole_number
 from omenn.metrics.score import Score
 from omenn.metrics.similarity import by_largest
 
@@ -93,8 +93,8 @@ def sensitivities(
     noise = _uniform(radius)
     maps, moved, _ = _moved(explain, images, targets, noise, samples, seed, chunk, False)
     length = maps.flatten(1).norm(dim=1, keepdim=True)
-    found = torch.where(length > 0, moved / length, torch.nan).cpu()
-    counted = _counts(maps, length[:, 0] == 0)
+    found = torch.where(length > 0, moved / length, torch.nan)
+    counted = {"constant maps": int(constant_maps(maps).sum()), ZEROS: int((length == 0).sum())}
     return (
         Score("max-sensitivity", found.amax(1), counted, higher=False),
         Score("avg-sensitivity", found.mean(1), counted, higher=False),
@@ -129,9 +129,8 @@ def local_lipschitz(
     _positive("sigma", sigma)
     noise = _normal(sigma)
     maps, moved, far = _moved(explain, images, targets, noise, samples, seed, chunk, normalise)
-    none = torch.zeros(len(maps), dtype=torch.bool)
-    values = (moved / far).amax(1).cpu()
-    return Score("local lipschitz estimate", values, _counts(maps, none), higher=False)
+    counted = {"constant maps": int(constant_maps(maps).sum())}
+    return Score("local lipschitz estimate", (moved / far).amax(1), counted, higher=False)
 
 
 def maps_of(explain: Explainer, images: Tensor, targets: Tensor, chunk: int = 16) -> Tensor:
@@ -181,9 +180,9 @@ def _moved(
     """The maps (B, H, W), ‖a(x + δ) − a(x)‖ (B, samples), and ‖δ‖ (B, samples)."""
     images = checked_images(images)
     targets = checked_targets(targets, len(images), images.device)
-    whole_number("samples", samples, 1)
-    whole_number("seed", seed, 0)
-    whole_number("chunk", chunk, 1)
+    whole("samples", samples, 1)
+    whole("seed", seed, 0)
+    whole("chunk", chunk, 1)
     scaled = by_largest if normalise else lambda maps: maps
     maps = scaled(maps_of(explain, images, targets, chunk))
     moved, far = [], []
@@ -195,12 +194,6 @@ def _moved(
     return maps, torch.cat(moved).view(shape), torch.cat(far).view(shape)
 
 
-def _counts(maps: Tensor, zeros: Tensor) -> dict[str, int]:
-    counted = {"constant maps": int(constant_maps(maps).sum()), ZEROS: int(zeros.sum())}
-    return {what: count for what, count in counted.items() if count}
-
-
 def _positive(name: str, value: object) -> None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not good or not 0 < float(value) < float("inf"):  # type: ignore[arg-type]
-        raise InputError(f"{name}={value!r} must be a number above 0.")
+    if real(name, value, 0) == 0:
+        raise InputError(f"{name} must be above 0, as nothing moves otherwise.")

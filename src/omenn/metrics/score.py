@@ -18,8 +18,9 @@ RESAMPLED = 2**22  # values at a time, which bounds the memory
 class Score:
     """One protocol's verdict on the maps of N images.
 
-    ``values`` (N,) float64: one number an image, NaN where the protocol leaves an image out.
-    ``counted``: what happened how often (constant maps, images left out and why). ``higher``:
+    ``values`` (N,), kept as float64 in ordinary memory: one number an image, NaN where the metric
+    leaves an image out. ``counted``: what happened how often (constant maps, images left out and
+    why), but for what never did. ``higher``:
     whether more is better. ``chance``: what a random map is expected to get, if that is known.
     ``groups`` (N,): where an image has several values, the number of the image of each.
 
@@ -35,6 +36,11 @@ class Score:
     higher: bool = True
     chance: float | None = None
     groups: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", self.values.detach().double().cpu())
+        counted = {what: count for what, count in self.counted.items() if count}
+        object.__setattr__(self, "counted", counted)
 
     @property
     def valid(self) -> Tensor:
@@ -58,7 +64,7 @@ class Score:
 
     def __repr__(self) -> str:
         low, high = self.interval()
-        notes = "".join(f", {count} {what}" for what, count in self.counted.items() if count)
+        notes = "".join(f", {count} {what}" for what, count in self.counted.items())
         value = f"{self.name}={self.mean:.4g} [{low:.4g}, {high:.4g}]"
         return f"Score({value}, {self.images} images{notes})"
 
