@@ -11,6 +11,8 @@ from typing import Any
 
 from omenn.errors import InputError
 
+SEEDS = (-(2**63), 2**64 - 1)  # what torch takes as a seed
+
 
 def choose(name: str, value: Any, allowed: Sequence[str]) -> None:
     """Raises InputError for a value of an option that is none of the allowed ones."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from omenn.check import quoted
+from omenn.check import SEEDS, quoted, whole
 from omenn.errors import InputError, ModelError, did_you_mean
 from omenn.xdnn.fixup import initialise, scales
 from omenn.xdnn.model_scan import Found, scan
@@ -76,8 +76,7 @@ def convert(
     """
     _choose("norm", norm, get_args(Norm))
     kinds = _kinds(stand_ins)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
-        raise InputError(f"seed must be an integer of 64 bits, but {quoted(seed)} was given.")
+    seed = whole("seed", seed, *SEEDS)
     fresh = copied(model, "convert")
     found = None if inputs is None else scan(copied(model, "convert"), inputs)
     for new, old in zip(fresh.modules(), model.modules(), strict=True):

@@ -23,8 +23,8 @@ from omenn.xdnn.double_backward import Ordinary
 
 
 @dataclass
-class Question:
-    """Which numbers of which model are attributed to which tensor.
+class Samples:
+    """The samples of a step of training: which of a model's numbers are attributed to which tensor.
 
     ``x`` (B, …) is that tensor, given to the model alone or, with ``key``, as that argument with
     those ``beside`` it. ``y``: for each sample the index of an output, or None for the largest (the
@@ -40,8 +40,8 @@ class Question:
     index: Tensor | None = None
 
     @classmethod
-    def of(cls, model: Any, x: Any, y: Any, output: Any) -> Question:
-        """Raises ModelError, InputError and TargetError for what cannot be asked."""
+    def of(cls, model: Any, x: Any, y: Any, output: Any) -> Samples:
+        """Raises ModelError, InputError and TargetError for what has no attributions."""
         if not callable(model):
             raise ModelError(
                 f"the model must be a torch.nn.Module, but {type(model).__name__} was given."
@@ -51,7 +51,7 @@ class Question:
             _check_index(y, len(tensor))
         return cls(model, key, tensor, beside, y, output)
 
-    def rows(self, rows: Tensor, x: Tensor | None = None) -> Question:
+    def rows(self, rows: Tensor, x: Tensor | None = None) -> Samples:
         """The same of some samples, each as often as it is named; ``x``: at other points."""
         n = len(self.x)
         beside = {k: rows_of(v, rows, n) for k, v in self.beside.items()}
@@ -191,15 +191,15 @@ def ordinary(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
-def gradient(question: Question, graph: bool) -> Tensor:
-    """∂f/∂x at ``question.x``."""
-    x = question.x
+def gradient(batch: Samples, graph: bool) -> Tensor:
+    """∂f/∂x at ``batch.x``."""
+    x = batch.x
     leaf = x if graph and x.requires_grad else x.detach().requires_grad_()
     mode = Ordinary(graph)
     with torch.enable_grad():
         with mode.running():
-            out = question.call(leaf.clone())  # the model may write into its input
-        f = question.pick(out)
+            out = batch.call(leaf.clone())  # the model may write into its input
+        f = batch.pick(out)
         try:
             found = mode.gradient(f, leaf) if f.requires_grad else None
         except torch.OutOfMemoryError:
@@ -211,16 +211,16 @@ def gradient(question: Question, graph: bool) -> Tensor:
     return found
 
 
-def along(question: Question, starts: Tensor, shares: Tensor, chunk: int, graph: bool) -> Tensor:
+def along(batch: Samples, starts: Tensor, shares: Tensor, chunk: int, graph: bool) -> Tensor:
     """The mean over k of (x − r_k) ⊙ ∂f/∂x at r_k + α_k (x − r_k).
 
     ``starts``: r (B or 1, K or 1, …). ``shares``: α (B, K). At most ``chunk`` points, or one of
     each sample, go through the model together.
     """
-    question.settle()
-    x, (samples, steps) = question.x.unsqueeze(1), shares.shape
+    batch.settle()
+    x, (samples, steps) = batch.x.unsqueeze(1), shares.shape
     way = x - starts
-    total = torch.zeros_like(question.x)
+    total = torch.zeros_like(batch.x)
     size = max(1, chunk // samples)
     for k in range(0, steps, size):
         part = slice(k, min(k + size, steps))
@@ -228,28 +228,28 @@ def along(question: Question, starts: Tensor, shares: Tensor, chunk: int, graph:
         times = min(size, steps - k)
         there = x - (1 - shares[:, part]).reshape(samples, times, *[1] * (x.ndim - 2)) * d
         each = torch.arange(samples).repeat_interleave(times)
-        asked = question.rows(each, there.flatten(0, 1))
-        grads = gradient(asked, graph)
-        assert asked.index is not None
-        question.index = asked.index[::times]
+        some = batch.rows(each, there.flatten(0, 1))
+        grads = gradient(some, graph)
+        assert some.index is not None
+        batch.index = some.index[::times]
         total = total + (grads.unflatten(0, (samples, times)) * d).sum(1)
     return total / steps
 
 
-def explained(question: Question, options: Mapping[str, Any], graph: bool) -> Tensor:
+def explained(batch: Samples, options: Mapping[str, Any], graph: bool) -> Tensor:
     """C = C_w ⊙ X + C_b of ``omenn``, C_b spread evenly over the channels, so that Σ C = f.
 
     With ``bias="separate"`` the constants are left out: C_w ⊙ X.
     """
-    model = question.model
-    if question.key is not None:
-        model = _Beside(model, question.key, question.beside)
+    model = batch.model
+    if batch.key is not None:
+        model = _Beside(model, batch.key, batch.beside)
     with torch.set_grad_enabled(graph):
         e = explain(
             model,
-            question.x,
-            question.select,
-            output=question.output,
+            batch.x,
+            batch.select,
+            output=batch.output,
             create_graph=graph,
             **options,
         )

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omenn.check import choose
+from omenn.check import SEEDS, choose, real, whole
 from omenn.engine.explain import BIASES, PRODUCTS
 from omenn.engine.trace.guards import alone
 from omenn.errors import InputError, did_you_mean
 from omenn.xdnn.priors import attributions as by
-from omenn.xdnn.priors.attributions import Question, rows_of
+from omenn.xdnn.priors.attributions import Samples, rows_of
 from omenn.xdnn.priors.penalties import PRIORS, Prior, find
 
 # Method → its options and their defaults.
@@ -93,12 +93,11 @@ class AttributionPrior:
             raise InputError(
                 f"unknown method {method!r} of attributions: {did_you_mean(str(method), METHODS)}"
             )
-        self.weight = _number("weight", weight, "a number that is 0 or more")
-        self.fraction = _number("fraction", fraction, "more than 0 and at most 1")
-        if not 0 < self.fraction <= 1:
-            raise InputError(f"fraction must be more than 0 and at most 1, not {fraction!r}.")
-        if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
-            raise InputError(f"seed must be an integer of 64 bits, not {seed!r}.")
+        self.weight = real("weight", weight, 0)
+        self.fraction = real("fraction", fraction, 0, 1)
+        if not self.fraction:
+            raise InputError("fraction=0 leaves no sample to which the prior is applied.")
+        seed = whole("seed", seed, *SEEDS)
         self.method, self.output = method, output
         self.options = _checked(method, options)
         self._generator = torch.Generator().manual_seed(seed)
@@ -119,23 +118,23 @@ class AttributionPrior:
             context: for the prior (``mask=``, ``sign=``). Tensors whose first dimension is B have
                 a row for each sample, and with ``fraction`` the same samples are taken of them.
         """
-        question = Question.of(model, x, y, self.output)
+        batch = Samples.of(model, x, y, self.output)
         self._known(context)
         if not self.weight:
-            return torch.zeros((), device=question.x.device)
-        samples, whole = len(question.x), tuple(question.x.shape)
+            return torch.zeros((), device=batch.x.device)
+        samples, whole = len(batch.x), tuple(batch.x.shape)
         count = max(1, math.ceil(self.fraction * samples - 1e-9))
         if count < samples:
             rows = torch.randperm(samples, generator=self._generator)[:count]
-            question = question.rows(rows)
+            batch = batch.rows(rows)
             if self.prior in PRIORS.values():  # of a prior of one's own nothing is known
                 _check_rows(context, whole)
             context = {k: _subset(k, v, rows, whole) for k, v in context.items()}
-        return self._judged(self._attributed(question), {"target": question.index, **context})
+        return self._judged(self._attributed(batch), {"target": batch.index, **context})
 
     def attributions(self, model: Any, x: Any, y: Any = None) -> Tensor:
         """What the prior is a function of, for all samples: shaped like x, differentiable."""
-        return self._attributed(Question.of(model, x, y, self.output))
+        return self._attributed(Samples.of(model, x, y, self.output))
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a resumed training needs to draw the same samples as an uninterrupted one."""
@@ -154,19 +153,19 @@ class AttributionPrior:
     # --- attributions ----------------------------------------------------------------------
 
     @alone()
-    def _attributed(self, question: Question) -> Tensor:
-        graph, x = torch.is_grad_enabled(), question.x
+    def _attributed(self, batch: Samples) -> Tensor:
+        graph, x = torch.is_grad_enabled(), batch.x
         if self.method != "omenn" and not x.is_floating_point():
             raise InputError(
                 f"x holds {str(x.dtype)[6:]} ids, which have no gradient. Give what they are "
                 "embedded to, or choose method='omenn', which explains them at their embedding."
             )
-        dtype = by.own_type(question.model, x) if x.is_floating_point() else x.dtype
-        with by.evaluating(question.model, x.device):
-            question.x = by.ordinary(x if graph else x.detach()).to(dtype)
-            question.y = by.ordinary(question.y)
-            question.beside = {k: by.ordinary(v) for k, v in question.beside.items()}
-            found = self._found(question, graph)
+        dtype = by.own_type(batch.model, x) if x.is_floating_point() else x.dtype
+        with by.evaluating(batch.model, x.device):
+            batch.x = by.ordinary(x if graph else x.detach()).to(dtype)
+            batch.y = by.ordinary(batch.y)
+            batch.beside = {k: by.ordinary(v) for k, v in batch.beside.items()}
+            found = self._found(batch, graph)
         if found.dtype in (torch.float16, torch.bfloat16):
             found = found.float()
         bad = int((~torch.isfinite(found.detach())).sum())
@@ -178,12 +177,12 @@ class AttributionPrior:
             )
         return found
 
-    def _found(self, question: Question, graph: bool) -> Tensor:
-        x, options = question.x, self.options
+    def _found(self, batch: Samples, graph: bool) -> Tensor:
+        x, options = batch.x, self.options
         if self.method == "omenn":
-            return by.explained(question, options, graph)
+            return by.explained(batch, options, graph)
         if self.method in ("gradient", "xgradient"):
-            found = by.gradient(question, graph)
+            found = by.gradient(batch, graph)
             return found if self.method == "gradient" else found * x
         steps = options["steps"]
         if self.method == "integrated-gradients":
@@ -192,7 +191,7 @@ class AttributionPrior:
             shares = shares.expand(len(x), steps)
         else:
             starts, shares = self._drawn(x, steps)
-        return by.along(question, starts, shares, options["chunk"], graph)
+        return by.along(batch, starts, shares, options["chunk"], graph)
 
     def _drawn(self, x: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """References (B, K, …) and shares (B, K)."""
@@ -260,19 +259,6 @@ def _takes(prior: Prior) -> tuple[str, ...] | None:
     return tuple(p.name for p in named if p is not parameters[0])
 
 
-def _number(name: str, value: Any, wanted: str) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        turn = ""
-        if name == "weight" and number < 0:
-            turn = " To reward what the prior punishes, give a function that returns its negative."
-        raise InputError(f"{name} must be {wanted}, not {value!r}.{turn}")
-    return number
-
-
 def _checked(method: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a method, complete."""
     own = METHODS[method]
@@ -284,9 +270,7 @@ def _checked(method: str, options: dict[str, Any]) -> dict[str, Any]:
             raise InputError(f"method {method!r} has no option {name!r}: {hint}")
     found = own | options
     for name in ("steps", "chunk"):
-        count = found.get(name, 1)
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise InputError(f"{name} must be a whole number of at least 1, not {count!r}.")
+        whole(name, found.get(name, 1), 1)
     if "references" in own:
         _check_references(found["references"])
     if method == "omenn":
