@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import math
-import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from experiments.official_birds import (
     MEAN,
@@ -38,10 +34,19 @@ from experiments.official_birds import (
 )
 from experiments.official_birds_data import Renders, held_out, read
 from omenn.data.funnybirds import FunnyBirds
-from omenn.errors import WeightsError, reason
-from omenn.files.atomic import replacing
-from omenn.models.architectures import Classifier
+from omenn.errors import WeightsError
 from omenn.models.cards import wilson
+from omenn.models.fit import (
+    ExplicitAttention,
+    Training,
+    adamw,
+    descend,
+    epoch_generator,
+    follow,
+    machine,
+    write_network,
+)
+from omenn.models.training import Student
 from omenn.progress import progress_bar
 
 
@@ -94,37 +99,6 @@ def varied(images: Tensor, generator: torch.Generator) -> Tensor:
     return changed.contiguous(memory_format=torch.channels_last)
 
 
-class _ExplicitAttention(TorchFunctionMode):
-    """Attention as two products: in bfloat16 on a CPU far faster than the fused kernel."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            query, key, value = args
-            scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)
-            return scores.softmax(-1).to(value.dtype) @ value
-        return func(*args, **(kwargs or {}))
-
-
-class _Student(nn.Module):
-    """The network with its part layers, which exist in training only."""
-
-    def __init__(self, network: Classifier, instances: Sequence[int]) -> None:
-        super().__init__()
-        self.network = network
-        self.parts = nn.ModuleList(nn.Linear(network.head.in_features, n) for n in instances)
-
-    def forward(self, images: Tensor, compatible: Tensor, parts: Tensor, weight: float) -> Tensor:
-        features = self.network.features(images)
-        loss = F.cross_entropy(self.network.head(features).float(), compatible)
-        for layer, instance in zip(self.parts, parts.unbind(1), strict=True):
-            errors = F.cross_entropy(
-                layer(features).float(), instance, ignore_index=-1, reduction="sum"
-            )
-            seen = (instance >= 0).sum().clamp(min=1)
-            loss = loss + weight * errors / (seen * len(self.parts))
-        return loss
-
-
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor, batch: int = 100) -> float:
     """Share of pictures (N, 3, S, S; 0..255) whose largest logit is their class; float32."""
     network.eval()
@@ -134,115 +108,55 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor, batch: int = 10
 
 
 class _Run:
-    """A training in progress: student, averaged network, optimiser, history."""
+    """A training in progress: student, averaged network, optimiser."""
 
     def __init__(
-        self,
-        arch: str,
-        seed: int,
-        recipe: Recipe,
-        data: Renders,
-        held: int,
-        stem: Path | None = None,
+        self, arch: str, seed: int, recipe: Recipe, data: Renders, held: int, stem: Path | None
     ) -> None:
         self.arch, self.recipe, self.seed = arch, recipe, seed
         self.settings = {"arch": arch, "seed": seed, "data": data.digest, "validation": held}
         self.settings |= asdict(recipe)
         half = _first_half(stem, data.digest, held) if stem else None
-        if stem:
-            self.settings["stem"] = hashlib.sha256(stem.read_bytes()).hexdigest()
+        self.settings["stem"] = hashlib.sha256(stem.read_bytes()).hexdigest() if stem else ""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = build(arch, recipe.size, data.compatible.shape[1])
             if half and isinstance(network, ViT):
                 network.begin_with(half)
-            student = _Student(network, data.instances)
+            student = Student(network, data.instances)
         self.student = student.to(memory_format=torch.channels_last)  # pyright: ignore
         self.average = copy.deepcopy(network).requires_grad_(False)
-        decayed = [p for p in student.parameters() if p.ndim > 1]
-        others = [p for p in student.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": recipe.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate)
-        self.seconds, self.cpu_seconds = 0.0, 0.0
-        self.history: list[dict[str, float]] = []
+        self.optimiser = adamw(student, recipe.learning_rate, recipe.weight_decay)
 
-    def save(self, path: Path) -> None:
-        state = {
-            "settings": self.settings,
-            "student": self.student.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "seconds": [self.seconds, self.cpu_seconds],
-            "history": self.history,
-        }
-        with replacing(path) as beside:
-            torch.save(state, beside)
+    def training(self, checkpoint: Path) -> Training:
+        """How far it has come, the checkpoint of an interrupted run included."""
+        parts = {"student": self.student, "average": self.average, "optimiser": self.optimiser}
+        return Training(self.settings, parts, checkpoint)
 
-    def resume(self, path: Path) -> None:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            settings = state["settings"]
-        except Exception as error:  # torch raises almost anything for a damaged archive
-            raise WeightsError(
-                f"the checkpoint {path} cannot be read ({reason(error)}). "
-                "Remove it to start afresh."
-            ) from error
-        if settings != self.settings:
-            names = {**self.settings, **settings}
-            differing = [k for k in names if settings.get(k) != self.settings.get(k)]
-            raise WeightsError(
-                f"the checkpoint {path} belongs to another training, which differs in "
-                f"{', '.join(differing)}. Remove it, or choose another --out."
-            )
-        self.student.load_state_dict(state["student"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        (self.seconds, self.cpu_seconds), self.history = state["seconds"], state["history"]
-
-    def train_epoch(self, data: Renders) -> float:
+    def train_epoch(self, data: Renders, epoch: int) -> float:
         """One pass over the pictures; returns the mean loss."""
-        started, cpu = time.monotonic(), time.process_time()
-        epoch, size = len(self.history), self.recipe.batch_size
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
+        size = self.recipe.batch_size
+        generator = epoch_generator(self.seed, epoch)
         chunks = torch.randperm(len(data), generator=generator).split(size)
         if len(chunks) > 1 and len(chunks[-1]) < size:
             chunks = chunks[:-1]
         self.student.train()
         total = 0.0
         for number, rows in enumerate(chunks):
-            done = (epoch * len(chunks) + number) / (self.recipe.epochs * len(chunks))
-            total += self._step(data[rows], done, generator)
-            self._update_average(epoch * len(chunks) + number)
-        self.seconds += time.monotonic() - started
-        self.cpu_seconds += time.process_time() - cpu
+            step = epoch * len(chunks) + number
+            total += self._step(data[rows], step / (self.recipe.epochs * len(chunks)), generator)
+            follow(self.average, self.student.network, step, self.recipe.averaging)
         return total / len(chunks)
 
     def _step(self, batch: Renders, done: float, generator: torch.Generator) -> float:
         recipe = self.recipe
         with torch.no_grad():
             images = varied(normalised(batch.images), generator)
-        with torch.autocast("cpu", torch.bfloat16), _ExplicitAttention():
+        with torch.autocast("cpu", torch.bfloat16), ExplicitAttention():
             loss = self.student(images, batch.compatible, batch.parts, recipe.part_loss)
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * _schedule(done, recipe.warmup)
-        self.optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.student.parameters(), recipe.clip)
-        self.optimiser.step()
-        return float(loss.detach())
-
-    def _update_average(self, step: int) -> None:
-        keep = min(self.recipe.averaging, (step + 1) / (step + 10))
-        values = self.student.network.state_dict().values()
-        with torch.no_grad():
-            for mean, value in zip(self.average.state_dict().values(), values, strict=True):
-                if mean.is_floating_point():
-                    mean.lerp_(value, 1 - keep)
-                else:
-                    mean.copy_(value)
+        return descend(loss, self.optimiser, self.student.parameters(), recipe.clip)
 
 
 def _schedule(done: float, warmup: float) -> float:
@@ -296,28 +210,40 @@ def train(
     target = out / f"{arch}-{recipe.size}"
     with progress_bar() as progress:
         renders = read(pictures, recipe.size, out / "cache", progress)
-    training, held = (renders[rows] for rows in held_out(renders, validation))
     run = _Run(arch, seed, recipe, renders, validation, stem)
+    training, held = (renders[rows] for rows in held_out(renders, validation))
     del renders
-    checkpoint = target.with_suffix(".checkpoint.pt")
-    if checkpoint.exists():
-        run.resume(checkpoint)
-    started = time.monotonic()
-    while len(run.history) < recipe.epochs:
-        if time.monotonic() - started > 60 * minutes:
-            print(f"{minutes:g} minutes are over; the same command goes on", flush=True)
-            return None
-        loss = run.train_epoch(training)
-        share = accuracy(run.average, held.images, held.labels)
-        run.history.append({"loss": round(loss, 4), "validation": share})
-        run.save(checkpoint)
+    state = run.training(target.with_suffix(".checkpoint.pt"))
+    for noted in _epochs(run, state, training, held, minutes):
         print(
-            f"{target.name} epoch {len(run.history)}/{recipe.epochs}: loss {loss:.3f}, "
-            f"validation top-1 {share:.1%}, {run.seconds / 60:.1f} min "
-            f"({run.cpu_seconds / 60:.1f} of one core)",
+            f"{target.name} epoch {state.epoch}/{recipe.epochs}: loss {noted['loss']:.3f}, "
+            f"validation top-1 {noted['validation']:.1%}, {state.seconds / 60:.1f} min",
             flush=True,
         )
-    return _write(run, target, len(training), testing)
+    if state.epoch < recipe.epochs:
+        print(f"{minutes:g} minutes are over; the same command goes on", flush=True)
+        return None
+    card = _card(run, state, len(training))
+    if testing is not None:
+        card["official_test"] = _on_folder(run, testing)
+        print(f"{target.name} official test pictures: {card['official_test']}", flush=True)
+    return write_network(run.average, card, target.with_suffix(".safetensors"))
+
+
+def _epochs(
+    run: _Run, state: Training, training: Renders, held: Renders, minutes: float
+) -> Iterator[dict[str, float]]:
+    """The epochs that are left, as far as the minutes reach."""
+
+    def train_epoch() -> dict[str, float]:
+        loss = run.train_epoch(training, state.epoch)
+        share = accuracy(run.average, held.images, held.labels)
+        return {"loss": round(loss, 4), "validation": share}
+
+    end = time.monotonic() + 60 * minutes
+    epochs = state.fit(run.recipe.epochs, train_epoch)
+    while time.monotonic() <= end and (noted := next(epochs, None)) is not None:
+        yield noted
 
 
 def _on_folder(run: _Run, data: FunnyBirds) -> dict[str, Any]:
@@ -337,21 +263,7 @@ def _figure(share: float, count: int) -> dict[str, Any]:
     return {"top1": share, "pictures": count, "interval_95": [round(low, 4), round(high, 4)]}
 
 
-def _write(run: _Run, target: Path, training: int, testing: FunnyBirds | None) -> Path:
-    weights = target.with_suffix(".safetensors")
-    content = save({name: value.contiguous() for name, value in run.average.state_dict().items()})
-    card = _card(run, training, hashlib.sha256(content).hexdigest())
-    if testing is not None:
-        card["official_test"] = _on_folder(run, testing)
-        print(f"{target.name} official test pictures: {card['official_test']}", flush=True)
-    with replacing(weights) as beside:
-        beside.write_bytes(content)
-    with replacing(target.with_suffix(".json")) as beside:
-        beside.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    return weights
-
-
-def _card(run: _Run, training: int, digest: str) -> dict[str, Any]:
+def _card(run: _Run, state: Training, training: int) -> dict[str, Any]:
     """What one has to know of the weights: where they come from, how good they are."""
     held = run.settings["validation"]
     return {
@@ -367,21 +279,14 @@ def _card(run: _Run, training: int, digest: str) -> dict[str, Any]:
         },
         "recipe": asdict(run.recipe) | {"seed": run.seed},
         "stem": _beginning(run),
-        "validation": _figure(run.history[-1]["validation"], held),
-        "history": run.history,
-        "training": {
-            "minutes": round(run.seconds / 60, 1),
-            "cpu_minutes": round(run.cpu_seconds / 60, 1),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "sha256": digest,
+        "validation": _figure(state.history[-1]["validation"], held),
+        "history": state.history,
+        "training": {"minutes": round(state.seconds / 60, 1)} | machine("cpu"),
     }
 
 
 def _beginning(run: _Run) -> str:
-    if "stem" not in run.settings:
+    if not run.settings["stem"]:
         return "drawn at random"
     half = "stem and first two stages of the resnet trained on the same pictures"
     return f"{half}, sha256 {run.settings['stem']}; then trained with all else"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.xdnn.cue_data import MARGIN, Birds, Cue, Place
+from experiments.xdnn.cue_data import Birds, Cue, Place
 from omenn.models.architectures import BirdsConvNet
-from omenn.models.training import normalised
+from omenn.models.augmentation import drawn_move, normalised, tinted
+from omenn.models.fit import adamw, descend, epoch_generator, follow, rate
 from omenn.xdnn import AttributionPrior, convert
 
 REFERENCES = 512
@@ -128,22 +128,8 @@ def prior_of(condition: Condition, birds: Birds, seed: int) -> AttributionPrior 
 
 def moved(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Pictures and their masks, mirrored and shifted alike; pictures varied in light and tint."""
-    batch, _, size, _ = images.shape
-
-    def between(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(*shape, generator=generator)
-
-    shift = torch.randint(-MARGIN, MARGIN + 1, (2, batch, 1), generator=generator)
-    rows, columns = (torch.arange(size) + shift).clamp(0, size - 1)
-    columns = torch.where(torch.rand(batch, 1, generator=generator) < 0.5, columns.flip(1), columns)
-    number = torch.arange(batch)[:, None, None]
-
-    def taken(x: Tensor) -> Tensor:
-        found = x.permute(0, 2, 3, 1)[number, rows[:, :, None], columns[:, None, :]]
-        return found.permute(0, 3, 1, 2)
-
-    tint = between(-0.1, 0.1, batch, 1, 1, 1) + between(-0.05, 0.05, batch, 3, 1, 1)
-    return taken(images) * between(0.8, 1.2, batch, 1, 1, 1) + tint, taken(masks)
+    move = drawn_move(len(images), images.shape[-1], generator)
+    return tinted(move(images), generator), move(masks)
 
 
 def accuracy(network: nn.Module, birds: Birds, batch_size: int = 250) -> float:
@@ -166,13 +152,7 @@ class Training:
         self.centred = Centred(self.network)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.prior = prior_of(condition, birds, seed)
-        matrices = [p for p in self.network.parameters() if p.ndim > 1]
-        vectors = [p for p in self.network.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+        self.optimiser = adamw(self.network, recipe.learning_rate, recipe.weight_decay)
         self.done = 0
         self.losses: list[tuple[float, float]] = []
 
@@ -190,7 +170,7 @@ class Training:
 
     def batches(self) -> Iterator[tuple[Tensor, torch.Generator]]:
         number = self.done // self.steps
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + number)
+        generator = epoch_generator(self.seed, number)
         order = torch.randperm(len(self.birds), generator=generator)
         size = self.recipe.batch_size
         for k in range(self.steps):
@@ -206,11 +186,8 @@ class Training:
             term = self.prior(self.centred, images, labels, mask=masks)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
-        self.optimiser.zero_grad()
-        (loss + term).backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
-        self.optimiser.step()
-        self._update_average()
+        descend(loss + term, self.optimiser, self.network.parameters(), self.recipe.clip)
+        follow(self.average, self.network, self.done, self.recipe.averaging)
         self.losses.append((float(loss.detach()), float(term.detach())))
         self.done += 1
 
@@ -224,13 +201,8 @@ class Training:
         return images.contiguous(memory_format=torch.channels_last), masks
 
     def _rate(self) -> float:
-        """A linear rise, then half a cosine down to zero."""
-        recipe, steps = self.recipe, self.recipe.epochs * self.steps
-        rise = max(1, round(recipe.warmup * steps))
-        if self.done < rise:
-            return recipe.learning_rate * (self.done + 1) / rise
-        turn = math.pi * (self.done - rise) / (steps - rise)
-        return recipe.learning_rate * 0.5 * (1 + math.cos(turn))
+        recipe = self.recipe
+        return rate(self.done, recipe.epochs * self.steps, recipe.learning_rate, recipe.warmup)
 
     def _risen(self) -> float:
         """The share of a prior's weight at this step."""
@@ -258,16 +230,6 @@ class Training:
         if self.prior is not None:
             self.prior.load_state_dict(state["prior"])
         self.done, self.losses = state["done"], state["losses"]
-
-    def _update_average(self) -> None:
-        keep = min(self.recipe.averaging, (self.done + 1) / (self.done + 10))
-        now = self.network.state_dict()
-        with torch.no_grad():
-            for name, mean in self.average.state_dict().items():
-                if mean.is_floating_point():
-                    mean.lerp_(now[name], 1 - keep)
-                else:
-                    mean.copy_(now[name])
 
 
 def before_others(images: Tensor, masks: Tensor) -> Tensor:

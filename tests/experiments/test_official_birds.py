@@ -274,10 +274,10 @@ class TestTraining:
     def test_a_checkpoint_of_another_training(self, run: Main, tmp_path: Path) -> None:
         run("--epochs", 1)
         said = run("--epochs", 2, "--seed", 4)[1]
-        assert "belongs to another training, which differs in seed, epochs. Remove it" in said
+        assert "belongs to another training: seed, epochs differ. Remove it" in said
         (tmp_path / "resnet-64.checkpoint.pt").write_bytes(b"damaged")
         said = run("--epochs", 1)[1]
-        assert "resnet-64.checkpoint.pt cannot be read (" in said
+        assert "resnet-64.checkpoint.pt cannot be read: " in said
         assert "Remove it to start afresh." in said
 
     @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ class TestAStemThatWasTrained:
         said = json.loads((tmp_path / "vit-64.json").read_text())["stem"]
         assert f"sha256 {sha256(weights.read_bytes()).hexdigest()}; then trained" in said
         said = run("--epochs", 1, arch="vit")[1]
-        assert "belongs to another training, which differs in stem. Remove it" in said
+        assert "belongs to another training: stem differ. Remove it" in said
 
     def test_pictures_that_it_has_seen(self, run: Main, tmp_path: Path) -> None:
         run("--epochs", 1)

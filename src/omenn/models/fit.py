@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from omenn.errors import WeightsError
 from omenn.files.atomic import write_checkpoint, write_files
@@ -143,6 +145,51 @@ def descend(
             raise Diverged(f"the {name} is {number:g}")
     optimiser.step()
     return value
+
+
+def adamw(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW, whose weight decay leaves biases and other vectors alone."""
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate)
+
+
+def rate(step: int, steps: int, learning_rate: float, warmup: float) -> float:
+    """Learning rate: a linear rise over a share of the steps, then half a cosine down to zero."""
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return learning_rate * (step + 1) / rise
+    return learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
+
+
+def follow(average: nn.Module, network: nn.Module, step: int, most: float) -> None:
+    """Move ``average`` towards ``network``: an exponential moving average over the steps.
+
+    It keeps the share ``most`` of itself, and less in the first steps.
+    """
+    keep = min(most, (step + 1) / (step + 10))
+    values = network.state_dict().values()
+    with torch.no_grad():
+        for mean, value in zip(average.state_dict().values(), values, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - keep)
+            else:
+                mean.copy_(value)
+
+
+class ExplicitAttention(TorchFunctionMode):
+    """Attention as two products: in bfloat16 on a CPU the fused kernel takes 2.5 times as long."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            query, key, value = args
+            scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)
+            return scores.softmax(-1).to(value.dtype) @ value
+        return func(*args, **(kwargs or {}))
 
 
 def write_network(network: nn.Module, card: Mapping[str, Any], weights: Path) -> Path:

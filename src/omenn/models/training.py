@@ -10,8 +10,7 @@ are an exponential moving average over the steps.
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -23,7 +22,6 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from omenn.data.birds import INSTANCES, PARTS
 from omenn.data.birds.arrays import SceneArrays, scene_arrays
@@ -34,7 +32,17 @@ from omenn.models.augmentation import Move, drawn_move, normalised, tinted
 from omenn.models.bird_priors import described, state_digest, takes_mask
 from omenn.models.bundled import SIZE
 from omenn.models.cards import Trained, write_result
-from omenn.models.fit import Diverged, Stateful, Training, descend, epoch_generator
+from omenn.models.fit import (
+    Diverged,
+    ExplicitAttention,
+    Stateful,
+    Training,
+    adamw,
+    descend,
+    epoch_generator,
+    follow,
+    rate,
+)
 from omenn.models.randomness import check_seed
 from omenn.models.recipes import Recipe, recipe_of
 from omenn.progress import progress_bar
@@ -58,25 +66,13 @@ def accuracy(network: nn.Module, scenes: SceneArrays, batch_size: int = 250) -> 
     return right / len(scenes)
 
 
-class _ExplicitAttention(TorchFunctionMode):
-    """Attention as two products: in bfloat16 on a CPU the fused kernel takes 2.5 times as long."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            query, key, value = args
-            scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)
-            return scores.softmax(-1).to(value.dtype) @ value
-        return func(*args, **(kwargs or {}))
-
-
-class _Student(nn.Module):
+class Student(nn.Module):
     """The network with its part layers, which exist in training only."""
 
-    def __init__(self, network: Classifier) -> None:
+    def __init__(self, network: Classifier, instances: Sequence[int]) -> None:
         super().__init__()
         self.network = network
-        width = network.head.in_features
-        self.parts = nn.ModuleList(nn.Linear(width, INSTANCES[part]) for part in PARTS)
+        self.parts = nn.ModuleList(nn.Linear(network.head.in_features, n) for n in instances)
 
     def forward(
         self, images: Tensor, compatible: Tensor, parts: Tensor, part_loss: float
@@ -90,14 +86,6 @@ class _Student(nn.Module):
             )
             loss = loss + part_loss * errors / (seen * len(self.parts))
         return loss
-
-
-def _rate(step: int, steps: int, recipe: Recipe) -> float:
-    """Learning rate: a linear rise, then half a cosine down to zero."""
-    rise = max(1, round(recipe.warmup * steps))
-    if step < rise:
-        return recipe.learning_rate * (step + 1) / rise
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
 
 
 class _Run:
@@ -116,19 +104,11 @@ class _Run:
         self.prior = copy.deepcopy(prior)  # its random numbers advance, the caller's stay
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            student = _Student(ARCHITECTURES[arch]())
+            student = Student(ARCHITECTURES[arch](), [INSTANCES[part] for part in PARTS])
         student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.student = student.to(device)
         self.average = copy.deepcopy(self.student.network).requires_grad_(False)
-        matrices = [p for p in self.student.parameters() if p.ndim > 1]
-        vectors = [p for p in self.student.parameters() if p.ndim <= 1]
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": recipe.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=recipe.learning_rate,
-        )
+        self.optimiser = adamw(self.student, recipe.learning_rate, recipe.weight_decay)
         self.step = 0
         self.training = Training(self._settings(), self._parts(), checkpoint, device)
 
@@ -165,15 +145,15 @@ class _Run:
         images = tinted(move(normalised(scenes.images[rows].to(device))), generator)
         targets = scenes.compatible[rows].to(device), scenes.parts[rows].to(device)
         half = recipe.precision == "bfloat16"
-        explicit = _ExplicitAttention() if half and device.type == "cpu" else nullcontext()
+        explicit = ExplicitAttention() if half and device.type == "cpu" else nullcontext()
         with torch.autocast(device.type, torch.bfloat16, enabled=half), explicit:
             loss = self.student(images, *targets, recipe.part_loss)
         if self.prior is not None:
             loss = loss + self._term(self.prior, scenes, rows, images, move)
         for group in self.optimiser.param_groups:
-            group["lr"] = _rate(step, steps, recipe)
+            group["lr"] = rate(step, steps, recipe.learning_rate, recipe.warmup)
         value = descend(loss, self.optimiser, self.student.parameters(), recipe.clip)
-        self._update_average(step)
+        follow(self.average, self.student.network, step, recipe.averaging)
         return value
 
     def _term(
@@ -193,20 +173,6 @@ class _Run:
             return prior(self.student.network, images, labels, **context)
         except InputError as error:  # attributions or a term that are not finite
             raise Diverged(f"in the prior, {str(error).rstrip('.')}") from error
-
-    def _update_average(self, step: int) -> None:
-        keep = min(self.recipe.averaging, (step + 1) / (step + 10))
-        pairs = zip(
-            self.average.state_dict().values(),
-            self.student.network.state_dict().values(),
-            strict=True,
-        )
-        with torch.no_grad():
-            for mean, value in pairs:
-                if mean.is_floating_point():
-                    mean.lerp_(value, 1 - keep)
-                else:
-                    mean.copy_(value)
 
 
 def train_birds(
