@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from omenn.check import quoted
+from omenn.engine.torch_private import Overload
 from omenn.errors import ModelError
 
 
@@ -134,9 +135,8 @@ def _hidden(m: nn.Module) -> str | None:
 def _exported(model: nn.Module) -> bool:
     """A graph that calls overloads of ATen (``torch.ops.aten.relu.default``)."""
     graph = getattr(model, "graph", None)
-    overload = torch._ops.OpOverload
     return "GraphModule" in _kinds(model) and any(
-        isinstance(node.target, overload) for node in getattr(graph, "nodes", ())
+        isinstance(node.target, Overload) for node in getattr(graph, "nodes", ())
     )
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from omenn.engine.explainable import modules_of
+from omenn.engine.torch_private import DisableTorchFunction, swap_tensors
 from omenn.engine.trace.compiled import eager, imported
 from omenn.engine.trace.inplace import memory_of
 from omenn.engine.trace.opaque import tensors_in
@@ -180,7 +181,7 @@ class State:
     def _twins(self, address: int) -> list[tuple[Tensor, Tensor]]:
         """The model's tensors at an address, each with its like in a copy of that memory."""
         there = self._memory[address]
-        with torch.inference_mode(False), torch.no_grad(), torch._C.DisableTorchFunction():
+        with torch.inference_mode(False), torch.no_grad(), DisableTorchFunction():
             memory = there[0].untyped_storage().clone()
             pairs = []
             for t in there:
@@ -194,7 +195,7 @@ class State:
         """Each of the model's tensors, the same object, gets the memory of its twin."""
         for t, twin in twins:
             try:
-                torch._C._swap_tensor_impl(t, twin)  # pyright: ignore[reportAttributeAccessIssue]
+                swap_tensors(t, twin)
             except RuntimeError as error:
                 raise ModelError(
                     "the model writes into a parameter or buffer that C++ code refers to, so its "

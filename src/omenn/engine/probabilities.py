@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from omenn.engine.torch_private import DisableTorchFunction
 from omenn.engine.trace.call import Call, substitute
 from omenn.errors import TargetError
 
@@ -131,6 +132,6 @@ def _over_classes(operator: str, logits: Tensor, out: Tensor) -> bool:
     if out.ndim != 2 or logits.shape != out.shape:
         return False
     tolerance = 16 * torch.finfo(out.dtype).eps
-    with torch._C.DisableTorchFunction():  # a look, no part of the model
+    with DisableTorchFunction():  # a look, no part of the model
         there = _LAST[operator](logits.detach().double(), 1)
         return torch.allclose(there, out.detach().double(), tolerance, tolerance)

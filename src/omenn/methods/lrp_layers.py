@@ -17,6 +17,7 @@ from torch.nn import grad as of_grad
 
 from omenn.check import real
 from omenn.engine.operators import OPERATORS, Operator, of_kind
+from omenn.engine.torch_private import node_class
 from omenn.engine.trace.autograd_nodes import Joint
 from omenn.engine.trace.call import Call
 from omenn.methods.rule_table import stabilised
@@ -187,7 +188,7 @@ def by_layer(
 def _folded(call: Call) -> Layer | None:
     """The layer whose output is normalised, with the batch norm in it."""
     node: Any = call.get("input").grad_fn
-    layer = node.note if isinstance(node, Joint._backward_cls) else None  # type: ignore[attr-defined]
+    layer = node.note if isinstance(node, node_class(Joint)) else None  # type: ignore[attr-defined]
     mean, var = call.get("running_mean"), call.get("running_var")
     if not isinstance(layer, Layer) or not layer.per_row or layer.version != layer.x._version:
         return None

@@ -27,6 +27,7 @@ from omenn.engine.operators.recurrent import sequence
 from omenn.engine.operators.selection import clamped, larger
 from omenn.engine.operators.unruled import LEAVES_TORCH, UNTOUCHED, WRITES
 from omenn.engine.run import FrozenRun
+from omenn.engine.torch_private import set_gradients
 from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark, inputs_of
 from omenn.engine.trace.checkpointing import checkpointed
 from omenn.engine.trace.graph import reaches
@@ -89,7 +90,7 @@ class Plain(Moved):
 
     def _known(self, func: Any) -> bool:
         """Whether the engine itself knows what to do, be it to refuse."""
-        if func in UNTOUCHED or self.paused or func is torch._C._set_grad_enabled:
+        if func in UNTOUCHED or self.paused or func is set_gradients:
             return True
         spelling, name = spell(func), getattr(func, "__name__", "")
         known = spelling is not None and spelling.operator in self.book

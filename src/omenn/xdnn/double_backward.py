@@ -16,14 +16,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from omenn.engine.torch_private import (
+    forward_ad_level,
+    innermost_transform,
+    pop_saved_tensor_hooks,
+    push_saved_tensor_hooks,
+)
 from omenn.engine.trace.checkpointing import checkpointed
 
-_C: Any = torch._C
 _CONVOLUTION = torch.ops.aten.convolution.default
 _BACKWARD = torch.ops.aten.convolution_backward.default
 _MASK = torch.ops.aten.threshold_backward.default
@@ -158,8 +162,8 @@ def _keep_what_is_saved() -> None:
     It would run again in the backward pass of the loss, where the model is in training mode.
     """
     if checkpointed():
-        _C._autograd._pop_saved_tensors_default_hooks()
-        _C._autograd._push_saved_tensors_default_hooks(_same, _same)
+        pop_saved_tensor_hooks()
+        push_saved_tensor_hooks(_same, _same)
 
 
 def _same(saved: Any) -> Any:
@@ -205,8 +209,8 @@ def _usual(x: Any) -> bool:
         _real(x)
         and x.requires_grad
         and not torch.is_autocast_enabled(x.device.type)
-        and _C._functorch.peek_interpreter_stack() is None
-        and forward_ad._current_level < 0
+        and innermost_transform() is None
+        and forward_ad_level() < 0
     )
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from omenn.engine.explainable import check_model, modules_of
 from omenn.engine.operators import OPERATORS, known
 from omenn.engine.operators.degrees import bounded, normalised, smooth
+from omenn.engine.torch_private import BatchNorm
 from omenn.errors import ModelError, reason
 from omenn.xdnn.homogeneous_layers import ReLUSoftmax, ScaleNorm, UnitGate, UnitGLU
 from omenn.xdnn.model_scan import Added, Found, scan
@@ -101,7 +102,6 @@ def copied(model: Any, caller: str) -> nn.Module:
 
 # --- modules -------------------------------------------------------------------------------------
 
-_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 _INSTANCE_NORM = nn.modules.instancenorm._InstanceNorm
 _RECURRENT = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
 
@@ -147,7 +147,7 @@ def kind_of(module: nn.Module) -> str | None:
 def is_batch_norm(module: nn.Module) -> bool:
     """BatchNorm of any dimension, also frozen (its scale and shift are buffers then)."""
     frozen = type(module).__name__.startswith("FrozenBatchNorm")
-    return isinstance(module, _BATCH_NORM) or (frozen and hasattr(module, "running_var"))
+    return isinstance(module, BatchNorm) or (frozen and hasattr(module, "running_var"))
 
 
 def _modules(model: nn.Module) -> Iterator[Obstacle]:

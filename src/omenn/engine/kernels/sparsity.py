@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from omenn.engine.trace.autograd_nodes import batched
+from omenn.engine.torch_private import batched
 
 
 def live(t: Tensor, dim: int) -> Tensor | None:

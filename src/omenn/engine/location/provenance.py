@@ -16,8 +16,8 @@ from torch import Tensor
 from omenn.engine import location as places
 from omenn.engine.location import Place
 from omenn.engine.location.entries import entry_of
+from omenn.engine.torch_private import is_wrapped
 from omenn.engine.trace.call import CARRIED, FROZEN, IDS, Call, Mark
-from omenn.engine.trace.transforms import wrapped
 
 if TYPE_CHECKING:
     from omenn.engine.trace.tracer import Tracer
@@ -46,7 +46,7 @@ def mark_frozen(
     inputs = names_in(m for _, m in marked)
     given = {id(t) for t, _ in marked}
     for k, t in enumerate(outs):
-        if not isinstance(t, Tensor) or wrapped(t) or id(t) in given:
+        if not isinstance(t, Tensor) or is_wrapped(t) or id(t) in given:
             continue
         there = found[k] if k < len(found) else None
         if there is not None and _of_several(marked, t):

@@ -15,7 +15,7 @@ from omenn.engine.kernels.softmax import Softmax, additive, at_values, weights
 from omenn.engine.location.placers import attention_place
 from omenn.engine.operators import degrees
 from omenn.engine.operators.record import DROPOUT, Operator, records
-from omenn.engine.trace.autograd_nodes import batched
+from omenn.engine.torch_private import attention_kernel, batched, flash_attention_for_cpu
 from omenn.engine.trace.call import Call
 
 
@@ -65,14 +65,14 @@ def native(call: Call, mask: Tensor | None, how: Softmax) -> tuple[Tensor, Tenso
     if q.device.type != "cpu" or call.owner.create_graph:
         return call.value(), None
     given = None if mask is None else mask.detach()
-    choice = torch.ops.aten._fused_sdp_choice(
+    choice = attention_kernel(
         q, k, v, given, 0.0, how.causal, scale=call.get("scale"), enable_gqa=how.grouped
     )
     if choice != SDPBackend.FLASH_ATTENTION.value:
         return call.value(), None
     given = None if given is None else additive(given, q.dtype)
     with torch.no_grad():
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        return flash_attention_for_cpu(
             q, k, v, 0.0, how.causal, attn_mask=given, scale=call.get("scale")
         )
 

@@ -12,6 +12,7 @@ from omenn.engine.kernels.patches import patches, side_by_side
 from omenn.engine.operators import degrees
 from omenn.engine.operators.linear import affine_layer
 from omenn.engine.operators.record import Operator, records, spatial
+from omenn.engine.torch_private import node_class, saved_by
 from omenn.engine.trace.autograd_nodes import Affine, Constant
 from omenn.engine.trace.call import Call
 
@@ -57,7 +58,7 @@ def behind(y: Tensor) -> Behind | None:
     """The convolution that made y, if nothing has changed y, or what it was made from, since."""
     node: Any = y.grad_fn
     term = ones = None
-    if isinstance(node, Constant._backward_cls):
+    if isinstance(node, node_class(Constant)):
         (term,), ones = node.saved_tensors, node.carried_to
         node = node.next_functions[0][0]
     if type(node).__name__ != "ConvolutionBackward0":
@@ -66,8 +67,8 @@ def behind(y: Tensor) -> Behind | None:
     if source is None or any(other is not None for other, _ in others):
         return None  # its weight or bias depends on the input
     try:
-        x, weight = node._saved_input, node._saved_weight
-        options = tuple([getattr(node, f"_saved_{name}") for name in _OPTIONS])
+        x, weight = saved_by(node, "input"), saved_by(node, "weight")
+        options = tuple([saved_by(node, name) for name in _OPTIONS])
     except (RuntimeError, AttributeError):  # overwritten since, or told otherwise by this torch
         return None
     return Behind(x, weight, options, term, ones) if x.grad_fn is source else None

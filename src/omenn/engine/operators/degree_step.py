@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from omenn.engine.torch_private import unwrapped
 from omenn.engine.trace.opaque import tensors_in
 from omenn.engine.trace.spelling import bind, spell
 
@@ -119,14 +120,6 @@ def vanishes(t: Tensor) -> bool:
     if t.is_floating_point() or t.is_complex():
         bound = min(bound, torch.finfo(t.dtype).max / 2)
     return bool(((t == 0) | (t.abs() >= bound)).all()) if t.dtype != torch.bool else not t.any()
-
-
-def unwrapped(t: Tensor) -> Tensor:
-    """The tensor inside of those that torch.vmap and torch.func wrap around it."""
-    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    while functorch.is_functorch_wrapped_tensor(t):
-        t = functorch.get_unwrapped(t)
-    return t
 
 
 def shown(degree: float | None) -> str:

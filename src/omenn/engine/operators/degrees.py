@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.engine.operators.degree_step import ANY, Bent, Of, Step, shown, unwrapped
+from omenn.engine.operators.degree_step import ANY, Bent, Of, Step, shown
+from omenn.engine.torch_private import unwrapped
 
 Rule = Callable[[Step], Any]  # → the degree of the result, or of each if there are several
 

@@ -28,6 +28,7 @@ from omenn.engine.operators.record import (
     unlocated,
 )
 from omenn.engine.operators.stable import log_softmax, noted
+from omenn.engine.torch_private import unsafe_view
 from omenn.engine.trace.call import Call
 
 
@@ -40,7 +41,7 @@ def linear_layer(call: Call) -> Tensor:
         return affine_layer(call)
     value = call.value()
     if value._is_view():  # of a tensor that nobody else has
-        value = torch.ops.aten._unsafe_view(value, value.shape)
+        value = unsafe_view(value, value.shape)
     weight, term = call.constant(weight), None
     if bias is not None and call.owner.grid is not None:
         term = finite(call.constant(bias))

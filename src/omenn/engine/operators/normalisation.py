@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from omenn.engine.operators import degrees
 from omenn.engine.operators.convolution import scaled_convolution
 from omenn.engine.operators.record import Operator, records, same
-from omenn.engine.trace.autograd_nodes import batched
+from omenn.engine.torch_private import batched
 from omenn.engine.trace.call import Call
 
 

@@ -22,6 +22,7 @@ from omenn.engine.location import Place
 from omenn.engine.operators import degrees, pointwise
 from omenn.engine.operators.layout import linear
 from omenn.engine.operators.record import DROPOUT, Operator, named, records, source
+from omenn.engine.torch_private import DisableTorchFunction
 from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark, coarser
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _gate(call: Call) -> Gate:
 
 def _held(mode: Tracer, t: Tensor) -> Tensor:
     """A carried tensor as a frozen coefficient; called under the mode."""
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         mark = mode.mark_of(t)
         if mark is None or mark.kind != CARRIED:
             return t
@@ -85,7 +86,7 @@ def _held(mode: Tracer, t: Tensor) -> Tensor:
 
 def _located(mode: Tracer, t: Tensor, like: Tensor) -> Tensor:
     """A constant whose rows belong to the samples of the first rows of ``like``."""
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         mark, own = mode.mark_of(like), mode.mark_of(t)
         if mark is None or mark.place is None:
             return t
@@ -101,7 +102,7 @@ def _located(mode: Tracer, t: Tensor, like: Tensor) -> Tensor:
 
 def _now(mode: Tracer, states: State, gates: Tensor) -> State:
     """The states as a step sees them: at its own place, that of ``gates``."""
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         mark = mode.mark_of(gates)
         place = None if mark is None else mark.place
         for t in states:

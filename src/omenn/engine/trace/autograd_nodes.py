@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.engine.torch_private import batched, node_class
+
 
 class Frozen(torch.autograd.Function):
     """A value computed by the native kernel whose backward is ``vjp(grad, *coefficients)``."""
@@ -200,14 +202,8 @@ class Several(torch.autograd.Function):
 
 
 NODES = tuple(
-    f._backward_cls for f in (Frozen, Rewritten, Affine, Constant, Overwrite, Halve, Joint, Several)
+    node_class(f) for f in (Frozen, Rewritten, Affine, Constant, Overwrite, Halve, Joint, Several)
 )
-
-
-def batched(t: Tensor) -> bool:
-    """Whether torch.func.vmap or ``is_grads_batched`` (which has its own vmap) runs over t."""
-    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    return functorch.is_batchedtensor(t) or functorch.is_legacy_batchedtensor(t)
 
 
 def own_precision(t: Tensor) -> torch.autocast:

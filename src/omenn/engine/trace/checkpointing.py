@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import torch
+from omenn.engine.torch_private import (
+    pop_saved_tensor_hooks,
+    push_saved_tensor_hooks,
+    saved_tensor_hooks,
+)
 
-_AUTOGRAD: Any = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
 _MODULE = "torch.utils.checkpoint"
 
 
 def checkpointed() -> bool:
     """Whether what is saved for the backward pass now would be dropped and computed again."""
-    hooks = _AUTOGRAD._top_saved_tensors_default_hooks(False)
+    hooks = saved_tensor_hooks()
     return hooks is not None and getattr(hooks[0], "__module__", "") == _MODULE
 
 
@@ -30,9 +32,9 @@ def kept() -> Iterator[None]:
     taken = []
     try:
         while checkpointed():
-            taken.append(_AUTOGRAD._top_saved_tensors_default_hooks(False))
-            _AUTOGRAD._pop_saved_tensors_default_hooks()
+            taken.append(saved_tensor_hooks())
+            pop_saved_tensor_hooks()
         yield
     finally:
         for hooks in reversed(taken):
-            _AUTOGRAD._push_saved_tensors_default_hooks(*hooks)
+            push_saved_tensor_hooks(*hooks)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-_C: Any = torch._C
+from omenn.engine.torch_private import set_compiled_frames
 
 
 class _Stance:
@@ -50,10 +50,9 @@ def eager() -> Iterator[None]:
     if not imported():
         yield
         return
-    frame = _C._dynamo.eval_frame
-    prior = frame.set_eval_frame(None)  # of this thread: where the caller itself is compiled
+    prior = set_compiled_frames(None)  # of this thread: where the caller itself is compiled
     try:
         with _STANCE:
             yield
     finally:
-        frame.set_eval_frame(prior)
+        set_compiled_frames(prior)

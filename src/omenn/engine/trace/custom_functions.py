@@ -13,10 +13,15 @@ from typing import Any
 import torch
 from torch.overrides import handle_torch_function
 
+from omenn.engine.torch_private import (
+    FunctionBase,
+    Overload,
+    OverloadPacket,
+    function_modes_enabled,
+    operator_names,
+)
 from omenn.errors import InputError
 
-_OPS: Any = torch._ops
-_BASE: Any = torch.autograd.function._SingleLevelFunction
 _BUILT_IN = frozenset(("aten", "prim", "prims"))
 _ENGINE = __name__.rpartition(".")[0] + "."
 
@@ -48,26 +53,26 @@ def watch(functions: Iterable[type]) -> None:
     """From now on modes see the calls of these classes, and of no other."""
     global _watched
     _watched = frozenset(functions)
-    if _watched and "apply" not in vars(_BASE):
-        _BASE.apply = classmethod(_apply)
-    elif not _watched and "apply" in vars(_BASE):
-        del _BASE.apply
+    if _watched and "apply" not in vars(FunctionBase):
+        FunctionBase.apply = classmethod(_apply)
+    elif not _watched and "apply" in vars(FunctionBase):
+        del FunctionBase.apply
 
 
 def _apply(cls: type, *args: Any) -> Any:
-    if cls in _watched and torch._C._is_torch_function_mode_enabled():
+    if cls in _watched and function_modes_enabled():
         return handle_torch_function(native(cls), (), *args)
-    return super(_BASE, cls).apply(*args)  # pyright: ignore[reportAttributeAccessIssue]
+    return super(FunctionBase, cls).apply(*args)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def operator_of(func: Any) -> list[Callable[..., Any]]:
     """The custom operator in every form in which modes may see it."""
     overload = getattr(func, "_opoverload", func)  # what torch.library.custom_op returns
-    if isinstance(overload, _OPS.OpOverload):
+    if isinstance(overload, Overload):
         packet = overload.overloadpacket
         only = len(packet.overloads()) == 1
         return [overload, packet] if only else [overload]
-    if isinstance(overload, _OPS.OpOverloadPacket):
+    if isinstance(overload, OverloadPacket):
         return [overload, *(getattr(overload, name) for name in overload.overloads())]
     return []
 
@@ -98,7 +103,7 @@ def named(name: str) -> list[Callable[..., Any]]:
 def _operators(name: str) -> list[tuple[str, str]]:
     """(namespace, operator) of every registered operator that is called so."""
     found = []
-    for full in torch._C._dispatch_get_all_op_names():
+    for full in operator_names():
         space, _, rest = full.partition("::")
         operator, _, overload = rest.partition(".")
         short = {operator, f"{operator}.{overload or 'default'}"}

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from omenn.engine.operators.unruled import LEAVES_TORCH, UNTOUCHED
+from omenn.engine.torch_private import unwrapped
 from omenn.engine.trace.caller import running_module
 from omenn.engine.trace.inplace import memory_of, unshared
 from omenn.engine.trace.opaque import tensors_in
 from omenn.engine.trace.origins import Origins, stored, version
 from omenn.engine.trace.spelling import spell
-from omenn.engine.trace.transforms import bare
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Watch(TorchFunctionMode):
             self.numbers += [Number(v, here, self._operator) for v in given]
         for t in tensors_in((*args, *kwargs.values())):
             if id(t) not in self.own:
-                self.origins.meet(bare(t))
+                self.origins.meet(unwrapped(t))
         out = func(*args, **kwargs)
         spelling = spell(func) if self.moves else None
         if spelling is not None and spelling.operator in ("embedding", "embedding_bag"):

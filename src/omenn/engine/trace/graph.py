@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.engine.torch_private import node_class
 from omenn.engine.trace.autograd_nodes import NODES, Halve, Opaque
 
 # Native nodes that are linear in everything that flows through them: moving, adding, selecting.
@@ -122,7 +123,7 @@ def _doubtful(root: Any, vouched: Set[Any]) -> bool:
 def _problem(node: Any, live: set[Any]) -> str | None:
     if isinstance(node, NODES):
         return None
-    if isinstance(node, Opaque._backward_cls):
+    if isinstance(node, node_class(Opaque)):
         raise copy(node.error)  # pyright: ignore[reportAttributeAccessIssue]
     name = short(node)
     if isinstance(node, torch.autograd.function.BackwardCFunction):
@@ -151,7 +152,7 @@ _BETWEEN = frozenset(
 def _is_halved(node: Any) -> bool:
     while short(node) in _BETWEEN and len(node.next_functions) == 1:
         node = node.next_functions[0][0]
-    return isinstance(node, Halve._backward_cls)
+    return isinstance(node, node_class(Halve))
 
 
 def _topological(root: Any) -> list[Any]:

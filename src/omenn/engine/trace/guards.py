@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
-import torch
-from torch.overrides import (
-    _get_current_function_mode_stack,  # pyright: ignore[reportAttributeAccessIssue]
+from omenn.engine.torch_private import (
+    dispatch_mode,
+    function_modes,
+    function_modes_disabled,
+    innermost_transform,
+    tracing_state,
 )
-
 from omenn.engine.trace.compiled import eager
 from omenn.engine.trace.lifetime import released
 from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError, ModelError
-
-_C: Any = torch._C
 
 
 @contextmanager
@@ -44,7 +43,7 @@ def alone() -> Iterator[None]:
 
 def active() -> list[Tracer]:
     """The tracers of this thread, the outermost first."""
-    return [m for m in _get_current_function_mode_stack() if isinstance(m, Tracer)]
+    return [m for m in function_modes() if isinstance(m, Tracer)]
 
 
 def not_nested() -> None:
@@ -62,19 +61,19 @@ def _needs_numbers() -> None:
         raise InputError(
             f"an explanation needs numbers, but it was called inside of {where}. Call it outside."
         )
-    if _C._is_torch_function_all_disabled():
+    if function_modes_disabled():
         raise ModelError(
             "nothing can be seen inside of torch._C.DisableTorchFunction. Explain outside of it."
         )
 
 
 def _mode(key: str) -> Callable[[], bool]:
-    return lambda: _C._get_dispatch_mode(getattr(_C._TorchDispatchModeKey, key)) is not None
+    return lambda: dispatch_mode(key) is not None
 
 
 _SYMBOLIC: tuple[tuple[str, Callable[[], bool]], ...] = (
-    ("torch.func or torch.vmap", lambda: _C._functorch.peek_interpreter_stack() is not None),
-    ("torch.jit.trace", lambda: _C._get_tracing_state() is not None),
+    ("torch.func or torch.vmap", lambda: innermost_transform() is not None),
+    ("torch.jit.trace", lambda: tracing_state() is not None),
     ("make_fx or torch.export", _mode("PROXY")),
     ("FakeTensorMode", _mode("FAKE")),
 )

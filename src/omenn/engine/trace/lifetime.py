@@ -17,6 +17,8 @@ from weakref import ref
 import torch
 from torch import Tensor
 
+from omenn.engine.torch_private import DisableTorchFunction, swap_tensors
+
 MARK = "_omenn_mark"
 
 
@@ -66,7 +68,7 @@ def _detach(t: Tensor) -> None:
     """
     twin = t.detach()
     try:
-        torch._C._swap_tensor_impl(t, twin)  # pyright: ignore[reportAttributeAccessIssue]
+        swap_tensors(t, twin)
     except RuntimeError:  # C++ code refers to it weakly
         if not t._is_view():
             t.detach_()
@@ -100,6 +102,6 @@ def released() -> Iterator[None]:
         yield
     finally:
         _SCOPES.open[:] = [s for s in _SCOPES.open if s is not scope]
-        with torch._C.DisableTorchFunction(), torch.inference_mode(False):
+        with DisableTorchFunction(), torch.inference_mode(False):
             for touched in scope:
                 touched.release()

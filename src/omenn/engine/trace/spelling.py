@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from omenn.engine.torch_private import nn_functions
+
 
 class Spelling(NamedTuple):
     operator: str
@@ -25,7 +27,7 @@ _HOMES: tuple[Any, ...] = (
     torch,
     Tensor,
     torch.nn.functional,
-    torch._C._nn,  # pyright: ignore[reportAttributeAccessIssue]
+    nn_functions,
     torch.special,
     torch.linalg,
     torch.fft,

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import _get_current_function_mode_stack as _modes
 
 from omenn.engine import probabilities
 from omenn.engine.location import Place
@@ -26,6 +25,7 @@ from omenn.engine.model_state import State
 from omenn.engine.operators import OPERATORS, Operator
 from omenn.engine.operators.unruled import LEAVES_TORCH, UNTOUCHED, valued
 from omenn.engine.operators.user_results import run_own
+from omenn.engine.torch_private import function_modes, set_gradients
 from omenn.engine.trace import memory, transforms
 from omenn.engine.trace.autograd_nodes import NODES
 from omenn.engine.trace.belongings import Own
@@ -81,7 +81,7 @@ class Tracer(Placing):
         self.dtype = self._model.dtype
         self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
         # Explanations inside of which this one runs: what depends on their input is refused.
-        self.outer = [m for m in _modes() if isinstance(m, Tracer)]
+        self.outer = [m for m in function_modes() if isinstance(m, Tracer)]
         self.carrying = memory.Memory()
         self.outside = Origins()
         self.aside = transforms.Aside(memory.Memory())
@@ -204,7 +204,7 @@ class Tracer(Placing):
         if checkpointed():
             with kept():
                 return self.__torch_function__(func, types, args, kwargs)
-        if func is transforms.set_gradients and not transforms.inside():
+        if func is set_gradients and not transforms.inside():
             # Gradients stay on: what is frozen needs them, and what escapes is noticed by them.
             self.aside.gradients = bool(args[0])
             return None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from omenn.engine.torch_private import innermost_transform, is_wrapped, make_dual, unwrapped
 from omenn.engine.trace.opaque import needs_gradient, tensors_in
 from omenn.errors import UnsupportedOperator
 
@@ -25,13 +26,7 @@ if TYPE_CHECKING:
     from omenn.engine.trace.memory import Memory
     from omenn.engine.trace.tracer import Tracer
 
-_FUNCTORCH: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-_innermost = _FUNCTORCH.peek_interpreter_stack
-
-wrapped = _FUNCTORCH.is_functorch_wrapped_tensor
-set_gradients: Any = torch._C._set_grad_enabled
 _DERIVATIVES = frozenset([torch.autograd.grad, torch.autograd.backward, Tensor.backward])
-_MAKE_DUAL = torch._VF._make_dual  # pyright: ignore[reportAttributeAccessIssue]
 _REQUIRED: Any = Tensor.requires_grad
 _REQUIRES = frozenset([Tensor.requires_grad_, _REQUIRED.__set__])
 
@@ -65,19 +60,12 @@ class Aside:
 
 def inside() -> bool:
     """Whether a function transform is under way."""
-    return _innermost() is not None
+    return innermost_transform() is not None
 
 
 def concern(func: Any) -> bool:
     """Whether a call is one inside of a transform, or takes a derivative."""
-    return _innermost() is not None or func in _DERIVATIVES
-
-
-def bare(t: Tensor) -> Tensor:
-    """The tensor inside of all wrappers of function transforms."""
-    while wrapped(t):
-        t = _FUNCTORCH.get_unwrapped(t)
-    return t
+    return innermost_transform() is not None or func in _DERIVATIVES
 
 
 def run(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -86,11 +74,11 @@ def run(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     Integers may be looked up in there, as masks of attention are: what is made of them counts as a
     decision as long as it is a truth value.
     """
-    if _innermost() is None:
+    if innermost_transform() is None:
         return _differentiate(mode, func, args, kwargs)
     ids = False
     for t in tensors_in((*args, *kwargs.values())):
-        inner = bare(t)
+        inner = unwrapped(t)
         if (
             mode.mark_of(inner) is None
             and mode.mark_of(t) is None
@@ -103,7 +91,7 @@ def run(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             ids = True
     out = func(*args, **kwargs)
     for t in tensors_in((out,)):
-        inner = bare(t)
+        inner = unwrapped(t)
         if ids and (inner.is_floating_point() or inner.is_complex()):
             raise refusal(mode, _name(), "integer tensor")
         if ids and inner.dtype != torch.bool:
@@ -117,7 +105,7 @@ def _differentiate(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -
     if mode.marked(func, args, kwargs):
         raise refusal(mode, f"torch.autograd.{func.__name__}", "tensor")
     # What torch.func.vjp returned is called outside of its transform; its history is still there.
-    inside = any(wrapped(t) for t in tensors_in((*args, *kwargs.values())))
+    inside = any(is_wrapped(t) for t in tensors_in((*args, *kwargs.values())))
     if not (inside or mode.aside.history):
         raise NeedsHistory(
             f"torch.autograd.{func.__name__}",
@@ -134,7 +122,7 @@ def _differentiate(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -
 
 def plain(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """A call of constants alone, without history where there is nothing to differentiate."""
-    if func is _MAKE_DUAL:
+    if func is make_dual:
         mode.aside.duals = True
     elif func in _REQUIRES:
         mode.aside.history |= bool(args[1] if len(args) > 1 else kwargs.get("requires_grad", True))
@@ -157,7 +145,7 @@ def check_duals(mode: Tracer, args: Any, kwargs: dict[str, Any]) -> None:
 
 def check_outside(mode: Tracer, t: Tensor) -> None:
     """Refuses what left a transform without its mark: whole numbers made of explained ids."""
-    if mode.aside.whole.holds(bare(t)) and t.dtype != torch.bool:
+    if mode.aside.whole.holds(unwrapped(t)) and t.dtype != torch.bool:
         raise refusal(mode, "torch.vmap", "integer tensor")
 
 
@@ -173,5 +161,5 @@ def refusal(mode: Tracer, name: str, what: str) -> UnsupportedOperator:
 
 
 def _name() -> str:
-    kind = _innermost().key().name
+    kind = innermost_transform().key().name
     return {"Vmap": "torch.vmap", "Grad": "torch.func.grad"}.get(kind, "torch.func.jvp")

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from omenn.engine.explain import explain
 from omenn.engine.explainable import modules_of
 from omenn.engine.target import pick_output, select
+from omenn.engine.torch_private import RunningNorm
 from omenn.errors import InputError, ModelError, TargetError, reason
 from omenn.xdnn.double_backward import Ordinary
 
@@ -147,7 +147,7 @@ def evaluating(model: Any, device: torch.device) -> Iterator[None]:
     running = [
         (m._buffers, name, t)
         for m in modules
-        if isinstance(m, _NormBase)
+        if isinstance(m, RunningNorm)
         for name in ("running_mean", "running_var")
         if (t := m._buffers.get(name)) is not None
     ]
