@@ -13,8 +13,8 @@ from PIL import Image
 
 import omenn
 from commands import NET, Run, refused, written
+from omenn.bench import profiling as costs
 from omenn.cli import comparing
-from omenn.cli import profiling as costs
 from omenn.data import birds
 from omenn.methods import registry
 

@@ -139,8 +139,6 @@ LEVELS = {
 UPWARD = {
     ("explanation.py", "viz"),
     ("explanation.py", "engine"),
-    ("bench/cells.py", "cli"),
-    ("bench/listing.py", "cli"),
 }
 
 

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omenn.bench.cell_store import Store
 from omenn.bench.plan import Plan
 from omenn.bench.plan_entries import Entry
-from omenn.cli.explain_images import warning_of
-from omenn.cli.profiling import Spent, spending
+from omenn.bench.profiling import Spent, spending
 from omenn.engine.digest import digest
 from omenn.errors import InputError, OmennError, OutputError, reason
 
@@ -125,7 +124,7 @@ class _Model:
                 scores.append(background_independence(subject.seen))
             self.failures |= {name: failed[0] for name in needy if failed}
         facts = {score.name: asdict(Measured.of(score, self.plan.seed)) for score in scores}
-        said = " ".join(filter(None, (warning_of(self.source), subject.remark)))
+        said = " ".join(filter(None, (self.source.warning, subject.remark)))
         return {"pictures": len(subject.images), "warning": said, "facts": facts}
 
     def _describe(self, facts: Mapping[str, Any]) -> None:
@@ -147,7 +146,7 @@ class _Model:
         content = {
             "model": self.model.name,
             "weights": self.source.weights,
-            "warning": warning_of(self.source),
+            "warning": self.source.warning,
             "parameters": parameters,
             **facts,
         }

@@ -103,10 +103,11 @@ def bench(
     The exit code is 0, also if some cells failed; 1 if no method could be evaluated, or none by
     one of the metrics; 2 for a plan that cannot be run.
     """
-    from omenn.bench import listing, running
+    from omenn.bench import running
+    from omenn.cli import bench_list
 
     if listed:
-        terminal.answer(terminal.Answer(listing.records(), [listing.table()]), as_json)
+        terminal.answer(terminal.Answer(bench_list.records(), [bench_list.table()]), as_json)
         return
     flags = {
         "data": data,

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omenn.bench.plan_entries import words
+from omenn.bench.profiling import Spent, spending
 from omenn.cli.explain_images import (
     Request,
     asked_of,
     first_row,
     read_input,
     short_name,
-    warning_of,
 )
 from omenn.cli.explain_results import described, marked
 from omenn.cli.method_list import installed, ordered
 from omenn.cli.method_options import method_and_options, method_named, shown
-from omenn.cli.profiling import Spent, spending
 from omenn.cli.terminal import Answer as Answered
 from omenn.errors import InputError, OmennError, reason
 from omenn.files.atomic import check_writable, write_files
@@ -135,7 +134,7 @@ def compare_file(
         rows=rows,
         answers=answers,
         weights=source.weights,
-        warning=warning_of(source),
+        warning=source.warning,
         sigma=source.modality.usual_smoothing(tuple(tensor.shape[-2:])) if sigma is None else sigma,
         footer=f"omenn {omenn.__version__} · {described(source)}",
     )

@@ -115,7 +115,7 @@ def explain_tensor(
         truth=truth,
         seconds=seconds,
         weights=source.weights,
-        warning=warning_of(source),
+        warning=source.warning,
         grid=_grid_of(explanation, source, tensor),
     )
     return _changed(case, request.post)
@@ -143,12 +143,6 @@ def _changed(case: Case, steps: Sequence[str]) -> Case:
         before=case.explanation,
         contrast=None if case.contrast is None else case.contrast.processed(*steps),
     )
-
-
-def warning_of(source: Source) -> str:
-    """What must be said first: weights not known to be trained, a preprocessing nobody declared."""
-    said = [] if source.trained is True else [_sentence(source.weights)]
-    return " ".join([*said, *filter(None, [source.modality.assumption])])
 
 
 def asked_of(request: Request, source: Source, logits: torch.Tensor) -> tuple[int | Contrast, str]:
@@ -300,7 +294,3 @@ def best_other(logits: torch.Tensor, target: int) -> int:
     others = logits.float().clone()
     others[target] = -float("inf")
     return int(others.argmax())
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."

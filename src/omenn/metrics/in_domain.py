@@ -7,7 +7,6 @@ NeurIPS, arXiv 2407.11910.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass

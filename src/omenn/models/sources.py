@@ -78,6 +78,12 @@ class Source:
         """The argument of ``explain`` that says where the logits are; none where nobody did."""
         return {} if self.output is None else {"output": self.output}
 
+    @property
+    def warning(self) -> str:
+        """What must be said first: weights not known to be trained, a preprocessing assumed."""
+        weights = f"{self.weights[:1].upper()}{self.weights[1:]}."
+        return " ".join(filter(None, ["" if self.trained else weights, self.modality.assumption]))
+
     def class_name(self, index: int) -> str:
         """The name of output ``index``, or ``class 17`` where there is none."""
         if self.classes is not None and 0 <= index < len(self.classes):
