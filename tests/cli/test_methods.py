@@ -218,7 +218,7 @@ class TestPost:
         assert "changed afterwards: clamp:0.01, gaussian:0.5." in out
         assert "no longer" not in out
         html = Path("x.html").read_text(encoding="utf-8")
-        assert "<h4>C, changed</h4>" in html
+        assert "<h4>C, processed</h4>" in html
         assert "<h4>C before</h4>" in html
         assert "<h4>C<sub>b</sub></h4>" not in html
         found = one(run, picture, "-m", net, "--post", "clamp:0.1", "--post", "gaussian:2")
@@ -230,8 +230,8 @@ class TestPost:
         assert (code, err) == (0, "")
         assert "The sum is no longer the logit; the residual says by how much." in out
         page = Path("x.html").read_text(encoding="utf-8")
-        assert "sum changed afterwards" in page
-        assert "omenn, changed afterwards: its sum is no longer the logit." in page
+        assert "sum changed by processing" in page
+        assert "omenn, processed afterwards: its sum is no longer the logit." in page
         assert "exact sum" not in page
         assert "is rounding" not in page
         assert run(*words, "x.png")[0] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def opened(browser: Any, report: Path) -> Iterator[Any]:
-    """The page on a screen of 1280 × 900; any error or request to elsewhere fails the test."""
+@contextmanager
+def opening(browser: Any, page: Path) -> Iterator[Any]:
+    """A page on a screen of 1280 × 900; any error or request to elsewhere fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     tab = context.new_page()
     problems: list[str] = []
@@ -99,7 +100,13 @@ def opened(browser: Any, report: Path) -> Iterator[Any]:
             None if request.url.startswith(("file:", "data:")) else problems.append(request.url)
         ),
     )
-    tab.goto(report.as_uri())
+    tab.goto(page.as_uri())
     yield tab
     context.close()
     assert problems == []
+
+
+@pytest.fixture
+def opened(browser: Any, report: Path) -> Iterator[Any]:
+    with opening(browser, report) as tab:
+        yield tab

@@ -12,6 +12,7 @@ import pytest
 from bench_plans import networks, run
 from omenn.metrics.funnybirds_protocol import FunnyBirdsScore
 from omenn.viz.bench_table import short
+from pages.conftest import opening
 from pages.test_report import CONTRAST
 
 pytestmark = pytest.mark.browser
@@ -39,22 +40,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
 
 @pytest.fixture
 def opened(browser: Any, judged: tuple[Path, dict[str, Any]]) -> Iterator[Any]:
-    """The page on a screen of 1280 × 900; any error or request to elsewhere fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
-    tab = context.new_page()
-    problems: list[str] = []
-    tab.on("console", lambda message: problems.append(message.text))
-    tab.on("pageerror", lambda error: problems.append(str(error)))
-    tab.on(
-        "request",
-        lambda request: (
-            None if request.url.startswith(("file:", "data:")) else problems.append(request.url)
-        ),
-    )
-    tab.goto(judged[0].as_uri())
-    yield tab
-    context.close()
-    assert problems == []
+    with opening(browser, judged[0]) as tab:
+        yield tab
 
 
 def column(tab: Any, panel: str, head: str) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from omenn import cli
 from omenn.data import birds
 from omenn.viz.wording import memory, number, seconds
+from pages.conftest import opening
 from pages.test_report import CONTRAST
 
 pytestmark = pytest.mark.browser
@@ -35,22 +36,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 @pytest.fixture
 def opened(browser: Any, compared: tuple[Path, dict[str, Any]]) -> Iterator[Any]:
-    """The page on a screen of 1280 × 900; any error or request to elsewhere fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
-    tab = context.new_page()
-    problems: list[str] = []
-    tab.on("console", lambda message: problems.append(message.text))
-    tab.on("pageerror", lambda error: problems.append(str(error)))
-    tab.on(
-        "request",
-        lambda request: (
-            None if request.url.startswith(("file:", "data:")) else problems.append(request.url)
-        ),
-    )
-    tab.goto(compared[0].as_uri())
-    yield tab
-    context.close()
-    assert problems == []
+    with opening(browser, compared[0]) as tab:
+        yield tab
 
 
 def seen(tab: Any) -> list[str]:

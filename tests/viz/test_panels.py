@@ -65,7 +65,7 @@ def test_constants_that_are_kept_apart_have_no_map(network: nn.Module, case: Mak
     apart = omenn.explain(network, torch.randn(1, 3, 16, 16), 1, bias="separate")
     shown = panels(case(explanation=apart, contrast=None))
     assert [panel.key for panel in shown] == ["input", "weight", "overlay"]
-    assert shown[1].note == f"and {number(float(apart.bias_share))} from constants, kept apart"
+    assert shown[1].note == f"and {number(float(apart.bias_share))} from constants, kept separate"
     assert shown[2].title == "C_w ⊙ X over input"
 
 
@@ -79,7 +79,7 @@ class TestOtherMethods:
         shown = panels(case(explanation=result, contrast=None))
         assert [panel.key for panel in shown] == ["input", "c", "overlay"]
         assert [panel.title for panel in shown] == ["Input", "R", "R over input"]
-        assert "in a unit of abslrp: no parts of the logit" in shown[1].sentence
+        assert "in units of abslrp: not parts of the logit" in shown[1].sentence
         assert shown[1].total == pytest.approx(float(result.total), abs=1e-6)
 
     def test_with_constants_there_are_its_parts(self, network: nn.Module, case: MakeCase) -> None:

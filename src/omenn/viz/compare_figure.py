@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from typing import TYPE_CHECKING
 
 from omenn.viz.comparison import Comparison, Row, reference, shared_views
-from omenn.viz.figure import INK, QUIET, SIDE, WARNING, bare, draw, maths
+from omenn.viz.figure import QUIET, SIDE, as_png, draw, framed, maths, placed, titled
 from omenn.viz.panels import Panel, View, shortened
 from omenn.viz.wording import PROMISES, memory, number, seconds
 
@@ -49,38 +48,20 @@ def compare_figure(comparison: Comparison) -> Figure:
 
 def compare_png(comparison: Comparison) -> bytes:
     """The figure as a PNG file."""
-    out = io.BytesIO()
-    compare_figure(comparison).savefig(out, format="png", metadata={"Software": "omenn"})
-    return out.getvalue()
+    return as_png(compare_figure(comparison))
 
 
 def _failed(drawn: Figure, row: Row, corner: tuple[float, float]) -> None:
-    left, top = corner
-    width, height = drawn.get_size_inches()
-    axes = drawn.add_axes((left / width, (top - 0.25 - SIDE) / height, SIDE / width, SIDE / height))
-    bare(axes)
-    axes.set_title(maths(shortened(row.method, 22)), fontsize=10, loc="left", color=INK, pad=4)
-    words = textwrap.fill(shortened(f"No map. {row.cell.error}", 320), 36)
-    axes.text(
-        0.04, 0.96, maths(words), transform=axes.transAxes, va="top", fontsize=7.5, color=QUIET
-    )  # fmt: skip
+    axes = placed(drawn, corner[0], corner[1] - 0.25 - SIDE, SIDE, SIDE)
+    titled(axes, row.method, 22)
+    words = maths(textwrap.fill(shortened(f"No map. {row.cell.error}", 320), 36))
+    style = {"va": "top", "fontsize": 7.5, "color": QUIET}
+    axes.text(0.04, 0.96, words, transform=axes.transAxes, **style)
 
 
 def _words(drawn: Figure, comparison: Comparison) -> None:
-    width, height = drawn.get_size_inches()
-    left, letters = 0.25 / width, int(width * 16)
     title = f"{comparison.name}: {comparison.target}, logit {number(comparison.logit)}"
-    drawn.text(
-        left, 1 - 0.2 / height, maths(shortened(title, int(width * 7))), fontsize=13,
-        weight="bold", color=INK, va="top",
-    )  # fmt: skip
     line = f"{shortened(comparison.model, 48)} · red speaks for it, blue against, white is zero"
-    drawn.text(left, 1 - 0.5 / height, maths(line), fontsize=9, color=QUIET, va="top")
-    if comparison.warning:
-        drawn.text(
-            left, 1 - 0.7 / height, maths(comparison.warning), fontsize=9, weight="bold",
-            color=WARNING, va="top",
-        )  # fmt: skip
     first = reference(comparison.rows)
     notes = "Nothing here measures faithfulness."
     if first is not None:
@@ -88,7 +69,4 @@ def _words(drawn: Figure, comparison: Comparison) -> None:
             f"One scale, set by {first.method}; a map whose sum is not promised is rescaled to "
             f"the Σ|R| of {first.method}. {notes}"
         )
-    drawn.text(
-        left, 0.1 / height, maths(textwrap.fill(notes, letters)), fontsize=8, color=QUIET,
-        va="bottom",
-    )  # fmt: skip
+    framed(drawn, title, line, comparison.warning, notes)

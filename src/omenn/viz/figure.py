@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omenn.files.printable import printable
 from omenn.viz.heatmaps import colours
@@ -45,13 +45,13 @@ def figure(case: Case, *, sigma: float = 0.0) -> Figure:
     corners, low = _placed(rows, width)
     height = low + 0.8
     drawn = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    for (panel, view, title, told), (left, top, across) in zip(
+    for (panel, view, title, first), (left, top, across) in zip(
         [(*entry, row is rows[0]) for row in rows for entry in row],
         corners,
         strict=True,
     ):
-        draw(drawn, view, title, panel if told else None, (left, height - top), across)
-    _words(drawn, case, height, sigma)
+        draw(drawn, view, title, panel if first else None, (left, height - top), across)
+    _words(drawn, case, sigma)
     return drawn
 
 
@@ -79,8 +79,13 @@ def _placed(
 
 def figure_png(case: Case, *, sigma: float = 0.0) -> bytes:
     """The figure of a case as a PNG file."""
+    return as_png(figure(case, sigma=sigma))
+
+
+def as_png(drawn: Figure) -> bytes:
+    """A figure as a PNG file."""
     out = io.BytesIO()
-    figure(case, sigma=sigma).savefig(out, format="png", metadata={"Software": "omenn"})
+    drawn.savefig(out, format="png", metadata={"Software": "omenn"})
     return out.getvalue()
 
 
@@ -94,11 +99,8 @@ def draw(
 ) -> None:
     """One picture, with the sum and the note of ``panel``; its upper left corner in inches."""
     left, top = corner
-    width, height = drawn.get_size_inches()
     down = STRIP if view.form == "strip" else SIDE
-    axes = drawn.add_axes(
-        (left / width, (top - 0.25 - down) / height, across / width, down / height)
-    )
+    axes = placed(drawn, left, top - 0.25 - down, across, down)
     rows, columns = view.pixels.shape[:2]
     fits = view.scale is not None and rows <= down * DPI and columns <= across * DPI
     # with more entries than dots, each dot is the mean of its entries: none is passed over
@@ -107,72 +109,76 @@ def draw(
         interpolation="nearest" if fits else "auto",
         aspect="auto" if view.form else "equal",
     )
-    axes.set_title(
-        maths(shortened(title, int(across * 9.4))), fontsize=10, loc="left", color=INK, pad=4
-    )
-    bare(axes)
+    titled(axes, title, int(across * 9.4))
     if view.scale is not None:
-        bar = drawn.add_axes(
-            (left / width, (top - 0.36 - down) / height, across / width, 0.07 / height)
-        )
-        bar.imshow(colours()[None], aspect="auto")
-        bare(bar)
-        end, below = number(view.scale, digits=2), -1.4
-        for place, text in ((0.0, f"−{end}"), (0.5, "0"), (1.0, end)):
-            side = {0.0: "left", 0.5: "center", 1.0: "right"}[place]
-            bar.text(
-                place, below, text, transform=bar.transAxes, ha=side, va="center", fontsize=7.5,
-                color=QUIET,
-            )  # fmt: skip
+        _colour_bar(placed(drawn, left, top - 0.36 - down, across, 0.07), view.scale)
     if panel is not None and panel.total is not None:
-        drawn.text(
-            left / width, (top - 0.57 - down) / height,
-            textwrap.fill(panel.note, int(across * 19)), va="top", fontsize=7.5, color=INK,
-        )  # fmt: skip
         axes.set_title(f"sum {number(panel.total)}", fontsize=9, loc="right", color=INK, pad=4)
+        width, height = drawn.get_size_inches()
+        note = textwrap.fill(panel.note, int(across * 19))
+        x, y = left / width, (top - 0.57 - down) / height
+        drawn.text(x, y, note, va="top", fontsize=7.5, color=INK)
 
 
-def _words(drawn: Figure, case: Case, height: float, sigma: float) -> None:
-    result, index = case.explanation, case.index
-    width = drawn.get_size_inches()[0]
-    left, letters = 0.25 / width, int(width * 16)
-    by = "" if is_omenn(result) else f", by {result.method}"
-    title = shortened(f"{case.name}: {case.target}{by}", int(width * 7))
-    drawn.text(
-        left, 1 - 0.2 / height, maths(title), fontsize=13, weight="bold", color=INK, va="top"
-    )  # fmt: skip
-    said = verdict(result)
-    line = f" · {sum_line(result, index)} · "
-    line += said.words.upper() if said.kind == "no" else said.words
-    legend, room = " · red adds, blue takes away, white is zero", int(width * 12) - len(line)
-    if room - len(legend) >= 16:  # on a narrow figure the colour bars must do
-        line, room = line + legend, room - len(legend)
-    line = shortened(case.model, min(48, int(width * 3), room)) + line
-    drawn.text(left, 1 - 0.5 / height, maths(line), fontsize=9, color=QUIET, va="top")
-    if case.warning:
-        drawn.text(
-            left, 1 - 0.7 / height, maths(textwrap.fill(case.warning, int(width * 11))), fontsize=9,
-            weight="bold", color=WARNING, va="top",
-        )  # fmt: skip
-    notes = "Exact is not the same as faithful; where the constants are put is a choice."
-    if not is_omenn(result):
-        notes = "A map is no proof: compare it with what happens when a region is removed."
-    if result.processing:
-        notes = f"Changed afterwards: {', '.join(result.processing)}. {notes}"
-    if sigma:
-        notes = f"Smoothed by a Gaussian, σ = {sigma:g} entries, that keeps the sum. {notes}"
-    drawn.text(
-        left, 0.1 / height, textwrap.fill(notes, letters), fontsize=8, color=QUIET, va="bottom"
-    )  # fmt: skip
-
-
-def bare(axes: Axes) -> None:
-    """Neither ticks nor numbers, and a thin pale frame."""
+def placed(drawn: Figure, left: float, bottom: float, across: float, down: float) -> Axes:
+    """Axes without ticks and with a thin pale frame; all lengths in inches."""
+    width, height = drawn.get_size_inches()
+    axes = drawn.add_axes((left / width, bottom / height, across / width, down / height))
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_color("#d5d9e0")
         spine.set_linewidth(0.6)
+    return axes
+
+
+def titled(axes: Axes, title: str, letters: int) -> None:
+    """A title of at most so many letters above a picture."""
+    axes.set_title(maths(shortened(title, letters)), fontsize=10, loc="left", color=INK, pad=4)
+
+
+def _colour_bar(axes: Axes, scale: float) -> None:
+    axes.imshow(colours()[None], aspect="auto")
+    end, style = number(scale, digits=2), {"va": "center", "fontsize": 7.5, "color": QUIET}
+    for x, text, side in ((0.0, f"−{end}", "left"), (0.5, "0", "center"), (1.0, end, "right")):
+        axes.text(x, -1.4, text, transform=axes.transAxes, ha=side, **style)
+
+
+def framed(drawn: Figure, title: str, line: str, warning: str, notes: str) -> None:
+    """The words above the pictures (title, a quiet line, a warning) and those below."""
+    width, height = drawn.get_size_inches()
+    left = 0.25 / width
+
+    def above(inches: float, text: str, **style: Any) -> None:
+        drawn.text(left, 1 - inches / height, maths(text), va="top", **style)
+
+    above(0.2, shortened(title, int(width * 7)), fontsize=13, weight="bold", color=INK)
+    above(0.5, line, fontsize=9, color=QUIET)
+    words = textwrap.fill(warning, int(width * 11))
+    above(0.7, words, fontsize=9, weight="bold", color=WARNING)
+    below = maths(textwrap.fill(notes, int(width * 16)))
+    drawn.text(left, 0.1 / height, below, fontsize=8, color=QUIET, va="bottom")
+
+
+def _words(drawn: Figure, case: Case, sigma: float) -> None:
+    result = case.explanation
+    width = drawn.get_size_inches()[0]
+    by = "" if is_omenn(result) else f", by {result.method}"
+    said = verdict(result)
+    line = f" · {sum_line(result, case.index)} · "
+    line += said.words.upper() if said.kind == "no" else said.words
+    legend, room = " · red adds, blue subtracts, white is zero", int(width * 12) - len(line)
+    if room - len(legend) >= 16:  # on a narrow figure the colour bars must do
+        line, room = line + legend, room - len(legend)
+    line = shortened(case.model, min(48, int(width * 3), room)) + line
+    notes = "Exact is not the same as faithful; where the constants are put is a choice."
+    if not is_omenn(result):
+        notes = "A map is no proof: compare it with what happens when a region is removed."
+    if result.processing:
+        notes = f"Processed afterwards: {', '.join(result.processing)}. {notes}"
+    if sigma:
+        notes = f"Smoothed by a Gaussian, σ = {sigma:g} entries, that keeps the sum. {notes}"
+    framed(drawn, f"{case.name}: {case.target}{by}", line, case.warning, notes)
 
 
 def maths(text: str) -> str:

@@ -72,7 +72,7 @@ class Layout:
         return Layout(_pair("grid", grid, False), _pair("patch", patch, True), bool(sequence))
 
     def __str__(self) -> str:
-        """How it is told in ``Explanation.processing``; empty for pixels as they are."""
+        """How ``Explanation.processing`` names it; empty for pixels as they are."""
         if self.grid is not None:
             return f" on a grid of {self.grid[0]} x {self.grid[1]}"
         if self.patch is not None:

@@ -191,50 +191,54 @@ def _stretched(explanation: Explanation, index: int, which: str | int | None) ->
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
+_PLACEMENT = {
+    "spatial": "put where they acted",
+    "attention": "put where they acted; those of the class token where it attends",
+    "uniform": "spread evenly, as requested",
+}
+
+
 def _words(case: Case) -> dict[str, tuple[str, str]]:
     """Title and sentence of every map, in the order in which they are shown."""
     result = case.explanation
-    letter = symbol(result)
-    where, each = through(result)
-    constants = {
-        "spatial": "brought to where they acted",
-        "attention": "brought to where they acted; those of the class token to where it looked",
-        "uniform": "spread evenly, as was asked for",
-    }
-    whole = (
-        f"The whole: what each place adds to the logit of {case.target} (red) "
-        "or takes from it (blue)."
-    )
-    if not in_logits(result):
-        whole = (
-            f"What speaks for {case.target} (red) or against (blue), in a unit of {result.method}: "
-            "no parts of the logit."
-        )
-    words = {"c": (letter, whole)}
+    letter, whole = symbol(result), _whole(case)
     if result.processing:
-        words["c"] = (f"{letter}, changed", f"{whole} After: {', '.join(result.processing)}.")
-        words["before"] = (f"{letter} before", "The same as the method gave it.")
-    elif is_omenn(result):
-        words["weight"] = (
-            "C_w ⊙ X",
-            f"Through {where}: {each} times the weight the network gave it for this input.",
+        return {
+            "c": (f"{letter}, processed", f"{whole} After: {', '.join(result.processing)}."),
+            "before": (f"{letter} before", "The same map as the method returned it."),
+        }
+    where, each = through(result)
+    if not is_omenn(result):
+        return {
+            "c": (letter, whole),
+            "weight": ("R of the input", f"The part that comes through {where}."),
+            "bias": ("R of constants", "The part that comes from biases and shifts."),
+        }
+    weight = f"Through {where}: {each} times the weight the network gave it for this input."
+    placed = _PLACEMENT.get(result.bias_placement, "")
+    bias = f"Through the constants: biases and normalisation shifts, {placed}."
+    return {"c": (letter, whole), "weight": ("C_w ⊙ X", weight), "bias": ("C_b", bias)}
+
+
+def _whole(case: Case) -> str:
+    result = case.explanation
+    if in_logits(result):
+        return (
+            f"The whole: what each location adds to the logit of {case.target} (red) "
+            "or subtracts from it (blue)."
         )
-        words["bias"] = (
-            "C_b",
-            "Through the constants: biases and normalisation shifts, "
-            f"{constants.get(result.bias_placement, '')}.",
-        )
-    else:
-        words["weight"] = ("R of the input", f"The part that comes through {where}.")
-        words["bias"] = ("R of constants", "The part that comes from biases and shifts.")
-    return words
+    return (
+        f"What speaks for {case.target} (red) or against it (blue), in units of {result.method}: "
+        "not parts of the logit."
+    )
 
 
 def _apart(explanation: Explanation, index: int) -> str:
     """What ``bias="separate"`` keeps out of the picture, in words."""
     if explanation.bias_placement != "separate":
         return ""
-    return f"and {number(float(explanation.bias_share[index].detach()))} from constants, kept apart"
+    share = float(explanation.bias_share[index].detach())
+    return f"and {number(share)} from constants, kept separate"
 
 
 def _signed(

@@ -1,4 +1,4 @@
-"""From raw maps to calmer ones: steps in order, each told, and the sum checked again at the end."""
+"""Steps that remove outliers and noise from maps, in order; the sum is taken again at the end."""
 
 from __future__ import annotations
 
@@ -142,12 +142,12 @@ def postprocess(
     maps = leaves(explanation.matrix)
     for k, matrix in enumerate(maps):
         with torch.no_grad():
-            result, told = _run(chosen, _Seen(explanation, k, guide, layout))
+            result, taken = _run(chosen, _Seen(explanation, k, guide, layout))
         maps[k] = result.to(matrix.dtype)
-        done.append(told)
+        done.append(taken)
     matrix = rebuilt(explanation.matrix, iter(maps))
-    told = tuple(" / ".join(dict.fromkeys(same)) for same in zip(*done, strict=True))
-    return explanation.with_matrix(matrix, processing=explanation.processing + told)
+    processing = tuple(" / ".join(dict.fromkeys(same)) for same in zip(*done, strict=True))
+    return explanation.with_matrix(matrix, processing=explanation.processing + processing)
 
 
 def parsed(
@@ -251,16 +251,16 @@ class _Seen:
 def _run(steps: Steps, seen: _Seen) -> tuple[Tensor, tuple[str, ...]]:
     """The processed map (B, *locations) in double precision, and what was done."""
     pictures = seen.layout.pictures(seen.matrix)
-    told = []
+    taken: list[str] = []
     for step in steps:
         if isinstance(step, Step):
             step = step.complete(pictures)
             pictures = step.apply(pictures, seen.guide(step.word))
-            told.append(f"{step}{seen.layout}")
+            taken.append(f"{step}{seen.layout}")
         else:
             pictures, name = _called(step, pictures)
-            told.append(f"{name}{seen.layout}")
-    return seen.layout.back(pictures, seen.matrix), tuple(told)
+            taken.append(f"{name}{seen.layout}")
+    return seen.layout.back(pictures, seen.matrix), tuple(taken)
 
 
 def _called(function: Callable[[Tensor], Any], pictures: Tensor) -> tuple[Tensor, str]:

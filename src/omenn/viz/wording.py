@@ -55,7 +55,7 @@ def verdict(explanation: Explanation) -> Verdict:
     if explanation.promise == "approximate":
         return Verdict("approximate", "plain")
     if explanation.processing:
-        return Verdict("sum changed afterwards", "warn")
+        return Verdict("sum changed by processing", "warn")
     return Verdict("not exact", "no")
 
 
@@ -68,7 +68,7 @@ def method_of(explanation: Explanation) -> Any:
 
 def introduced(explanation: Explanation) -> str:
     """What a page says of its matrices in the first sentence."""
-    changed = ", changed afterwards" if explanation.processing else ""
+    changed = ", processed afterwards" if explanation.processing else ""
     if is_omenn(explanation) and not changed:
         of = f", {explanation.explains}" if explanation.explains else ""
         return f": its entries add up to the number that decided{of}"
