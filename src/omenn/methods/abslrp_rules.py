@@ -360,6 +360,6 @@ def abslrp_rules(pooling: str) -> RuleTable:
     rows |= ruled("softmax", softmax) | ruled("log_softmax", log_softmax)
     rows |= ruled("max_pool", pooled(pooling)) | ruled("grid_sample", sampled)
     rows |= ruled("scaled_dot_product_attention", in_parts, composite=True)
-    rows |= ruled("fourier complex view_as_complex diff", refused)
+    rows |= ruled([*of_kind("complex"), "diff"], refused)
     rows["chain"] = FROZEN_CHAIN.with_rule(elementwise)
     return RuleTable(rows, ranked=False)

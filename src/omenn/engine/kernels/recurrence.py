@@ -82,6 +82,9 @@ class Frozen(NamedTuple):
     d: Tensor | None
 
 
+Kernel = Callable[..., tuple[Frozen, State]]
+
+
 def lstm(x: Tensor, out: Tensor, state: State, w: Weights, steps: Steps) -> tuple[Frozen, State]:
     """Coefficients of an LSTM, and the last cell."""
     gates = _gates(x, out, state[0], w, steps)
@@ -139,8 +142,10 @@ def gru(x: Tensor, out: Tensor, state: State, w: Weights, steps: Steps) -> tuple
     return Frozen(pull, (carry, z, r), inputs, 2, *biases), ()
 
 
-def _plain(activation: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Frozen, State]]:
-    def plain(x: Tensor, out: Tensor, state: State, w: Weights, steps: Steps) -> Any:
+def plain(activation: Callable[[Tensor], Tensor]) -> Kernel:
+    """An RNN whose ``activation`` is given as φ(u)/u."""
+
+    def kernel(x: Tensor, out: Tensor, state: State, w: Weights, steps: Steps) -> Any:
         inner = _gates(x, out, state[0], w, steps)
         carry = activation(inner)
 
@@ -150,20 +155,12 @@ def _plain(activation: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Frozen
 
         return Frozen(pull, (carry,), w.x, None, w.b, w.d), ()
 
-    return plain
+    return kernel
 
 
 def _gates(x: Tensor, out: Tensor, start: Tensor, w: Weights, steps: Steps) -> Tensor:
     before = torch.cat([start, out])[steps.previous]
     return F.linear(x, w.x, w.b) + F.linear(before, w.h, w.d)
-
-
-KINDS: dict[str, Callable[..., tuple[Frozen, State]]] = {
-    "lstm": lstm,
-    "gru": gru,
-    "rnn_tanh": _plain(lambda u: secant_through_origin(u.tanh(), u)),
-    "rnn_relu": _plain(lambda u: (u > 0).to(u.dtype)),
-}
 
 
 def pulled(
@@ -195,7 +192,7 @@ def pulled(
 
 
 def one_layer(
-    kind: str,
+    kernel: Kernel,
     x: Tensor,
     state: State,
     native: tuple[Tensor, Tensor],
@@ -211,7 +208,7 @@ def one_layer(
     """
     starts = tuple(s.detach() for s in state)
     with torch.no_grad():
-        frozen, cells = KINDS[kind](x.detach(), native[0], starts, w, steps)
+        frozen, cells = kernel(x.detach(), native[0], starts, w, steps)
     carrying = [s.requires_grad for s in state]
     fixed = [None if c or not bool(s.any()) else s for c, s in zip(carrying, starts, strict=True)]
     dtype = x.dtype

@@ -22,9 +22,6 @@ from omenn.engine.trace.call import CARRIED, FROZEN, IDS, Call, Mark
 if TYPE_CHECKING:
     from omenn.engine.trace.tracer import Tracer
 
-# Operators that add a tensor as it is.
-_ADDS = frozenset("add sub where".split())
-
 
 def names_in(marks: Iterable[Mark]) -> frozenset[Any]:
     """The inputs that the values of tensors depend on, ids among them."""
@@ -152,7 +149,9 @@ def taken(call: Call, out: Any) -> Place | None:
 
 def only_term(call: Call) -> Mark | None:
     """The mark of the one tensor that a call adds as a constant, if it is made of an input."""
-    if call.operator not in _ADDS:
+    from omenn.engine.operators.record import same  # its placers use this package
+
+    if not (call.known.terms and call.known.placer is same):  # it adds a tensor as it is
         return None
     found = [m for t, m in call.marked if m.kind == FROZEN and t.is_floating_point()]
     return found[0] if len(found) == 1 else None

@@ -73,7 +73,7 @@ RECORDS: dict[str, Operator] = (
     | records(
         _HELD,
         softmax={
-            "names": "softmin special_softmax",
+            "names": "softmin",
             "arguments": "input dim",
             "orders": {"F.softmax": "input dim _stacklevel dtype"},
             "replacement": "attention",

@@ -257,7 +257,7 @@ RECORDS: dict[str, Operator] = (
         imag="",
         zero={"degree": degrees.vanishing, "overwrites": True},
     )
-    | records(Operator(assembled, same, degree=degrees.same, true=True), complex="")
+    | records(Operator(assembled, same, degree=degrees.same, true=True, kind="complex"), complex="")
     | records(
         replace(_MOVED, placer=shifted),
         roll={"arguments": "input shifts dim"},
@@ -268,7 +268,7 @@ RECORDS: dict[str, Operator] = (
     | records(
         Operator(linear, degree=1, true=True),
         diff={"degree": degrees.same},
-        view_as_complex="",
+        view_as_complex={"kind": "complex"},
         view_as_real="view_as_real_copy",
         diag_embed="",
         trace={"kind": "sum"},

@@ -206,6 +206,7 @@ RECORDS: dict[str, Operator] = (
             "names": "fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn fftshift "
             "ifftshift hfft ihfft hfft2 ihfft2 hfftn ihfftn",
             "placer": fourier_place,
+            "kind": "complex",
         },
     )
     | records(

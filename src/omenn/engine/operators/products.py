@@ -289,7 +289,7 @@ RECORDS: dict[str, Operator] = (
             bounded=0,
         ),
         matmul={
-            "names": "__matmul__ __imatmul__ __rmatmul__ mm mv dot",
+            "names": "__matmul__ __rmatmul__ mm mv dot",
             "exchanged": "__rmatmul__",
         },
         bmm="",

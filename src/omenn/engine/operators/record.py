@@ -70,7 +70,8 @@ class Operator:
     weight: str = ""  # of a layer: the argument that is its weight
 
     # --- what it does ---
-    kind: str = ""  # for tables of rules: layer, product, normalisation, pointwise, sum, write, …
+    kind: str = ""  # for tables of rules: layer, product, normalisation, rescaling, pointwise, sum,
+    # write, complex, elementwise
     true: bool = False  # the derivative at constant coefficients is the ordinary one
     moves: str = ""  # it only moves elements: keeps, reshapes, permutes, selects or repeats them
     takes: bool = False  # it takes rows or elements of a table at an index

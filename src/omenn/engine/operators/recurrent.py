@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from omenn.engine import location as places
-from omenn.engine.kernels.recurrence import Weights, one_layer, steps_of
+from omenn.engine.kernels.recurrence import Kernel, Weights, gru, lstm, one_layer, plain, steps_of
 from omenn.engine.location import Place
 from omenn.engine.operators import degrees, pointwise
 from omenn.engine.operators.layout import linear
@@ -53,6 +53,10 @@ def gru_step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None, g
     return ((1 - z) * new + z * hidden,)
 
 
+def _tanh_ratio(u: Tensor) -> Tensor:
+    return pointwise.secant_through_origin(u.tanh(), u)
+
+
 def _plain(activation: Callable[[Tensor], Tensor]) -> Step:
     def step(gates: Tensor, state: State, weight: Tensor, bias: Tensor | None, gate: Gate) -> State:
         return (activation(gates + F.linear(state[0], weight, bias)),)
@@ -60,11 +64,22 @@ def _plain(activation: Callable[[Tensor], Tensor]) -> Step:
     return step
 
 
-STEPS: dict[str, Step] = {
-    "lstm": lstm_step,
-    "gru": gru_step,
-    "rnn_tanh": _plain(torch.tanh),
-    "rnn_relu": _plain(torch.relu),
+class Layer(NamedTuple):
+    """One step of a layer, all of them at once, and how bounded the outputs are.
+
+    These are a gate times a tanh, or a tanh, or neither.
+    """
+
+    step: Step
+    kernel: Kernel
+    bounded: int = 0
+
+
+LAYERS: dict[str, Layer] = {
+    "lstm": Layer(lstm_step, lstm, pointwise.BOUNDED),
+    "gru": Layer(gru_step, gru),
+    "rnn_tanh": Layer(_plain(torch.tanh), plain(_tanh_ratio), pointwise.BOUNDED),
+    "rnn_relu": Layer(_plain(torch.relu), plain(lambda u: (u > 0).to(u.dtype))),
 }
 
 
@@ -114,7 +129,7 @@ def _now(mode: Tracer, states: State, gates: Tensor) -> State:
 
 def sequence(call: Call) -> Any:
     """``torch.lstm`` and kin: (input, state, weights, …) or packed (data, sizes, state, …)."""
-    step = STEPS[call.operator]
+    layer = LAYERS[call.operator]
     packed = isinstance(call.args[1], Tensor) and not call.args[1].is_floating_point()
     names = "weights biases layers dropout training bidirectional batch_first".split()
     state, rest = call.args[2 if packed else 1], call.args[3 if packed else 2 :]
@@ -127,11 +142,13 @@ def sequence(call: Call) -> Any:
     a |= {"gate": _gate(call), "mode": call.owner}
     with call.owner:
         if packed:
-            out, last = _layers(call.args[0], state, a, step, call.args[1].tolist())
+            out, last = _layers(call.args[0], state, a, layer.step, call.args[1].tolist())
         else:
             x = call.args[0].transpose(0, 1) if a.get("batch_first") else call.args[0]
             length, batch = x.shape[:2]
-            flat, last = _layers(x.reshape(length * batch, -1), state, a, step, [batch] * length)
+            flat, last = _layers(
+                x.reshape(length * batch, -1), state, a, layer.step, [batch] * length
+            )
             out = flat.reshape(length, batch, -1)
             out = out.transpose(0, 1) if a.get("batch_first") else out
     return (out, *last)
@@ -177,7 +194,7 @@ def _over_states(call: Call, state: State, a: dict[str, Any], packed: bool) -> A
         place = places.reduced(place, rows.shape, [1], True)
     out, last = _native_layers(call, rows, state, a, sizes, place)
     inputs = frozenset().union(*(m.inputs for t, m in call.marked if m.kind == CARRIED))
-    rank = _RANKS.get(call.operator, 0) if len(a["weights"]) % 2 == 0 else 0
+    rank = LAYERS[call.operator].bounded if len(a["weights"]) % 2 == 0 else 0
     mode.coarsest = coarser(mode.coarsest, out.dtype)
     mode.set_mark(out, Mark(mode, CARRIED, place, rank, inputs))
     for t in last:
@@ -187,10 +204,6 @@ def _over_states(call: Call, state: State, a: dict[str, Any], packed: bool) -> A
             out = out.reshape(length, batch, -1)
             out = out.transpose(0, 1) if first else out
     return (out, *last)
-
-
-# How bounded the outputs are: a gate times a tanh, or a tanh.
-_RANKS = {"lstm": 1, "rnn_tanh": 1}
 
 
 def _last_place(place: Place | None, sizes: list[int], a: dict[str, Any]) -> Place | None:
@@ -211,6 +224,7 @@ def _native_layers(
     weights = [call.constant(w) for w in a["weights"]]
     each = len(weights) // (a["layers"] * directions)
     steps = [steps_of(sizes, bool(d), x.device) for d in range(directions)]
+    kernel = LAYERS[call.operator].kernel
     last: list[State] = []
     for n in range(0, a["layers"] * directions, directions):
         own = weights[n * each : (n + directions) * each]
@@ -224,7 +238,7 @@ def _native_layers(
             w = Weights(ws[0], ws[1], b, h, ws[-1] if each % 2 else None)
             native, begin = (out.clone(), ends[d].clone()), tuple(s[d] for s in here)
             ones = None if place is None else _ones(call, place, w, begin)
-            found = one_layer(call.operator, x, begin, native, w, steps[d], ones)
+            found = one_layer(kernel, x, begin, native, w, steps[d], ones)
             outs.append(found[0])
             last.append(found[1:])
         x = outs[0] if directions == 1 else torch.cat(outs, -1)
@@ -322,7 +336,7 @@ def cell(call: Call) -> Any:
     b_x, b_h = biases if biases else (None, None)
     state = tuple(state) if isinstance(state, (tuple, list)) else (state,)
     with call.owner:
-        step = STEPS[call.operator.removesuffix("_cell")]
+        step = LAYERS[call.operator.removesuffix("_cell")].step
         gates = F.linear(x, w_x, b_x)
         state = _now(call.owner, tuple(s.view_as(s) for s in state), gates)
         new = step(gates, state, w_h, b_h, _gate(call))
