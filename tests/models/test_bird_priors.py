@@ -234,13 +234,13 @@ def test_priors_that_there_are_not():
 
 def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path, cache, monkeypatch):
     train_birds("birds-convnet", tmp_path / "whole", cache=cache)
-    forward, calls = training._Student.forward, []
+    forward, calls = training.Student.forward, []
 
     def broken(self, *args):
         calls.append(args)
         return forward(self, *args) * (float("nan") if len(calls) == 5 else 1.0)
 
-    monkeypatch.setattr(training._Student, "forward", broken)
+    monkeypatch.setattr(training.Student, "forward", broken)
     checkpoint = tmp_path / "cut/birds-convnet.checkpoint.pt"
     kept = checkpoint.with_name("birds-convnet.stopped.pt")
     with pytest.raises(ModelError) as caught:
