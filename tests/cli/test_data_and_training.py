@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from commands import Run, refused, written
-from omenn.models.recipes import RECIPES
+from omenn.models.recipes import BIRD_PRIORS, RECIPES
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ class TestDataAndTraining:
     def test_mistakes_with_priors(self, run: Run, inside_tmp: Path, tiny: None) -> None:
         birds = ("train", "birds", "--arch", "birds-xvit")
         for words in (("--prior-weight", 1), ("--prior-method", "omenn"), ("--prior-fraction", 1)):
-            refused(run(*birds, *words), "belong to a prior, and none was given. Add --prior")
+            refused(run(*birds, *words), "are options of a prior. Add --prior")
         refused(run(*birds, "--prior", "sparse"), "'sparse'")
         refused(run(*birds, "--prior", "sparsity", "--prior-method", "shap"), "'shap'")
         refused(run(*birds, "--prior", "sparsity", "--prior-weight", -1), "not -1")
@@ -80,3 +80,13 @@ class TestDataAndTraining:
         assert "stopped at step" in err
         assert "Choose a smaller --prior-weight than 1e+38" in err
         assert "Traceback" not in err
+
+
+def test_every_bundled_architecture_and_prior_has_its_word() -> None:
+    from typing import get_args
+
+    from omenn.cli import train_command
+
+    assert get_args(get_args(train_command.Arch)[0]) == tuple(RECIPES)
+    words, _none = get_args(get_args(train_command.BirdPrior)[0])
+    assert get_args(words) == BIRD_PRIORS

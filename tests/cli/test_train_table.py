@@ -52,7 +52,10 @@ class TestTrainTable:
         refused(run(*base, "outcom"), "did you mean 'outcome'?")
         refused(run("train", "table", "none.csv", "--target", "y"), "does not exist")
         refused(run(*base, "outcome", "--prior", "sparcity"), "sparcity")
-        refused(run(*base, "outcome", "--prior-weight", 2), "need a prior: add --prior sparsity")
+        refused(
+            run(*base, "outcome", "--prior-weight", 2),
+            "options of a prior. Add --prior spars",
+        )
         refused(run(*base, "outcome", "--prior", "sparsity", "--prior-weight", -1), "weight must")
         refused(run(*base, "outcome", "--hidden", "a"), "hidden is 'a'")
         refused(run(*base, "outcome", "--epochs", 0), "epochs is 0")

@@ -126,6 +126,9 @@ def bench(
         prepared = running.prepare(plan, {k: v for k, v in flags.items() if v is not None}, out)
         with terminal.progress(prepared.steps) as tick:
             done = running.run(prepared, tick)
+    terminal.answer(_answer(done), as_json)
+
+
+def _answer(done: Done) -> terminal.Answer:
     record = {**done.record, "files": [str(file) for file in done.files]}
-    shown = [*done.tables, *done.remarks]
-    terminal.answer(terminal.Answer(record, shown, not done.failed), as_json)
+    return terminal.Answer(record, [*done.tables, *done.remarks], not done.failed)

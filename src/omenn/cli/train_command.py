@@ -10,165 +10,171 @@ import typer
 from omenn.cli import terminal
 from omenn.cli.shared_options import Device, Verbose
 from omenn.files.locks import locked
+from omenn.models.recipes import BIRD_PRIORS
 
 app = typer.Typer(no_args_is_help=True, help="Train a bundled network again, or one on a CSV file.")
+
+Arch = Annotated[
+    Literal[
+        "birds-resnet",
+        "birds-vit",
+        "birds-convnet",
+        "birds-xresnet",
+        "birds-xvit",
+        "birds-xconvnet",
+    ],
+    typer.Option(help="Which network; those with an x have no additive terms."),
+]
+Folder = Annotated[
+    Path,
+    typer.Option("--out", "-o", metavar="FOLDER", help="For weights, card and checkpoints."),
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the data and the weights.")]
+RecipeEpochs = Annotated[
+    int | None, typer.Option(metavar="N", help="Number of epochs (default: as in the recipe).")
+]
+TrainScenes = Annotated[
+    int | None, typer.Option(metavar="N", help="Number of training scenes (default: likewise).")
+]
+RecipeRate = Annotated[
+    float | None, typer.Option(metavar="R", help="Learning rate (default: likewise).")
+]
+BirdPrior = Annotated[
+    Literal["sparsity", "smoothness", "right-reasons"] | None,
+    typer.Option(help="What attributions should be like: few, smooth, or on the bird alone."),
+]
+TablePrior = Annotated[
+    Literal["sparsity"] | None,
+    typer.Option(help="What attributions should be like: few columns for all rows."),
+]
+PriorWeight = Annotated[
+    float | None, typer.Option(metavar="W", help="Weight of the prior in the loss (default: 1).")
+]
+PriorMethod = Annotated[
+    Literal["omenn", "xgradient", "gradient", "integrated-gradients", "expected-gradients"] | None,
+    typer.Option(
+        help="How attributions are computed (default: xgradient for networks without additive "
+        "terms, omenn for others: either is exact)."
+    ),
+]
+TablePriorMethod = Annotated[
+    Literal["xgradient", "omenn", "gradient", "integrated-gradients"] | None,
+    typer.Option(
+        help="How attributions are computed (default: xgradient with --no-bias, else omenn)."
+    ),
+]
+PriorFraction = Annotated[
+    float | None,
+    typer.Option(metavar="F", help="Share of each batch that the prior sees (default: 1)."),
+]
+Table = Annotated[
+    Path,
+    typer.Argument(metavar="FILE.csv", help="A header, then numbers; one column has the classes."),
+]
+TargetColumn = Annotated[str, typer.Option(metavar="COLUMN", help="The column with the classes.")]
+NoBias = Annotated[
+    bool, typer.Option("--no-bias", help="An X-DNN, whose x ⊙ ∇f are integrated gradients.")
+]
+Hidden = Annotated[str, typer.Option(metavar="N,…", help="Widths of the hidden layers.")]
+Missing = Annotated[
+    Literal["refuse", "mean"],
+    typer.Option(help="Empty cells and NA: an error, or the training mean of the column."),
+]
+Epochs = Annotated[int, typer.Option(metavar="N", help="Number of steps, on all training rows.")]
+Rate = Annotated[float, typer.Option(metavar="R", help="Learning rate of Adam.")]
 
 
 @app.command("birds")
 def train_birds(
-    arch: Annotated[
-        Literal[
-            "birds-resnet",
-            "birds-vit",
-            "birds-convnet",
-            "birds-xresnet",
-            "birds-xvit",
-            "birds-xconvnet",
-        ],
-        typer.Option(help="Which network; those with an x have no additive terms."),
-    ],
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where weights, card and checkpoints go.")
-    ] = Path("runs/birds"),
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of data and weights.")] = 0,
-    epochs: Annotated[
-        int | None, typer.Option(metavar="N", help="Fewer or more than the recipe says.")
-    ] = None,
-    train_scenes: Annotated[
-        int | None, typer.Option(metavar="N", help="How many scenes to train on.")
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(metavar="R", help="Another than the recipe's.")
-    ] = None,
-    prior: Annotated[
-        Literal["sparsity", "smoothness", "right-reasons"] | None,
-        typer.Option(help="What attributions should be like: few, smooth, or on the bird alone."),
-    ] = None,
-    prior_weight: Annotated[
-        float | None, typer.Option(metavar="W", help="Of the prior in the loss; 1 if not given.")
-    ] = None,
-    prior_method: Annotated[
-        Literal["omenn", "xgradient", "gradient", "integrated-gradients", "expected-gradients"]
-        | None,
-        typer.Option(
-            help="How attributions are computed (default: xgradient for networks without additive "
-            "terms, omenn for others: either is exact)."
-        ),
-    ] = None,
-    prior_fraction: Annotated[
-        float | None,
-        typer.Option(metavar="F", help="Share of each batch that the prior sees; 1 if not given."),
-    ] = None,
+    arch: Arch,
+    out: Folder = Path("runs/birds"),
+    seed: Seed = 0,
+    epochs: RecipeEpochs = None,
+    train_scenes: TrainScenes = None,
+    learning_rate: RecipeRate = None,
+    prior: BirdPrior = None,
+    prior_weight: PriorWeight = None,
+    prior_method: PriorMethod = None,
+    prior_fraction: PriorFraction = None,
     device: Device = "cpu",
     verbose: Verbose = False,
 ) -> None:
     """Train one of the bundled networks on generated birds, also with a prior on attributions.
 
-    Started again with the same arguments, an interrupted training goes on where it stopped.
+    Started again with the same arguments, an interrupted training continues.
 
     [bold]Example:[/]  omenn train birds --arch birds-resnet --out runs/resnet --device cuda
     """
-    from omenn.errors import InputError
     from omenn.models import bird_priors, sources, training
 
     sources.check_device(device)
     term = None
-    if prior is not None:
-        term = bird_priors.bird_prior(
-            prior,
-            1.0 if prior_weight is None else prior_weight,
-            prior_method or ("xgradient" if arch.startswith("birds-x") else "omenn"),
-            fraction=1.0 if prior_fraction is None else prior_fraction,
-            seed=seed,
-        )
-    elif (prior_weight, prior_method, prior_fraction) != (None, None, None):
-        raise InputError(
-            "--prior-weight, --prior-method and --prior-fraction belong to a prior, and none was "
-            f"given. Add --prior {', '.join(bird_priors.BIRD_PRIORS[:-1])} or "
-            f"{bird_priors.BIRD_PRIORS[-1]}."
-        )
+    if _has_prior(prior, BIRD_PRIORS, prior_weight, prior_method, prior_fraction):
+        method = prior_method or ("xgradient" if arch.startswith("birds-x") else "omenn")
+        weight = 1.0 if prior_weight is None else prior_weight
+        fraction = 1.0 if prior_fraction is None else prior_fraction
+        term = bird_priors.bird_prior(str(prior), weight, method, fraction=fraction, seed=seed)
+    changes = {"epochs": epochs, "train_scenes": train_scenes, "learning_rate": learning_rate}
     with terminal.resumable(), locked(out):
-        path = training.train_birds(
-            arch,
-            out,
-            seed=seed,
-            epochs=epochs,
-            train_scenes=train_scenes,
-            learning_rate=learning_rate,
-            prior=term,
-            device=device,
-        )
+        path = training.train_birds(arch, out, seed=seed, prior=term, device=device, **changes)
     terminal.show(f"wrote {path}")
 
 
 @app.command("table")
 def train_table(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE.csv", help="A header, then numbers; one column names.")
-    ],
-    target: Annotated[
-        str, typer.Option(metavar="COLUMN", help="The column that holds the classes.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where weights and card go.")
-    ] = Path("runs/table"),
-    no_bias: Annotated[
-        bool, typer.Option("--no-bias", help="An X-DNN, whose x ⊙ ∇f are integrated gradients.")
-    ] = False,
-    hidden: Annotated[
-        str, typer.Option(metavar="N,…", help="Widths of the hidden layers.")
-    ] = "512,128,32",
-    missing: Annotated[
-        Literal["refuse", "mean"],
-        typer.Option(help="Empty cells and NA: an error, or the training mean of the column."),
-    ] = "refuse",
-    epochs: Annotated[int, typer.Option(metavar="N", help="Steps on all training rows.")] = 100,
-    learning_rate: Annotated[float, typer.Option(metavar="R", help="Of Adam.")] = 1e-3,
-    prior: Annotated[
-        Literal["sparsity"] | None,
-        typer.Option(help="What attributions should be like: few columns for all rows."),
-    ] = None,
-    prior_weight: Annotated[
-        float | None, typer.Option(metavar="W", help="Of the prior in the loss (default: 1).")
-    ] = None,
-    prior_method: Annotated[
-        Literal["xgradient", "omenn", "gradient", "integrated-gradients"] | None,
-        typer.Option(help="Whose attributions (default: xgradient with --no-bias, else omenn)."),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the split and the weights.")] = 0,
+    file: Table,
+    target: TargetColumn,
+    out: Folder = Path("runs/table"),
+    no_bias: NoBias = False,
+    hidden: Hidden = "512,128,32",
+    missing: Missing = "refuse",
+    epochs: Epochs = 100,
+    learning_rate: Rate = 1e-3,
+    prior: TablePrior = None,
+    prior_weight: PriorWeight = None,
+    prior_method: TablePriorMethod = None,
+    seed: Seed = 0,
     device: Device = "cpu",
     verbose: Verbose = False,
 ) -> None:
     """Train a network on a CSV file, with or without biases and a prior on its attributions.
 
-    Started again with the same arguments, an interrupted training goes on where it stopped.
+    Started again with the same arguments, an interrupted training continues.
 
     [bold]Example:[/]  omenn train table people.csv --target outcome --no-bias --prior sparsity
     """
-    from omenn.errors import InputError
     from omenn.models import sources, table_training
+    from omenn.xdnn import AttributionPrior
 
     sources.check_device(device)
     term = None
-    if prior is not None:
-        from omenn.xdnn import AttributionPrior
-
+    if _has_prior(prior, ("sparsity",), prior_weight, prior_method):
         method = prior_method or ("xgradient" if no_bias else "omenn")
-        term = AttributionPrior(prior, 1.0 if prior_weight is None else prior_weight, method)
-    elif prior_weight is not None or prior_method is not None:
-        raise InputError("--prior-weight and --prior-method need a prior: add --prior sparsity.")
+        term = AttributionPrior("sparsity", 1.0 if prior_weight is None else prior_weight, method)
+    options = {"missing": missing, "epochs": epochs, "learning_rate": learning_rate}
     with terminal.resumable(), locked(out):
+        widths = table_training.widths(hidden)
         path = table_training.train_table(
             file,
             target,
             out,
-            hidden=table_training.widths(hidden),
+            hidden=widths,
             bias=not no_bias,
-            epochs=epochs,
-            learning_rate=learning_rate,
             prior=term,
             seed=seed,
-            missing=missing,
             device=device,
+            **options,
         )
     terminal.show(*table_training.summary(path))
+
+
+def _has_prior(prior: str | None, known: tuple[str, ...], *options: object) -> bool:
+    """Whether there is a prior; InputError for options of a prior without one."""
+    from omenn.errors import InputError
+
+    if prior is None and any(option is not None for option in options):
+        raise InputError(
+            "--prior-weight, --prior-method and --prior-fraction are options of a prior. Add "
+            f"--prior {' or '.join(known)}."
+        )
+    return prior is not None

@@ -12,12 +12,10 @@ from omenn.engine.digest import digest
 from omenn.errors import InputError, did_you_mean
 from omenn.models.augmentation import normalised
 from omenn.models.bundled import SIZE
+from omenn.models.recipes import BIRD_PRIORS
 
 if TYPE_CHECKING:
     from omenn.xdnn import AttributionPrior
-
-BIRD_PRIORS = ("sparsity", "smoothness", "right-reasons")
-"""What needs nothing but the scenes. ``right-reasons``: attribution on the bird alone."""
 
 REFERENCES = 128
 

@@ -10,10 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from omenn.models.bird_priors import BIRD_PRIORS
 from omenn.models.bundled import MEAN, SIZE, STD
 from omenn.models.fit import machine, write_network
-from omenn.models.recipes import RECIPES, Recipe
+from omenn.models.recipes import BIRD_PRIORS, RECIPES, Recipe
 
 _FLAGS = {
     "epochs": "--epochs",

@@ -39,6 +39,9 @@ RECIPES: dict[str, Recipe] = {
 }
 """A network without additive terms sees what its regular twin sees, as often."""
 
+BIRD_PRIORS = ("sparsity", "smoothness", "right-reasons")
+"""Priors that need only the scenes. ``right-reasons``: attribution on the bird alone."""
+
 
 def recipe_of(arch: str, **changes: Any) -> Recipe:
     """The recipe of an architecture with some entries changed; None leaves an entry as it is.
