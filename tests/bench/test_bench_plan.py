@@ -110,6 +110,13 @@ class TestEntries:
             check_options(Entry.read("centre[x=1]", "trivial map"), "trivial map", {})
 
 
+def test_words_stay_words_where_a_method_takes_no_numbers() -> None:
+    plan = Plan.from_words({"methods": "omenn[at=3;resample=none]", "models": "birds-resnet"})
+    (entry,) = plan.check_methods().methods
+    assert entry.options == {"at": "3", "resample": "none"}
+    assert entry.name == "omenn[at=3;resample=none]"
+
+
 def checked(words: dict[str, Any], methods: bool = False) -> None:
     plan = Plan.from_words(words)
     (plan.check_methods if methods else plan.check_data)()

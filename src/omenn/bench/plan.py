@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from omenn.bench.plan_entries import Entry, check_options, words
+from omenn.bench.plan_entries import Entry, check_options, with_words, words
 from omenn.errors import InputError, did_you_mean, reason
 from omenn.files.reading import read_text
 
@@ -151,25 +151,29 @@ class Plan:
                     f"split '{self.split}'. Choose other data or leave the metric out."
                 )
 
-    def check_methods(self) -> None:
-        """Refuse methods and options that are not known.
+    def check_methods(self) -> Plan:
+        """The plan with options as each method takes them.
 
         Raises:
-            InputError: with the nearest ones.
+            InputError: an unknown method or option, with the nearest ones.
         """
         import omenn
         from omenn.metrics.explainers import TRIVIAL
 
         known = omenn.list_methods()
+        typed = []
         for entry in self.methods:
             if entry.base in TRIVIAL:
                 check_options(entry, "trivial map", {})
             elif entry.base in known:
                 method = known[entry.base]
+                entry = with_words(entry, method.function)
                 check_options(entry, "method", method.options, method.function)
             else:
                 near = did_you_mean(entry.base, [*known, *TRIVIAL])
                 raise InputError(f"unknown method '{entry.base}': {near}")
+            typed.append(entry)
+        return replace(self, methods=tuple(typed))
 
     def check_models(self) -> None:
         """Refuse options of models that are not known.

@@ -54,7 +54,7 @@ def prepare(file: Path | None, flags: Mapping[str, Any], out: Path) -> Prepared:
     plan.check_models()
     store = Store(out, plan)
     cells.check_models(plan, store)
-    plan.check_methods()  # only now, as the file of a model may register a method
+    plan = plan.check_methods()  # only now, as the file of a model may register a method
     store.begin(plan)
     return Prepared(plan, store)
 
