@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
+from nets import draw, seeded
 from omenn.engine.run import FrozenRun
 from omenn.methods.dave import bilateral
 from omenn.methods.perturbations import Affine, Moves
@@ -26,19 +27,6 @@ STILL: dict[str, Any] = {
     "scaling": 0,
     "flip": False,
 }
-
-
-def seeded(net: nn.Module) -> Any:
-    generator = torch.Generator().manual_seed(7)
-    for name, t in [*net.named_parameters(), *net.named_buffers()]:
-        if t.is_floating_point():
-            drawn = torch.randn(t.shape, generator=generator) / max(t[0].numel(), 1) ** 0.5
-            t.data = drawn.abs() + 0.5 if "running_var" in name else drawn
-    return net.double().eval()
-
-
-def drawn(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 def convnet() -> nn.Module:
@@ -72,7 +60,7 @@ def explained(net: Any, x: Any, target: Any = 1, **options: Any) -> Any:
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_one_step_that_moves_nothing_is_the_frozen_gradient_times_the_input(build: Any) -> None:
-    net, x = seeded(build()), drawn(2, 2, 6, 6)
+    net, x = seeded(build()), draw(2, 2, 6, 6)
     e, expected = explained(net, x, steps=1, **STILL), omenn.explain(net, x, 1)
     torch.testing.assert_close(e.weight, expected.weight, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(e.contribution, expected.contribution, rtol=1e-12, atol=1e-14)
@@ -109,7 +97,7 @@ def robust(
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_it_is_the_formula(build: Any) -> None:
-    net, x, noise, steps = seeded(build()), drawn(1, 2, 6, 6), 0.6, 7
+    net, x, noise, steps = seeded(build()), draw(1, 2, 6, 6), 0.6, 7
     e = explained(net, x, steps=steps, noise=noise, seed=3)
     feed = FrozenRun(net, x, None, "none", None, {}).feed
     rows = []
@@ -156,7 +144,7 @@ def test_outliers_are_told_by_what_they_contribute() -> None:
 
 
 def test_affine_maps_are_what_they_are_called() -> None:
-    x = drawn(2, 3, 6, 6)
+    x = draw(2, 3, 6, 6)
     assert torch.allclose(Affine(mirror=True)(x), x.flip(-1))
     quarter = Affine(angle=math.pi / 2)(x)
     assert torch.allclose(quarter, x.rot90(1, (-2, -1)), atol=1e-9)
@@ -206,7 +194,7 @@ def test_noise_is_standard_normal_and_other_in_every_step_and_input() -> None:
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_neighbours_in_the_batch_change_nothing(build: Any) -> None:
-    net, x = seeded(build()), drawn(3, 2, 6, 6)
+    net, x = seeded(build()), draw(3, 2, 6, 6)
     together = explained(net, x, steps=6).matrix
     alone = torch.cat([explained(net, row[None], steps=6).matrix for row in x])
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
@@ -215,14 +203,14 @@ def test_neighbours_in_the_batch_change_nothing(build: Any) -> None:
 
 
 def test_single_precision_agrees_with_double() -> None:
-    net, x = seeded(convnet()), drawn(2, 2, 6, 6)
+    net, x = seeded(convnet()), draw(2, 2, 6, 6)
     double = explained(net, x, steps=9, outliers=None).matrix
     single = explained(net.float(), x.float(), steps=9, outliers=None).matrix
     assert (single.double() - double).abs().amax() <= 1e-3 * double.abs().amax()
 
 
 def test_a_seed_is_a_result_and_the_random_state_of_the_caller_stays() -> None:
-    net, x = seeded(convnet()), drawn(1, 2, 6, 6)
+    net, x = seeded(convnet()), draw(1, 2, 6, 6)
     state = torch.get_rng_state()
     first = explained(net, x, steps=5, seed=11)
     assert torch.equal(torch.get_rng_state(), state)
@@ -235,7 +223,7 @@ def test_a_seed_is_a_result_and_the_random_state_of_the_caller_stays() -> None:
 
 
 def test_the_class_is_that_of_the_input_itself() -> None:
-    net, x = seeded(nn.Linear(4, 5)), drawn(3, 4)
+    net, x = seeded(nn.Linear(4, 5)), draw(3, 4)
     e = explained(net, x, None, steps=5, noise=1.0, outliers=None)
     index = net(x).argmax(1)
     assert torch.equal(e.target, index)
@@ -259,7 +247,7 @@ class Words(nn.Module):
 
 def test_ids_and_several_inputs_have_noise_alone() -> None:
     net = seeded(Words())
-    given = {"ids": torch.tensor([[1, 2, 3], [6, 7, 8]]), "scale": drawn(2, 4)[:, 0]}
+    given = {"ids": torch.tensor([[1, 2, 3], [6, 7, 8]]), "scale": draw(2, 4)[:, 0]}
     still = explained(net, given, 0, output="scores", steps=3, noise=0)
     expected = omenn.explain(net, given, 0, output="scores", bias="separate")
     for key, shape in (("ids", (2, 3)), ("scale", (2,))):
@@ -270,14 +258,14 @@ def test_ids_and_several_inputs_have_noise_alone() -> None:
 
 
 def test_a_batch_that_is_explained_as_one_object() -> None:
-    net, x = seeded(nn.Linear(4, 5)), drawn(3, 4)
+    net, x = seeded(nn.Linear(4, 5)), draw(3, 4)
     e = explained(net, x, lambda out: out[:, 1].sum(), steps=3, noise=0.5, outliers=None)
     expected = net.weight[1].detach() * (1 + 0.75 + 0.5) / 3
     torch.testing.assert_close(e.weight, expected.expand(3, 4))
 
 
 def test_a_later_module() -> None:
-    net, x = seeded(convnet()), drawn(2, 2, 6, 6)
+    net, x = seeded(convnet()), draw(2, 2, 6, 6)
     e = explained(net, x, steps=1, at="3", resample="none", **STILL)
     expected = omenn.explain(net, x, 1, at="3", resample="none")
     torch.testing.assert_close(e.contribution, expected.contribution)
@@ -312,7 +300,7 @@ def slow_smoothing(m: Tensor, width: int, space: float, value: float | None) -> 
 
 
 def test_the_published_form() -> None:
-    net, x = seeded(convnet()), drawn(2, 2, 6, 6)
+    net, x = seeded(convnet()), draw(2, 2, 6, 6)
     raw = explained(net, x, steps=3)
     e = explained(net, x, steps=3, postprocess="published")
     for k in range(2):
@@ -335,7 +323,7 @@ def test_the_bilateral_filter_keeps_what_is_even_inside() -> None:
 
 
 def test_published_is_the_lower_median_and_the_published_form() -> None:
-    net, x, steps = seeded(convnet()), drawn(1, 2, 6, 6), 4
+    net, x, steps = seeded(convnet()), draw(1, 2, 6, 6), 4
     feed = FrozenRun(net, x, None, "none", None, {}).feed
     moves = Moves(0.6, 0, 0, 0, False).steps(feed, steps, 3)
     rows = []
@@ -379,7 +367,7 @@ REFUSED: dict[str, list[Any]] = {
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, vs in REFUSED.items() for v in vs])
 def test_options_out_of_their_range_are_refused(name: str, value: Any) -> None:
     with pytest.raises(omenn.InputError, match=f"^{name}\\b"):
-        explained(seeded(convnet()), drawn(1, 2, 6, 6), **{name: value})
+        explained(seeded(convnet()), draw(1, 2, 6, 6), **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -405,7 +393,7 @@ def test_a_small_map_is_smoothed_as_well() -> None:
 
 
 def test_nothing_of_the_caller_changes_also_after_an_error() -> None:
-    net, x = seeded(convnet()), drawn(1, 2, 6, 6)
+    net, x = seeded(convnet()), draw(1, 2, 6, 6)
     before, given = {k: v.clone() for k, v in net.state_dict().items()}, x.clone()
     with torch.no_grad():
         explained(net, x, steps=2)

@@ -12,23 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
+from nets import draw, seeded
 from omenn.engine.run import FrozenRun
 from omenn.methods.fullgrad import Layers, LayersRun, PlainLayers, PlainLayersRun
 
 METHODS = ["fullgrad", "libragrad"]
-
-
-def seeded(net: nn.Module, seed: int = 7) -> Any:
-    generator = torch.Generator().manual_seed(seed)
-    for name, t in [*net.named_parameters(), *net.named_buffers()]:
-        if t.is_floating_point():
-            drawn = torch.randn(t.shape, generator=generator) / max(t[0].numel(), 1) ** 0.5
-            t.data = drawn.abs() + 0.5 if "running_var" in name else drawn
-    return net.double().eval()
-
-
-def drawn(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 def convnet() -> nn.Sequential:
@@ -75,7 +63,7 @@ def total(e: Any) -> Tensor:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("build", [convnet, clipped])
 def test_the_terms_of_a_piecewise_linear_network_sum_to_the_output(method: str, build: Any) -> None:
-    net, x = seeded(build()), drawn(2, 3, 8, 8)
+    net, x = seeded(build()), draw(2, 3, 8, 8)
     e = omenn.explain(net, x, 2, method=method)
     torch.testing.assert_close(total(e), net(x)[:, 2].detach(), rtol=1e-9, atol=1e-9)
     assert e.exact
@@ -95,7 +83,7 @@ def test_completeness_for_any_shape(size: int, kernel: int, stride: int, batch: 
         nn.Conv2d(2, 3, kernel, stride), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 2),
         nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 2),
     )  # fmt: skip
-    net, x = seeded(net, seed), drawn(batch, 2, size, size + 1)
+    net, x = seeded(net, seed=seed), draw(batch, 2, size, size + 1)
     e = omenn.explain(net, x, 1, method="fullgrad")
     torch.testing.assert_close(total(e), net(x)[:, 1].detach(), rtol=1e-9, atol=1e-9)
     shown = omenn.explain(net, x, 1, method="fullgrad", psi="published").matrix
@@ -104,7 +92,7 @@ def test_completeness_for_any_shape(size: int, kernel: int, stride: int, batch: 
 
 
 def test_only_the_frozen_network_is_complete_on_a_transformer() -> None:
-    net, x = seeded(Transformer()), drawn(2, 3, 8, 8)
+    net, x = seeded(Transformer()), draw(2, 3, 8, 8)
     f = net(x)[:, 1].detach()
     libra = omenn.explain(net, x, 1, method="libragrad")
     torch.testing.assert_close(total(libra), f, rtol=1e-9, atol=1e-9)
@@ -117,7 +105,7 @@ def test_only_the_frozen_network_is_complete_on_a_transformer() -> None:
 
 
 def test_the_share_of_each_layer_is_its_bias_times_the_gradient_there() -> None:
-    net, x = seeded(convnet()), drawn(2, 3, 8, 8)
+    net, x = seeded(convnet()), draw(2, 3, 8, 8)
     e = omenn.explain(net, x, 2, method="fullgrad")
     terms = hooked(net, x, 2)
     assert set(e.sources) == {"0", "1", "4", "8"}
@@ -127,7 +115,7 @@ def test_the_share_of_each_layer_is_its_bias_times_the_gradient_there() -> None:
 
 @pytest.mark.parametrize("build", [convnet, Transformer])
 def test_unprocessed_libragrad_is_omenn(build: Any) -> None:
-    net, x = seeded(build()), drawn(2, 3, 8, 8)
+    net, x = seeded(build()), draw(2, 3, 8, 8)
     found, expected = omenn.explain(net, x, 2, method="libragrad"), omenn.explain(net, x, 2)
     assert torch.equal(found.matrix, expected.matrix)
     assert torch.equal(found.bias, expected.bias)
@@ -135,7 +123,7 @@ def test_unprocessed_libragrad_is_omenn(build: Any) -> None:
 
 @pytest.mark.parametrize("build", [convnet, Transformer])
 def test_the_maps_of_the_layers_add_up_to_the_bias_of_omenn(build: Any) -> None:
-    net, x = seeded(build()), drawn(2, 3, 8, 8)
+    net, x = seeded(build()), draw(2, 3, 8, 8)
     expected = omenn.explain(net, x, 2)
     run = LayersRun(net, x, None, "spatial", None, {}, Layers)
     f, index = run.target(2)
@@ -183,7 +171,7 @@ def psi(term: Tensor, size: tuple[int, ...]) -> Tensor:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_published_is_the_published_form(method: str) -> None:
-    net, x = seeded(convnet()), drawn(2, 3, 8, 8)
+    net, x = seeded(convnet()), draw(2, 3, 8, 8)
     a, b = (
         omenn.explain(net, x, 2, method=method, **form)
         for form in ({"published": True}, {"psi": "published"})
@@ -193,7 +181,7 @@ def test_published_is_the_published_form(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)  # on this network they are the same
 def test_the_published_form_of_a_convolutional_network(method: str) -> None:
-    net, x = seeded(convnet()), drawn(2, 3, 8, 8)
+    net, x = seeded(convnet()), draw(2, 3, 8, 8)
     e = omenn.explain(net, x, 2, method=method, psi="published")
     terms = hooked(net, x, 2)
     leaf = x.clone().requires_grad_()
@@ -231,14 +219,14 @@ def of_tokens(net: Tokens, x: Tensor, target: int) -> tuple[Tensor, Tensor]:
 
 
 def test_tokens_are_interpolated_on_the_grid_of_their_patches() -> None:
-    net, x = seeded(Tokens()), drawn(2, 3, 8, 6)
+    net, x = seeded(Tokens()), draw(2, 3, 8, 6)
     e = omenn.explain(net, x, 1, method="fullgrad", psi="published")
     expected = sum(psi(term, (8, 6)) for term in of_tokens(net, x, 1))
     torch.testing.assert_close(e.bias, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_what_lies_across_the_input_is_not_taken_for_upright() -> None:
-    net, x = seeded(Tokens(transposed=True)), drawn(2, 3, 8, 6)
+    net, x = seeded(Tokens(transposed=True)), draw(2, 3, 8, 6)
     e = omenn.explain(net, x, 1, method="fullgrad", psi="published")
     cells = sum(psi(term, (3, 4)) for term in of_tokens(net, x.mT, 1))
     expected = cells.mT.repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -246,7 +234,7 @@ def test_what_lies_across_the_input_is_not_taken_for_upright() -> None:
 
 
 def test_the_class_token_is_left_out() -> None:
-    net, x = seeded(Transformer()), drawn(2, 3, 8, 8)
+    net, x = seeded(Transformer()), draw(2, 3, 8, 8)
     before = omenn.explain(net, x, 1, method="libragrad", psi="published")
     with torch.no_grad():
         net.head.bias.add_(3)  # behind the class token
@@ -268,7 +256,7 @@ class Words(nn.Module):
 @pytest.mark.parametrize("method", METHODS)
 def test_ids_and_several_inputs(method: str) -> None:
     net = seeded(Words())
-    given = {"ids": torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 1, 2]]), "scale": drawn(2, 4)}
+    given = {"ids": torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 1, 2]]), "scale": draw(2, 4)}
     f = net(**given)[:, 0].detach()
     e = omenn.explain(net, given, 0, method=method)
     summed = e.matrix["ids"].sum(1) + e.matrix["scale"].sum(1)
@@ -283,7 +271,7 @@ def test_ids_and_several_inputs(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_later_module(method: str) -> None:
-    net, x = seeded(convnet()), drawn(2, 3, 8, 8)
+    net, x = seeded(convnet()), draw(2, 3, 8, 8)
     e = omenn.explain(net, x, 2, method=method, at="3")
     assert e.exact
     assert e.matrix.shape == (2, 8, 8)
@@ -301,7 +289,7 @@ def test_a_later_module(method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("build", [convnet, Transformer])
 def test_neighbours_in_the_batch_and_precision_change_nothing(build, method, form) -> None:
-    net, x = seeded(build()), drawn(3, 3, 8, 8)
+    net, x = seeded(build()), draw(3, 3, 8, 8)
     options = {"method": method, "psi": form}
     together = omenn.explain(net, x, 1, **options).matrix
     alone = torch.cat([omenn.explain(net, row[None], 1, **options).matrix for row in x])
@@ -331,7 +319,7 @@ def test_an_unknown_product_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", [(LayersRun, Layers), (PlainLayersRun, PlainLayers)])
 def test_ones_of_every_element_leave_the_gradient_as_it_is(kind: Any) -> None:
-    net, x = seeded(convnet()), drawn(2, 3, 8, 8)
+    net, x = seeded(convnet()), draw(2, 3, 8, 8)
     run, tracer = kind
     options = (None, "spatial", None, {}) if run is LayersRun else ()
     if run is LayersRun:

@@ -10,19 +10,10 @@ from torch import Tensor, nn
 
 import nets
 import omenn
-from nets import Plain, Residual
+from nets import Plain, Residual, seeded
 
 CLASSIC = ["epsilon", "zplus", "alpha1beta0", "gamma"]
 BOOKS = ["cp-lrp", "attnlrp", "reslrp", "abslrp", "epsilon", "zplus", "alpha1beta0", "gamma"]
-
-
-def seeded(net: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
-    generator = torch.Generator().manual_seed(7)
-    for name, t in [*net.named_parameters(), *net.named_buffers()]:
-        if t.is_floating_point():
-            drawn = torch.randn(t.shape, generator=generator) / max(t[0].numel(), 1) ** 0.5
-            t.data = (drawn.abs() + 0.5 if "running_var" in name else drawn).to(t.data)
-    return net.to(dtype).eval()
 
 
 def convnet(bias: bool = True) -> nn.Module:

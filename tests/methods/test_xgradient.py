@@ -12,20 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
+from nets import draw, seeded
 from omenn.methods.ordinary_gradient import PlainRun, recurrent
-
-
-def seeded(net: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(7)
-    for name, t in [*net.named_parameters(), *net.named_buffers()]:
-        if t.is_floating_point():
-            drawn = torch.randn(t.shape, generator=generator) / max(t[0].numel(), 1) ** 0.5
-            t.data = drawn.abs() + 0.5 if "running_var" in name else drawn
-    return net.double().eval()
-
-
-def drawn(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 def first(out: Any) -> Tensor:
@@ -122,7 +110,7 @@ NETWORKS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_plain_gradient_is_that_of_torch(name: str, bias: str) -> None:
     build, shape = NETWORKS[name]
-    net, x = build(), drawn(*shape)
+    net, x = build(), draw(*shape)
     net = seeded(net) if isinstance(net, nn.Module) else net
     run = PlainRun(net, x, bias=bias)
     f, _ = run.target(first)
@@ -188,7 +176,7 @@ def test_attention_dropout_is_refused() -> None:
         return F.scaled_dot_product_attention(x, x, x, dropout_p=0.5)
 
     with pytest.raises(omenn.UnsupportedOperator, match="dropout is active"):
-        omenn.explain(net, drawn(1, 5, 8), first, method="xgradient")
+        omenn.explain(net, draw(1, 5, 8), first, method="xgradient")
 
 
 def test_recurrent_kernels_of_a_gpu_are_refused() -> None:
@@ -213,7 +201,7 @@ class Words(nn.Module):
 
 def test_ids_dicts_structured_outputs_and_contrasts() -> None:
     net = seeded(Words())
-    ids, scale = torch.tensor([[1, 2, 3], [4, 5, 1]]), drawn(2, 4)
+    ids, scale = torch.tensor([[1, 2, 3], [4, 5, 1]]), draw(2, 4)
     given = {"ids": ids, "scale": scale}
     target = omenn.Contrast(2, "runner-up")
     e = omenn.explain(net, given, target, method="xgradient", output="scores")
@@ -229,7 +217,7 @@ def test_ids_dicts_structured_outputs_and_contrasts() -> None:
 
 
 def test_a_later_module() -> None:
-    net, x = seeded(convnet()), drawn(2, 3, 8, 8)
+    net, x = seeded(convnet()), draw(2, 3, 8, 8)
     e = omenn.explain(net, x, 1, method="xgradient", at="3", resample="none")
     leaf = net[:4](x).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(net[4:](leaf.clone())[:, 1].sum(), leaf)
@@ -268,7 +256,7 @@ def integrated_gradients(net: nn.Module, x: Tensor, target: int, steps: int = 20
 
 @pytest.mark.parametrize("pooling", [nn.MaxPool2d, nn.AvgPool2d])
 def test_it_is_integrated_gradients_on_homogeneous_networks(pooling: type[nn.Module]) -> None:
-    net, x = seeded(Residual(pooling=pooling)), drawn(2, 3, 8, 8)
+    net, x = seeded(Residual(pooling=pooling)), draw(2, 3, 8, 8)
     e = omenn.explain(net, x, 2, method="xgradient", check=True)
     expected = integrated_gradients(net, x, 2)
     torch.testing.assert_close(e.contribution, expected, rtol=1e-10, atol=1e-12)
@@ -285,7 +273,7 @@ BENT: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.mark.parametrize("name", BENT)
 def test_elsewhere_it_shows_that_it_is_not(name: str) -> None:
-    net, x = seeded(BENT[name]()), drawn(2, 3, 8, 8)
+    net, x = seeded(BENT[name]()), draw(2, 3, 8, 8)
     e = omenn.explain(net, x, 2, method="xgradient")
     difference = (e.contribution - integrated_gradients(net, x, 2)).abs().amax()
     assert not e.exact
@@ -302,14 +290,14 @@ SAID = {
 
 @pytest.mark.parametrize("name", BENT)
 def test_the_check_says_by_how_much_and_where(name: str) -> None:
-    net, x = seeded(BENT[name]()), drawn(2, 3, 8, 8)
+    net, x = seeded(BENT[name]()), draw(2, 3, 8, 8)
     with pytest.raises(omenn.ModelError, match=SAID[name]) as caught:
         omenn.explain(net, x, 2, method="xgradient", check=True)
     assert "method='omenn', which is exact for any" in str(caught.value)
 
 
 def test_the_miss_is_the_one_that_is_measured() -> None:
-    net, x = seeded(Residual(bias=True)), drawn(1, 3, 8, 8)
+    net, x = seeded(Residual(bias=True)), draw(1, 3, 8, 8)
     with torch.no_grad():
         at_zero = float(net(0 * x)[0, 2].abs())
         doubled = float((net(2 * x) - 2 * net(x))[0, 2].abs())
@@ -320,12 +308,12 @@ def test_the_miss_is_the_one_that_is_measured() -> None:
 
 
 def test_the_check_works_at_a_module_and_at_ids() -> None:
-    net, x = seeded(Residual(bias=True)), drawn(2, 3, 8, 8)
+    net, x = seeded(Residual(bias=True)), draw(2, 3, 8, 8)
     with torch.no_grad():
         net.head.bias.zero_()
     assert omenn.explain(net, x, 2, method="xgradient", at="pool", check=True).exact
     words = seeded(Words())
-    given = {"ids": torch.tensor([[1, 2, 3]]), "scale": drawn(1, 4)}
+    given = {"ids": torch.tensor([[1, 2, 3]]), "scale": draw(1, 4)}
     with pytest.raises(omenn.ModelError, match="not homogeneous at this input"):
         omenn.explain(words, given, 0, method="xgradient", output="scores", check=True)
 
@@ -334,7 +322,7 @@ def test_the_check_calls_what_is_not_finite_at_zero_a_miss() -> None:
     with pytest.raises(omenn.ModelError, match=r"f\(0\) is not 0 but inf"):
         omenn.explain(
             lambda x: x / x.norm(dim=1, keepdim=True) * x.norm(dim=1, keepdim=True),
-            drawn(1, 3),
+            draw(1, 3),
             1,
             method="xgradient",
             check=True,
@@ -349,7 +337,7 @@ def test_an_unknown_check_is_refused() -> None:
 
 
 def test_neighbours_in_the_batch_and_precision_change_nothing() -> None:
-    net, x = seeded(Residual(bias=True)), drawn(3, 3, 8, 8)
+    net, x = seeded(Residual(bias=True)), draw(3, 3, 8, 8)
     together = omenn.explain(net, x, 1, method="xgradient").matrix
     alone = torch.cat([omenn.explain(net, r[None], 1, method="xgradient").matrix for r in x])
     torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-12)
@@ -358,7 +346,7 @@ def test_neighbours_in_the_batch_and_precision_change_nothing() -> None:
 
 
 def test_nothing_of_the_caller_changes() -> None:
-    net, x = seeded(Residual(bias=True)), drawn(1, 3, 8, 8)
+    net, x = seeded(Residual(bias=True)), draw(1, 3, 8, 8)
     before, given = {k: v.clone() for k, v in net.state_dict().items()}, x.clone()
     with torch.no_grad(), pytest.raises(omenn.ModelError):
         omenn.explain(net, x, 0, method="xgradient", at="stem", check=True)

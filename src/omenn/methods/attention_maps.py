@@ -26,7 +26,7 @@ from omenn.engine.trace.opaque import raise_opaque
 from omenn.errors import InputError, ModelError, TargetError, UnsupportedOperator, reason
 from omenn.explanation import Explanation
 from omenn.methods.attend import in_parts
-from omenn.methods.from_map import brought, explained, over_channels
+from omenn.methods.contributions import explanation_of, over_channels, spread_over_locations
 from omenn.methods.ordinary_gradient import Plain
 from omenn.methods.question import Question
 from omenn.methods.tokens import Product, einsum_product, matmul_product, same_places
@@ -243,9 +243,11 @@ class AttentionRun:
 
         What tokens without a place have is left out, and else the sum stays.
         """
-        maps = brought(self.feed, self.products[0].keys, relevance, self.resample == "bilinear")
+        maps = spread_over_locations(
+            self.feed, self.products[0].keys, relevance, self.resample == "bilinear"
+        )
         contributions = over_channels(self.feed, maps)
-        return explained(self.feed, self.f.detach(), self.index, contributions)
+        return explanation_of(self.feed, self.f.detach(), self.index, contributions)
 
 
 def _check(seen: Seen, ones: Sequence[Tensor]) -> None:

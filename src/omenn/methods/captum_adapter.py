@@ -1,7 +1,7 @@
 """What stands between omenn and captum: inputs, targets, randomness, and the caller's things.
 
 captum attributes to tensors that it is given, by a function of them that returns one number per
-row. Here that function is made: the model, then the target as it was settled on the input itself
+row. Here that function is made: the model, then the target as the input itself fixed it
 (along a path from a baseline the largest logit may be another's). captum gets copies, so what it
 sets on tensors is gone with them; what it hangs on modules is taken off again.
 """
@@ -25,7 +25,7 @@ from omenn.engine.target import Contrast, pick_output, select
 from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError, MissingExtra, ModelError, OmennError, TargetError, reason
 from omenn.explanation import Explanation
-from omenn.methods.from_map import explained
+from omenn.methods.contributions import explanation_of
 from omenn.methods.question import Question
 from omenn.methods.registry import attribution
 
@@ -184,7 +184,7 @@ class Task:
         return [t.detach() for t in found]
 
     def explanation(self, contributions: Sequence[Tensor]) -> Explanation:
-        return explained(self.feed, self.f, self.index, contributions)
+        return explanation_of(self.feed, self.f, self.index, contributions)
 
 
 def captum(

@@ -91,9 +91,9 @@ def dave(
     run = question.frozen_run()
     f, index = question.number(run)
     _check_images(run.feed, moves, postprocess)
-    settled = question.settled(run, index)
+    fixed = question.with_fixed_target(run, index)
     gradients = [
-        settled.gradients(settled.frozen_run(tracer=Moved, move=step))
+        fixed.gradients(fixed.frozen_run(tracer=Moved, move=step))
         for step in moves.steps(run.feed, steps, seed)
     ]
     weights = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from omenn.errors import InputError
 from omenn.explanation import Explanation
 from omenn.methods.captum_adapter import captum_for
-from omenn.methods.from_map import explained
+from omenn.methods.contributions import explanation_of
 from omenn.methods.question import Question
 
 NAME = "integrated-gradients"
@@ -46,15 +46,15 @@ def layer_integrated_gradients(question: Question, steps: int, baseline: Any) ->
             "several tables. Use another method, or explain at a module after them with at=."
         )
     starts = _starts(question, baseline, rows)
-    settled, total = question.settled(run, index), [torch.zeros_like(r) for r in rows]
+    fixed, total = question.with_fixed_target(run, index), [torch.zeros_like(r) for r in rows]
     for t, weight in zip(*_points(steps), strict=True):
         here = [r0 + t * (r - r0) for r, r0 in zip(rows, starts, strict=True)]
         by_entry = dict(zip(run.feed.owners, here, strict=True))
-        moved = settled.ordinary_run(move=partial(_moved_to, by_entry))
-        for own, gradient in zip(total, settled.gradients(moved), strict=True):
+        moved = fixed.ordinary_run(move=partial(_moved_to, by_entry))
+        for own, gradient in zip(total, fixed.gradients(moved), strict=True):
             own += weight * gradient
     parts = [(r - r0) * g for r, r0, g in zip(rows, starts, total, strict=True)]
-    return explained(run.feed, f.detach(), index, parts)
+    return explanation_of(run.feed, f.detach(), index, parts)
 
 
 def _moved_to(by_entry: Mapping[int, Tensor], k: int, x: Tensor) -> Tensor:

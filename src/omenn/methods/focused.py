@@ -171,15 +171,15 @@ class _Network:
         run = question.frozen_run(products=products)
         _, index = question.number(run)
         _check_image(run)
-        self.settled, self.feed = question.settled(run, index), run.feed
+        self.fixed, self.feed = question.with_fixed_target(run, index), run.feed
         self.e, self.pack = _unpacked(e)
         self.x, self.weight = run.feed.values[0].double(), self.e.weight.double()  # type: ignore[union-attr]
 
     def moved(self, move: Move, bias: str) -> tuple[Tensor, Explanation]:
         """Weights at x of the moved network, and the explanation there for its constants."""
         options: dict[str, Any] = {"products": self.products, "move": move}
-        run = self.settled.frozen_run(bias=bias, tracer=Moved, **options)
-        f, index = self.settled.number(run)
+        run = self.fixed.frozen_run(bias=bias, tracer=Moved, **options)
+        f, index = self.fixed.number(run)
         gradients = run.pull_back(f)
         e, _ = _unpacked(run.wrap(f, index, gradients))
         return gradients.inputs[0].double(), e

@@ -26,7 +26,7 @@ from omenn.engine.trace.guards import active
 from omenn.errors import InputError, ModelError, did_you_mean
 from omenn.explanation import Explanation
 from omenn.methods.captum_adapter import Task
-from omenn.methods.from_map import brought, over_channels
+from omenn.methods.contributions import over_channels, spread_over_locations
 from omenn.methods.ordinary_gradient import PlainRun
 from omenn.methods.question import Question
 from omenn.methods.registry import attribution
@@ -256,5 +256,5 @@ def _at_input(found: Tensor, there: Output, feed: Feed, own: int) -> Tensor:
     whole = found.new_zeros(shape[0], math.prod(there.positions)).index_copy(1, kept, found)
     cells = full(there.place.cells, shape).select(there.channel, 0)
     cells = cells.expand(shape[0], *there.positions).flatten(1)
-    there_map = brought(feed, there.place.with_cells(cells), whole, True)[own]
+    there_map = spread_over_locations(feed, there.place.with_cells(cells), whole, True)[own]
     return there_map * (size.numel() / len(kept))  # as high as on the tokens

@@ -22,6 +22,7 @@ from omenn.engine.inputs import NOT_COLLECTED
 from omenn.engine.operators import OPERATORS, Operator
 from omenn.engine.operators.attention import fused
 from omenn.engine.operators.chain import FROZEN_CHAIN
+from omenn.engine.operators.degrees import chosen, norm, product, sloped
 from omenn.engine.operators.record import DROPOUT
 from omenn.engine.operators.recurrent import sequence
 from omenn.engine.operators.selection import clamped, larger
@@ -30,7 +31,7 @@ from omenn.engine.run import FrozenRun
 from omenn.engine.torch_private import set_gradients
 from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark, inputs_of
 from omenn.engine.trace.checkpointing import checkpointed
-from omenn.engine.trace.graph import reaches
+from omenn.engine.trace.graph import reaches, short
 from omenn.engine.trace.opaque import raise_opaque, tensors_in
 from omenn.engine.trace.spelling import spell
 from omenn.engine.trace.tracer import Tracer
@@ -65,13 +66,17 @@ class Moved(Tracer):
 
 
 class Plain(Moved):
-    """Runs a model in its ordinary form: every operator with its true derivative."""
+    """Runs a model in its ordinary form: every operator with its true derivative.
+
+    ``not_homogeneous``: operator → the module that called it first.
+    """
 
     def __init__(
         self, model: nn.Module | None = None, *, constants: bool = False, **options: Any
     ) -> None:
         super().__init__(model, book=table(), **options)
         self.chains.off = not constants  # a derivative alone is the same in any spelling
+        self.not_homogeneous: dict[str, str] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -101,6 +106,8 @@ class Plain(Moved):
         inputs = inputs_of(marked)
         for t in tensors_in([out]):
             carries = t.requires_grad and t.grad_fn is not None and reaches(t.grad_fn, self.roots)
+            if carries:
+                self.note(getattr(func, "__name__", str(func)))
             if t.dtype != torch.bool:
                 place = self.nowhere(t, inputs) if carries else None
                 kind = CARRIED if carries else FROZEN
@@ -122,7 +129,12 @@ class Plain(Moved):
         place = self.home(t, inputs) or self.nowhere(t, inputs)
         mark = Mark(self, CARRIED, place, inputs=inputs)
         self.set_mark(t, mark)
+        self.note(short(t.grad_fn))
         return mark
+
+    def note(self, operator: str) -> None:
+        """Remembers an operator that is not homogeneous."""
+        self.not_homogeneous.setdefault(operator, self.module_path())
 
 
 class PlainRun(FrozenRun):
@@ -161,7 +173,17 @@ class PlainRun(FrozenRun):
 
 def native(call: Call) -> Any:
     """The operator as PyTorch has it, with its derivative by all that depends on the input."""
+    degree = call.known.degree
+    if degree != 1 and degree not in _HOMOGENEOUS and not (degree is product and _alone(call)):
+        call.owner.note(call.operator)  # type: ignore[attr-defined]
     return call.run()
+
+
+_HOMOGENEOUS = (norm, chosen, sloped)  # in their first argument, with the constants that they take
+
+
+def _alone(call: Call) -> bool:
+    return len(call.carried) == 1
 
 
 def affine(call: Call) -> Any:
@@ -190,8 +212,9 @@ def _with_constant(call: Call, out: Tensor) -> Tensor:
 def clipped(call: Call) -> Any:
     """Clipping is φ′(x) x and a constant; with the slope that PyTorch has at the edge."""
     x = call.carried[0]
-    if len(call.carried) > 1 or (value := call.value()).shape != x.shape:
+    if not _alone(call) or (value := call.value()).shape != x.shape:
         return native(call)
+    call.owner.note(call.operator)  # type: ignore[attr-defined]
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         y = call.run(lambda t: leaf * 1 if t is x else call.constant(t))

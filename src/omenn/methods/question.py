@@ -101,14 +101,14 @@ class Question:
         """∂f/∂x of a run, one for each explained input."""
         return run.pull_back(self.number(run)[0]).inputs
 
-    def settled(self, run: FrozenRun, index: Tensor) -> Question:
+    def with_fixed_target(self, run: FrozenRun, index: Tensor) -> Question:
         """The question at other inputs: about the classes of this run, whatever is largest there.
 
         What its runs have at a module is not brought to the input.
         """
-        return replace(self, target=self._settled_target(run, index), resample="none")
+        return replace(self, target=self._fixed_target(run, index), resample="none")
 
-    def _settled_target(self, run: FrozenRun, index: Tensor) -> Target:
+    def _fixed_target(self, run: FrozenRun, index: Tensor) -> Target:
         target = self.target
         if not isinstance(target, Contrast):
             return target if callable(target) else index

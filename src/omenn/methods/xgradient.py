@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -56,7 +58,7 @@ def xgradient(
     e = run.wrap(f, index, run.pull_back(f))
     if check:
         bound = 10 * e.tolerance * (1 + e.magnitude)
-        _require_homogeneous(question.settled(run, index), run, f.detach(), bound)
+        _require_homogeneous(question.with_fixed_target(run, index), run, f.detach(), bound)
     return e
 
 
@@ -85,14 +87,14 @@ def _require_homogeneous(question: Question, run: PlainRun, f: Tensor, bound: Te
 
 
 def _culprits(run: PlainRun, moved: PlainRun) -> str:
-    """What is not homogeneous, in words: modules that add constants, and bent operators."""
+    """What is not homogeneous, in words: modules that add constants, and operators."""
+    tracer: Any = run.mode
     constants = dict.fromkeys(term.name or "(model)" for term in moved.mode.constants.terms)
-    bent = getattr(run.mode, "bent", {})
     found = []
     if constants:
         found.append(f"constants are added in {_few([repr(name) for name in constants])}")
-    if bent:
-        places = [f"{op} in '{name or '(model)'}'" for op, name in bent.items()]
+    if tracer.not_homogeneous:
+        places = [f"{op} in '{name or '(model)'}'" for op, name in tracer.not_homogeneous.items()]
         found.append(f"not homogeneous are {_few(places)}")
     text = "; ".join(found)
     return f" {text[0].upper()}{text[1:]}." if found else ""

@@ -14,7 +14,7 @@ from omenn.engine.trace.opaque import tensors_in
 from omenn.explanation import TOLERANCES, Explanation, owned, sums
 
 
-def explained(
+def explanation_of(
     feed: Feed, f: Tensor, index: Tensor, contributions: Sequence[Tensor], at: str | None = None
 ) -> Explanation:
     """An explanation whose contributions are given, one per explained input and shaped like it.
@@ -41,7 +41,7 @@ def explained(
     return owned(found, False, tensors_in([feed.items, feed.values, index]))
 
 
-def brought(feed: Feed, place: Place, amounts: Tensor, smooth: bool) -> list[Tensor]:
+def spread_over_locations(feed: Feed, place: Place, amounts: Tensor, smooth: bool) -> list[Tensor]:
     """What each position has, (B, positions), at the locations of each explained input.
 
     ``place`` tells where the positions lie; what those without a place have is left out. Each
