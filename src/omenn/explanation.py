@@ -273,17 +273,21 @@ class Explanation:
 
     def __repr__(self) -> str:
         worst = float(self.residual.detach().abs().max())
-        show = lambda t: str(t.tolist()) if t.numel() > 1 else f"{t.reshape(-1)[0].item():.5g}"  # noqa: E731
         state = "exact" if self.exact else _INEXACT[self.promise]
         if why := self.cause:
             state += f" ({why})"
-        method = "" if self.method == "omenn" else f"method={self.method}, "
         of = [f"of {self.explains}"] if self.explains else []
         state = ", ".join([state, *of, *(f"after {step}" for step in self.processing)])
+        method = "" if self.method == "omenn" else f"method={self.method}, "
         return (
-            f"Explanation({method}target={show(self.target)}, output={show(self.output.detach())}, "
+            f"Explanation({method}target={_short(self.target)}, output={_short(self.output)}, "
             f"residual={worst:.1e}, {state})"
         )
+
+
+def _short(numbers: Tensor) -> str:
+    """One number in few digits, or all of several."""
+    return str(numbers.tolist()) if numbers.numel() > 1 else f"{numbers.detach().item():.5g}"
 
 
 _TENSORS = (

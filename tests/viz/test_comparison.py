@@ -127,7 +127,7 @@ def test_the_figure_holds_every_map_and_every_reason() -> None:
     for axes in drawn.axes:
         texts += [axes.get_title("left"), *(text.get_text() for text in axes.texts)]
     words = " ".join(texts)
-    for part in ("Input", "good", "bad", "No map. it is", "Random weights.", "a.png: cat"):
+    for part in ("Input", "good", "bad", "No map. It is", "Random weights.", "a.png: cat"):
         assert part in words
     pictures = [np.asarray(image.get_array()) for axes in drawn.axes for image in axes.images]
     view = shared_views(given.rows)["good"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from omenn.viz.comparison import Comparison, Row, reference, shared_views
 from omenn.viz.figure import QUIET, SIDE, as_png, draw, framed, maths, placed, titled
 from omenn.viz.panels import Panel, View, shortened
-from omenn.viz.wording import PROMISES, memory, number, seconds
+from omenn.viz.wording import PROMISES, memory, number, seconds, sentence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +54,7 @@ def compare_png(comparison: Comparison) -> bytes:
 def _failed(drawn: Figure, row: Row, corner: tuple[float, float]) -> None:
     axes = placed(drawn, corner[0], corner[1] - 0.25 - SIDE, SIDE, SIDE)
     titled(axes, row.method, 22)
-    words = maths(textwrap.fill(shortened(f"No map. {row.cell.error}", 320), 36))
+    words = maths(textwrap.fill(shortened(f"No map. {sentence(row.cell.error)}", 320), 36))
     style = {"va": "top", "fontsize": 7.5, "color": QUIET}
     axes.text(0.04, 0.96, words, transform=axes.transAxes, **style)
 

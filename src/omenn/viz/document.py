@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _WORDING = (
     "PROMISES", "collects", "in_logits", "is_omenn", "memory", "method_of", "number", "percent",
-    "plural", "seconds", "sum_line", "symbol", "through", "verdict",
+    "seconds", "sentence", "sum_line", "symbol", "through", "verdict",
 )  # fmt: skip
 """What templates may say of a result."""
 

@@ -154,6 +154,15 @@ def percent(share: float) -> str:
     return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
 
 
+def sentence(text: str) -> str:
+    """The text with a capital letter in front.
+
+    >>> sentence("it is odd.")
+    'It is odd.'
+    """
+    return text[:1].upper() + text[1:]
+
+
 def plural(count: int, what: str) -> str:
     """A number of things.
 
