@@ -25,7 +25,7 @@ class Watch:
     def __init__(self) -> None:
         self.rules: set[str] = set()
         self.spellings: set[str] = set()
-        self.terms: list[tuple[str, str, float, bool]] = []  # module, operator, Σ|term|, told
+        self.terms: list[tuple[str, str, float, bool]] = []  # module, operator, Σ|term|, reported
 
     def __enter__(self) -> Watch:
         self._carry, self._apply = Tracer.carry, Tracer._apply
@@ -42,10 +42,10 @@ class Watch:
 
         def carry(mode: Tracer, call: Any, y: Tensor, term: Tensor, *rest: Any) -> Tensor:
             module = mode.module_path()
-            told = module in mode.frozen_constants or call.operator in _CHOOSING
-            told |= any(m.kind == FROZEN and m.inputs for _, m in call.marked)
+            reported = module in mode.frozen_constants or call.operator in _CHOOSING
+            reported |= any(m.kind == FROZEN and m.inputs for _, m in call.marked)
             total = float(term.detach().abs().double().sum())
-            self.terms.append((module, call.operator, total, told))
+            self.terms.append((module, call.operator, total, reported))
             return native(mode, call, y, term, *rest)
 
         return carry
@@ -69,9 +69,9 @@ class Watch:
         return sorted(
             {
                 f"{module}: {operator}"
-                for (module, operator, a, told), (_, _, b, _) in zip(
+                for (module, operator, a, reported), (_, _, b, _) in zip(
                     self.terms, other.terms, strict=True
                 )
-                if a != b and not told
+                if a != b and not reported
             }
         )

@@ -15,51 +15,39 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
 from experiments.ablation import configurations, tables
 from experiments.ablation.board import PROTOCOLS, Board, Phase
-from experiments.ablation.configurations import Row
+from experiments.ablation.configurations import MODELS, Row
 from experiments.ablation.exact_map import registered
 from experiments.ablation.figure import draw
-from experiments.report import ROOT, environment, write_block
+from experiments.command import DOCS, Command
+from experiments.report import environment, write_block
 
-COMMAND = "experiments.ablation"
-PAGE, PICTURE = ROOT / "docs" / "ablation.md", ROOT / "docs" / "images" / "ablation.png"
+PAGE, PICTURE = DOCS / "ablation.md", DOCS / "images" / "ablation.png"
 PHASES = ("validation", "test")
+COMMAND = Command("ablation", __doc__, "scenes", "device", "write", "work", scenes=64)
+COMMAND.choose("model", MODELS, MODELS)
+COMMAND.add("--test-scenes", type=int, help="test scenes (as --scenes)")
+COMMAND.add("--mosaics", type=int, default=40, help="mosaics of GAE, 4 scenes each (40)")
+COMMAND.add("--test-mosaics", type=int, help="of the test phase (as --mosaics)")
+COMMAND.add("--phase", choices=[*PHASES, "both"], default="both")
+COMMAND.add("--short", dest="few", action="store_true", help="one axis at a time, nothing slow")
+COMMAND.add("--only", default="", help="compute only rows with this in their name")
+COMMAND.add("--no-run", action="store_true", help="report what is finished")
+COMMAND.add("--top", type=int, default=20, help="rows to print of a model (20)")
+COMMAND.least |= dict.fromkeys(("scenes", "test_scenes", "mosaics", "test_mosaics"), 2)
 
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
-    known = configurations.MODELS
-    parser.add_argument("--scenes", type=int, default=64, help="scenes of a phase (64)")
-    parser.add_argument("--test-scenes", type=int, help="test scenes (as --scenes)")
-    parser.add_argument(
-        "--mosaics", type=int, default=40, help="mosaics of GAE, 4 scenes each (40)"
-    )
-    parser.add_argument("--test-mosaics", type=int, help="of the test phase (as --mosaics)")
-    parser.add_argument("--models", nargs="+", default=list(known), help=", ".join(known))
-    parser.add_argument("--phase", choices=[*PHASES, "both"], default="both")
-    parser.add_argument("--short", action="store_true", help="one axis at a time, no slow method")
-    parser.add_argument("--only", default="", help="compute rows with this in their name alone")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda (cpu)")
-    parser.add_argument("--no-run", action="store_true", help="report what is finished")
-    parser.add_argument("--write", action="store_true", help="update docs/ablation.md, its picture")
-    parser.add_argument("--top", type=int, default=20, help="rows to print of a model (20)")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ablation")
-    a = parser.parse_args(words)
-    a.test_scenes = a.scenes if a.test_scenes is None else a.test_scenes
-    a.test_mosaics = a.mosaics if a.test_mosaics is None else a.test_mosaics
-    unknown = next((model for model in a.models if model not in known), None)
-    if unknown is not None:
-        parser.error(f"no model '{unknown}'. Choose from: {', '.join(known)}.")
-    if min(a.scenes, a.test_scenes, a.mosaics, a.test_mosaics) < 2:
-        parser.error("numbers of scenes and of mosaics are 2 at least, for an interval.")
+    a = COMMAND.parse(words)
+    a.test_scenes = a.test_scenes or a.scenes
+    a.test_mosaics = a.test_mosaics or a.mosaics
     if a.write and a.phase == "validation":
-        parser.error("--write needs the test phase.")
+        COMMAND.fail("--write needs the test phase.")
     return a
 
 
@@ -84,7 +72,7 @@ def computed(phase: Phase, a: argparse.Namespace, rows: Sequence[Row], wanted: l
 
 def main(words: Sequence[str] | None = None) -> None:
     a = parsed(words)
-    rows = configurations.rows(a.short)
+    rows = configurations.rows(a.few)
     before = rows if a.phase in ("validation", "both") else []
     validation = computed(
         Phase("validation", a.scenes, a.mosaics, a.work, a.device), a, rows, before
@@ -120,7 +108,7 @@ def refuse_parts(board: Board, rows: Sequence[Row]) -> None:
         model, name = missing[0]
         raise SystemExit(
             f"{len(missing)} of {len(keys)} rows are not finished, the first is {name} on {model}. "
-            "Leave --no-run and --only away, or --write."
+            "Omit --no-run and --only, or --write."
         )
 
 
@@ -130,7 +118,7 @@ def publish(a: argparse.Namespace, validation: Board, test: Board) -> None:
     note = (
         f"Chosen on {a.scenes} validation scenes and {a.mosaics} mosaics of four (GAE), reported "
         f"on {a.test_scenes} test scenes and {a.test_mosaics} mosaics; 95 % bootstrap intervals "
-        f"over scenes or mosaics. Written by `python -m {COMMAND} {' '.join(_said(a))}`; "
+        f"over scenes or mosaics. {COMMAND.written(*_said(a))}; "
         f"{environment()}."
     )
     made = tables.blocks(validation, test, chosen, default, note)
@@ -147,8 +135,8 @@ def _said(a: argparse.Namespace) -> list[str]:
     said += ["--mosaics", str(a.mosaics)]
     said += ["--test-mosaics", str(a.test_mosaics)] if a.test_mosaics != a.mosaics else []
     said += ["--device", a.device] if a.device != "cpu" else []
-    said += ["--models", *a.models] if tuple(a.models) != configurations.MODELS else []
-    return [*said, *(["--short"] if a.short else []), "--write"]
+    said += ["--models", *a.models] if tuple(a.models) != MODELS else []
+    return [*said, *(["--short"] if a.few else [])]
 
 
 if __name__ == "__main__":

@@ -8,32 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.ablation.board import PROTOCOLS, Board
 from experiments.ablation.configurations import PEER, SMOOTHED, TRIVIAL, Row
-from omenn.files.atomic import replacing
+from experiments.figures import INK, figure, save, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INK, OWN, DEFAULT, OTHER, NONE = "#333333", "#c2410c", "#d97706", "#5f7893", "#b5b5b5"
+OWN, DEFAULT, OTHER, NONE = "#c2410c", "#d97706", "#5f7893", "#b5b5b5"
 
 
 def draw(test: Board, chosen: Mapping[str, Row], default: Row, path: Path) -> None:
     """The figure, into a file."""
-    figure = figure_of(test, chosen, default)
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png")
+    save(figure_of(test, chosen, default), path)
 
 
 def figure_of(test: Board, chosen: Mapping[str, Row], default: Row) -> Figure:
     """What was chosen, the default, the other methods and the trivial maps, best first."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
     shown = {m: _shown(test, m, chosen[m], default) for m in test.models}
     heights = [len(rows) for rows in shown.values()]
-    figure = Figure(figsize=(11, 1 + 0.2 * sum(heights)), dpi=150, layout="constrained")
-    panels = figure.subplots(len(shown), len(PROTOCOLS), squeeze=False, height_ratios=heights)
+    drawn = figure(11, 1 + 0.2 * sum(heights), dpi=150)
+    panels = drawn.subplots(len(shown), len(PROTOCOLS), squeeze=False, height_ratios=heights)
     for title, panel in zip(PROTOCOLS, panels[0], strict=True):
         panel.set_title(title, fontsize=10, color=INK, weight="bold")
     for line, (model, rows) in zip(panels, shown.items(), strict=True):
@@ -43,7 +36,7 @@ def figure_of(test: Board, chosen: Mapping[str, Row], default: Row) -> Figure:
         names = [name for name, _, _ in rows]
         for panel in line:
             panel.set_yticks(range(len(rows)), names if panel is line[0] else [])
-    return figure
+    return drawn
 
 
 def _shown(test: Board, model: str, own: Row, default: Row) -> list[tuple[str, Row, str]]:
@@ -63,8 +56,4 @@ def _panel(
         panel.plot([cell.low, cell.high], [place, place], color=colour, lw=1.6)
         panel.plot(cell.value, place, "o", color=colour, ms=4)
     panel.set_ylim(len(rows) - 0.4, -0.6)
-    panel.tick_params(labelsize=7, colors=INK)
-    panel.grid(color="#e5e5e5", lw=0.6)
-    panel.set_axisbelow(True)
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)
+    tidy(panel, size=7)

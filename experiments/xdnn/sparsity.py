@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from experiments.command import Command
 from experiments.report import ROOT, environment
 from experiments.xdnn import sparsity_data, sparsity_single, sparsity_stacked, sparsity_tables
 from experiments.xdnn.sparsity_data import Rows, Split, repetition, stacked
@@ -142,30 +143,18 @@ def _rows(args: argparse.Namespace) -> Rows:
     ]()
 
 
-def arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", choices=["breast-cancer", "sparse"], default="breast-cancer")
-    parser.add_argument("--survey", type=Path, metavar="FOLDER", help="the survey's own files")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--repetitions", type=int, default=200, metavar="N")
-    parser.add_argument("--selection", type=int, default=20, metavar="N", help="choose the weight")
-    parser.add_argument("--timed", type=int, default=3, metavar="N", help="single trainings")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N")
-    parser.add_argument("--work", type=Path, default=WORK, metavar="FOLDER")
-    parser.add_argument("--short", action="store_true", help="a few repetitions of cheap methods")
-    parser.add_argument("--write", action="store_true", help="update the page and its figure")
-    args = parser.parse_args(words)
-    if args.short and args.write:
-        parser.error("--short is too little to be written; leave --write out")
-    if min(args.repetitions, args.selection, args.timed, args.epochs) < 1:
-        parser.error("--repetitions, --selection, --timed and --epochs are at least 1")
-    return args
+COMMAND = Command("xdnn.sparsity", __doc__, "short", "write", "work", work=WORK)
+COMMAND.choose("method", METHODS, METHODS, option="methods")
+COMMAND.add("--data", choices=["breast-cancer", "sparse"], default="breast-cancer")
+COMMAND.add("--survey", type=Path, metavar="FOLDER", help="the survey's own files")
+COMMAND.add("--repetitions", type=int, default=200, metavar="N")
+COMMAND.add("--selection", type=int, default=20, metavar="N", help="choose the weight")
+COMMAND.add("--timed", type=int, default=3, metavar="N", help="single trainings")
+COMMAND.add("--epochs", type=int, default=EPOCHS, metavar="N")
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    args = arguments(words)
+    args = COMMAND.parse(words)
     with tempfile.TemporaryDirectory() as folder:
         if args.short:
             args.work, args.repetitions, args.selection, args.timed = Path(folder), 10, 5, 1

@@ -401,9 +401,9 @@ class TestCommand:
         ("words", "text"),
         [
             (["--models", "huge"], "no model 'huge'. Choose from: birds-resnet, "),
-            (["--scenes", "1"], "numbers of scenes and of mosaics are 2 at least, for an int"),
-            (["--mosaics", "1"], "numbers of scenes and of mosaics are 2 at least"),
-            (["--test-mosaics", "1"], "numbers of scenes and of mosaics are 2 at least"),
+            (["--scenes", "1"], "--scenes is 1; it must be at least 2."),
+            (["--mosaics", "1"], "--mosaics is 1; it must be at least 2."),
+            (["--test-mosaics", "1"], "--test-mosaics is 1; it must be at least 2."),
             (["--write", "--phase", "validation"], "--write needs the test phase."),
         ],
     )

@@ -269,10 +269,10 @@ class TestCommand:
     def test_mistakes(self, words, tmp_path, capsys) -> None:
         with pytest.raises(SystemExit):
             sparsity.main([*words, "--short", "--write"])
-        assert "--short is too little to be written" in capsys.readouterr().err
+        assert "--write publishes the full form: omit --short." in capsys.readouterr().err
         with pytest.raises(SystemExit):
             sparsity.main([*words, "--repetitions", "0"])
-        assert "are at least 1" in capsys.readouterr().err
+        assert "it must be at least 1." in capsys.readouterr().err
         with pytest.raises(SystemExit, match=r"X_sparsity.csv does not exist"):
             sparsity.main([*words, "--survey", str(tmp_path)])
 
