@@ -78,12 +78,14 @@ def inside_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def nothing_registered() -> Iterator[None]:
-    """Rules and methods that an example registers are gone before the next test."""
+    """Rules, methods and metrics that an example registers are gone before the next test."""
     from omenn.engine.operators import OPERATORS
     from omenn.engine.trace import spelling
     from omenn.methods import registry
+    from omenn.metrics import registry as of_metrics
 
-    tables = (OPERATORS, *spelling.tables(), registry._METHODS)
+    of_metrics.metrics()  # a module registers its metrics when it is imported, and never again
+    tables = (OPERATORS, *spelling.tables(), registry._METHODS, of_metrics._METRICS)
     before = [dict(table) for table in tables]
     yield
     for table, old in zip(tables, before, strict=True):

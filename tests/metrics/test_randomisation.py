@@ -18,14 +18,11 @@ from torch.nn.utils import parametrizations
 from omenn.errors import InputError, ModelError, TargetError
 from omenn.metrics.explainers import TRIVIAL, Explainer, explainer
 from omenn.metrics.quantus import _Logits, quantus_metric
+from omenn.metrics.random_layers import layer_seed, layers, randomisations, randomised
 from omenn.metrics.randomisation import (
     efficient_randomisation,
-    layer_seed,
-    layers,
     parameter_randomisation,
     random_logit,
-    randomisations,
-    randomised,
     smooth_randomisation,
     smoothed,
 )

@@ -127,42 +127,72 @@ def gae(
         )
     whole("steps", steps, 2)
     logits = logits_of(f, images, chunk)
-    names = predicted = logits.argmax(1)
-    if published:
-        if labels is None:
-            raise InputError("published=True compares with the true classes: give labels=.")
-        names = checked_targets(labels, len(images), logits.device)
-        of_targets(logits, names)  # refuses classes that are not there
+    names = _names(logits, labels) if published else logits.argmax(1)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(images), generator=generator)[: 4 * count].view(count, 4)
-    order = order.to(images.device)
     luck = torch.rand(count, 1, generator=generator, dtype=torch.float64)
     asked = _Explainer(explain, channels=published)
-    consistency, contrast = [], []
-    for some, drawn in zip(*(t.split(max(1, chunk // 4)) for t in (order, luck)), strict=True):
-        four = images[some.flatten()].view(len(some), 4, *images.shape[1:])
-        mosaic, classes = mosaics(four), predicted[some]
-        likely = logits_of(f, mosaic, chunk).gather(1, classes).softmax(1)
-        # an index drawn with these probabilities: where the sum of those before passes the number
-        positive = (likely.cumsum(1)[:, :3] < drawn.to(likely)).sum(1)
-        rows = torch.arange(len(some), device=images.device)
-        x, y = four[rows, positive], classes[rows, positive]
-        r = asked(x, y, alone=True)
-        morf, lerf = (_masked(f, x, y, steps, first, published) for first in (True, False))
-        own = logits[some[rows, positive]]
-        steady = _robustness(asked, r, y, morf, lerf, _start(own, y, published))
-        consistency.append((_faithfulness(r, morf, lerf) + steady).clamp(min=0) / 2)
-        score = _score_map(own.gather(1, names[some]), positive, mosaic)
-        contrast.append(_share(score, asked(mosaic, y, alone=True)).clamp(min=0))
+    game = _Game(f, asked, images, logits, names, steps, published, chunk)
+    found = []
+    for parts in zip(*(t.split(max(1, chunk // 4)) for t in (order, luck)), strict=True):
+        found.append(game.judged(*(part.to(images.device) for part in parts)))
         tick()
-    lc, c = torch.cat(consistency), torch.cat(contrast)
+    lc, c = (torch.cat(values) for values in zip(*found, strict=True))
     prefix = "published " if published else ""
     notes = {"pictures left over": len(images) - 4 * count, **asked.counted}
-    return GAEScore(
-        Score(f"{prefix}local consistency", lc, notes),
-        Score(f"{prefix}contrastiveness", c, notes),
-        Score(f"{prefix}gae", lc * c, notes),
-    )
+    named = {"local consistency": lc, "contrastiveness": c, "gae": lc * c}
+    return GAEScore(*(Score(f"{prefix}{name}", values, notes) for name, values in named.items()))
+
+
+def _names(logits: Tensor, labels: Tensor | None) -> Tensor:
+    """The labels as classes that the logits have."""
+    if labels is None:
+        raise InputError("published=True compares with the true classes: give labels=.")
+    names = checked_targets(labels, len(logits), logits.device)
+    of_targets(logits, names)
+    return names
+
+
+@dataclass(frozen=True, eq=False)
+class _Game:
+    """The pictures with their logits, and the classes (B,) that the contrast is about."""
+
+    f: Model
+    asked: _Explainer
+    images: Tensor
+    logits: Tensor
+    names: Tensor
+    steps: int
+    published: bool
+    chunk: int
+
+    def judged(self, some: Tensor, luck: Tensor) -> tuple[Tensor, Tensor]:
+        """Local consistency and contrastiveness of the mosaics (M, 4) of these pictures."""
+        four = self.images[some.flatten()].view(len(some), 4, *self.images.shape[1:])
+        mosaic, classes = mosaics(four), self.logits.argmax(1)[some]
+        positive = self._drawn(mosaic, classes, luck)
+        rows = torch.arange(len(some), device=some.device)
+        own, y = self.logits[some[rows, positive]], classes[rows, positive]
+        consistency = self._consistency(four[rows, positive], y, own)
+        score = _score_map(own.gather(1, self.names[some]), positive, mosaic)
+        contrast = _share(score, self.asked(mosaic, y, alone=True))
+        return consistency.clamp(min=0) / 2, contrast.clamp(min=0)
+
+    def _drawn(self, mosaic: Tensor, classes: Tensor, luck: Tensor) -> Tensor:
+        """Which picture is the positive one, drawn by the softmax of the mosaic's logits."""
+        likely = logits_of(self.f, mosaic, self.chunk).gather(1, classes).softmax(1)
+        # where the sum of those before passes the number
+        return (likely.cumsum(1)[:, :3] < luck.to(likely)).sum(1)
+
+    def _consistency(self, x: Tensor, y: Tensor, own: Tensor) -> Tensor:
+        """F + R of the positive pictures."""
+        r = self.asked(x, y, alone=True)
+        masked = (
+            _masked(self.f, x, y, self.steps, first, self.published) for first in (True, False)
+        )
+        morf, lerf = masked
+        start = _start(own, y, self.published)
+        return _faithfulness(r, morf, lerf) + _robustness(self.asked, r, y, morf, lerf, start)
 
 
 def mosaics(four: Tensor) -> Tensor:

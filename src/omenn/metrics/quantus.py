@@ -21,7 +21,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
@@ -36,7 +35,7 @@ from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import checked_images, checked_targets, constant_maps, logits_of
 from omenn.metrics.randomisation import Make
 from omenn.metrics.ranking import pearson
-from omenn.metrics.registry import QUANTUS, Measure, Metric
+from omenn.metrics.registry import QUANTUS
 from omenn.metrics.score import Score
 from omenn.metrics.similarity import by_largest, sorted_ranks
 
@@ -107,7 +106,7 @@ def quantus_metric(
 
     Source: Hedström et al. 2023, JMLR 24(34); https://github.com/understandable-machine-intelligence-lab/Quantus
     """
-    known = _known(name)
+    known = known_name(name)
     images = checked_images(images)
     targets = checked_targets(targets, len(images), images.device)
     if isinstance(model, nn.Module) and model.training:
@@ -198,7 +197,7 @@ class _Call:
         """What the metric returns."""
         package = package_for(self.name)
         kind = getattr(package, self.name)
-        known = _declared(self.name)
+        known = declared_options(self.name)
         for option in options:
             if option not in known:
                 raise InputError(
@@ -328,7 +327,7 @@ def _each_by_largest(a: np.ndarray) -> np.ndarray:
     return by_largest(flat).view(a.shape).numpy()
 
 
-def _known(name: str) -> str:
+def known_name(name: str) -> str:
     """The name of the class; case, blanks and dashes do not matter.
 
     Raises:
@@ -365,60 +364,7 @@ def package_for(name: str) -> Any:
         raise MissingExtra("quantus", "bench", f"the metric '{QUANTUS}{name}'") from None
 
 
-def _declared(name: str) -> dict[str, Any]:
+def declared_options(name: str) -> dict[str, Any]:
     """Option → default of a class of Quantus."""
     declared = inspect.signature(getattr(package_for(name), name).__init__).parameters
     return {k: p.default for k, p in declared.items() if k not in ("self", "kwargs")}
-
-
-_NOT_WRITTEN = re.compile(
-    r"_func$|_kwargs$|^(return_aggregate|disable_warnings|display_progressbar)$"
-)
-
-
-class QuantusMetric(Metric):
-    """A metric of Quantus by name alone: many repeat what the registry has, and they are slow."""
-
-    @property
-    def arguments(self) -> frozenset[str]:
-        masked = self.of == "labels"
-        return super().arguments - (frozenset(("make",)) if masked else frozenset(("masks",)))
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """Option → default of its class in Quantus, of those that can be written in a plan.
-
-        Raises:
-            MissingExtra: quantus is not installed.
-        """
-        (measure,) = self.measures
-        if measure.name == "Completeness":  # it is our own
-            return MappingProxyType({"fill": None, "tolerance": 1e-3})
-        written = {k: v for k, v in _declared(measure.name).items() if not _NOT_WRITTEN.search(k)}
-        plain = {k: v if type(v) in (bool, int, float) else None for k, v in written.items()}
-        return MappingProxyType({**plain, "softmax": None})
-
-    @property
-    def typed(self) -> None:
-        """Quantus' annotations name types that numpy no longer has."""
-
-
-def metric_of(name: str) -> Metric:
-    """The metric of ``quantus:NAME``; case and dashes do not matter.
-
-    Raises:
-        InputError: there is none, or it is not offered.
-
-    >>> metric_of("quantus:pixel-flipping").name, metric_of("quantus:MPRT").measures[0].higher
-    ('quantus:PixelFlipping', False)
-    """
-    found = _known(name.removeprefix(QUANTUS))
-    return QuantusMetric(
-        f"{QUANTUS}{found}",
-        partial(quantus_metric, found),
-        "faithfulness",
-        f"{found} as Quantus computes it",
-        "JMLR 24(34), 2023",
-        (Measure(found, METRICS[found], headline=True),),
-        "labels" if found in MASKED else "predicted",
-    )

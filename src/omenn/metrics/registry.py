@@ -158,9 +158,9 @@ def find(name: str) -> Metric:
     """
     known = metrics()
     if name.startswith(QUANTUS):
-        from omenn.metrics import quantus
+        from omenn.metrics.quantus_metrics import metric_of
 
-        return quantus.metric_of(name)
+        return metric_of(name)
     if name not in known:
         raise InputError(f"unknown metric '{name}': {did_you_mean(name, known)}")
     return known[name]
