@@ -20,7 +20,7 @@ from omenn.metrics.faithfulness import faithfulness_correlation
 from omenn.models import sources
 
 ROOT = Path(__file__).parents[2]
-RESUMABLE = "omenn: interrupted; what is finished stays; run the same command again to go on\n"
+RESUMABLE = "omenn: interrupted; finished work is kept; run the same command again to continue\n"
 METRICS = "srg[patch=8],sparseness"
 
 

@@ -174,7 +174,7 @@ class TestFailures:
 
     def test_all_fail(self, run: Run, net: str, picture: Path, broken: str) -> None:
         words = ("compare", picture, "-m", net, "--methods", f"{broken},rollout", "-o", "x.html")
-        refused(run(*words), r"no method has a map of this\. broken: unexpected Zero.*; rollout: ")
+        refused(run(*words), r"every method failed\. broken: unexpected Zero.*; rollout: ")
         assert written() == set()
 
     @pytest.mark.parametrize(("promise", "code"), [("exact", 1), ("approximate", 0)])

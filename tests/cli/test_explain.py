@@ -166,7 +166,7 @@ class TestExplain:
     def test_random_weights_are_said_on_the_page(self, run: Run, picture: Path) -> None:
         pytest.importorskip("timm")
         code, out, _ = run("explain", picture, "-m", "timm:test_resnet", "-o", "x.html")
-        words = "Random weights, seed 0: the model has learned nothing."
+        words = "Random weights, seed 0: the model is not trained."
         assert code == 0
         assert words in out
         assert words in Path("x.html").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from commands import NET, Run, subprocess_of, written
 from omenn.data.birds import dataset
 from omenn.models import training
 
-RESUMABLE = "omenn: interrupted; what is finished stays; run the same command again to go on\n"
+RESUMABLE = "omenn: interrupted; finished work is kept; run the same command again to continue\n"
 
 
 class TestInterruption:

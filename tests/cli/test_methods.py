@@ -41,7 +41,7 @@ class TestList:
         assert "gamma=0.25 epsilon=1e-06" in out
         assert "not promised" in out
         assert "the same as alpha1beta0" in out
-        assert "the same as omenn unless told otherwise" in out
+        assert "the same as omenn by default" in out
         count = len(omenn.list_methods()) - sum(
             m.same_as is not None for m in omenn.list_methods().values()
         )
@@ -215,7 +215,7 @@ class TestPost:
     def test_a_form_that_keeps_the_sum(self, run: Run, net: str, picture: Path) -> None:
         code, out, err = run("explain", picture, "-m", net, "--post", "clean", "-o", "x.html")
         assert (code, err) == (0, "")
-        assert "changed afterwards: clamp:0.01, gaussian:0.5." in out
+        assert "processed: clamp:0.01, gaussian:0.5." in out
         assert "no longer" not in out
         html = Path("x.html").read_text(encoding="utf-8")
         assert "<h4>C, processed</h4>" in html

@@ -111,7 +111,7 @@ class TestTrainTable:
         monkeypatch.setattr(table_training._Run, "_step", interrupted)
         code, out, err = run(*words, "--out", "cut")
         assert (code, out) == (2, "")
-        assert "run the same command again to go on" in err
+        assert "run the same command again to continue" in err
         assert run(*words, "--out", "cut")[0] == 0
         assert steps == [0, 1, 2, 2, 3, 4]
         whole, cut = (Path(name, "table.safetensors").read_bytes() for name in ("whole", "cut"))

@@ -73,7 +73,7 @@ class TestLibraries:
         source = sources.load("timm:resnet18")
         assert not source.model.training
         assert source.trained is False
-        assert source.weights == "random weights, seed 0: the model has learned nothing"
+        assert source.weights == "random weights, seed 0: the model is not trained"
         settings = source.preprocessing
         assert (settings.size, settings.resize) == ((224, 224), (235, 235))
         assert (settings.interpolation, settings.mean) == ("bicubic", IMAGENET_MEAN)

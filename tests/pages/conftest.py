@@ -67,7 +67,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     rival="Noomi",
                     truth="Larkolin",
                     seconds=0.25,
-                    warning="Random weights, seed 0: the model has learned nothing.",
+                    warning="Random weights, seed 0: the model is not trained.",
                 )
             )
     certificate = omenn.certify(network, torch.randn(1, 3, 16, 16))

@@ -140,7 +140,7 @@ def test_words_from_outside_are_escaped(case: MakeCase) -> None:
 
 
 def test_random_weights_are_said_plainly_at_the_top_and_at_every_answer(case: MakeCase) -> None:
-    warning = "Random weights, seed 0: the model has learned nothing."
+    warning = "Random weights, seed 0: the model is not trained."
     html = page(report(case(warning=warning), case(name="two.png", warning=warning)))
     assert html.count(f'<div class="warning" role="note"><p>{warning}') == 1
     assert html.count(f'<span class="badge warn">{warning}') == 2

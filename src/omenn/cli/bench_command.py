@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from omenn.cli import terminal
 from omenn.cli.shared_options import AsJson, OutFolder, Verbose
 from omenn.files.locks import locked
+
+if TYPE_CHECKING:
+    from omenn.bench.running import Done
 
 EXAMPLES = """[bold]Examples:[/]
 

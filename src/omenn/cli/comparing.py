@@ -124,7 +124,7 @@ def compare_file(
     there = [row.cell for row in rows if row.cell.values is not None]
     if not there:
         each = "; ".join(f"{row.method}: {row.cell.error}" for row in rows)
-        raise InputError(f"no method has a map of this. {each}")
+        raise InputError(f"every method failed. {each}")
     return Comparison(
         name=file.name,
         model=source.spec,
@@ -240,7 +240,7 @@ def write(out: Path, comparison: Comparison) -> None:
 
 
 def remarks(comparison: Comparison, out: Path | None) -> list[str]:
-    """What is said below the table."""
+    """The lines below the table."""
     said = [comparison.warning] if comparison.warning else []
     said += [f"{row.method}: {row.cell.error}" for row in comparison.rows if row.cell.error]
     if not kept(comparison):

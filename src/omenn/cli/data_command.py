@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, help="Write a data set that omenn genera
 
 @app.command("birds")
 def data_birds(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write to.")],
     train_scenes: Annotated[int, typer.Option(metavar="N", help="Training scenes.")] = 1000,
     test_scenes: Annotated[
         int, typer.Option(metavar="N", help="Test scenes, with their interventions.")
@@ -27,7 +27,7 @@ def data_birds(
 ) -> None:
     """Write generated birds with part maps and all interventions, in FunnyBirds' layout.
 
-    Started again with the same arguments, an interrupted run goes on where it stopped.
+    Started again with the same arguments, an interrupted run continues.
 
     [bold]Example:[/]  omenn data birds birds/ --train-scenes 5000 --size 128
     """

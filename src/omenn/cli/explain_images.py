@@ -124,7 +124,7 @@ def explain_tensor(
 def _grid_of(
     explanation: Explanation, source: Source, tensor: torch.Tensor
 ) -> tuple[int, int] | None:
-    """Of the tokens of a module's output that was not brought to the picture, if they have one."""
+    """The grid of the tokens of a module's output that was not resampled, if they have one."""
     from omenn.engine.location.token_grid import token_grid
 
     at, matrix = explanation.at, explanation.matrix
@@ -235,7 +235,7 @@ def first_row(source: Source, tensor: torch.Tensor) -> torch.Tensor:
             raise TargetError("one tensor has no parts to be named")
         several = isinstance(output, Mapping) and len(output) > 1
         if source.output is None and several and output.get("logits") is None:
-            raise TargetError("which of them are the logits is not said")
+            raise TargetError("it is not clear which of them are the logits")
         logits = pick_output(output, source.output)
         select(logits, None, len(tensor))  # refuses what is not one row of logits a picture
     except TargetError as error:
@@ -281,7 +281,7 @@ def _described(output: Any) -> str:
 
 
 def other_output(source: Source) -> str:
-    """What to do on the command line where a model's output is no row of logits."""
+    """What to do on the command line where a model's output is not a row of logits."""
     where = "a file, and name it as file.py:function" if source.file is None else f"'{source.file}'"
     return (
         "Name another part of it with --output (a key or a position), or write a function that "

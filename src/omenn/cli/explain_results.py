@@ -104,20 +104,20 @@ def kept(cases: Sequence[Case]) -> bool:
 
 
 def remarks(cases: Sequence[Case], written: Sequence[Path]) -> list[str]:
-    """What is said below the table."""
+    """The lines below the table."""
     said = [cases[0].warning] if cases[0].warning else []
     if not kept(cases):
         causes = [case.explanation.cause for case in cases if case.explanation.cause]
         why = f" The cause: {causes[0]}." if causes else ""
-        said.append(f"NOT EXACT: a matrix misses its logit by more than rounding can.{why}")
+        said.append(f"NOT EXACT: a matrix misses its logit by more than rounding error.{why}")
     if of := cases[0].explanation.explains:
-        said.append(f"the model returns probabilities: explained is {of}.")
+        said.append(f"the model returns probabilities: the explanation is of {of}.")
     changed = [case for case in cases if case.explanation.processing]
     if changed:
         steps = ", ".join(changed[0].explanation.processing)
         lost = any(verdict(case.explanation).kind == "warn" for case in changed)
         said.append(
-            f"changed afterwards: {steps}."
+            f"processed: {steps}."
             + (" The sum is no longer the logit; the residual says by how much." if lost else "")
         )
     if not written:

@@ -1,4 +1,4 @@
-"""``omenn methods``: what there is, what each promises, what it can be told, what it needs."""
+"""``omenn methods``: every method, its promise, its options, what it needs."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def counted() -> str:
 def _same(method: Method) -> str:
     if method.same_as is None:
         return ""
-    return f"the same as {method.same_as}" + " unless told otherwise" * bool(_own(method))
+    return f"the same as {method.same_as}" + " by default" * bool(_own(method))
 
 
 def _own(method: Method) -> set[str]:

@@ -20,11 +20,11 @@ from omenn.files.printable import printable
 EXIT_FAILED, EXIT_ERROR = 1, 2
 """The command ran and its result is not as promised; it could not run."""
 
-RESUMABLE = "what is finished stays; run the same command again to go on"
+RESUMABLE = "finished work is kept; run the same command again to continue"
 
 
 class Interrupted(Exception):
-    """Ctrl-C in work that goes on where it stopped when the command is run again."""
+    """Ctrl-C in work that continues where it stopped when the command runs again."""
 
 
 @contextmanager

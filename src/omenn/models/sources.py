@@ -224,7 +224,7 @@ def _untrained(
     settings: Preprocessing,
     classes: tuple[str, ...] | None,
 ) -> Source:
-    words = f"random weights, seed {seed}: the model has learned nothing"
+    words = f"random weights, seed {seed}: the model is not trained"
     return Source(spec, model, settings, classes, words, trained=False)
 
 
