@@ -110,8 +110,7 @@ def bench(
     from omenn.cli import bench_list
 
     if listed:
-        terminal.answer(terminal.Answer(bench_list.records(), [bench_list.table()]), as_json)
-        return
+        return terminal.answer(terminal.Answer(bench_list.records(), [bench_list.table()]), as_json)
     flags = {
         "data": data,
         "split": split,
