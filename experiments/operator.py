@@ -10,13 +10,10 @@ logits (its two singular images are all that moves this pair), and of all fifty 
 
 from __future__ import annotations
 
-import argparse
 import gc
 import io
 import statistics
-import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +22,9 @@ import torch
 from torch import Tensor, nn
 
 import omenn
-from experiments.report import ROOT, environment, table, write_block
+from experiments import timing
+from experiments.command import DOCS, Command
+from experiments.report import environment, quartiles, table
 from omenn.data import birds
 from omenn.data.birds.painting import MAP_COLOURS
 from omenn.engine.svd import SVD
@@ -35,9 +34,11 @@ from omenn.viz.heatmaps import colours, scale_of, signed_rgb
 from omenn.viz.panels import number
 
 NETWORK, SCENE = "birds-vit", 7
-PICTURE = ROOT / "docs" / "images" / "operator.png"
-PAGE = ROOT / "docs" / "operator.md"
+PICTURE = DOCS / "images" / "operator.png"
 MODELS = ("birds-resnet", "birds-vit")
+COMMAND = Command("operator", __doc__, "rounds", "threads", "write", rounds=15)
+COMMAND.choose("network", bundled.names(), MODELS)
+COMMAND.add("--picture", type=Path, help="write the picture here, and nothing else")
 SHOWN = 4  # singular images of all classes
 INK, QUIET = "#1d2433", "#5a6375"
 
@@ -118,12 +119,6 @@ def parts_table(v: Views) -> str:
     ) + "."  # fmt: skip
 
 
-def timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def cost_rows(name: str, rounds: int) -> list[list[str]]:
     """Seconds, and ratios to a plain input gradient of the same round, batch 1."""
     model, x = bundled.load(name), torch.randn(1, 3, 64, 64)
@@ -132,12 +127,10 @@ def cost_rows(name: str, rounds: int) -> list[list[str]]:
         for label, t in one_round(model, x).items():
             if k:  # the first one warms up
                 seconds.setdefault(label, []).append(t)
-    rows, base = [], seconds["plain input gradient"]
+    rows, plain = [], "plain input gradient"
     for label, times in seconds.items():
-        ratios = [a / b for a, b in zip(times, base, strict=True)]
-        low, mid, high = statistics.quantiles(ratios, n=4)
-        spread = "1" if times is base else f"{mid:.2f} ({low:.2f}–{high:.2f})"
-        rows.append([f"{name}: {label}", f"{1000 * statistics.median(times):.0f}", spread])
+        ratio = "1" if label == plain else quartiles(timing.ratios(seconds, label, plain))
+        rows.append([f"{name}: {label}", f"{1000 * statistics.median(times):.0f}", ratio])
     return rows
 
 
@@ -152,6 +145,7 @@ def one_round(model: nn.Module, x: Tensor) -> dict[str, float]:
         made["op"] = omenn.operator(model, x)
 
     gc.collect()
+    timed = timing.seconds
     found = {"plain input gradient": timed(gradient), "operator, proved": timed(build)}
     op = made["op"]
     one = torch.ones_like(op.value)
@@ -276,32 +270,17 @@ def bare(axes: Any) -> Any:
     return axes
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--write", action="store_true", help="update docs/operator.md")
-    parser.add_argument("--picture", type=Path, help="write the picture here, and nothing else")
-    parser.add_argument("--models", nargs="*", default=list(MODELS), help="bundled networks")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
-    a = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(a.threads)
+def main(words: Sequence[str] | None = None) -> None:
+    a = COMMAND.parse(words)
     found = views()
+    if a.picture or a.write:
+        write_files({a.picture or PICTURE: picture(found)})
     if a.picture:
-        write_files({a.picture: picture(found)})
         return
-    parts = parts_table(found)
     costs = [row for name in a.models for row in cost_rows(name, a.rounds)]
+    note = f"{COMMAND.written()}: batch 1, float32, {a.rounds} paired rounds; {environment()}."
     cost = table(["", "milliseconds (median)", "ratio (quartiles)"], costs)
-    cost += (
-        f"\n\nWritten by `python -m experiments.operator --write`: batch 1, float32, {a.rounds} "
-        f"paired rounds; {environment()}."
-    )
-    print(parts, cost, sep="\n\n")
-    if a.write:
-        write_files({PICTURE: picture(found)})
-        write_block(PAGE, "parts", parts)
-        write_block(PAGE, "cost", cost)
+    COMMAND.publish(a, "operator.md", parts=parts_table(found), cost=f"{cost}\n\n{note}")
 
 
 if __name__ == "__main__":
