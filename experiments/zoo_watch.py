@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from omenn.engine.location.constants import Location
 from omenn.engine.trace.call import FROZEN
 from omenn.engine.trace.tracer import Tracer
 
@@ -28,25 +29,25 @@ class Watch:
         self.terms: list[tuple[str, str, float, bool]] = []  # module, operator, Σ|term|, reported
 
     def __enter__(self) -> Watch:
-        self._carry, self._apply = Tracer.carry, Tracer._apply
-        Tracer.carry = self._watched_carry()  # type: ignore[method-assign]
+        self._carry, self._apply = Location.carry, Tracer._apply
+        Location.carry = self._watched_carry()  # type: ignore[method-assign]
         Tracer._apply = self._watched_apply()  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
-        Tracer.carry = self._carry  # type: ignore[method-assign]
+        Location.carry = self._carry  # type: ignore[method-assign]
         Tracer._apply = self._apply  # type: ignore[method-assign]
 
     def _watched_carry(self) -> Any:
         native = self._carry
 
-        def carry(mode: Tracer, call: Any, y: Tensor, term: Tensor, *rest: Any) -> Tensor:
-            module = mode.module_path()
-            reported = module in mode.frozen_constants or call.operator in _CHOOSING
+        def carry(where: Location, call: Any, y: Tensor, term: Tensor, *rest: Any) -> Tensor:
+            module = call.owner.module_path()
+            reported = module in where.frozen_constants or call.operator in _CHOOSING
             reported |= any(m.kind == FROZEN and m.inputs for _, m in call.marked)
             total = float(term.detach().abs().double().sum())
             self.terms.append((module, call.operator, total, reported))
-            return native(mode, call, y, term, *rest)
+            return native(where, call, y, term, *rest)
 
         return carry
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from omenn.engine.location import REASONS
-from omenn.engine.trace.inplace import memory_of
+from omenn.engine.trace.marks import addresses
 
 # A tensor, or tensors in the structure of the inputs (the explained ones).
 Structure = Any
@@ -301,7 +301,7 @@ def owned(e: Explanation, differentiable: bool, others: Iterable[Tensor]) -> Exp
 
     Without a history, unless ``differentiable``.
     """
-    taken = {*map(memory_of, others)}
+    taken = addresses(others)
     values = {name: _owned(getattr(e, name), differentiable, taken) for name in _TENSORS}
     sources = {name: t if differentiable else t.detach() for name, t in e.sources.items()}
     return replace(e, **values, sources=sources)
@@ -321,7 +321,8 @@ def _owned(value: Structure, differentiable: bool, taken: set[int]) -> Structure
     t = value if differentiable else value.detach()
     if type(t) is not Tensor:
         t = t.as_subclass(Tensor)
-    if memory_of(t) in taken or t.untyped_storage().nbytes() != t.numel() * t.element_size():
+    memory = t.untyped_storage()
+    if memory.data_ptr() in taken or memory.nbytes() != t.numel() * t.element_size():
         t = t.clone(memory_format=torch.contiguous_format)
-    taken.add(memory_of(t))
+    taken.add(t.untyped_storage().data_ptr())
     return t

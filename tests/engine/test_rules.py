@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 import omenn
-from omenn.engine.inputs import Feed
 from omenn.engine.operators import OPERATORS
 from omenn.engine.trace import spelling, tracer
 from omenn.engine.trace.tracer import Tracer
@@ -40,8 +39,9 @@ def expected(case: Case) -> Affine:
 def engine(case: Case, book=None, create_graph: bool = False) -> tuple[Tensor, Affine]:
     """The output, and W and b as autograd gives them inside of the frozen network."""
     leaves = [t.clone().requires_grad_() for t in case.inputs]
-    mode = Tracer(book=book, create_graph=create_graph)
-    Feed.register(mode, leaves)
+    mode = Tracer(rules=book, create_graph=create_graph)
+    for leaf in leaves:
+        mode.follow_own(leaf)
     with torch.enable_grad(), mode:
         y = case.call(*(leaf.clone() for leaf in leaves))
     rows = []

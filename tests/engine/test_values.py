@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import omenn
 from omenn import xdnn
-from omenn.engine.trace.lifetime import MARK
+from omenn.engine.trace.marks import MARK
 from omenn.explanation import leaves
 
 
@@ -282,8 +282,8 @@ def test_a_run_may_be_copied_while_it_goes_on() -> None:
             y = x.tanh()
             mark = y.__dict__.get(MARK)  # there is none in the ordinary pass
             for _ in range(3 if mark is not None else 0):
-                copy.copy(mark.owner.carrying)
-                copy.deepcopy(mark.owner.carrying)
+                copy.copy(mark.owner.followed.active)
+                copy.deepcopy(mark.owner.followed.active)
             return y
 
     for _ in range(20):

@@ -24,7 +24,7 @@ from omenn.engine.location.entries import structured
 from omenn.engine.location.spread import spread
 from omenn.engine.model_state import State
 from omenn.engine.trace.blame import blame
-from omenn.engine.trace.lifetime import released
+from omenn.engine.trace.marks import released
 from omenn.engine.trace.opaque import raise_opaque
 from omenn.engine.trace.tracer import Tracer
 from omenn.errors import OmennError, UnsupportedOperator
@@ -211,14 +211,11 @@ def _listener(mode: Tracer, feed: Feed, found: list[Located]) -> Any:
     def note(module: nn.Module, inputs: Any, out: Any) -> None:
         if threading.get_ident() != thread:
             return
-        mode.paused = True
-        try:
+        with mode.pause():
             for t in _tensors(out):
                 raise_opaque(mode, t)
                 mark = mode.mark_of(t)
                 found.append(Located(tuple(t.shape), None if mark is None else mark.place))
-        finally:
-            mode.paused = False
 
     return note
 
@@ -257,7 +254,7 @@ def _as_feature_map(model: nn.Module, feed: Feed, at: str, state: State) -> list
     if len(feed.leaves) != 1:
         return []
     leaf = feed.leaves[0]
-    place = feed.mode.homes[0][2] if feed.mode.homes else None
+    place = feed.mode.location.homes[0][2] if feed.mode.location.homes else None
     if place is None or leaf.ndim < 3 or any(len(s) != leaf.ndim for s in shapes):
         return []
     with torch.enable_grad():

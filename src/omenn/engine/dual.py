@@ -24,11 +24,11 @@ def pulled(span: Span) -> tuple[Tensor, Tensor, list[Tensor]]:
     try:
         with torch.inference_mode(False), torch.enable_grad():
             dual = _generic(found).requires_grad_()
-            back = _transposed(found, [*span.feed.leaves, *span.mode.constants.ones()], dual)
-        if span.finite or all_finite(back):
+            back = _transposed(found, [*span.feed.leaves, *span.mode.location.ones()], dual)
+        if span.how.finite or all_finite(back):
             return found, dual, back
     except Overwritten as error:
-        if span.finite:
+        if span.how.finite:
             raise no_way_back(error) from error
     span.forward_finite()
     return pulled(span)

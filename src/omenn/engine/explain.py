@@ -13,11 +13,10 @@ from torch.nn.parameter import UninitializedParameter
 from omenn.check import choose, flag
 from omenn.engine.depth import RESAMPLINGS
 from omenn.engine.explainable import check_model
-from omenn.engine.inputs import Feed
 from omenn.engine.run import FrozenRun
 from omenn.engine.target import Target
 from omenn.engine.trace.guards import alone, not_nested
-from omenn.engine.trace.tracer import Tracer
+from omenn.engine.trace.tracer import Pass, Tracer
 from omenn.errors import InputError
 from omenn.explanation import Explanation
 
@@ -137,8 +136,9 @@ def frozen(
             )
     not_nested()
     with alone():
-        mode = Tracer(model, products=products, create_graph=create_graph)
-        mode.touched.keep_history = True  # what is made here is differentiated by the caller
-        Feed.register(mode, inputs)
+        how = Pass(keep_history=True)  # what is made here is differentiated by the caller
+        mode = Tracer(model, products=products, create_graph=create_graph, how=how)
+        for x in inputs:
+            mode.follow_own(x)
         with torch.enable_grad(), mode:
             yield mode

@@ -64,9 +64,6 @@ class Feed:
         self.spreads: list[Spread | None] = []  # of leaves of integer inputs
         self.mismatch: tuple[int, ...] | None = None  # shape of a leaf without a batch dimension
         self.samples = self._samples(samples)
-        mode.routes = bias == "attention"
-        mode.made = self._made
-        mode.convolved = self._convolved
 
     def _samples(self, count: int | None) -> int:
         tensors = [(k, v) for k, v in self.items if isinstance(v, Tensor)]
@@ -125,12 +122,9 @@ class Feed:
         twin = self.values[-1].clone() if keep else None
         place = None if self.bias == "none" else place
         self.mode.set_mark(inside, Mark(self.mode, CARRIED, place, 0, of, twin))
-        self.mode.roots.append(leaf)
-        self.mode.rooted.append(of)
+        self.mode.follow(leaf, of)
         if place is not None:
-            self.mode.homes.append((index, tuple(leaf.shape), place))
-            if self.bias not in NOT_COLLECTED:
-                self.mode.grid = self.mode.grid or entry.place.grid
+            self.mode.location.add_home(index, leaf.shape, place, self.bias not in NOT_COLLECTED)
         return inside
 
     def _entry(self, key: Key, value: Tensor, channel: int | None, own: bool = True) -> Entry:
@@ -156,11 +150,7 @@ class Feed:
                 there = placed(*how, False, self.batched, wide, True)
             entry.home_ones, entry.home = there
         self.entries.append(entry)
-        index = len(self.entries) - 1
-        for name in (index, direct(index)):
-            self.mode.grids[name] = place.grid
-            self.mode.means[name] = place.grid.mean
-        self.mode.entries = self.entries
+        self.mode.location.add_entries(self.entries)
         return entry
 
     def _channel(self, leaf: Tensor) -> int | None:
@@ -249,15 +239,12 @@ class Feed:
             args, kwargs = _given((k, self._enter(k, normal(v))) for k, v in self.items)
         else:
             args, kwargs = self.arguments()
-        try:
+        with self.mode.taking(self._made, self._convolved):
             if at is None:
                 with self.mode:
                     out = model(*args, **kwargs)
             else:
                 out = self._run_at(model, at, args, kwargs)
-        finally:
-            # No cycle: an explanation is freed as soon as it is dropped.
-            self.mode.made = self.mode.convolved = None
         if not self.leaves:
             raise self._nothing(at)
         return out
@@ -297,11 +284,8 @@ class Feed:
         def capture(module: nn.Module, inputs: Any, out: Any) -> Any:
             if threading.get_ident() != thread:
                 return None
-            self.mode.paused = True
-            try:
+            with self.mode.pause():
                 return self._replace(out)
-            finally:
-                self.mode.paused = False
 
         handle = model.get_submodule(at).register_forward_hook(capture)
         try:
@@ -369,15 +353,6 @@ class Feed:
             own = [values[k] for k in entry.leaves]
             found.append(own[0] if len(own) == 1 else tuple(own) if own else none(entry))
         return self.shaped(found)
-
-    @staticmethod
-    def register(mode: Tracer, inputs: Sequence[Tensor]) -> None:
-        """The caller's own tensors as explained inputs; nothing is hung on them."""
-        for x in inputs:
-            true = x.detach() if mode.create_graph else None
-            mode.leaves[id(x)] = (x, Mark(mode, CARRIED, None, 0, frozenset([id(x)]), true))
-            mode.roots.append(x)
-            mode.rooted.append(frozenset([id(x)]))
 
 
 def nothing(entry: Entry) -> Tensor:

@@ -26,9 +26,9 @@ from torch.overrides import TorchFunctionMode
 
 from omenn.engine.explainable import modules_of
 from omenn.engine.torch_private import DisableTorchFunction, swap_tensors
+from omenn.engine.trace.call import tensors_in
 from omenn.engine.trace.compiled import eager, imported
-from omenn.engine.trace.inplace import memory_of
-from omenn.engine.trace.opaque import tensors_in
+from omenn.engine.trace.marks import memory_of
 from omenn.errors import ModelError
 
 Result = TypeVar("Result")
@@ -170,11 +170,9 @@ class State:
             if address in self._memory and address not in self._written:
                 raise Again(address)
 
-    def exchanged(self, t: Tensor) -> bool:
-        """Whether a pass that runs now writes into this tensor of the model, a twin meanwhile."""
-        return bool(self._written) and any(
-            t is one for address in self._written for one in self._memory[address]
-        )
+    def exchanged(self) -> set[int]:
+        """Ids of the model's tensors that a pass writes into which runs now, twins meanwhile."""
+        return {id(t) for address in self._written for t in self._memory[address]}
 
     # --- memory ----------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from omenn.engine.location.entries import Key
-from omenn.engine.trace.opaque import tensors_in
+from omenn.engine.trace.call import tensors_in
 from omenn.errors import InputError
 
 
@@ -36,7 +36,7 @@ def _plain(items: Iterable[tuple[Key, Any]]) -> list[tuple[Key, Any]]:
     """The items, none of which may hide tensors inside: those would not be explained."""
     found = list(items)
     for key, value in found:
-        if not isinstance(value, Tensor) and any(True for _ in tensors_in([value])):
+        if not isinstance(value, Tensor) and tensors_in([value]):
             raise InputError(
                 f"input {key!r} is a {type(value).__name__} of tensors. Give each tensor as an "
                 "input of its own, and let a function put them together for the model."

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from omenn.engine.trace.tracer import Tracer
 
 _SIGMOIDS = ("sigmoid", "logsigmoid")
-_LAST = {
+LAST = {
     "sigmoid": torch.sigmoid,
     "logsigmoid": torch.nn.functional.logsigmoid,
     "softmax": torch.softmax,
@@ -56,7 +56,7 @@ def begun(mode: Tracer, call: Call) -> Callable[[], Tensor] | None:
     are small, those of attentions and pixels are not, and are never a class of a sample.
     """
     x = call.first
-    if call.operator not in _LAST or getattr(call.func, "__name__", "") == "softmin":
+    if call.operator not in LAST or getattr(call.func, "__name__", "") == "softmin":
         return None
     if not call.is_carried(x) or sum(n > 1 for n in x.shape) > 2:
         return None
@@ -133,5 +133,5 @@ def _over_classes(operator: str, logits: Tensor, out: Tensor) -> bool:
         return False
     tolerance = 16 * torch.finfo(out.dtype).eps
     with DisableTorchFunction():  # a look, no part of the model
-        there = _LAST[operator](logits.detach().double(), 1)
+        there = LAST[operator](logits.detach().double(), 1)
         return torch.allclose(there, out.detach().double(), tolerance, tolerance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,10 +22,11 @@ from omenn.engine.probabilities import logits_of
 from omenn.engine.target import Target, check_numbers, pick_output, select
 from omenn.engine.trace.autograd_nodes import last_pass, own_precision
 from omenn.engine.trace.blame import blame, held, no_way_back
+from omenn.engine.trace.call import tensors_in
 from omenn.engine.trace.departures import check_departures
 from omenn.engine.trace.graph import violations
-from omenn.engine.trace.opaque import raise_opaque, tensors_in
-from omenn.engine.trace.tracer import Tracer
+from omenn.engine.trace.opaque import raise_opaque
+from omenn.engine.trace.tracer import Pass, Tracer
 from omenn.engine.trace.transforms import NeedsHistory
 from omenn.engine.unreached import Overwritten, all_finite, overwritten
 from omenn.errors import (
@@ -81,15 +82,14 @@ class FrozenRun(Compared):
         self.told: dict[int, int] = {}  # entry -> dimension of its channels
         self.axes: dict[int, int] = {}  # entry -> dimension of the samples
         self.explains = ""  # which number, if it is not the output itself
-        self.finite = False  # finite copies are saved for the pass back: see unreached.py
+        self.how = Pass()
         self.asked: dict[int, tuple[Tensor, Target, Any]] = {}  # explained numbers, by id
         self.renewed: dict[int, Tensor] = {}  # the same in another forward pass
         self.shaken: dict[Any, FrozenRun] = {}  # see departures.py
-        self.shaking: tuple[bool, Any] = (False, None)
         self._forward(batched=True)
 
     def _forward(self, batched: bool) -> None:
-        self.state, self.strong, self.history = State(self.model), False, False
+        self.state, self.how = State(self.model), replace(self.how, strong=False, history=False)
         try:
             self.state.run(lambda: self._pass(batched))
         except Reoriented as other:
@@ -104,11 +104,8 @@ class FrozenRun(Compared):
 
     def _pass(self, batched: bool) -> None:
         module = self.model if isinstance(self.model, nn.Module) else None
-        self.mode = self.tracer(module, state=self.state, **self.options)
-        self.mode.touched.strong = self.strong
-        self.mode.aside.history = self.history
-        self.mode.finite = self.finite
-        self.mode.departures.shaken, self.mode.departures.only = self.shaking
+        self.mode = self.tracer(module, state=self.state, how=self.how, **self.options)
+        self.mode.location.along_attention = self.bias == "attention"
         self.shaken = {}
         depth = self._depth(batched)
         known, channel_dim = ((), self.channel_dim) if depth is None else (depth.channels(), None)
@@ -134,15 +131,15 @@ class FrozenRun(Compared):
 
     def forward_finite(self) -> None:
         """Another forward pass that saves finite copies."""
-        self.finite = True
+        self.how = replace(self.how, finite=True)
         self._forward(self.feed.batched)
 
     def _start_anew(self, error: Exception) -> None:
         """Breaks this pass off where another kind of pass would do."""
-        if isinstance(error, NeedsHistory) and not self.history:
-            self.history = True
-        elif "weakref" in str(error) and not self.strong:  # see Touched
-            self.strong = True
+        if isinstance(error, NeedsHistory) and not self.how.history:
+            self.how = replace(self.how, history=True)
+        elif "weakref" in str(error) and not self.how.strong:  # see Followed
+            self.how = replace(self.how, strong=True)
         else:
             return
         raise Again from error
@@ -211,7 +208,7 @@ class FrozenRun(Compared):
             raise TargetError(f"the explained output does not depend on {where}.")
         if mark.kind != "carried":
             raise held(self.mode.held, self.at)
-        bad = violations(f, self.feed.leaves, self.mode.touched.vouched)
+        bad = violations(f, self.feed.leaves, self.mode.followed.vouched)
         if bad:
             raise UnsupportedOperator(
                 bad[0].strip("'"),
@@ -224,7 +221,7 @@ class FrozenRun(Compared):
         """∂Σf/∂(inputs, ones, sources) of the frozen network."""
 
         def pull(fs: Sequence[Tensor]) -> Sequence[Tensor | None]:
-            keep = retain or self.mode.constants.common()
+            keep = retain or self.mode.location.common()
             return self._gradients(fs[0], torch.ones_like(f), keep, create_graph)
 
         return parted(self, f, self._sorted(self._pulled([f], pull)), retain, create_graph)
@@ -248,7 +245,7 @@ class FrozenRun(Compared):
         self, rows: Sequence[Tensor], pull: Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
     ) -> Sequence[Tensor | None]:
         """What ``pull`` gives; from another forward pass, where this one cannot be used."""
-        once_more = not self.finite and all(id(f) in self.asked for f in rows)
+        once_more = not self.how.finite and all(id(f) in self.asked for f in rows)
         try:
             grads = pull(rows)
         except Overwritten as error:
@@ -263,7 +260,7 @@ class FrozenRun(Compared):
         with torch.enable_grad():
             f = torch.stack(list(rows))
         each = torch.eye(len(f), dtype=f.dtype, device=f.device).unsqueeze(-1).expand(-1, *f.shape)
-        return self._gradients(f, each, retain or self.mode.constants.common(), batched=True)
+        return self._gradients(f, each, retain or self.mode.location.common(), batched=True)
 
     def _again(self, rows: Sequence[Tensor]) -> list[Tensor]:
         """The explained numbers of another forward pass, which saves finite copies."""
@@ -281,7 +278,7 @@ class FrozenRun(Compared):
         return [*self.feed.leaves, *self._means(), *ones]
 
     def _means(self) -> list[Tensor]:
-        means = [self.mode.means.get(k) for k in range(len(self.feed.ones))]
+        means = [self.mode.location.means.get(k) for k in range(len(self.feed.ones))]
         return [m for m in means if m is not None and m.requires_grad]
 
     def _gradients(
@@ -292,7 +289,7 @@ class FrozenRun(Compared):
         create_graph: bool = False,
         batched: bool = False,
     ) -> Sequence[Tensor | None]:
-        wrt = [*self._leaves(), *self.mode.constants.ones()]
+        wrt = [*self._leaves(), *self.mode.location.ones()]
         keep = retain or create_graph
         try:
             with own_precision(f), last_pass(not (keep or batched)):
@@ -302,7 +299,7 @@ class FrozenRun(Compared):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            if overwritten(error) and not self.finite:
+            if overwritten(error) and not self.how.finite:
                 raise Overwritten(str(error)) from error
             raise no_way_back(error, batched) from error
 
@@ -313,13 +310,13 @@ class FrozenRun(Compared):
         for kind in (grads[n : n + len(means)], grads[n + len(means) :]):
             for entry, found in zip(wanted, kind, strict=False):
                 entry.reached = entry.reached or found is not None
-        self.mode.tell(grads[len(leaves) :])
+        self.mode.location.reached(grads[len(leaves) :])
         filled = [
             torch.zeros_like(w) if g is None else g
             for g, w in zip(grads[: len(leaves)], leaves, strict=True)
         ]
         terms = list(grads[len(leaves) :])
-        sources = self.mode.constants.by_module(terms, self.feed.samples)
+        sources = self.mode.location.by_module(terms, self.feed.samples)
         m = n + len(means)
         return Gradients(filled[:n], filled[m:], sources, filled[n:m])
 
@@ -360,7 +357,7 @@ class FrozenRun(Compared):
             bias_placement=self.bias,
             channel_dim=feed.shaped([entry.channel or 0 for entry in feed.entries]),
             products=self.options.get("products", "half"),
-            frozen_constants=tuple(sorted(self.mode.frozen_constants)),
+            frozen_constants=tuple(sorted(self.mode.location.frozen_constants)),
             explains=self.explains,
             **self.compared(),
         )

@@ -95,7 +95,7 @@ class Span(FrozenRun):
             self.found = pick_output(out, self.output).clone()
         except TargetError as error:
             raise TargetError(f"to='{self.to}': {error}") from error
-        self.mode.paused = True
+        self.mode.stop()
         torch.set_grad_enabled(False)  # the pass restores it when it ends
 
     def picked(self, output: Any) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from omenn.check import quoted
+from omenn.engine.torch_private import DisableTorchFunction
 from omenn.errors import OmennError, TargetError
 
 
@@ -119,20 +120,28 @@ def select(logits: Tensor, target: Target, batch: int) -> tuple[Tensor, Tensor]:
     """
     if callable(target) and not isinstance(target, Contrast):
         return _called(target, logits)
-    check_numbers(logits)
-    if logits.ndim == 1 and logits.shape[0] == batch:
+    shape = tuple(logits.shape)
+    if shape == (batch,):
         logits = logits.unsqueeze(1)
-    elif logits.ndim == 0 and batch == 1:
+    elif not shape and batch == 1:
         logits = logits.reshape(1, 1)
-    if logits.ndim != 2 or logits.shape[0] != batch:
-        raise TargetError(_misshapen(tuple(logits.shape), batch))
+    with DisableTorchFunction():  # a look of the engine, no part of the model
+        check_numbers(logits)
+        if logits.ndim != 2 or logits.shape[0] != batch:
+            raise TargetError(_misshapen(shape, batch))
     if isinstance(target, Contrast):
-        a = _indices(target.a, logits)
-        if not isinstance(target.b, str):
-            return _at(logits, a) - _at(logits, _indices(target.b, logits)), a
-        return _at(logits, a) - (logits * target.against(logits)).sum(1), a
-    index = logits.detach().argmax(1) if target is None else _indices(target, logits)
-    return _at(logits, index), index
+        return _contrasted(logits, target)
+    with DisableTorchFunction():
+        index = logits.detach().argmax(1) if target is None else _indices(target, logits)
+        at = index.unsqueeze(1)
+    return logits.gather(1, at).squeeze(1), index
+
+
+def _contrasted(logits: Tensor, target: Contrast) -> tuple[Tensor, Tensor]:
+    a = _indices(target.a, logits)
+    if not isinstance(target.b, str):
+        return _at(logits, a) - _at(logits, _indices(target.b, logits)), a
+    return _at(logits, a) - (logits * target.against(logits)).sum(1), a
 
 
 def _misshapen(shape: tuple[int, ...], batch: int) -> str:

@@ -9,6 +9,7 @@ Private attributes of tensors and modules that are as old as these (``t._base``,
 
 from __future__ import annotations
 
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -54,7 +55,8 @@ _dispatch_mode = _private("_C._get_dispatch_mode")
 _dispatch_keys = _private("_C._TorchDispatchModeKey")
 
 # The hooks that saved tensors pass: one level of their stack.
-_top_hooks = _private("_C._autograd._top_saved_tensors_default_hooks")
+# The innermost pair of hooks that saved tensors pass now, or None. Asked at every call.
+saved_tensor_hooks = partial(_private("_C._autograd._top_saved_tensors_default_hooks"), False)
 push_saved_tensor_hooks = _private("_C._autograd._push_saved_tensors_default_hooks")
 pop_saved_tensor_hooks = _private("_C._autograd._pop_saved_tensors_default_hooks")
 
@@ -86,11 +88,6 @@ def batched(t: Tensor) -> bool:
 def dispatch_mode(key: str) -> Any:
     """The mode of this kind that is in force ("FAKE", "PROXY"), or None."""
     return _dispatch_mode(getattr(_dispatch_keys, key))
-
-
-def saved_tensor_hooks() -> tuple[Any, Any] | None:
-    """The innermost pair of hooks that saved tensors pass now."""
-    return _top_hooks(False)
 
 
 def forward_ad_level() -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from omenn.check import choose
-from omenn.engine.operators import OPERATORS, of_kind
+from omenn.engine.operators import OPERATORS, Operator, of_kind
 from omenn.engine.target import Target, pick_output, select
 from omenn.engine.trace.autograd_nodes import own_precision
 from omenn.engine.trace.call import Call
@@ -27,7 +27,7 @@ from omenn.errors import InputError, ModelError, TargetError, UnsupportedOperato
 from omenn.explanation import Explanation
 from omenn.methods.attend import in_parts
 from omenn.methods.contributions import explanation_of, over_channels, spread_over_locations
-from omenn.methods.ordinary_gradient import Plain
+from omenn.methods.ordinary_gradient import Plain, table
 from omenn.methods.question import Question
 from omenn.methods.tokens import Product, einsum_product, matmul_product, same_places
 
@@ -119,17 +119,19 @@ class Watching(Plain):
     """Runs a model in its ordinary form, and notes its attentions."""
 
     def __init__(self, model: nn.Module | None = None, **options: Any) -> None:
-        super().__init__(model, **options)
-        book = dict(self.book)
-        moving = [name for name, known in OPERATORS.items() if known.moves in _MOVES]
-        products = [name for name in of_kind("layer") if not OPERATORS[name].factors]
-        stages = {starting: ["softmax"], passing: [*moving, *_SCALING], ending: products}
-        for stage, names in stages.items():
-            for name in names:
-                book[name] = book[name].with_rule(stage(book[name].rule))
-        row = book["scaled_dot_product_attention"]
-        book["scaled_dot_product_attention"] = row.with_rule(in_parts, composite=True)
-        self.book = book
+        super().__init__(model, rules=_watched(table()), **options)
+
+
+def _watched(rules: dict[str, Operator]) -> dict[str, Operator]:
+    """The rules of the ordinary model, those that attentions pass through with a note."""
+    moving = [name for name, known in OPERATORS.items() if known.moves in _MOVES]
+    products = [name for name in of_kind("layer") if not OPERATORS[name].factors]
+    stages = {starting: ["softmax"], passing: [*moving, *_SCALING], ending: products}
+    for stage, names in stages.items():
+        for name in names:
+            rules[name] = rules[name].with_rule(stage(rules[name].rule))
+    row = rules["scaled_dot_product_attention"]
+    return rules | {"scaled_dot_product_attention": row.with_rule(in_parts, composite=True)}
 
 
 def _seen(call: Call) -> Seen:

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from omenn.engine.inputs import nothing
 from omenn.engine.run import FrozenRun, Gradients
-from omenn.engine.trace.call import Call
-from omenn.engine.trace.opaque import tensors_in
+from omenn.engine.trace.call import Call, tensors_in
 from omenn.errors import InputError, did_you_mean
 from omenn.explanation import Explanation, owned
 from omenn.methods.lrp_layers import (

@@ -10,7 +10,7 @@ from torch import Tensor
 from omenn.engine.depth import boxed
 from omenn.engine.inputs import Feed, nothing
 from omenn.engine.location import Place
-from omenn.engine.trace.opaque import tensors_in
+from omenn.engine.trace.call import tensors_in
 from omenn.explanation import TOLERANCES, Explanation, owned, sums
 
 

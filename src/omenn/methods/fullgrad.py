@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from omenn.check import choose, flag
 from omenn.engine import explain as engine
 from omenn.engine.inputs import Feed
 from omenn.engine.location import Place, full
+from omenn.engine.location.constants import Location
 from omenn.engine.run import FrozenRun, Gradients
 from omenn.engine.trace.autograd_nodes import Constant
 from omenn.engine.trace.call import Call, Mark
@@ -127,19 +128,15 @@ def _is_published(psi: str, published: bool) -> bool:
     return published or psi == "published"
 
 
-class Layers(Tracer):
-    """A tracer whose constants have ones for every element of what they are added to.
+class EachElement(Location):
+    """Constants have ones for every element of what they are added to.
 
     ``maps``: (index of the term, its ones); the gradient there is b_l ⊙ ∇_{b_l} f of the layer.
     """
 
-    def __init__(self, model: nn.Module | None = None, **options: Any) -> None:
-        super().__init__(model, **options)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self.maps: list[tuple[int, Tensor]] = []
-
-    def set_mark(self, t: Tensor, mark: Mark) -> None:
-        mark.layer = None  # every layer with all of its columns
-        super().set_mark(t, mark)
 
     def ones_for(self, call: Call, y: Tensor) -> Tensor:
         return self._each(super().ones_for(call, y), y)
@@ -150,8 +147,18 @@ class Layers(Tracer):
 
     def _each(self, ones: Tensor, y: Tensor) -> Tensor:
         each = ones.expand(y.shape)
-        self.maps.append((len(self.constants.terms) - 1, each))
+        self.maps.append((len(self.terms) - 1, each))
         return each
+
+
+class Layers(Tracer):
+    """A tracer that keeps the constants of every layer element by element."""
+
+    locating = EachElement
+
+    def set_mark(self, t: Tensor, mark: Mark) -> None:
+        mark.layer = None  # every layer with all of its columns
+        super().set_mark(t, mark)
 
 
 class PlainLayers(Layers, Plain):
@@ -163,15 +170,15 @@ class LayersRun(FrozenRun):
 
     @property
     def maps(self) -> list[tuple[int, Tensor]]:
-        assert isinstance(self.mode, Layers)
-        return self.mode.maps
+        assert isinstance(self.mode.location, EachElement)
+        return self.mode.location.maps
 
     def _leaves(self) -> list[Tensor]:
         return [*super()._leaves(), *(ones for _, ones in self.maps)]
 
     def layers(self, g: Gradients) -> list[tuple[str, Place, Tensor]]:
         """(module, place, b ⊙ ∇_b f) of every constant term, shaped like what it is added to."""
-        terms = self.mode.constants.terms
+        terms = self.mode.location.terms
         found = zip(self.maps, g.ones[len(self.feed.ones) :], strict=True)
         return [(terms[k].name, terms[k].place, values) for (k, _), values in found]
 
@@ -187,7 +194,7 @@ def _shown(question: Question, run: LayersRun) -> Explanation:
     e, feed = run.wrap(f, index, g), run.feed
     inputs = [
         (place, w * x)
-        for (_, _, place), w, x in zip(run.mode.homes, g.inputs, feed.values, strict=True)
+        for (_, _, place), w, x in zip(run.mode.location.homes, g.inputs, feed.values, strict=True)
     ]
     layers = [(place, values) for _, place, values in run.layers(g)]
     canvas = Canvas(feed, [(p, v.shape) for p, v in (*inputs, *layers)])

@@ -96,13 +96,10 @@ def _outputs(model: nn.Module, question: Question) -> tuple[PlainRun, list[tuple
         if not modes or not isinstance(out, Tensor):
             return
         mode = modes[-1]
-        mode.paused = True
-        try:
+        with mode.pause():
             mark = mode.mark_of(out)
             place = None if mark is None else mark.place
             found.append((names[module], output_of(names[module], module, out, place)))
-        finally:
-            mode.paused = False
 
     with _hooked(names, note):
         run = question.ordinary_run(bias="mapped")

@@ -90,7 +90,7 @@ def layer_of(call: Call) -> Layer | None:
     rows = {"linear": x.ndim == weight.ndim == 2, "conv": x.ndim == weight.ndim}
     per_row = x is factors[0] and rows.get(call.operator, False)
     with torch.enable_grad():  # in a run that saves copies the model writes over what it used
-        kept = x.clone() if call.owner.finite else x
+        kept = x.clone() if call.owner.how.finite else x
     bias, back = _bias(call, base, weight), _transposed(call, x, weight)
     return Layer(kept, weight, bias, linear, back, per_row, kept._version)
 

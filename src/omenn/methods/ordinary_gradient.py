@@ -26,13 +26,12 @@ from omenn.engine.operators.degrees import chosen, norm, product, sloped
 from omenn.engine.operators.record import DROPOUT
 from omenn.engine.operators.recurrent import sequence
 from omenn.engine.operators.selection import clamped, larger
-from omenn.engine.operators.unruled import LEAVES_TORCH, UNTOUCHED, WRITES
+from omenn.engine.operators.unruled import LEAVES_TORCH, WRITES
 from omenn.engine.run import FrozenRun
 from omenn.engine.torch_private import set_gradients
-from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark, inputs_of
-from omenn.engine.trace.checkpointing import checkpointed
+from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark, inputs_of, tensors_in
 from omenn.engine.trace.graph import reaches, short
-from omenn.engine.trace.opaque import raise_opaque, tensors_in
+from omenn.engine.trace.opaque import raise_opaque
 from omenn.engine.trace.spelling import spell
 from omenn.engine.trace.tracer import Tracer
 from omenn.errors import TargetError, UnsupportedOperator
@@ -72,34 +71,34 @@ class Plain(Moved):
     """
 
     def __init__(
-        self, model: nn.Module | None = None, *, constants: bool = False, **options: Any
+        self,
+        model: nn.Module | None = None,
+        *,
+        constants: bool = False,
+        rules: dict[str, Operator] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(model, book=table(), **options)
+        super().__init__(model, rules=rules or table(), **options)
         self.chains.off = not constants  # a derivative alone is the same in any spelling
         self.not_homogeneous: dict[str, str] = {}
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if self._known(func):
-            return super().__torch_function__(func, types, args, kwargs)
-        if self.state is not None:
-            self.state.before_write(func, args, kwargs or {})
-        marked = self.marked(func, args, kwargs or {})
+            return super().handle(func, args, kwargs)
+        marked = self.marked(func, args, kwargs)
         if any(m.kind == CARRIED for _, m in marked):
-            with torch.inference_mode(False), torch.enable_grad():
-                out = func(*args, **(kwargs or {}))
-            if any(True for _ in tensors_in([out])):
+            with torch.enable_grad():
+                out = func(*args, **kwargs)
+            if tensors_in([out]):
                 return self._noted(func, out, marked)
-        return super().__torch_function__(func, types, args, kwargs)
+        return super().handle(func, args, kwargs)
 
     def _known(self, func: Any) -> bool:
         """Whether the engine itself knows what to do, be it to refuse."""
-        if func in UNTOUCHED or self.paused or func is set_gradients:
-            return True
         spelling, name = spell(func), getattr(func, "__name__", "")
-        known = spelling is not None and spelling.operator in self.book
-        return known or name in LEAVES_TORCH or name in WRITES or checkpointed()
+        known = spelling is not None and spelling.operator in self.rules
+        inside = func is set_gradients  # of a transform
+        return known or name in LEAVES_TORCH or name in WRITES or inside
 
     def _noted(self, func: Any, out: Any, marked: Any) -> Any:
         """What an operator returns that the table does not know: with PyTorch's derivative."""
@@ -109,7 +108,7 @@ class Plain(Moved):
             if carries:
                 self.note(getattr(func, "__name__", str(func)))
             if t.dtype != torch.bool:
-                place = self.nowhere(t, inputs) if carries else None
+                place = self.location.nowhere(t, inputs) if carries else None
                 kind = CARRIED if carries else FROZEN
                 self.set_mark(t, Mark(self, kind, place, 0, inputs))
         return out
@@ -126,7 +125,7 @@ class Plain(Moved):
         if t.grad_fn is None or not reaches(t.grad_fn, self.roots):
             return None
         inputs = self.upstream(t.grad_fn)
-        place = self.home(t, inputs) or self.nowhere(t, inputs)
+        place = self.location.home(t, inputs) or self.location.nowhere(t, inputs)
         mark = Mark(self, CARRIED, place, inputs=inputs)
         self.set_mark(t, mark)
         self.note(short(t.grad_fn))

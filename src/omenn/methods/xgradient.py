@@ -89,7 +89,7 @@ def _require_homogeneous(question: Question, run: PlainRun, f: Tensor, bound: Te
 def _culprits(run: PlainRun, moved: PlainRun) -> str:
     """What is not homogeneous, in words: modules that add constants, and operators."""
     tracer: Any = run.mode
-    constants = dict.fromkeys(term.name or "(model)" for term in moved.mode.constants.terms)
+    constants = dict.fromkeys(term.name or "(model)" for term in moved.mode.location.terms)
     found = []
     if constants:
         found.append(f"constants are added in {_few([repr(name) for name in constants])}")

@@ -17,12 +17,11 @@ from torch import Tensor
 from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.degree_step import ANY, Bent, Step, shown, vanishes
 from omenn.engine.operators.degrees import chosen, degree_of
-from omenn.engine.operators.unruled import EMPTY, METADATA, UNTOUCHED, valued
+from omenn.engine.operators.unruled import EMPTY, METADATA, valued
 from omenn.engine.torch_private import set_gradients, unwrapped
-from omenn.engine.trace.call import CARRIED, IDS, Call, Mark
+from omenn.engine.trace.call import CARRIED, IDS, Call, Mark, tensors_in
 from omenn.engine.trace.graph import reaches, short
-from omenn.engine.trace.inplace import memory_of
-from omenn.engine.trace.opaque import tensors_in
+from omenn.engine.trace.marks import memory_of
 from omenn.engine.trace.spelling import spell
 from omenn.errors import UnsupportedOperator
 from omenn.methods.ordinary_gradient import Moved
@@ -85,19 +84,13 @@ class Graded(Moved):
         """Whether the tensor has a memory by which it can be followed."""
         inner = unwrapped(t)
         if _is_number(inner):
-            self._coarsen(inner.dtype)
+            self.computed_in(inner.dtype)
         else:
             degree = 0.0  # an index or a mask; what was rounded to it is bent
         address = memory_of(inner)
         if address:
             self.degrees[address] = Known(degree, bent, inner.untyped_storage())
         return bool(address) or inner.numel() == 0
-
-    def _coarsen(self, dtype: torch.dtype) -> None:
-        """A model that computes in float32 inside of float64 is exact to float32."""
-        before = self.coarsest
-        if before is None or torch.finfo(dtype).eps > torch.finfo(before).eps:
-            self.coarsest = dtype
 
     def known_of(self, t: Tensor) -> Known | None:
         """None: a constant."""
@@ -126,19 +119,9 @@ class Graded(Moved):
 
     # --- the handler -------------------------------------------------------------------------
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in UNTOUCHED or self.paused:
-            return func(*args, **kwargs)
+    def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func is set_gradients:
             return None  # with a history unseen code can be noticed
-        if torch.is_inference_mode_enabled():
-            with torch.inference_mode(False):
-                return self.__torch_function__(func, types, args, kwargs)
-        if self.state is not None:
-            self.state.before_write(func, args, kwargs)
         given = {k: v for k, v in kwargs.items() if k != "out"}
         counted, named = valued(func, args, given)
         seen = [(t, known) for t in tensors_in((*counted, *named.values()))
@@ -160,7 +143,7 @@ class Graded(Moved):
 
     def _unmoved(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         """Nothing depends on the input, but for ids, which become it where they are embedded."""
-        tensors = list(tensors_in((*args, *kwargs.values())))
+        tensors = tensors_in((*args, *kwargs.values()))
         with torch.set_grad_enabled(not any(t.requires_grad for t in tensors)):
             out = func(*args, **kwargs)
         if name in EMPTY:
@@ -185,12 +168,12 @@ class Graded(Moved):
             found, why = degree_of(step, step.known.degree), ""
         except Bent as bent:
             found, why = bent.instead, bent.why
-        given = list(tensors_in((*step.args, *step.kwargs.values(), out)))
+        given = tensors_in((*step.args, *step.kwargs.values(), out))
         targets = [t for t in (out, step.first if step.inplace else None) if isinstance(t, Tensor)]
         before = {id(t): self._before(t) for t in targets}
         versions = [_version(t) for t in given]
         result = self._native(step, out)
-        outs = list(tensors_in([result]))
+        outs = tensors_in([result])
         many = isinstance(found, tuple)
         degrees = list(found) if many else [found] * len(outs)
         degree = found[0] if many else found

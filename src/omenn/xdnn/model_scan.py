@@ -16,9 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from omenn.engine.operators import known
-from omenn.engine.operators.unruled import UNTOUCHED
-from omenn.engine.trace.call import CARRIED
-from omenn.engine.trace.opaque import tensors_in
+from omenn.engine.trace.call import CARRIED, tensors_in
 from omenn.engine.trace.spelling import Spelling, bind, spell
 from omenn.methods.ordinary_gradient import Plain, PlainRun
 from omenn.xdnn import homogeneous_layers
@@ -107,12 +105,8 @@ class Scan(Plain):
             for name, t in named:
                 self.own_names.setdefault(id(t), name)
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in UNTOUCHED or self.paused:
-            return super().__torch_function__(func, types, args, kwargs)
-        kwargs, before = kwargs or {}, len(self.nodes)
+    def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        before = len(self.nodes)
         marked = self.marked(func, args, kwargs)
         carried = [t for t, m in marked if m.kind == CARRIED]
         spelling = spell(func)
@@ -122,8 +116,8 @@ class Scan(Plain):
         elif marked:  # ids that are looked up in a table
             self.found.weights |= self.origins_of((args, kwargs))
         given = [self.node(t) for t in carried]
-        out = super().__torch_function__(func, types, args, kwargs)
-        made = [*tensors_in([out])]
+        out = super().handle(func, args, kwargs)
+        made = tensors_in([out])
         if spelling is not None and spelling.inplace and args and isinstance(args[0], Tensor):
             made.append(args[0])
         if look is None:

@@ -57,7 +57,7 @@ def layer_of(call: Call, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | No
     owner = call.owner
     # Where autograd is the caller's own, a gradient at y may be asked for; second derivatives
     # take the plain path.
-    if owner.grid is None or owner.create_graph or not y.is_contiguous():
+    if owner.location.grid is None or owner.create_graph or not y.is_contiguous():
         return None
     return Layer(weakref.ref(x), weight, bias, owner.module_path(), _versions(x, y, weight, bias))
 
@@ -84,7 +84,7 @@ def connected(call: Call, v: Tensor) -> Tensor:
     if layer.bias is None:
         z = Frozen.apply(x, [value], vjp, weight)
     else:
-        ones = call.owner.share(call, mark.place, layer.name)
+        ones = call.owner.location.share(call, mark.place, layer.name)
         z = Affine.apply(x, [value], vjp, (layer.bias[block],), ones, None, weight)
     shape = value.shape
 

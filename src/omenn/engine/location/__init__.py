@@ -34,16 +34,13 @@ from omenn.engine.location.movement import (
 )
 from omenn.engine.location.resampling import folded, merged, padded, reduced, resampled
 from omenn.engine.location.routing import routed, settled
-from omenn.engine.location.shared import Shared, fixed
 
 __all__ = [
     "REASONS",
     "Grid",
     "Place",
-    "Shared",
     "compacted",
     "finest",
-    "fixed",
     "folded",
     "full",
     "input_place",

@@ -25,7 +25,7 @@ def parted(
     """Gradients of Σf whose last column, of means and of sources, goes to the samples before it."""
     n, f = run.feed.samples, run.renewed.get(id(f), f)
     alone: list[Gradients] = []
-    if run.mode.constants.common():
+    if run.mode.location.common():
         for k, one in enumerate(torch.eye(n, dtype=f.dtype, device=f.device)):
             alone.append(run.pulled_once(f, one, retain or k + 1 < n, create_graph))
     means = [_parted(m, [a.means[k] for a in alone]) for k, m in enumerate(g.means)]

@@ -1,15 +1,28 @@
-"""The constant terms of one run: which module added them, where they lie, and what they sum to."""
+"""Where the constants of one run go: from where they are added to the ones images of the inputs.
+
+NOTE a location, one place. All that a run knows of locations is one :class:`Location`: the places
+of the inputs, the places that are shared, and the constant terms. Rules reach it by their call.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from omenn.engine.location import REASONS, Place
+from omenn.engine import location as places
+from omenn.engine.location import REASONS, Grid, Place
+from omenn.engine.location.entries import Entry, direct
+from omenn.engine.location.provenance import by_ids, only_term, own_place
+from omenn.engine.trace.autograd_nodes import Constant
+from omenn.engine.trace.call import FROZEN, Call
+
+if TYPE_CHECKING:
+    from omenn.engine.operators import Operator
 
 
 class Term(NamedTuple):
@@ -20,30 +33,191 @@ class Term(NamedTuple):
     ones: Tensor
 
 
-class Constants:
-    """The constant terms in the order in which the model added them.
+class Location:
+    """What one run knows of places and of constants.
 
-    Each has a tensor of ones at its place. The gradient that arrives there is what the term adds
-    to the output, cell by cell; it flows on to the ones image of the input.
+    ``rules``: the table with the placers. ``module_path()``: the name of the module that runs.
     """
 
-    def __init__(self) -> None:
-        self.terms: list[Term] = []
+    def __init__(self, rules: Mapping[str, Operator], module_path: Callable[[], str]) -> None:
+        self._rules, self._module_path = rules, module_path
+        self.grid: Grid | None = None  # None: constants are not collected
+        self.along_attention = False  # what sits in a class token goes along the attention
+        self.homes: list[tuple[Any, tuple[int, ...], Place]] = []  # input, shape, place
+        self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples + 1,)
+        self.terms: list[Term] = []  # constants in the order in which the model added them
+        self.frozen_constants: set[str] = set()
+        self.entries: Sequence[Entry] = ()
+        self._grids: dict[Any, Grid] = {}  # input -> where its constants go
+        self._joint: dict[frozenset[int], Grid] = {}
+        self._by_ids: list[tuple[int, str]] = []  # terms that integer inputs decide, and modules
+        self._known: dict[Any, tuple[Any, Any]] = {}
+        self._same: dict[Any, Place] = {}
         self._rows: dict[int, Tensor] = {}
 
-    def add(self, name: str, place: Place, ones: Tensor) -> Tensor:
-        """A differentiable view of ``ones`` (U at ``place``) that belongs to one new term."""
+    # --- inputs ----------------------------------------------------------------------------
+
+    def add_entries(self, entries: Sequence[Entry]) -> None:
+        """Takes in the last of the explained inputs."""
+        self.entries, index = entries, len(entries) - 1
+        grid = entries[index].place.grid
+        for name in (index, direct(index)):
+            self._grids[name], self.means[name] = grid, grid.mean
+
+    def add_home(self, name: Any, shape: Sequence[int], place: Place, collect: bool) -> None:
+        """A tensor of an input lies here; ``collect``: constants are carried to the input."""
+        self.homes.append((name, tuple(shape), place))
+        if collect and self.grid is None:
+            self.grid = self.entries[name].place.grid
+
+    # --- places ----------------------------------------------------------------------------
+
+    def places(self, call: Call, row: Operator | None, out: Any) -> list[Place | None]:
+        """The places of the outputs of a call."""
+        if call.places is None:
+            assert row is not None
+            with torch.enable_grad():
+                found = row.placer(call, out)
+            call.places = list(found) if isinstance(found, (list, tuple)) else [found]
+        return call.places
+
+    def once(self, given: Sequence[Place | None], key: Any, make: Callable[[], Any]) -> Any:
+        """``make()``, a place or several, called once for the places ``given`` and a key.
+
+        NOTE equal places are one object, so that U is resampled once for all of them: results with
+        the same cells of the same grid (there and back again) as well. Each entry holds the places
+        that its key names by ``id``, so that a key stays their own.
+        """
+        at = (tuple(map(id, given)), key)
+        known = self._known.get(at)
+        if known is None:
+            made = make()
+            found = [self._one(p) for p in made] if isinstance(made, list) else self._one(made)
+            known = self._known[at] = (given, found)
+        return known[1]
+
+    def _one(self, found: Any) -> Any:
+        if not isinstance(found, Place) or found.origin is not None:
+            return found
+        cells = found.cells
+        at = (id(found.grid), cells.data_ptr(), cells.shape, cells.stride())
+        return self._same.setdefault(at, found)
+
+    def nowhere(self, t: Tensor, inputs: frozenset[Any]) -> Place | None:
+        """Without location, on these inputs."""
+        if self.grid is None:
+            return None
+        return places.unplaced(self.grid_of(inputs) or self.grid, t.shape)
+
+    def grid_of(self, inputs: frozenset[Any]) -> Grid | None:
+        """Where constants of these inputs go that have no location."""
+        grids = {id(self._grids[k]): self._grids[k] for k in inputs if k in self._grids}
+        if len(grids) < 2:
+            return next(iter(grids.values()), None)
+        key = frozenset(grids)
+        if key not in self._joint:
+            self._joint[key] = places.joint(grids.values())
+        return self._joint[key]
+
+    def home(self, t: Tensor, inputs: frozenset[Any]) -> Place | None:
+        """Where t lies on these inputs, if it has the leading dimensions of some (nodes, tokens).
+
+        Those of which it has the most count; several count alike.
+        """
+        found: dict[int, dict[int, Place]] = {}
+        for name, shape, place in self.homes:
+            lead = len(shape) - 1
+            fits = lead and t.ndim > lead and tuple(t.shape[:lead]) == shape[:lead]
+            if fits and name in inputs:
+                kept = places.reduced(place, shape, [lead], False)
+                cells = kept.cells.reshape(*kept.cells.shape, *[1] * (t.ndim - lead))
+                found.setdefault(lead, {})[name] = kept.with_cells(cells)
+        if not found:
+            return None
+        there = list(found[max(found)].values())
+        return there[0] if len(there) == 1 else places.mixed(there, [t.shape] * len(there))
+
+    # --- constant terms --------------------------------------------------------------------
+
+    def attach(self, call: Call, y: Tensor, term: Tensor, frozen: bool = False) -> Tensor:
+        """Carries ``term``, a constant that was added to y, to the ones image of the input.
+
+        ``frozen``: the constant itself depends on the input, which the result says.
+        """
+        found = None if self.grid is None else finite(term)
+        made = None if self.grid is None else only_term(call)
+        own = None if made is None else own_place(call, made)
+        if made is not None and own is not None and found is None and by_ids([made]):
+            found = term  # the input has an entry, whatever its values add up to
+        if found is None:
+            return y
+        if frozen:
+            self.frozen_constants.add(self._module_path())
+        if own is not None:
+            ones = self._add(self._module_path(), own, own.ones())
+            self._note(call)
+            return Constant.apply(y, ones, found)  # type: ignore[return-value]
+        return self.carry(call, y, found, self._place_of(call, y))
+
+    def ones_for(self, call: Call, y: Tensor) -> Tensor:
+        """The ones of a new constant term of the output y of this call."""
+        return self.share(call, self._place_of(call, y))
+
+    def _place_of(self, call: Call, y: Tensor) -> Place | None:
+        return self.places(call, self._rules.get(call.operator), y)[0] or self.nowhere(
+            y, call.inputs
+        )
+
+    def carry(self, call: Call, y: Tensor, term: Tensor, place: Place | None) -> Tensor:
+        """y with a constant term at a place."""
+        return Constant.apply(y, self.share(call, place), term)  # type: ignore[return-value]
+
+    def share(self, call: Call, place: Place | None, name: str | None = None) -> Tensor:
+        """Ones at a place for a new constant term of the module that runs, or of ``name``."""
+        # There is a grid here, so there is at least the whole input as a place.
+        assert place is not None
+        ones = _ones_at(place, [self.means[k] for k in call.inputs])
+        ones = self._add(name or self._module_path(), place, ones)
+        if name is None:  # of the constant of another layer it was noted where that was called
+            self._note(call)
+        return ones
+
+    def _add(self, name: str, place: Place, ones: Tensor) -> Tensor:
+        """A differentiable view of ``ones`` (U at ``place``) that belongs to one new term.
+
+        The gradient that arrives there is what the term adds to the output, cell by cell; it flows
+        on to the ones image of the input.
+        """
         own = ones.view_as(ones) if ones.requires_grad else ones.detach().requires_grad_()
         self.terms.append(Term(name, place, own))
         return own
+
+    def _note(self, call: Call) -> None:
+        """Notes the constant that was added last, if it is another for another input."""
+        marks = [m for t, m in call.marked if m.kind == FROZEN and t.dtype != torch.bool]
+        if not marks:
+            return
+        if any(n >= 0 for m in marks for n in m.inputs):
+            self.frozen_constants.add(self.terms[-1].name)
+        elif call.known.terms and by_ids(marks):
+            self._by_ids.append((len(self.terms) - 1, self.terms[-1].name))
+
+    # --- results ---------------------------------------------------------------------------
 
     def ones(self) -> list[Tensor]:
         """The ones of each term; the gradient there is what the term adds."""
         return [term.ones for term in self.terms]
 
+    def reached(self, found: Sequence[Tensor | None]) -> None:
+        """Takes in which constant terms, in their order, reach the output."""
+        for k, name in self._by_ids:
+            if found[k] is not None:
+                self.frozen_constants.add(name)
+
     def common(self) -> bool:
         """Whether a term lies at what is common to several samples."""
-        return any(term.place.common() for term in self.terms)
+        alone = self.grid is None or self.grid.samples == 1
+        return not alone and any(term.place.common() for term in self.terms)
 
     def by_module(self, maps: list[Tensor | None], samples: int) -> dict[str, Tensor]:
         """Module → what its constants add: (located, then one row for each reason, samples + 1).
@@ -92,7 +266,7 @@ def _compact(index: Tensor) -> Tensor:
     return first.reshape(-1) if bool((lines == first).all()) else index.reshape(-1)
 
 
-def ones_at(place: Place, means: Sequence[Tensor]) -> Tensor:
+def _ones_at(place: Place, means: Sequence[Tensor]) -> Tensor:
     """U at a place; without one, evenly on all inputs where the place knows of some alone."""
     known = {id(m) for m in place.grid.tail.means}
     if all(id(m) in known for m in means):
@@ -123,3 +297,17 @@ def finite(term: Tensor) -> Tensor | None:
             return None
         known = math.isfinite(largest)
     return term if known else torch.where(term.isfinite(), term, torch.zeros_like(term))
+
+
+_PLAIN = frozenset((int, bool, float, str, type(None), EllipsisType))
+_SEQUENCES = frozenset((tuple, list, torch.Size))
+
+
+def fixed(value: Any) -> bool:
+    """Whether ``repr`` tells all of an argument: numbers, strings, slices, sequences of them."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return True
+    if kind is slice:
+        return fixed(value.start) and fixed(value.stop) and fixed(value.step)
+    return kind in _SEQUENCES and all(map(fixed, value))

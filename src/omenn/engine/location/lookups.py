@@ -93,7 +93,7 @@ def converted(
     def swap(t: Tensor) -> Tensor:
         return leaves.get(id(t), t)
 
-    return mode.__torch_function__(func, (), substitute(args, swap), substitute(kwargs, swap))
+    return mode.handle(func, substitute(args, swap), substitute(kwargs, swap))
 
 
 _BAG = (

@@ -37,11 +37,11 @@ def product_place(call: Call, left: Tensor, right: Tensor, weights: Weights | No
     With ``weights`` a row without a location may be placed along them (``bias="attention"``).
     """
     rows, columns = call.place(left), call.place(right)
-    if call.owner.routes:
+    if call.owner.location.along_attention:
         return _product_place(call, left, right, weights)
     key = ("product", left.shape, right.shape, call.mark(left) is None)
     make = lambda: _product_place(call, left, right, None)  # noqa: E731
-    return call.owner.shared.found((rows, columns), key, make)
+    return call.owner.location.once((rows, columns), key, make)
 
 
 def _product_place(call: Call, left: Tensor, right: Tensor, weights: Weights | None) -> Any:
@@ -51,7 +51,7 @@ def _product_place(call: Call, left: Tensor, right: Tensor, weights: Weights | N
         if columns is not None and across and left.shape[-2] > 1 and not varies(rows, left, -2):
             return places.reduced(columns, right.shape, [right.ndim - 2], True)
         rows = places.reduced(rows, left.shape, [left.ndim - 1], True)
-        if weights is None or columns is None or not call.owner.routes:
+        if weights is None or columns is None or not call.owner.location.along_attention:
             return rows
         values = places.reduced(columns, right.shape, [right.ndim - 1], True)
         return places.routed(rows, left.shape[-2], values, weights)
@@ -99,7 +99,9 @@ def attention_place(call: Call, out: Tensor) -> Any:
         return None
     if call.mark(query) is not None and value.shape[-2] == out.shape[-2]:
         return places.reduced(place, value.shape, [value.ndim - 1], True)
-    if call.owner.routes:  # learned queries: rows of no place, of the samples of the value
+    if (
+        call.owner.location.along_attention
+    ):  # learned queries: rows of no place, of the samples of the value
         values = places.reduced(place, value.shape, [value.ndim - 1], True)
         first = values.cells.narrow(-2, 0, 1)
         blank = Place(values.grid, values.grid.slot(values.grid.sample[first]))

@@ -18,14 +18,10 @@ from omenn.engine.location import Place
 from omenn.engine.location.entries import entry_of
 from omenn.engine.torch_private import is_wrapped
 from omenn.engine.trace.call import CARRIED, FROZEN, IDS, Call, Mark
+from omenn.engine.trace.marks import names_in
 
 if TYPE_CHECKING:
     from omenn.engine.trace.tracer import Tracer
-
-
-def names_in(marks: Iterable[Mark]) -> frozenset[Any]:
-    """The inputs that the values of tensors depend on, ids among them."""
-    return frozenset().union(*(m.inputs for m in marks))
 
 
 def mark_frozen(
@@ -40,7 +36,7 @@ def mark_frozen(
     ``found``: places of the outputs, where the row of the operator knows them.
     """
     outs = [out] if isinstance(out, Tensor) else out if isinstance(out, (list, tuple)) else []
-    inputs = names_in(m for _, m in marked)
+    inputs = names_in(marked)
     given = {id(t) for t, _ in marked}
     for k, t in enumerate(outs):
         if not isinstance(t, Tensor) or is_wrapped(t) or id(t) in given:
@@ -54,7 +50,7 @@ def mark_frozen(
             there = for_constants(mode, marked, there)
         elif _still_ids(marked, t):
             kind = IDS
-        names = inputs if kind == FROZEN else names_in(m for _, m in marked if m.kind == IDS)
+        names = inputs if kind == FROZEN else names_in(marked, (IDS,))
         mode.set_mark(t, Mark(mode, kind, there, 0, names))
 
 
@@ -73,7 +69,7 @@ def mark_written(mode: Tracer, target: Any, marked: Sequence[tuple[Tensor, Mark]
     for t in (target, getattr(target, "_base", None)):
         if isinstance(t, Tensor) and id(t) not in mode.own and mode.mark_of(t) is None:
             there = for_constants(mode, marked, _place(None, marked, t))
-            mode.set_mark(t, Mark(mode, FROZEN, there, 0, names_in(m for _, m in marked)))
+            mode.set_mark(t, Mark(mode, FROZEN, there, 0, names_in(marked)))
 
 
 def _still_ids(marked: Sequence[tuple[Tensor, Mark]], out: Tensor) -> bool:
@@ -86,8 +82,8 @@ def for_constants(
     mode: Tracer, marked: Sequence[tuple[Tensor, Mark]], place: Place | None
 ) -> Place | None:
     """The place of a float made of integer inputs as ``bias=`` wants it; else as it is."""
-    ids = names_in(m for _, m in marked if m.kind == IDS)
-    if place is None or not ids or mode.grid_of(ids) is None:
+    ids = names_in(marked, (IDS,))
+    if place is None or not ids or mode.location.grid_of(ids) is None:
         return place
     return placed_for(mode, ids, place)
 
@@ -96,7 +92,9 @@ def placed_for(mode: Tracer, names: Iterable[int], place: Place | None) -> Place
     """A place of the homes of these inputs, for constants of all of them that lie there."""
     if place is None:
         return None
-    found = [mode.entries[k].for_constants(place) for k in sorted({entry_of(n) for n in names})]
+    found = [
+        mode.location.entries[k].for_constants(place) for k in sorted({entry_of(n) for n in names})
+    ]
     there = list({id(p): p for p in found if p is not None}.values())
     return there[0] if len(there) == 1 else places.mixed(there, [p.cells.shape for p in there])
 

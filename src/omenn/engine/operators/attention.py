@@ -36,7 +36,7 @@ def fused(call: Call) -> Any:
             out = out.reshape(*out.shape[:-3], *groups, *out.shape[-2:]).sum(-3)
         return out.sum_to_size(shape)
 
-    if call.owner.finite:  # a mask of −∞ is no coefficient; the weights that it makes are
+    if call.owner.how.finite:  # a mask of −∞ is no coefficient; the weights that it makes are
         key = call.true(k)
         if how.grouped:
             key = key.repeat_interleave(q.shape[-3] // key.shape[-3], -3)

@@ -80,13 +80,13 @@ def scaled_convolution(call: Call, x: Tensor, scale: Tensor, shift: Tensor) -> T
     None where the batch norm has to stand for itself: it is not behind a convolution, or the
     gradients between the two may be asked for.
     """
-    if call.owner.grid is None or call.owner.create_graph:
+    if call.owner.location.grid is None or call.owner.create_graph:
         return None
     conv = behind(x)
     if conv is None:
         return None
     value = call.value()
-    terms, ones = [shift], call.owner.ones_for(call, value)
+    terms, ones = [shift], call.owner.location.ones_for(call, value)
     if conv.term is not None:
         terms.append(conv.term * scale)
     vjp = input_gradient(conv.x, conv.options)

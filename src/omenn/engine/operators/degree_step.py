@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from omenn.engine.torch_private import unwrapped
-from omenn.engine.trace.opaque import tensors_in
+from omenn.engine.trace.call import tensors_in
 from omenn.engine.trace.spelling import bind, spell
 
 if TYPE_CHECKING:

@@ -65,7 +65,7 @@ def spread_out(call: Call) -> Any:
 
 def mean_of_numbers(call: Call) -> Any:
     """``nanmean``: Σ ⟦1/n⟧ x over the n elements that are numbers."""
-    if not call.owner.finite:
+    if not call.owner.how.finite:
         return call.run()
     x, dims = call.carried[0], _dims(call, call.carried[0])
     counted = call.true(x).isnan().logical_not()

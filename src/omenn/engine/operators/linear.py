@@ -43,7 +43,7 @@ def linear_layer(call: Call) -> Tensor:
     if value._is_view():  # of a tensor that nobody else has
         value = unsafe_view(value, value.shape)
     weight, term = call.constant(weight), None
-    if bias is not None and call.owner.grid is not None:
+    if bias is not None and call.owner.location.grid is not None:
         term = finite(call.constant(bias))
     if term is None:
         out = call.frozen(x, value, product_of(x), weight)
@@ -111,8 +111,8 @@ def reduced(call: Call, out: Any) -> Any:
     else:
         return unlocated(call, out)
     key = (x.ndim, tuple(dims), first.ndim)
-    there = call.owner.shared.get(
-        place, key, lambda: places.reduced(place, x.shape, dims, first.ndim == x.ndim)
+    there = call.owner.location.once(
+        (place,), key, lambda: places.reduced(place, x.shape, dims, first.ndim == x.ndim)
     )
     return there if first is out else [there] * len(out)
 

@@ -27,6 +27,8 @@ def _affine(call: Call, norm: Callable[..., Tensor], per_channel: bool = True) -
     ``norm`` makes x̂, the same normalisation without γ and β. None where both are constant.
     """
     x, weight, bias = call.get("input"), call.get("weight"), call.get("bias")
+    if len(call.marked) == 1 and call.marked[0][0] is x:
+        return None
     if not (call.is_carried(weight) or call.is_carried(bias)):
         return None
     shape = (-1, *[1] * (x.ndim - 2)) if per_channel else None
@@ -44,14 +46,14 @@ def _affine(call: Call, norm: Callable[..., Tensor], per_channel: bool = True) -
 
 def batch_norm(call: Call) -> Tensor:
     """γ (x − m)/√(v + ε) + β with running statistics: affine."""
-    x = call.get("input")
+    x, eps = call.get("input"), call.get("eps")
     mean, var = call.get("running_mean"), call.get("running_var")
     if call.get("training") or mean is None or var is None:
         raise call.refuse(
             "batch normalisation uses the statistics of the batch, so samples depend on each other",
             "Call model.eval(), and keep running statistics (track_running_stats=True).",
         )
-    eps = 1e-5 if call.get("eps") is None else call.get("eps")
+    eps = 1e-5 if eps is None else eps
     parts = _affine(call, lambda t: F.batch_norm(t, mean, var, eps=eps))
     if parts is not None:
         return parts

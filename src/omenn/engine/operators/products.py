@@ -141,7 +141,7 @@ def divided(call: Call) -> Any:
         raise call.refuse("a division that rounds is not linear")
     if not call.is_carried(a) or a is b:
         return call.hold()  # nothing is left that carries: a frozen constant
-    if call.owner.finite:
+    if call.owner.how.finite:
         below = call.true(b) if isinstance(b, Tensor) else torch.as_tensor(b, dtype=a.dtype)
         # 1 over integers would have the default type.
         inverse = 1 / (below if below.is_floating_point() or below.is_complex() else below.to(a))

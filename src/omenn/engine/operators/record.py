@@ -10,6 +10,7 @@ from torch import Tensor
 
 from omenn.engine import location as places
 from omenn.engine.location import Place
+from omenn.engine.location.constants import fixed
 from omenn.engine.trace.call import Call
 
 Placer = Callable[[Call, Any], Any]
@@ -129,7 +130,7 @@ def same(call: Call, out: Tensor) -> Place | None:
         return places.mixed(spread, [t.shape for t, _ in found])
     there = [m.place for _, m in found if m.place is not None]
     best = places.finest(there)
-    return places.settled(there, best) if call.owner.routes else best
+    return places.settled(there, best) if call.owner.location.along_attention else best
 
 
 def placed_by(call: Call, x: Tensor, place: Place, make: Callable[[], Any]) -> Any:
@@ -138,12 +139,12 @@ def placed_by(call: Call, x: Tensor, place: Place, make: Callable[[], Any]) -> A
     Every time, where one of these is a tensor or else more than its ``repr`` tells.
     """
     args, kwargs = call.args, call.kwargs
-    if not args or args[0] is not x or not places.fixed(args[1:]):
+    if not args or args[0] is not x or not fixed(args[1:]):
         return make()
-    if kwargs and not places.fixed(list(kwargs.values())):
+    if kwargs and not fixed(list(kwargs.values())):
         return make()
     key = (call.func, x.shape, repr(args[1:]), repr(kwargs) if kwargs else "")
-    return call.owner.shared.found((place,), key, make)
+    return call.owner.location.once((place,), key, make)
 
 
 def contracted(call: Call, out: Tensor) -> Place | None:
@@ -155,7 +156,7 @@ def contracted(call: Call, out: Tensor) -> Place | None:
     if x.ndim == 0 or place.cells.ndim == 0:
         return place
     key = ("contracted", x.shape, out.shape)
-    return call.owner.shared.get(place, key, lambda: _contracted(call, x, place, out))
+    return call.owner.location.once((place,), key, lambda: _contracted(call, x, place, out))
 
 
 def _contracted(call: Call, x: Tensor, place: Place, out: Tensor) -> Any:
@@ -187,7 +188,7 @@ def spatial(call: Call, out: Any) -> Any:
         return unlocated(call, out)
     # The maps of one size over one place share theirs: most convolutions keep both.
     key = (call.func, x.ndim, first.shape[2 if x.ndim > 3 else 1 :])
-    there = call.owner.shared.get(place, key, lambda: _on_map(call, x, place, first))
+    there = call.owner.location.once((place,), key, lambda: _on_map(call, x, place, first))
     return there if first is out else [there] * len(out)
 
 

@@ -23,7 +23,7 @@ from omenn.engine.operators import degrees, pointwise
 from omenn.engine.operators.layout import linear
 from omenn.engine.operators.record import DROPOUT, Operator, named, records, source
 from omenn.engine.torch_private import DisableTorchFunction
-from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark, coarser
+from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark
 
 if TYPE_CHECKING:
     from omenn.engine.trace.tracer import Tracer
@@ -162,14 +162,14 @@ def _native(call: Call, state: State, weights: Sequence[Tensor]) -> bool:
     """Whether the layers go back over the states of the native kernel, and not step by step."""
     mode, x = call.owner, call.args[0]
     mark = call.mark(x)
-    own = mode.engine and all(mode.book.get(name) is row for name, row in _PARTS.items())
+    own = mode.engine and all(mode.rules.get(name) is row for name, row in _PARTS.items())
     if not own or mode.create_graph or torch.is_autocast_enabled(x.device.type):
         return False
     if mark is None or mark.kind != CARRIED or not x.numel():
         return False
     if any(call.mark(w) is not None for w in weights):
         return False
-    if mode.grid is None:
+    if mode.location.grid is None:
         return True
     # Elsewhere each step's constants are split between the inputs that it depends on.
     apart = all(m.kind != CARRIED or m.inputs == mark.inputs for t, m in call.marked)
@@ -189,13 +189,13 @@ def _over_states(call: Call, state: State, a: dict[str, Any], packed: bool) -> A
             rows, sizes = x.reshape(length * batch, -1), [batch] * length
     mark = mode.mark_of(rows)
     assert mark is not None
-    place = None if mode.grid is None else mark.place
+    place = None if mode.location.grid is None else mark.place
     if place is not None:
         place = places.reduced(place, rows.shape, [1], True)
     out, last = _native_layers(call, rows, state, a, sizes, place)
     inputs = frozenset().union(*(m.inputs for t, m in call.marked if m.kind == CARRIED))
     rank = LAYERS[call.operator].bounded if len(a["weights"]) % 2 == 0 else 0
-    mode.coarsest = coarser(mode.coarsest, out.dtype)
+    mode.computed_in(out.dtype)
     mode.set_mark(out, Mark(mode, CARRIED, place, rank, inputs))
     for t in last:
         mode.set_mark(t, Mark(mode, CARRIED, _last_place(place, sizes, a), rank, inputs))
@@ -255,8 +255,8 @@ def _ones(call: Call, place: Place, w: Weights, begin: State) -> Tensor | None:
     gated = fixed and begin[-1] is fixed[-1] and call.operator in ("lstm", "gru")
     reset = call.operator == "gru" and w.d is not None and bool(w.d.any())
     if gated and (reset or bool(begin[-1].any())):
-        call.owner.frozen_constants.add(call.owner.module_path())
-    return call.owner.share(call, place)
+        call.owner.location.frozen_constants.add(call.owner.module_path())
+    return call.owner.location.share(call, place)
 
 
 def _kernel(

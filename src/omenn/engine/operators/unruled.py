@@ -85,7 +85,7 @@ _NEW = "new_zeros new_ones new_full new_empty new_empty_strided new_tensor"
 _AS = "expand_as view_as reshape_as type_as to"
 
 # Function -> which of its positional arguments have values that count.
-_VALUED: dict[Any, slice] = (
+VALUED: dict[Any, slice] = (
     {getattr(torch, name): slice(1, None) for name in _LIKE.split()}
     | {getattr(Tensor, name): slice(1, None) for name in _NEW.split()}
     | {getattr(Tensor, name): slice(0, 1) for name in _AS.split()}
@@ -99,7 +99,7 @@ def valued(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str,
 
     Nothing flows from these into the result, whatever they depend on.
     """
-    which = _VALUED.get(func)
+    which = VALUED.get(func)
     if which is None:
         return args, kwargs
     rest = {k: v for k, v in kwargs.items() if k not in _NAMES} if kwargs else kwargs

@@ -32,7 +32,7 @@ def run_own(mode: Tracer, call: Call, row: Operator) -> Any:
                 "Let the rule return call.run(), call.frozen(...) or what is computed from its "
                 "arguments; call.hold() for a coefficient.",
             )
-        mode.touched.vouched |= made
+        mode.followed.vouched |= made
     return out
 
 

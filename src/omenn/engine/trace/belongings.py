@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from omenn.engine.explainable import modules_of, precision
 from omenn.engine.model_state import State
-from omenn.engine.trace.inplace import memory_of
+from omenn.engine.trace.marks import addresses
 
 
 class Own:
@@ -20,18 +20,15 @@ class Own:
     def __init__(self, model: nn.Module | None, state: State | None) -> None:
         self.names: dict[int, str] = {}
         self.ids: set[int] = set()
-        self.memory: set[int] = set()
         types: set[torch.dtype] = set()
         self._held: list[nn.Module | Tensor] = []
         for name, m in [] if model is None else modules_of(model):
             self.names[id(m)] = name
-            self._held.append(m)
-            for t in (*m._parameters.values(), *m._buffers.values()):
-                if t is not None:
-                    self._held.append(t)
-                    if state is None or not state.exchanged(t):  # else its values may change
-                        self.ids.add(id(t))
-                    self.memory.add(memory_of(t))
-                    types.add(t.dtype)
-        self.memory.discard(0)
+            found = [t for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
+            self._held += [m, *found]
+            self.ids.update(map(id, found))
+            types.update([t.dtype for t in found])
+        self.memory = addresses([t for t in self._held if isinstance(t, Tensor)])
+        if state is not None:  # values of what is written into may change
+            self.ids -= state.exchanged()
         self.dtype = precision(types)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,73 +11,30 @@ from torch import Tensor
 from omenn.engine.location import Place
 from omenn.engine.trace.autograd_nodes import Affine, Frozen, Overwrite, Rewritten
 from omenn.engine.trace.flow import Flow
-from omenn.engine.trace.spelling import Spelling, bind, names_of
+from omenn.engine.trace.marks import CARRIED, FROZEN, IDS, OPAQUE, Layer, Mark, coarser, inputs_of
+from omenn.engine.trace.spelling import Spelling, bind
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
     from omenn.engine.operators import Operator
     from omenn.engine.operators.stable import Shift
-    from omenn.engine.probabilities import End
     from omenn.engine.trace.tracer import Tracer
 
-CARRIED, FROZEN, IDS, OPAQUE = "carried", "frozen", "ids", "opaque"
+__all__ = ["CARRIED", "FROZEN", "IDS", "OPAQUE", "Call", "Layer", "Mark", "alike", "coarser",
+           "inputs_of", "substitute", "tensors_in"]  # fmt: skip
 
 
-@dataclass(slots=True)
-class Mark:
-    """What the tracer knows of a tensor.
-
-    ``kind``: ``carried`` (affine in the explained input), ``frozen`` (depends on the input, but
-    held constant), ``ids`` (explained integer ids) or ``opaque`` (depends on the input in a way
-    that no rule knows; ``error`` says since which operator). ``rank``: how readily a factor is
-    frozen in a product (2 softmax and sigmoid, 1 tanh, 0 unbounded). ``inputs``: keys of the
-    explained inputs. ``true``: the same tensor in the ordinary graph, kept for second derivatives.
-    ``layer``: the linear layer that it is the output of. ``shift``: what was taken off it last.
-    """
-
-    owner: Tracer
-    kind: str
-    place: Place | None = None
-    rank: int = 0
-    inputs: frozenset[Any] = frozenset()
-    true: Tensor | None = None
-    layer: Layer | None = None
-    error: UnsupportedOperator | None = None
-    end: End | None = None  # of what logits it is the probability
-    shift: Shift | None = None  # see operators/stable.py
-
-    def __reduce__(self) -> Any:
-        raise UnsupportedOperator(
-            "pickle",
-            self.owner.module_path(),
-            "a tensor that depends on the input is written as bytes, where it cannot be followed",
-            "Keep it a tensor, or explain at a later module with at=.",
-        )
-
-
-class Layer(NamedTuple):
-    """A linear layer y = x Wᵀ + b as it was called, for a rule that needs but some columns of y.
-
-    ``input`` may be gone, and ``versions`` (of x, y, W, b) tell whether one was written into since.
-    """
-
-    input: weakref.ref[Tensor]
-    weight: Tensor
-    bias: Tensor | None
-    name: str
-    versions: tuple[int, ...]
-
-
-def inputs_of(marked: Sequence[tuple[Tensor, Mark]]) -> frozenset[Any]:
-    """Keys of the explained inputs that any of the tensors (ids apart) depends on."""
-    if len(marked) == 1 and marked[0][1].kind != IDS:
-        return marked[0][1].inputs
-    return frozenset().union(*(m.inputs for _, m in marked if m.kind != IDS))
-
-
-def coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
-    """The less precise of two types."""
-    return b if a is None or torch.finfo(b).eps > torch.finfo(a).eps else a
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
+    """Tensors in arguments, also inside (nested) tuples, lists and dicts."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += tensors_in(value)
+        elif isinstance(value, dict):
+            found += tensors_in(value.values())
+    return found
 
 
 def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
@@ -127,12 +82,9 @@ class Call:
         self.kwargs = kwargs
         self.marked = marked
         self.carried = [t for t, m in marked if m.kind == CARRIED]
-        self._bound: dict[str, Any] | None = None
-        self.inplace = (
-            spelling.inplace
-            or bool(kwargs.get("inplace"))
-            or (len(args) > 1 and "inplace" in names_of(func) and bool(self.get("inplace")))
-        )
+        self.bound = bind(func, args, kwargs)  # the arguments by name
+        self.get: Callable[..., Any] = self.bound.get
+        self.inplace = spelling.inplace or bool(self.bound.get("inplace"))
         self.first: Any = args[0] if args else next(iter(kwargs.values()), None)
         self.spare: Tensor | None = None  # the ordinary twin of a constant that is written into
         self.held = False  # the result is a frozen coefficient
@@ -153,30 +105,15 @@ class Call:
         return known(self.operator)
 
     @property
-    def bound(self) -> dict[str, Any]:
-        """The arguments by name."""
-        if self._bound is None:
-            self._bound = bind(self.func, self.args, self.kwargs)
-        return self._bound
-
-    @property
     def inputs(self) -> frozenset[Any]:
         """Keys of the explained inputs that flow into it."""
         return inputs_of([(t, m) for t, m in self.marked if m.kind == CARRIED])
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self.bound.get(name, default)
 
     def is_carried(self, value: Any) -> bool:
         return any(value is t for t in self.carried)
 
     def mark(self, value: Tensor) -> Mark | None:
         return next((m for t, m in self.marked if t is value), None)
-
-    def layer_of(self, out: Tensor) -> Layer | None:
-        """The linear layer that made the output; a call may return what it was given."""
-        given = self.mark(out)
-        return self.layer if given is None else given.layer
 
     def place(self, value: Tensor) -> Place | None:
         mark = self.mark(value)
@@ -240,6 +177,25 @@ class Call:
             return self.run(sub)
         return getattr(torch, name[:-1])(*substitute(self.args, sub))
 
+    def twin(self, out: Any) -> list[Any] | None:
+        """The same call in the ordinary graph (only kept for second derivatives)."""
+        if not self.owner.create_graph or self.held:
+            return None
+
+        def ordinary(t: Tensor) -> Tensor:
+            mark = self.mark(t)
+            if t is self.first and self.spare is not None:
+                return self.spare
+            if mark is not None and mark.kind == CARRIED and mark.true is None:
+                raise self.refuse("a write through a view, which cannot be differentiated twice")
+            return t if mark is None or mark.true is None else mark.true
+
+        # A detached tensor is followed like any other.
+        true = ordinary(self.carried[0]) if self.operator == "detach" else self.again(ordinary)
+        if self.operator == "setitem":
+            true = ordinary(self.first)
+        return [true] if isinstance(out, Tensor) else list(true)
+
     def hold(self) -> Any:
         """The result as a frozen coefficient: nothing flows back through it."""
         self.held = True
@@ -293,9 +249,9 @@ class Call:
         *coefficients: Tensor,
     ) -> Tensor:
         """``value`` = W x + term in one node: its backward is ``vjp(grad, *coefficients)``."""
-        if self.owner.grid is None:
+        if self.owner.location.grid is None:
             return self.frozen(x, value, vjp, *coefficients)
-        ones = self.owner.ones_for(self, value)
+        ones = self.owner.location.ones_for(self, value)
         y = Affine.apply(x, [_whole(value)], vjp, (term,), ones, None, *coefficients)
         return self.written(x, y)
 
@@ -308,7 +264,7 @@ class Call:
 
         ``frozen``: its value was made from carried tensors, so it is another for another input.
         """
-        return self.owner.attach(self, y, term, frozen=frozen)
+        return self.owner.location.attach(self, y, term, frozen=frozen)
 
     def refuse(self, why: str, remedy: str | None = None) -> UnsupportedOperator:
         """The error to raise where this call is not provably linear."""

@@ -181,7 +181,7 @@ class Chains:
         call.link = link = self.link(call)
         if link is None or all(p.func is None for p in link.parents):
             return None
-        own = OPERATOR in self.owner.book
+        own = OPERATOR in self.owner.rules
         if not (self._wanted(link) if own else self._needed(call, link)):
             return None
         start = _start(link, _IDLE if own else _IDLE | {"shift"})
@@ -291,7 +291,7 @@ class Chain(Call):
 
     def applied(self) -> Tensor:
         """The result by the table's rule, written where the model asked for it in place."""
-        row: Operator = self.owner.book.get(OPERATOR, FROZEN_CHAIN)
+        row: Operator = self.owner.rules.get(OPERATOR, FROZEN_CHAIN)
         out = row.rule(self)
         if not self.last.inplace:
             return out

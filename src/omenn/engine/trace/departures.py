@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,9 +31,9 @@ _MOST = 8  # places of which it is tried which one it was
 class Departures:
     """What left in one run. ``shaken``: whether it was moved, and ``only`` at which place."""
 
-    def __init__(self) -> None:
+    def __init__(self, shaken: bool = False, only: Key | None = None) -> None:
         self.errors: dict[Key, UnsupportedOperator] = {}
-        self.shaken, self.only = False, None
+        self.shaken, self.only = shaken, only
         self._count = 0
 
     def leave(self, mode: Tracer, call: Any, error: UnsupportedOperator) -> Any:
@@ -87,7 +88,7 @@ def _moves(run: FrozenRun, f: Tensor, same: Callable[[Any], Tensor], only: Key |
     twin = run.shaken.get(only)
     if twin is None:
         twin = copy(run)
-        twin.shaking = (True, only)
+        twin.how = replace(run.how, shaken=True, only=only)
         try:
             twin._forward(run.feed.batched)
         except Exception:  # with other numbers the model does not run

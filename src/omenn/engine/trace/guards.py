@@ -18,7 +18,7 @@ from omenn.engine.torch_private import (
     tracing_state,
 )
 from omenn.engine.trace.compiled import eager
-from omenn.engine.trace.lifetime import released
+from omenn.engine.trace.marks import released
 from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError, ModelError
 
@@ -35,8 +35,7 @@ def alone() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(eager())
         for mode in outer:
-            mode.paused = True
-            stack.callback(setattr, mode, "paused", False)
+            stack.enter_context(mode.pause())
         stack.enter_context(released())
         yield
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from omenn.engine import location as places
 from omenn.engine.location import Place
 from omenn.engine.trace.call import CARRIED, Call, Mark
+from omenn.engine.trace.marks import memory_of
 
 if TYPE_CHECKING:
     from omenn.engine.trace.tracer import Tracer
@@ -20,14 +21,6 @@ OWN = (
     "it writes an input-dependent value into a parameter or buffer of the model",
     "Let the module work on a copy (.clone()) of it.",
 )
-
-
-def memory_of(t: Tensor) -> int:
-    """Address of the memory behind a tensor, 0 where there is none (meta, lazy, sparse)."""
-    try:
-        return t.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError, ValueError):  # the last: uninitialised
-        return 0
 
 
 def owned(mode: Tracer, t: Tensor) -> bool:
@@ -52,7 +45,7 @@ def prepare_write(mode: Tracer, call: Call) -> None:
     check_unshared(call)
     mark = call.mark(target)
     if target._base is not None:
-        mode.touched.add(target._base)  # PyTorch gives it a history as well
+        mode.followed.add(target._base)  # PyTorch gives it a history as well
     if target._base is not None:
         inputs = call.inputs
         if mark is None or mark.kind != CARRIED:
@@ -127,11 +120,11 @@ def _carry_base(
     """A part of a constant is written into: what stays of the whole becomes a constant term."""
     if mode.mark_of(base) is not None:
         raise call.refuse("it writes into a part of a tensor that is a frozen coefficient")
-    if mode.grid is None or not base.is_floating_point() or not bool(base.any()):
+    if mode.location.grid is None or not base.is_floating_point() or not bool(base.any()):
         return
     place = _kept(mode, call, view, base, inputs)
     kept = base.detach().clone()
-    base.copy_(mode.carry(call, kept.clone(), kept, place))
+    base.copy_(mode.location.carry(call, kept.clone(), kept, place))
     mode.set_mark(base, Mark(mode, CARRIED, place, inputs=inputs))
     mark = Mark(mode, CARRIED, seen_through(view, place), inputs=inputs)
     mode.set_mark(view, mark)
@@ -142,7 +135,7 @@ def _carry_base(
 
 def _kept(mode: Tracer, call: Call, view: Tensor, base: Tensor, inputs: frozenset[Any]) -> Place:
     """Where what stays of a constant lies: what is written tells which samples are where."""
-    home = mode.home(base, inputs)
+    home = mode.location.home(base, inputs)
     for t, mark in call.marked:
         if mark.place is not None and t is not view and _fits(t, view):
             return places.overwritten(
@@ -152,7 +145,7 @@ def _kept(mode: Tracer, call: Call, view: Tensor, base: Tensor, inputs: frozense
                 home,
                 adds=True,
             )
-    place = home or mode.nowhere(base, inputs)
+    place = home or mode.location.nowhere(base, inputs)
     assert place is not None  # there is a grid
     return place
 

@@ -10,8 +10,7 @@ raised where the explained number is opaque. Every opaque tensor has a history t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -20,33 +19,18 @@ from torch import Tensor
 from torch.overrides import resolve_name
 from torch.utils.hooks import RemovableHandle
 
+from omenn.engine.location.provenance import mark_frozen
 from omenn.engine.trace.autograd_nodes import Opaque
-from omenn.engine.trace.call import OPAQUE, Call, Mark, alike, inputs_of, substitute
+from omenn.engine.trace.call import OPAQUE, Mark, alike, inputs_of, substitute, tensors_in
 from omenn.engine.trace.caller import running_hook
 from omenn.engine.trace.custom_functions import operator_of
-from omenn.engine.trace.inplace import OWN, memory_of, owned
+from omenn.engine.trace.inplace import OWN, owned
+from omenn.engine.trace.marks import memory_of
 from omenn.engine.trace.spelling import spell, spellings
-from omenn.engine.unreached import saved_apart
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
-    from omenn.engine.operators import Operator
     from omenn.engine.trace.tracer import Tracer
-
-
-def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Tensors in arguments, also inside (nested) tuples, lists and dicts."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value)
-        elif isinstance(value, dict):
-            yield from tensors_in(value.values())
-
-
-def needs_gradient(args: Any, kwargs: dict[str, Any]) -> bool:
-    return any(t.requires_grad for t in tensors_in((*args, *kwargs.values())))
 
 
 def name_of(func: Any) -> str:
@@ -102,21 +86,6 @@ def _called(func: Any) -> str:
     return resolve_name(func) or home
 
 
-def ruled(mode: Tracer, call: Call, row: Operator) -> Any:
-    """The rule's result; the operator's own, opaque, where the rule refuses this call."""
-    version = _version(call.first) if call.inplace else 0
-    try:
-        if torch.is_grad_enabled() and not mode.finite:
-            return mode._apply(call, row)
-        with torch.enable_grad(), saved_apart() if mode.finite else nullcontext():
-            return mode._apply(call, row)
-    except UnsupportedOperator as error:
-        if call.inplace and (owned(mode, call.first) or _version(call.first) != version):
-            raise  # nothing may be written, or a part of it was
-        refused = error
-    return native(mode, call.func, call.args, call.kwargs, call.marked, refused)
-
-
 def native(
     mode: Tracer, func: Any, args: Any, kwargs: Any, marked: Any, error: UnsupportedOperator
 ) -> Any:
@@ -134,13 +103,13 @@ def native(
         if t.is_leaf and t.requires_grad:
             raise copy(error)
     given = list({id(t): t for t in tensors_in((*args, *kwargs.values()))}.values())
-    before = [_version(t) for t in given]
+    before = [version(t) for t in given]
     result = Result(mode, func, given, marked, error)
     numbers = substitute(args[1:], result.number), substitute(kwargs, result.number)
     with torch.no_grad():
         out = func(*args[:1], *numbers[0], **numbers[1])
-    for t, version in zip(given, before, strict=True):
-        if _version(t) != version:
+    for t, count in zip(given, before, strict=True):
+        if version(t) != count:
             result.write(t)
     return result.of(out)
 
@@ -196,7 +165,7 @@ class Result:
                 out[key] = self.of(value)
             return out
         foreign = getattr(out, "__dict__", None)
-        hidden = isinstance(foreign, dict) and any(True for _ in tensors_in(foreign.values()))
+        hidden = isinstance(foreign, dict) and bool(tensors_in(foreign.values()))
         if hidden or isinstance(out, (float, complex)):
             raise copy(self.error)
         return out
@@ -207,7 +176,7 @@ class Result:
         if not _continuous(t) and any(memory_of(p) == memory_of(t) for p in self.parents):
             raise copy(self.error)  # the bits of a number are no decision
         if not _continuous(t):
-            self.mode.freeze(self.func, self.marked, t)
+            mark_frozen(self.mode, self.func, self.marked, t)
             return t
         y = self._alias(t)
         if y is None:
@@ -241,7 +210,7 @@ def _named_targets(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
     yield from tensors_in([kwargs.get("out")])
 
 
-def _version(t: Tensor) -> int:
+def version(t: Tensor) -> int:
     """How often a tensor was written into: an operator may return nothing and write."""
     return -1 if t.is_inference() else t._version
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from omenn.engine.operators.unruled import FROM_DATA
-from omenn.engine.trace.inplace import memory_of
-from omenn.engine.trace.opaque import tensors_in
+from omenn.engine.trace.call import tensors_in
+from omenn.engine.trace.marks import memory_of
 
 
 class Origins:

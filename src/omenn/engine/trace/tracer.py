@@ -1,60 +1,120 @@
-"""The tracer: a torch function mode under which a model runs as its frozen self.
+"""The tracer: a torch function mode that sees every call of a model, and what it makes of each.
 
-NOTE one tensor, one mark. Every tensor that depends on the explained input wears a mark (an
-attribute, until the run is over). An operator without marked arguments is a constant and runs as it
-is, without history; one with marked arguments is looked up in the spelling table and replaced by
-its rule; without a rule the result is opaque (``unknown.py``). A tensor with a history but without
-a mark has passed through something the mode cannot see (TorchScript, a custom
+NOTE the gates. ``__torch_function__`` alone decides whether a call is looked at: what tells no
+value of a tensor is not (shape, type, device), nor what the engine calls itself; gradients stay
+on, and what would be computed again in the backward pass (checkpointing) is kept. What comes
+through goes to :meth:`Tracer.handle`, which other kinds of passes have of their own (ordinary
+gradients, degrees of homogeneity, the scan before a conversion).
+
+NOTE one tensor, one mark (``marks.py``). An operator without marked arguments is a constant and
+runs as it is, without history; one with marked arguments is looked up in the spelling table and
+replaced by its rule; without a rule the result is opaque (``opaque.py``). A tensor with a history
+but without a mark has passed through something the mode cannot see (TorchScript, a custom
 ``autograd.Function``) and is opaque, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from omenn.engine import probabilities
 from omenn.engine.location import Place
+from omenn.engine.location.constants import Location
 from omenn.engine.location.lookups import converted, looked_up
-from omenn.engine.location.placing import Placing
-from omenn.engine.location.provenance import mark_frozen, mark_written, names_in, taken
+from omenn.engine.location.provenance import mark_frozen, mark_written, taken
 from omenn.engine.model_state import State
 from omenn.engine.operators import OPERATORS, Operator
-from omenn.engine.operators.unruled import LEAVES_TORCH, UNTOUCHED, valued
+from omenn.engine.operators.unruled import LEAVES_TORCH, UNTOUCHED, VALUED, valued
 from omenn.engine.operators.user_results import run_own
-from omenn.engine.torch_private import function_modes, set_gradients
-from omenn.engine.trace import memory, transforms
+from omenn.engine.torch_private import (
+    function_modes,
+    innermost_transform,
+    saved_tensor_hooks,
+    set_gradients,
+)
+from omenn.engine.trace import refusals, transforms
 from omenn.engine.trace.autograd_nodes import NODES
 from omenn.engine.trace.belongings import Own
-from omenn.engine.trace.call import CARRIED, FROZEN, OPAQUE, Call, Mark, coarser, inputs_of
+from omenn.engine.trace.call import Call, tensors_in
 from omenn.engine.trace.caller import running_module
 from omenn.engine.trace.chains import Chains
 from omenn.engine.trace.checkpointing import checkpointed, kept
 from omenn.engine.trace.departures import Departures
 from omenn.engine.trace.flow import Flow
 from omenn.engine.trace.graph import reaches
-from omenn.engine.trace.inplace import check_unshared, place_base, prepare_write, seen_through
-from omenn.engine.trace.lifetime import MARK, opened
-from omenn.engine.trace.opaque import ruled, tensors_in, unknown
+from omenn.engine.trace.inplace import (
+    check_unshared,
+    owned,
+    place_base,
+    prepare_write,
+    seen_through,
+)
+from omenn.engine.trace.marks import (
+    CARRIED,
+    FROZEN,
+    IDS,
+    MARK,
+    OPAQUE,
+    Mark,
+    Memory,
+    coarser,
+    inputs_of,
+    names_in,
+    opened,
+)
+from omenn.engine.trace.opaque import native, unknown, version
 from omenn.engine.trace.origins import Origins
-from omenn.engine.trace.spelling import spell
+from omenn.engine.trace.spelling import tables
+from omenn.engine.unreached import saved_apart
+from omenn.errors import UnsupportedOperator
 
 _PYTHON_NODE = torch.autograd.function.BackwardCFunction
 # Nodes that an in-place write through a view leaves on tensors the mode has not seen written.
 _VIEW_NODES = ("CopySlices", "AsStridedBackward")
 
+# Makes a float of an explained integer input a leaf: (float, integers, their mark).
+Lookup = Callable[[Tensor, Tensor, Mark], Tensor]
+# Is told of convolutions: (what it slides over, its mark, over how many dimensions).
+Convolved = Callable[[Tensor, Mark, int], None]
 
-class Tracer(Placing):
+
+@dataclass(frozen=True)
+class Pass:
+    """How one forward pass is taken, where the first way would not do.
+
+    ``strong``: what was marked is kept alive, as ``torch.utils.swap_tensors`` wants it.
+    ``history``: constants have a history, as the model takes a derivative (``transforms.py``).
+    ``finite``: what is saved for the backward pass is a finite copy (``unreached.py``).
+    ``shaken``: numbers that leave PyTorch are moved, ``only`` at one place (``departures.py``).
+    ``keep_history``: derivatives of the frozen network are taken when the run is over.
+    """
+
+    strong: bool = False
+    history: bool = False
+    finite: bool = False
+    shaken: bool = False
+    only: Any = None
+    keep_history: bool = False
+
+
+class Tracer(TorchFunctionMode):
     """Runs what is called under it in frozen form. One per explanation, never shared.
 
     ``products``: which factor of a product of two equally bounded tensors carries: ``"half"`` of
     each, ``"left"`` or ``"right"``. ``create_graph``: keep the coefficients differentiable.
-    ``book``: the table of rules, the frozen one if not given. ``ranked``: whether the bounded
+    ``rules``: the table of rules, the frozen one if not given. ``ranked``: whether the bounded
     factor of a product is frozen, or all factors count as equal.
     """
+
+    locating: type[Location] = Location
 
     def __init__(
         self,
@@ -62,42 +122,76 @@ class Tracer(Placing):
         *,
         products: str = "half",
         create_graph: bool = False,
-        book: dict[str, Operator] | None = None,
+        rules: dict[str, Operator] | None = None,
         ranked: bool = True,
         state: State | None = None,
+        how: Pass | None = None,
     ) -> None:
         super().__init__()
-        self.products = products
-        self.create_graph = create_graph
-        self.touched = opened()
-        self.touched.keep_history = create_graph
-        self.book = OPERATORS if book is None else book
-        self.engine = book is None and type(self) is Tracer  # no other book, no subclass
-        self.ranked = ranked
-        self.notes: dict[str, Any] = {}  # what the rules of a book keep between two calls
-        self.state = state  # is told what is written into, and puts it back
+        self.how = how or Pass()
+        self.products, self.create_graph, self.ranked = products, create_graph, ranked
+        self.rules = OPERATORS if rules is None else rules
+        self.engine = rules is None and type(self) is Tracer  # no other table, no subclass
+        self.notes: dict[str, Any] = {}  # what the rules of a table keep between two calls
+        self._spellings = tables()[0]
+        self.state = state  # learns what is written into, and puts it back
         self._model = Own(model, state)
         self.names, self.own, self.memory = self._model.names, self._model.ids, self._model.memory
         self.dtype = self._model.dtype
+        self.location = self.locating(self.rules, partial(running_module, self.names))
+        self.followed = opened(self.how.strong, create_graph or self.how.keep_history)
+        self.roots: list[Tensor] = []  # tensors whose dependence is followed
+        self.rooted: list[frozenset[Any]] = []  # the inputs that they are of
         self.leaves: dict[int, tuple[Tensor, Mark]] = {}  # the caller's own tensors
         # Explanations inside of which this one runs: what depends on their input is refused.
         self.outer = [m for m in function_modes() if isinstance(m, Tracer)]
-        self.carrying = memory.Memory()
         self.outside = Origins()
-        self.aside = transforms.Aside(memory.Memory())
-        self.roots: list[Tensor] = []  # tensors whose dependence is followed
-        self.rooted: list[frozenset[Any]] = []  # the inputs that they are of
-        self.routes = False  # what sits in a class token goes along the frozen attention
-        self.finite = False  # what is saved for the backward pass is finite: see unreached.py
-        self.paused = False  # while the engine itself works between two of the model's calls
+        self.aside = transforms.Aside(Memory(), self.how.history)
+        self.departures = Departures(self.how.shaken, self.how.only)
         self.chains = Chains(self)
-        self.departures = Departures()
+        self.paused = False  # while the engine itself works between two of the model's calls
         self.held = ""  # the last operator whose result was frozen
-        # Makes a float of an explained integer input a leaf: (float, integers, their mark).
-        self.made: Callable[[Tensor, Tensor, Mark], Tensor] | None = None
-        # Is told of convolutions: (what it slides over, its mark, over how many dimensions).
-        self.convolved: Callable[[Tensor, Mark, int], None] | None = None
         self.coarsest: torch.dtype | None = None  # the least precise type that carried a value
+        self.made: Lookup | None = None
+        self.convolved: Convolved | None = None
+
+    # --- inputs ----------------------------------------------------------------------------
+
+    def follow(self, leaf: Tensor, inputs: frozenset[Any]) -> None:
+        """What depends on this leaf, which is of these inputs, is followed."""
+        self.roots.append(leaf)
+        self.rooted.append(inputs)
+
+    def follow_own(self, x: Tensor) -> None:
+        """A tensor of the caller is an explained input; nothing is hung on it."""
+        true, inputs = x.detach() if self.create_graph else None, frozenset([id(x)])
+        self.leaves[id(x)] = (x, Mark(self, CARRIED, None, 0, inputs, true))
+        self.follow(x, inputs)
+
+    @contextmanager
+    def taking(self, made: Lookup | None, convolved: Convolved | None) -> Iterator[None]:
+        """Around a pass: what makes leaves of integer inputs, and learns of convolutions.
+
+        NOTE no cycle: an explanation is freed as soon as it is dropped.
+        """
+        self.made, self.convolved = made, convolved
+        try:
+            yield
+        finally:
+            self.made = self.convolved = None
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Inside, calls are the engine's own, and are not looked at."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
+    def stop(self) -> None:
+        """From now on nothing of the pass is looked at."""
+        self.paused = True
 
     # --- marks -----------------------------------------------------------------------------
 
@@ -115,24 +209,20 @@ class Tracer(Placing):
         if mark is not None:
             return mark
         if getattr(t.__dict__.get(MARK), "owner", None) in self.outer:
-            raise memory.nested()
+            raise refusals.nested()
         return self._adopt(t)
 
     def refuse_foreign(self, t: Tensor) -> None:
         """Raises InputError for a tensor that an explanation around this one follows."""
         mark = t.__dict__.get(MARK)
         if any((mark is not None and mark.owner is o) or id(t) in o.leaves for o in self.outer):
-            raise memory.nested()
+            raise refusals.nested()
 
     def set_mark(self, t: Tensor, mark: Mark) -> None:
         if id(t) in self.leaves and self.leaves[id(t)][0] is t:
             return
         setattr(t, MARK, mark)
-        self.touched.add(t)
-        if mark.kind in (CARRIED, OPAQUE):
-            self.carrying.add(t)
-        elif mark.kind == FROZEN:
-            self.carrying.drop(t)
+        self.followed.add(t, mark.kind)
 
     def _adopt(self, t: Tensor) -> Mark | None:
         """A tensor with history but no mark: constant, a base written through a view, or alien."""
@@ -144,7 +234,7 @@ class Tracer(Placing):
             whole = None if t._base is None else self.worn(t._base)
             there = None if whole is None else whole.place
             place = None if there is None else seen_through(t, there)
-            place = place or self.home(t, inputs) or self.nowhere(t, inputs)
+            place = place or self.location.home(t, inputs) or self.location.nowhere(t, inputs)
             mark = Mark(self, CARRIED, place, inputs=inputs)
             self.set_mark(t, mark)
             return mark
@@ -157,19 +247,20 @@ class Tracer(Placing):
 
     def _alien(self, t: Tensor, node: Any) -> Mark:
         """The mark of what unseen code made."""
-        mark = Mark(self, OPAQUE, error=memory.alien(self, node))
+        mark = Mark(self, OPAQUE, error=refusals.alien(self, node))
         self.set_mark(t, mark)
         return mark
 
     def marked(self, func: Any, args: Any, kwargs: dict[str, Any]) -> list[tuple[Tensor, Mark]]:
         """The tensors among the arguments that have a mark, each as often as it is given."""
         found: list[tuple[Tensor, Mark]] = []
-        args, kwargs = valued(func, args, kwargs)
+        if func in VALUED:
+            args, kwargs = valued(func, args, kwargs)
         for values in (args, kwargs.values()) if kwargs else (args,):
             for value in values:
                 if isinstance(value, Tensor):
                     self._look(value, found)
-                elif isinstance(value, (list, tuple, dict)):
+                elif isinstance(value, (list, tuple, dict)) and value:
                     for t in tensors_in((value,)):
                         self._look(t, found)
         return found
@@ -181,76 +272,115 @@ class Tracer(Placing):
                 return
             mark = self.mark_of(t)
             if mark is None:
-                memory.check_constant(self, t)
+                self._check_constant(t)
                 return
         if mark.kind == CARRIED:
             node = t.grad_fn
             alien = isinstance(node, _PYTHON_NODE) and not isinstance(node, NODES)
-            if alien and node not in self.touched.vouched:
+            if alien and node not in self.followed.vouched:
                 mark = self._alien(t, node)
             if not t.requires_grad:
-                raise memory.cut(self)
-        elif mark.kind != OPAQUE and self.carrying.holds(t):
-            raise memory.alias(self)
+                raise refusals.cut(self)
+        elif mark.kind != OPAQUE and self.followed.active.holds(t):
+            raise refusals.alias(self)
         found.append((t, mark))
 
-    # --- the handler -----------------------------------------------------------------------
+    def _check_constant(self, t: Tensor) -> None:
+        """Refuses what counts as a constant, being none of the model's own, and may not be one."""
+        if id(t) in self.own:
+            return
+        if self.followed.active.holds(t):  # NOTE one memory, one story
+            raise refusals.alias(self)
+        if self.aside.whole:
+            transforms.check_outside(self, t)
+        self.outside.meet(t)
+        if t.is_nested:
+            raise refusals.packed(self)
+
+    def computed_in(self, dtype: torch.dtype) -> None:
+        """A model that computes in float32 inside of float64 is exact to float32."""
+        if dtype is not self.coarsest:
+            self.coarsest = coarser(self.coarsest, dtype)
+
+    # --- the gates -------------------------------------------------------------------------
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        kwargs = kwargs or {}
         if func in UNTOUCHED or self.paused:
-            return func(*args, **(kwargs or {}))
-        if checkpointed():
-            with kept():
-                return self.__torch_function__(func, types, args, kwargs)
-        if func is set_gradients and not transforms.inside():
+            return func(*args, **kwargs)
+        if func is set_gradients and innermost_transform() is None:
             # Gradients stay on: what is frozen needs them, and what escapes is noticed by them.
             self.aside.gradients = bool(args[0])
             return None
-        if torch.is_inference_mode_enabled():  # as above
-            with torch.inference_mode(False):
-                return self.__torch_function__(func, types, args, kwargs)
-        kwargs = kwargs or {}
-        if self.state is not None:
+        keeps = saved_tensor_hooks() is not None and checkpointed()
+        if not (keeps or torch.is_inference_mode_enabled()):
+            return self._seen(func, args, kwargs)
+        with kept() if keeps else nullcontext(), torch.inference_mode(False):
+            return self._seen(func, args, kwargs)
+
+    def _seen(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """A call that came through the gates."""
+        if self.state is not None and (kwargs or getattr(func, "__name__", "")[-1:] == "_"):
             self.state.before_write(func, args, kwargs)
-        if transforms.concern(func):
+        return self.handle(func, args, kwargs)
+
+    # --- the handler -----------------------------------------------------------------------
+
+    def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """What a call returns at fixed coefficients, with its mark."""
+        if innermost_transform() is not None or func in transforms.DERIVATIVES:
             return transforms.run(self, func, args, kwargs)
         marked = self.marked(func, args, kwargs)
         if not marked:
             return transforms.plain(self, func, args, kwargs)
         if self.aside.duals:
             transforms.check_duals(self, args, kwargs)
-        again = converted(self, func, args, kwargs, marked)
-        if again is not None:
-            return again
-        carried = any(m.kind == CARRIED for _, m in marked)
-        spelling = spell(func)
-        row = self.book.get(spelling.operator) if spelling else None
-        opaque = any(m.kind == OPAQUE for _, m in marked)
-        if spelling is None or row is None or opaque:
-            if carried or opaque:
+        kinds = {m.kind for _, m in marked}
+        if IDS in kinds:
+            again = converted(self, func, args, kwargs, marked)
+            if again is not None:
+                return again
+        spelling = self._spellings.get(func)
+        row = self.rules.get(spelling.operator) if spelling else None
+        if spelling is None or row is None or OPAQUE in kinds:
+            if CARRIED in kinds or OPAQUE in kinds:
                 return unknown(self, func, args, kwargs, marked)
             return self._constant(None, func, args, kwargs, marked)
         call = Call(self, func, spelling, args, kwargs, marked)
-        if not carried:
-            if spelling.operator == "embedding_bag":
-                return row.rule(call)
-            if (rows := looked_up(self, call)) is not None:
-                return rows
-            return self._constant((call, row), func, args, kwargs, marked)
-        return ruled(self, call, row)
+        if CARRIED in kinds:
+            return self._ruled(call, row)
+        if spelling.operator == "embedding_bag":
+            return row.rule(call)
+        if (rows := looked_up(self, call)) is not None:
+            return rows
+        return self._constant((call, row), func, args, kwargs, marked)
+
+    def _ruled(self, call: Call, row: Operator) -> Any:
+        """The rule's result; the operator's own, opaque, where the rule refuses this call."""
+        before = version(call.first) if call.inplace else 0
+        try:
+            if torch.is_grad_enabled() and not self.how.finite:
+                return self._apply(call, row)
+            with torch.enable_grad(), saved_apart() if self.how.finite else nullcontext():
+                return self._apply(call, row)
+        except UnsupportedOperator as error:
+            if call.inplace and (owned(self, call.first) or version(call.first) != before):
+                raise  # nothing may be written, or a part of it was
+            refused = error
+        return native(self, call.func, call.args, call.kwargs, call.marked, refused)
 
     def _apply(self, call: Call, row: Operator) -> Any:
         """What the rule of a row makes of a call, with its marks."""
-        if call.kwargs.get("out") is not None:
+        if "out" in call.kwargs and call.kwargs["out"] is not None:
             raise call.refuse("out= is not supported")
         if row.composite:
             return row.rule(call)
-        chain = None if row.own else self.chains.found(call)
+        chain = self.chains.found(call) if row.link and not row.own else None
         if call.inplace:
             prepare_write(self, call)
-        logits = probabilities.begun(self, call)
+        logits = probabilities.begun(self, call) if call.operator in probabilities.LAST else None
         use = chain or call
         use.flow = Flow(use.carried, use.marked) if self.create_graph else None
         if chain is not None:
@@ -260,69 +390,40 @@ class Tracer(Placing):
         self._mark_outputs(use, row, out)
         if call.inplace:
             place_base(self, call)
-        probabilities.note(self, call, out, logits)
-        self.chains.add(call, out)
+        if logits is not None or any(m.end is not None for _, m in call.marked):
+            probabilities.note(self, call, out, logits)
+        if call.link is not None:
+            self.chains.add(call, out)
         return None if call.operator == "setitem" else out
 
     def _mark_outputs(self, call: Call, row: Operator, out: Any) -> None:
         if call.held:
             self.held = call.operator
-        found = self._places(call, row, out)
-        rank = call.rank
-        if row.bounded is not None:
-            rank = row.bounded
-        elif rank is None:
+        found = self.location.places(call, row, out)
+        rank = call.rank if row.bounded is None else row.bounded
+        if rank is None:
             rank = min([m.rank for _, m in call.marked if m.kind == CARRIED])
-        inputs = names_in(m for _, m in call.marked)
-        carriers = names_in(m for _, m in call.marked if m.kind == CARRIED)
-        twin = self._twin(call, out)
+        inputs = of = names_in(call.marked)
+        if len(call.carried) < len(call.marked):
+            of = call.inputs
+        twin = call.twin(out) if self.create_graph else None
         outs = [out] if isinstance(out, Tensor) else list(out)
         for k, t in enumerate(outs):
             if not isinstance(t, Tensor):
                 continue
             place = found[k] if k < len(found) else None
             if not (t.is_floating_point() or t.is_complex()):
-                # Indices and rounded values: should they be added somewhere, it will be told.
+                # Indices and rounded values: should they be added somewhere, the result says so.
                 self.set_mark(t, Mark(self, FROZEN, place, 0, inputs))
                 continue
             carries = t.requires_grad and t.grad_fn is not None and not call.held
             carries = carries and (call.flow is None or call.flow.reaches(t))
-            kind = CARRIED if carries else FROZEN
-            if carries and t.dtype is not self.coarsest:
-                self.coarsest = coarser(self.coarsest, t.dtype)
+            if carries:
+                self.computed_in(t.dtype)
             true = twin[k] if twin else None
-            of = carriers if kind == CARRIED else inputs
-            layer, shift = call.layer_of(t), call.shift
-            self.set_mark(t, Mark(self, kind, place, rank, of, true, layer, shift=shift))
-
-    def _twin(self, call: Call, out: Any) -> list[Any] | None:
-        """The same call in the ordinary graph (only kept for second derivatives)."""
-        if not self.create_graph or call.held:
-            return None
-
-        def ordinary(t: Tensor) -> Tensor:
-            mark = call.mark(t)
-            if t is call.first and call.spare is not None:
-                return call.spare
-            if mark is not None and mark.kind == CARRIED and mark.true is None:
-                raise call.refuse("a write through a view, which cannot be differentiated twice")
-            return t if mark is None or mark.true is None else mark.true
-
-        # A detached tensor is followed like any other.
-        true = ordinary(call.carried[0]) if call.operator == "detach" else call.again(ordinary)
-        if call.operator == "setitem":
-            true = ordinary(call.first)
-        return [true] if isinstance(out, Tensor) else list(true)
-
-    def _places(self, call: Call, row: Any, out: Any) -> list[Place | None]:
-        if call.places is None:
-            if torch.is_grad_enabled():
-                found = row.placer(call, out)
-            else:
-                with torch.enable_grad():
-                    found = row.placer(call, out)
-            call.places = list(found) if isinstance(found, (list, tuple)) else [found]
-        return call.places
+            kind, names = (CARRIED, of) if carries else (FROZEN, inputs)
+            layer = call.layer or next((m.layer for g, m in call.marked if g is t), None)
+            self.set_mark(t, Mark(self, kind, place, rank, names, true, layer, shift=call.shift))
 
     def _constant(
         self, known: tuple[Call, Operator] | None, func: Any, args: Any, kwargs: Any, marked: Any
@@ -334,12 +435,12 @@ class Tracer(Placing):
         if known is not None and not known[1].composite:
             try:
                 there = taken(known[0], out)
-                place = self._places(*known, out) if there is None else [there]
+                place = self.location.places(*known, out) if there is None else [there]
             except (RuntimeError, IndexError, TypeError, ValueError, AttributeError):
                 place = []  # a place is a courtesy here: the tensor carries nothing
-        self.freeze(func, marked, out, place)
+        mark_frozen(self, func, marked, out, place)
         if inputs_of(marked) and getattr(func, "__name__", "") in LEAVES_TORCH:
-            self.frozen_constants.add(self.module_path())
+            self.location.frozen_constants.add(self.module_path())
         if known is not None:
             self.chains.note(known[0], out)
             probabilities.note(self, known[0], out, None)
@@ -347,10 +448,6 @@ class Tracer(Placing):
                 check_unshared(known[0])
                 mark_written(self, known[0].first, marked)
         return out
-
-    def freeze(self, func: Any, marked: Any, out: Any, found: Sequence[Place | None] = ()) -> None:
-        """Marks what came of an operator through which nothing flows."""
-        mark_frozen(self, func, marked, out, found)
 
     # --- names -----------------------------------------------------------------------------
 

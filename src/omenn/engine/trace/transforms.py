@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from omenn.engine.torch_private import innermost_transform, is_wrapped, make_dual, unwrapped
-from omenn.engine.trace.opaque import needs_gradient, tensors_in
+from omenn.engine.trace.call import tensors_in
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
-    from omenn.engine.trace.memory import Memory
+    from omenn.engine.trace.marks import Memory
     from omenn.engine.trace.tracer import Tracer
 
-_DERIVATIVES = frozenset([torch.autograd.grad, torch.autograd.backward, Tensor.backward])
+DERIVATIVES = frozenset([torch.autograd.grad, torch.autograd.backward, Tensor.backward])
 _REQUIRED: Any = Tensor.requires_grad
 _REQUIRES = frozenset([Tensor.requires_grad_, _REQUIRED.__set__])
 
@@ -51,25 +51,15 @@ class Aside:
     on, as far as it said. ``duals``: whether it makes dual tensors, for forward-mode AD.
     """
 
-    def __init__(self, whole: Memory) -> None:
+    def __init__(self, whole: Memory, history: bool = False) -> None:
         self.whole = whole
-        self.history = False
+        self.history = history
         self.gradients = True
         self.duals = False
 
 
-def inside() -> bool:
-    """Whether a function transform is under way."""
-    return innermost_transform() is not None
-
-
-def concern(func: Any) -> bool:
-    """Whether a call is one inside of a transform, or takes a derivative."""
-    return innermost_transform() is not None or func in _DERIVATIVES
-
-
 def run(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """A call that transforms ``concern``: of constants alone as the model makes it, else refused.
+    """A call in a transform, or a derivative: of constants alone as it stands, else refused.
 
     Integers may be looked up in there, as masks of attention are: what is made of them counts as a
     decision as long as it is a truth value.
@@ -129,7 +119,8 @@ def plain(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     elif kwargs.get("requires_grad"):
         mode.aside.history = True
     # Without a history to avoid, a view is made with gradients on: it may be written into.
-    gradients = mode.create_graph or not needs_gradient(args, kwargs)
+    given = tensors_in((*args, *kwargs.values()))
+    gradients = mode.create_graph or not any(t.requires_grad for t in given)
     with torch.set_grad_enabled(mode.aside.gradients if mode.aside.history else gradients):
         out = func(*args, **kwargs)
     mode.outside.called(func, args, kwargs, out)
