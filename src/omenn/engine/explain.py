@@ -15,8 +15,9 @@ from omenn.engine.depth import RESAMPLINGS
 from omenn.engine.explainable import check_model
 from omenn.engine.run import FrozenRun
 from omenn.engine.target import Target
+from omenn.engine.trace.attempt import Pass
 from omenn.engine.trace.guards import alone, not_nested
-from omenn.engine.trace.tracer import Pass, Tracer
+from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError
 from omenn.explanation import Explanation
 

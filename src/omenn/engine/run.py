@@ -20,13 +20,14 @@ from omenn.engine.location.spread import spread
 from omenn.engine.model_state import Again, State
 from omenn.engine.probabilities import logits_of
 from omenn.engine.target import Target, check_numbers, pick_output, select
+from omenn.engine.trace.attempt import Pass
 from omenn.engine.trace.autograd_nodes import last_pass, own_precision
 from omenn.engine.trace.blame import blame, held, no_way_back
 from omenn.engine.trace.call import tensors_in
 from omenn.engine.trace.departures import check_departures
 from omenn.engine.trace.graph import violations
 from omenn.engine.trace.opaque import raise_opaque
-from omenn.engine.trace.tracer import Pass, Tracer
+from omenn.engine.trace.tracer import Tracer
 from omenn.engine.trace.transforms import NeedsHistory
 from omenn.engine.unreached import Overwritten, all_finite, overwritten
 from omenn.errors import (

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,13 +25,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from omenn.engine import probabilities
-from omenn.engine.location import Place
 from omenn.engine.location.constants import Location
-from omenn.engine.location.lookups import converted, looked_up
-from omenn.engine.location.provenance import mark_frozen, mark_written, taken
+from omenn.engine.location.lookups import converted
 from omenn.engine.model_state import State
 from omenn.engine.operators import OPERATORS, Operator
-from omenn.engine.operators.unruled import LEAVES_TORCH, UNTOUCHED, VALUED, valued
+from omenn.engine.operators.unruled import UNTOUCHED, VALUED, valued
 from omenn.engine.operators.user_results import run_own
 from omenn.engine.torch_private import (
     function_modes,
@@ -41,6 +38,7 @@ from omenn.engine.torch_private import (
     set_gradients,
 )
 from omenn.engine.trace import refusals, transforms
+from omenn.engine.trace.attempt import Pass
 from omenn.engine.trace.autograd_nodes import NODES
 from omenn.engine.trace.belongings import Own
 from omenn.engine.trace.call import Call, tensors_in
@@ -49,14 +47,9 @@ from omenn.engine.trace.chains import Chains
 from omenn.engine.trace.checkpointing import checkpointed, kept
 from omenn.engine.trace.departures import Departures
 from omenn.engine.trace.flow import Flow
+from omenn.engine.trace.frozen_results import frozen_result
 from omenn.engine.trace.graph import reaches
-from omenn.engine.trace.inplace import (
-    check_unshared,
-    owned,
-    place_base,
-    prepare_write,
-    seen_through,
-)
+from omenn.engine.trace.inplace import owned, place_base, prepare_write, seen_through
 from omenn.engine.trace.marks import (
     CARRIED,
     FROZEN,
@@ -66,7 +59,6 @@ from omenn.engine.trace.marks import (
     Mark,
     Memory,
     coarser,
-    inputs_of,
     names_in,
     opened,
 )
@@ -84,25 +76,6 @@ _VIEW_NODES = ("CopySlices", "AsStridedBackward")
 Lookup = Callable[[Tensor, Tensor, Mark], Tensor]
 # Is told of convolutions: (what it slides over, its mark, over how many dimensions).
 Convolved = Callable[[Tensor, Mark, int], None]
-
-
-@dataclass(frozen=True)
-class Pass:
-    """How one forward pass is taken, where the first way would not do.
-
-    ``strong``: what was marked is kept alive, as ``torch.utils.swap_tensors`` wants it.
-    ``history``: constants have a history, as the model takes a derivative (``transforms.py``).
-    ``finite``: what is saved for the backward pass is a finite copy (``unreached.py``).
-    ``shaken``: numbers that leave PyTorch are moved, ``only`` at one place (``departures.py``).
-    ``keep_history``: derivatives of the frozen network are taken when the run is over.
-    """
-
-    strong: bool = False
-    history: bool = False
-    finite: bool = False
-    shaken: bool = False
-    only: Any = None
-    keep_history: bool = False
 
 
 class Tracer(TorchFunctionMode):
@@ -347,15 +320,11 @@ class Tracer(TorchFunctionMode):
         if spelling is None or row is None or OPAQUE in kinds:
             if CARRIED in kinds or OPAQUE in kinds:
                 return unknown(self, func, args, kwargs, marked)
-            return self._constant(None, func, args, kwargs, marked)
+            return frozen_result(self, None, func, args, kwargs, marked)
         call = Call(self, func, spelling, args, kwargs, marked)
         if CARRIED in kinds:
             return self._ruled(call, row)
-        if spelling.operator == "embedding_bag":
-            return row.rule(call)
-        if (rows := looked_up(self, call)) is not None:
-            return rows
-        return self._constant((call, row), func, args, kwargs, marked)
+        return frozen_result(self, (call, row), func, args, kwargs, marked)
 
     def _ruled(self, call: Call, row: Operator) -> Any:
         """The rule's result; the operator's own, opaque, where the rule refuses this call."""
@@ -424,32 +393,6 @@ class Tracer(TorchFunctionMode):
             kind, names = (CARRIED, of) if carries else (FROZEN, inputs)
             layer = call.layer or next((m.layer for g, m in call.marked if g is t), None)
             self.set_mark(t, Mark(self, kind, place, rank, names, true, layer, shift=call.shift))
-
-    def _constant(
-        self, known: tuple[Call, Operator] | None, func: Any, args: Any, kwargs: Any, marked: Any
-    ) -> Any:
-        """Only frozen (or id) tensors: the result is again frozen, or ids if it is integer."""
-        with torch.set_grad_enabled(self.create_graph or self.aside.history):
-            out = func(*args, **kwargs)
-        place: list[Place | None] = []
-        if known is not None and not known[1].composite:
-            try:
-                there = taken(known[0], out)
-                place = self.location.places(*known, out) if there is None else [there]
-            except (RuntimeError, IndexError, TypeError, ValueError, AttributeError):
-                place = []  # a place is a courtesy here: the tensor carries nothing
-        mark_frozen(self, func, marked, out, place)
-        if inputs_of(marked) and getattr(func, "__name__", "") in LEAVES_TORCH:
-            self.location.frozen_constants.add(self.module_path())
-        if known is not None:
-            self.chains.note(known[0], out)
-            probabilities.note(self, known[0], out, None)
-            if known[0].inplace:
-                check_unshared(known[0])
-                mark_written(self, known[0].first, marked)
-        return out
-
-    # --- names -----------------------------------------------------------------------------
 
     def module_path(self) -> str:
         """Dotted name of the innermost module whose method is running, from the call stack."""
