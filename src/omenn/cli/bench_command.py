@@ -128,7 +128,7 @@ def bench(
         prepared = running.prepare(plan, {k: v for k, v in flags.items() if v is not None}, out)
         with terminal.progress(prepared.steps) as tick:
             done = running.run(prepared, tick)
-    terminal.answer(_answer(done), as_json)
+    return terminal.answer(_answer(done), as_json)
 
 
 def _answer(done: Done) -> terminal.Answer:
