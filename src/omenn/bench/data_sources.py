@@ -344,6 +344,7 @@ def _numbers(root: Path, mapping: str | None) -> Classes | None:
     return beside[0] if beside else imagenet_synsets()
 
 
+CIFAR_SPLITS = ("test", "train")
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         kind.name: kind
@@ -392,9 +393,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 _voc,
                 {"task": "segmentation"},
             ),
-            Kind(
-                "cifar10", "cifar10:FOLDER", "test/<class>/<picture>", ("test", "train"), _cifar10
-            ),
+            Kind("cifar10", "cifar10:FOLDER", "test/<class>/<picture>", CIFAR_SPLITS, _cifar10),
         )
     }
 )
