@@ -50,10 +50,12 @@ OPERATORS: dict[str, Operator] = {
     for name, operator in module.RECORDS.items()
 }
 
+NOTHING = Operator()
+
 
 def known(name: str) -> Operator:
     """What is known of an operator, or of a function without a rule; nothing, of any other."""
-    return OPERATORS.get(name) or UNRULED.get(name) or _NOTHING
+    return OPERATORS.get(name) or UNRULED.get(name) or NOTHING
 
 
 def of_kind(*kinds: str) -> list[str]:
@@ -64,6 +66,4 @@ def of_kind(*kinds: str) -> list[str]:
     return [name for name, operator in OPERATORS.items() if operator.kind in kinds]
 
 
-_NOTHING = Operator()
-
-__all__ = ["OPERATORS", "Operator", "known", "of_kind"]
+__all__ = ["NOTHING", "OPERATORS", "UNRULED", "Operator", "known", "of_kind"]

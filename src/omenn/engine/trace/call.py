@@ -16,7 +16,6 @@ from omenn.engine.trace.spelling import Spelling, bind
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
-    from omenn.engine.operators import Operator
     from omenn.engine.operators.stable import Shift
     from omenn.engine.trace.tracer import Tracer
 
@@ -74,10 +73,14 @@ class Call:
         kwargs: dict[str, Any],
         marked: list[tuple[Tensor, Mark]],
     ) -> None:
+        from omenn.engine.operators import NOTHING, OPERATORS, UNRULED  # its rules use this module
+
         self.owner = owner
         self.func = func
         self.operator = spelling.operator
         self.reverse = spelling.reverse
+        name = spelling.operator
+        self.known = OPERATORS.get(name) or UNRULED.get(name) or NOTHING
         self.args = args
         self.kwargs = kwargs
         self.marked = marked
@@ -96,13 +99,6 @@ class Call:
         self.link: Any = None  # how the result is made, where that is elementwise
 
     # --- arguments -------------------------------------------------------------------------
-
-    @property
-    def known(self) -> Operator:
-        """What is known of the operator."""
-        from omenn.engine.operators import known  # its rules use this module
-
-        return known(self.operator)
 
     @property
     def inputs(self) -> frozenset[Any]:
