@@ -127,13 +127,21 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     assert {".safetensors", ".json"} <= endings
 
 
-def test_every_requirement_is_pinned() -> None:
+def pins() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_the_oldest_torch_is_the_tested_one() -> None:
+    (oldest,) = re.findall(r"^torch>=(\S+)$", "\n".join(PROJECT["project"]["dependencies"]), re.M)
+    assert pins()["torch"].startswith(f"{oldest}.")
+
+
+def test_every_requirement_is_pinned() -> None:
     extras = PROJECT["project"]["optional-dependencies"].values()
     wanted = [*PROJECT["project"]["dependencies"], *(name for extra in extras for name in extra)]
     bare = [re.split(r"[\[<>=]", name)[0].lower().replace("_", "-") for name in wanted]
-    assert [name for name in bare if name not in pins] == []
+    assert [name for name in bare if name not in pins()] == []
 
 
 # The examples in docstrings

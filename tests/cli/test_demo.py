@@ -45,6 +45,7 @@ class TestDemo:
         html = (demo / "index.html").read_text(encoding="utf-8")
         assert html.count("(right)</h3>") >= 10
 
+    @pytest.mark.slow
     def test_json_and_a_second_run_over_the_first(self, demo: Path, run: Run) -> None:
         before = (demo / "pictures" / "bird-1-birds-resnet-c.png").read_bytes()
         code, out, err = run("demo", "-o", demo, "--json")

@@ -6,11 +6,16 @@ import torch
 import omenn
 from experiments.zoo_models import CASES, cast
 
-NAMES = [c.name for c in CASES]
+# The larger ones have a smaller relative among the others: ResNet-18, DeiT-S/16, Swin-T.
+LARGE = {"VGG-11", "ResNet-50", "ViT-B/16", "BEiT-B/16", "MaxViT-T"}
+MODELS = [
+    pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.name in LARGE else [])
+    for case in CASES
+]
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-@pytest.mark.parametrize("case", CASES, ids=NAMES)
+@pytest.mark.parametrize("case", MODELS)
 def test_exact_in_both_precisions(case):
     model, inputs = case.make(torch.float64, small=True)
     for dtype, fidelity in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
@@ -26,6 +31,10 @@ def test_exact_in_both_precisions(case):
         after = model.state_dict()
         assert all(torch.equal(after[k], v) for k, v in before.items())
         assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+
+
+def test_the_large_ones_are_there():
+    assert {case.name for case in CASES} > LARGE
 
 
 def test_constants_matter_in_these_models():

@@ -82,6 +82,7 @@ NOT_CALLED = frozenset(
 ELSEWHERE = {torch.nn.functional.sigmoid, torch.nn.functional.tanh, torch.solve, Tensor.solve}
 
 
+@pytest.mark.slow  # every case once more
 def test_every_spelling_is_called(monkeypatch) -> None:
     """The spelling table holds nothing that no case uses."""
     called: set[object] = set()
