@@ -19,7 +19,7 @@ PYTEST ?= $(WORKERS) -m "not slow"
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test experiments-test fuzz check lint types format hooks clean distclean
+.PHONY: help map demo test experiments-test fuzz check lint types format hooks clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -55,6 +55,11 @@ format: $(VENV)/.test ## let ruff repair what it can
 
 hooks: $(VENV)/.test ## run lint and types before every commit (git hook)
 	@$(BIN)/pre-commit install
+
+map: ## the files of the package, each with its first line
+	@find src/omenn -name '*.py' | sort | while read -r file; do \
+	  printf '%-48s %s\n' "$${file#src/omenn/}" "$$(head -n 1 "$$file" | tr -d '"`')"; \
+	done
 
 clean: ## remove what the other targets wrote, except .venv
 	@rm -rf $(DEMO) dist .pytest_cache .ruff_cache .hypothesis

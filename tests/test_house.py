@@ -89,6 +89,17 @@ def test_paths_in_prose_exist(name: str) -> None:
     assert [path for path in quoted if not (ROOT / path).exists()] == []
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_files_named_in_prose_exist(name: str) -> None:
+    named = re.findall(r"`(\w+\.py)`", (ROOT / name).read_text())
+    there = {
+        path.name
+        for folder in ("src", "tests", "experiments")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert [file for file in named if file not in there] == []
+
+
 # One version, one licence
 
 
