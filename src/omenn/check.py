@@ -17,15 +17,20 @@ SEEDS = (-(2**63), 2**64 - 1)  # what torch takes as a seed
 def choose(name: str, value: Any, allowed: Sequence[str]) -> None:
     """Raises InputError for a value of an option that is none of the allowed ones."""
     if not isinstance(value, str) or value not in allowed:
+        remedy = f"Choose one of: {', '.join(allowed)}."
         raise InputError(
-            f"{name}={quoted(value)} is not known. Choose one of: {', '.join(allowed)}."
+            f"{name}={quoted(value)} is not known. {remedy}",
+            argument=name,
+            got=quoted(value),
+            expected=", ".join(allowed),
+            remedy=remedy,
         )
 
 
 def flag(name: str, value: Any) -> None:
     """Raises InputError for what is neither True nor False."""
     if not isinstance(value, bool):
-        raise InputError(f"{name} must be True or False, but {quoted(value)} was given.")
+        raise _wrong(name, value, "True or False")
 
 
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
@@ -37,8 +42,7 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
     except Exception:  # an object may raise what it likes here
         found = None
     if found is None or not _within(found, least, most):
-        limits = _limits(least, most)
-        raise InputError(f"{name} must be an integer{limits}, but {quoted(value)} was given.")
+        raise _wrong(name, value, f"an integer{_limits(least, most)}")
     return found
 
 
@@ -51,8 +55,7 @@ def real(name: str, value: Any, least: float | None = None, most: float | None =
     except Exception:
         found = math.nan
     if not (math.isfinite(found) and _within(found, least, most)):
-        limits = _limits(least, most)
-        raise InputError(f"{name} must be a finite number{limits}, but {quoted(value)} was given.")
+        raise _wrong(name, value, f"a finite number{_limits(least, most)}")
     return found
 
 
@@ -71,9 +74,16 @@ def path(name: str, value: Any) -> Path:
     try:
         return Path(os.fsdecode(value))
     except TypeError:
-        raise InputError(
-            f"{name} must be the path of a file, but {quoted(value)} was given."
-        ) from None
+        raise _wrong(name, value, "the path of a file") from None
+
+
+def _wrong(name: str, value: Any, expected: str) -> InputError:
+    return InputError(
+        f"{name} must be {expected}, but {quoted(value)} was given.",
+        argument=name,
+        got=quoted(value),
+        expected=expected,
+    )
 
 
 def quoted(value: Any) -> str:

@@ -18,7 +18,29 @@ from typing import Any
 
 
 class OmennError(Exception):
-    """Base of every error raised on purpose by omenn."""
+    """Base of every error raised on purpose by omenn.
+
+    Its text is one line. What a program may ask, "" where the error is about no such thing:
+    ``argument`` (its name), ``got`` and ``expected`` (as they are quoted), ``operator``, ``module``
+    (dotted path), ``remedy`` (what to do), ``package`` and ``extra`` (to be installed).
+
+    >>> error = InputError("steps must be an integer, but 'a' was given.", argument="steps")
+    >>> error.argument, error.operator, str(error)
+    ('steps', '', "steps must be an integer, but 'a' was given.")
+    """
+
+    def __init__(
+        self,
+        message: object = "",
+        *,
+        argument: str = "",
+        got: str = "",
+        expected: str = "",
+        remedy: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.argument, self.got, self.expected, self.remedy = argument, got, expected, remedy
+        self.operator = self.module = self.package = self.extra = ""
 
 
 class InputError(OmennError):
@@ -36,19 +58,19 @@ class ModelError(OmennError):
 class UnsupportedOperator(OmennError):
     """An operator is not provably linear at fixed coefficients.
 
-    Attributes: ``operator`` (its name), ``module`` (dotted path of the module that called it).
+    Attributes: ``operator`` (its name), ``module`` (dotted path of the module that called it),
+    ``why`` it is not, and the ``remedy``.
     """
 
     def __init__(self, operator: str, module: str, why: str, remedy: str) -> None:
-        self.operator = operator
-        self.module = module
-        self._reason = (why, remedy)
         super().__init__(
-            f"operator '{operator}' in module '{module or '(model)'}': {why}. {remedy}"
+            f"operator '{operator}' in module '{module or '(model)'}': {why}. {remedy}",
+            remedy=remedy,
         )
+        self.operator, self.module, self.why = operator, module, why
 
     def __reduce__(self) -> tuple[Any, ...]:  # to be copied and pickled
-        return type(self), (self.operator, self.module, *self._reason)
+        return type(self), (self.operator, self.module, self.why, self.remedy)
 
 
 class WeightsError(OmennError):
@@ -56,13 +78,21 @@ class WeightsError(OmennError):
 
 
 class MissingExtra(OmennError):
-    """An optional package is not installed."""
+    """An optional package is not installed.
+
+    Attributes: ``package``, the ``extra`` of omenn that brings it, the ``purpose``, the ``remedy``.
+    """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
+        remedy = f"Run: pip install 'omenn[{extra}]'"
         super().__init__(
-            f"{purpose} needs the package '{package}', which is not installed. "
-            f"Run: pip install 'omenn[{extra}]'"
+            f"{purpose} needs the package '{package}', which is not installed. {remedy}",
+            remedy=remedy,
         )
+        self.package, self.extra, self.purpose = package, extra, purpose
+
+    def __reduce__(self) -> tuple[Any, ...]:  # to be copied and pickled
+        return type(self), (self.package, self.extra, self.purpose)
 
 
 class OutputError(OmennError):
