@@ -68,9 +68,13 @@ def prior_of(words: tuple[Any, ...]) -> AttributionPrior | None:
     return bird_prior(*words, fraction=0.5) if words else None
 
 
+QUICK = [("xvit", 2), ("convnet, drawn", 4), ("convnet, drawn", 5)]
+SLOW = [(case, 5) for case in CASES if case != "convnet, drawn"]
+
+
 # in the first epoch, at the beginning of the second, and amid it
 @pytest.mark.parametrize(
-    ("case", "at"), [*((case, 5) for case in CASES), ("xvit", 2), ("convnet, drawn", 4)]
+    ("case", "at"), [*QUICK, *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOW)]
 )
 def test_an_interrupted_training_ends_the_same_bit_for_bit(case, at, tmp_path, cache, monkeypatch):
     arch, words = CASES[case]
