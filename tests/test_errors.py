@@ -23,7 +23,7 @@ def fields(error: errors.OmennError) -> dict[str, str]:
         (lambda: check.choose("bias", 3, ("own", "none")), "bias", "3", "own, none"),
         (lambda: check.flag("fold", 1), "fold", "1", "True or False"),
         (lambda: check.whole("n", True), "n", "True", "an integer"),
-        (lambda: check.whole("n", 0, 1), "n", "0", "an integer from 1"),
+        (lambda: check.whole("n", 0, 1), "n", "0", "an integer of at least 1"),
         (lambda: check.real("p", math.nan), "p", "nan", "a finite number"),
         (lambda: check.real("p", 2, 0, 1), "p", "2", "a finite number from 0 to 1"),
         (lambda: check.path("out", 3.5), "out", "3.5", "the path of a file"),

@@ -66,7 +66,7 @@ def _within(value: float, least: float | None, most: float | None) -> bool:
 def _limits(least: float | None, most: float | None) -> str:
     if least is None:
         return ""
-    return f" from {least}" if most is None else f" from {least} to {most}"
+    return f" of at least {least}" if most is None else f" from {least} to {most}"
 
 
 def path(name: str, value: Any) -> Path:

@@ -98,7 +98,7 @@ class TestFineTuning:
         train = in_domain._Run.train
 
         def counting(self: Any, pictures: Any) -> float:
-            epochs.append(self.epoch)
+            epochs.append(self.training.epoch)
             if len(epochs) == 3:
                 raise KeyboardInterrupt
             return train(self, pictures)

@@ -371,7 +371,7 @@ def test_more_pictures_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_idsds_with_no_picture() -> None:
-    with pytest.raises(InputError, match="pictures must be an integer from 1"):
+    with pytest.raises(InputError, match="pictures must be an integer of at least 1"):
         in_domain_deletion(None, None, torch.zeros(1), torch.zeros(1), pictures=0)  # type: ignore[arg-type]
 
 

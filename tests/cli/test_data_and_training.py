@@ -67,7 +67,10 @@ class TestDataAndTraining:
             refused(run(*birds, *words), "are options of a prior. Add --prior")
         refused(run(*birds, "--prior", "sparse"), "'sparse'")
         refused(run(*birds, "--prior", "sparsity", "--prior-method", "shap"), "'shap'")
-        refused(run(*birds, "--prior", "sparsity", "--prior-weight", -1), "not -1")
+        refused(
+            run(*birds, "--prior", "sparsity", "--prior-weight", -1),
+            "weight must be a finite number of at least 0, but -1",
+        )
         refused(run(*birds, "--prior", "sparsity", "--prior-fraction", 0), "fraction")
         refused(run(*birds, "--learning-rate", 0), "learning_rate is 0")
         refused(run(*birds, "--seed", 10**20), "the seed is 1000")

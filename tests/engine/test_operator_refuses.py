@@ -104,7 +104,7 @@ REFUSED: dict[str, tuple[type[Exception], Callable[[], object], str]] = {
     "complex": (omenn.TargetError, lambda: omenn.operator(torch.fft.rfft, X),
         "the output is complex. Choose a real part of it with output=."),
     "chunk": (omenn.InputError, lambda: omenn.operator(mlp(), X, chunk=0),
-        "chunk must be an integer from 1, but 0 was given."),
+        "chunk must be an integer of at least 1, but 0 was given."),
     "products": (omenn.InputError, lambda: omenn.operator(mlp(), X, products="both"),
         "products='both' is not known. Choose one of: half, left, right."),
     "length": (omenn.InputError, lambda: omenn.operator(mlp(), X) @ draw(5),

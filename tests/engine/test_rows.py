@@ -84,7 +84,7 @@ def test_rows_of_the_whole_batch() -> None:
 
 @pytest.mark.parametrize("chunk", [0, -1, 2.0, True, "all"])
 def test_chunk_is_checked(chunk) -> None:
-    with pytest.raises(omenn.InputError, match="chunk must be an integer from 1"):
+    with pytest.raises(omenn.InputError, match="chunk must be an integer of at least 1"):
         omenn.rows(network(), X, [0], chunk=chunk)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import omenn
 from omenn.engine.explainable import modules_of
-from omenn.engine.location import Shared, fixed
+from omenn.engine.location.constants import Location, fixed
 
 
 class Windows(nn.Module):
@@ -33,7 +33,7 @@ def test_shared_places_are_those_made_each_time(monkeypatch: pytest.MonkeyPatch)
     torch.manual_seed(0)
     model, x = Windows().double().eval(), torch.randn(1, 3, 4, 4, dtype=torch.float64)
     shared = omenn.explain(model, x, 1)
-    monkeypatch.setattr(Shared, "found", lambda self, given, key, make: make())
+    monkeypatch.setattr(Location, "once", lambda self, given, key, make: make())
     apart = omenn.explain(model, x, 1)
     assert shared.exact
     torch.testing.assert_close(shared.bias, apart.bias)
@@ -47,10 +47,10 @@ def test_a_place_is_made_once_for_each_key() -> None:
         calls.append(1)
         return [None]
 
-    known = Shared()
+    known = Location({}, str)
     given = (None, None)
-    assert known.found(given, "a", make) is known.found(given, "a", make)
-    known.found(given, "b", make)
+    assert known.once(given, "a", make) is known.once(given, "a", make)
+    known.once(given, "b", make)
     assert len(calls) == 2
 
 

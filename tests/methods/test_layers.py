@@ -186,5 +186,5 @@ OPTIONS = [
 @pytest.mark.parametrize(("method", "option"), OPTIONS)
 @pytest.mark.parametrize("value", BAD)
 def test_a_bad_strength_is_refused(method: str, option: str, value: object) -> None:
-    with pytest.raises(InputError, match=f"^{option} must be a finite number from 0"):
+    with pytest.raises(InputError, match=f"^{option} must be a finite number of at least 0"):
         omenn.explain(nn.Linear(2, 2).eval(), torch.ones(1, 2), 0, method=method, **{option: value})

@@ -229,7 +229,7 @@ def test_references_of_expected_gradients_are_described_by_a_hash():
 def test_priors_that_there_are_not():
     with pytest.raises(InputError, match="no prior for birds is called 'right_reasons': did you"):
         bird_prior("right_reasons", 1.0)
-    with pytest.raises(InputError, match="weight must be a finite number from 0, but -1"):
+    with pytest.raises(InputError, match="weight must be a finite number of at least 0, but -1"):
         bird_prior("sparsity", -1.0)
 
 

@@ -151,7 +151,7 @@ class TestSmooth:
 
     @pytest.mark.parametrize("sigma", [-1.0, float("nan"), float("inf")])
     def test_widths_without_a_meaning(self, sigma: float) -> None:
-        with pytest.raises(InputError, match="a finite number from 0"):
+        with pytest.raises(InputError, match="a finite number of at least 0"):
             smooth([[1.0]], sigma)
 
 

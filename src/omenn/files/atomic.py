@@ -107,7 +107,10 @@ def check_writable(path: Path) -> None:
             f"'{path}' cannot be written: {why(error)}. Choose another place."
         ) from error
     if not nearest.is_dir():
-        raise OutputError(f"'{path}' cannot be written: '{nearest}' is a file, not a folder.")
+        raise OutputError(
+            f"'{path}' cannot be written: '{nearest}' is a file, not a folder. "
+            "Choose another folder."
+        )
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise OutputError(
             f"'{path}' cannot be written: no permission to write into '{nearest}'. "

@@ -152,7 +152,7 @@ def _weights(names: Sequence[str], mix: Sequence[float] | None) -> list[float]:
     """The weights of a convex mixture."""
     if not names:
         raise InputError("at=[] names no depth; give at least one module, or 'input'.")
-    if len(set(names)) < len(names):
+    if any(names.count(name) > 1 for name in names):
         raise InputError(
             f"at={quoted(names)} names a depth twice; give each once, with its weight."
         )
