@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -77,3 +78,32 @@ def test_distance() -> None:
     assert distance(a, torch.tensor([2.0, -4.0, -inf, nan])) == 0.25
     assert distance(a, a[:2]) == inf
     assert distance(torch.tensor([1 + 1j]), torch.tensor([1 + 3j])) == pytest.approx(2 / 3)
+
+
+class Failing(nn.Module):
+    """Fails in some of its ordinary passes, with an error that is PyTorch's or its own."""
+
+    def __init__(self, fails: str) -> None:
+        super().__init__()
+        self.fails = fails
+
+    def forward(self, x: Tensor) -> Tensor:
+        ordinary = not x.requires_grad
+        if self.fails == "always" and ordinary:
+            raise ValueError("no gradients")
+        if self.fails == "without" and ordinary and not torch.is_grad_enabled():
+            raise ValueError("no gradients")
+        return x.sum(1, keepdim=True) + torch.from_numpy(np.ones(1))
+
+
+def test_a_model_that_fails_without_gradients_is_held_against_its_other_pass() -> None:
+    e = omenn.explain(Failing("without").eval(), X, 0)
+    assert e.exact
+    assert e.faithful
+
+
+def test_a_model_whose_ordinary_form_fails_says_so() -> None:
+    for ask in (omenn.explain, omenn.certify):
+        with pytest.raises(omenn.InputError) as failed:
+            ask(Failing("always").eval(), X, 0)
+        assert isinstance(failed.value.__cause__, ValueError)

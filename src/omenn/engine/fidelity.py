@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from omenn.engine.target import pick_output
+from omenn.engine.trace.blame import blame
 from omenn.engine.trace.foreign import look_again
+from omenn.errors import OmennError
 
 if TYPE_CHECKING:
     from omenn.engine.inputs import Feed
@@ -77,7 +79,8 @@ class Compared:
         pass met tensors of unknown origin, or for ``thorough``, a second look comes before, see
         foreign.py. So what a model keeps elsewhere is of the input itself in the end.
 
-        Raises UnsupportedOperator if what cannot be followed moves with the input.
+        Raises UnsupportedOperator if what cannot be followed moves with the input, InputError or
+        ModelError if the ordinary model fails both ways.
         """
         if thorough or self.mode.outside.unknown():
             look_again(self, output, thorough)
@@ -88,10 +91,12 @@ class Compared:
             args, kwargs = self.feed.arguments()
             try:
                 ordinary = self.ordinary(output, args, kwargs, grad)
-            except RuntimeError:
-                if grad:
-                    raise
-                continue  # without gradients it cannot take a derivative inside
+            except (OmennError, MemoryError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # without gradients it cannot take a derivative inside
+                if grad and not found:
+                    raise blame(self.model, self.feed, error, self.state) from error
+                continue
             found.append(distance(frozen, ordinary))
             if found[-1] <= allowed:
                 break

@@ -123,7 +123,7 @@ def look_again(run: Compared, output: object, thorough: bool) -> None:
         try:
             with first.given((*args, *kwargs.values())):
                 run.ordinary(output, args, kwargs, grad)
-        except RuntimeError:
+        except Exception:
             continue  # it takes a derivative inside; or fails, which is told elsewhere
         if thorough or first.strangers:
             second = Watch(run.mode, thorough, ids)
