@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -209,6 +211,31 @@ def test_a_rule_replaces_one_of_the_engine_for_a_while() -> None:
     with omenn.rules({"relu": "frozen"}):
         assert not omenn.explain(lambda x: x * torch.relu(x), ROWS, 1).weight[:, 0].any()
     assert torch.equal(omenn.explain(torch.relu, ROWS, 1).weight, right.weight)
+
+
+FIRST = """
+import torch, omenn
+x, calls = torch.tensor([[0.5, -1.2]]), []
+def twice(call):
+    calls.append(call.operator)
+    return call.run()
+model = lambda x: torch.log(1 + torch.exp(x))
+registered = omenn.rule("exp", twice)
+try:
+    omenn.explain(model, x, 1)
+except omenn.UnsupportedOperator:
+    pass
+registered.remove()
+assert calls == ["exp"]
+e = omenn.explain(model, x, 1)
+assert len(calls) == 1 and e.exact
+assert torch.allclose(e.bias.sum(), torch.tensor(2.0).log())
+"""
+
+
+def test_a_rule_before_the_first_explanation_is_like_any_other() -> None:
+    """Once it stood for the rule of the engine, in chains for as long as the process lived."""
+    subprocess.run([sys.executable, "-c", FIRST], check=True, timeout=120)
 
 
 # --- wrong rules -------------------------------------------------------------------------------

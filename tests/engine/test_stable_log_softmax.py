@@ -194,3 +194,26 @@ def test_a_largest_logit_that_is_written_over() -> None:
     e = omenn.explain(model, x, second)
     assert e.exact
     torch.testing.assert_close(e.weight, W[:, 1] - largest_of(x))
+
+
+def test_a_number_that_does_not_fit_the_logits_is_none_of_them() -> None:
+    """Differences of all pairs: the number held has more columns than what it is taken off."""
+    x = draw(2, 4)
+
+    def held(x: Tensor) -> Tensor:
+        y = x.unsqueeze(-1)
+        z = y - y.amax(1, keepdim=True)
+        return (z - torch.softmax(x @ W, -1).unsqueeze(1)).flatten(1)
+
+    def carried(x: Tensor) -> Tensor:
+        m = x.amax(-1)[:, None, None] + torch.softmax(x @ W, -1).unsqueeze(1)
+        return (x.unsqueeze(-1) - m).flatten(1)
+
+    for model in (held, carried):
+        e = omenn.explain(model, x, second)
+        assert e.exact
+        torch.testing.assert_close(e.output, model(x)[:, 1])
+        expected = torch.zeros(2, 4)
+        expected[:, 0] += 1
+        expected[torch.arange(2), x.argmax(1)] -= 1
+        torch.testing.assert_close(e.weight, expected.to(e.weight))

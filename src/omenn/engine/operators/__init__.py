@@ -49,6 +49,7 @@ OPERATORS: dict[str, Operator] = {
     )
     for name, operator in module.RECORDS.items()
 }
+SHIPPED = dict(OPERATORS)  # what they are without any rule of a user
 
 NOTHING = Operator()
 
@@ -66,4 +67,4 @@ def of_kind(*kinds: str) -> list[str]:
     return [name for name, operator in OPERATORS.items() if operator.kind in kinds]
 
 
-__all__ = ["NOTHING", "OPERATORS", "UNRULED", "Operator", "known", "of_kind"]
+__all__ = ["NOTHING", "OPERATORS", "SHIPPED", "UNRULED", "Operator", "known", "of_kind"]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from omenn.engine.trace.autograd_nodes import Several
 from omenn.engine.trace.call import FROZEN, Call
+from omenn.engine.trace.links import fits
 
 _NEAR = 1e-3  # a constant may be added under the logarithm
 
@@ -63,7 +64,7 @@ def log_softmax(call: Call, a: Tensor, b: Tensor) -> Tensor | None:
 def _normalises(number: Tensor, y: Tensor) -> bool:
     """Whether a number is log Σ exp y, summed over what it is repeated along."""
     dims = _repeated(number, y)
-    if not dims or not y.is_floating_point():
+    if not dims or not fits(number, y.shape) or not y.is_floating_point():
         return False
     right = torch.logsumexp(y.detach(), dims, keepdim=True)
     return torch.allclose(number.detach().to(right.dtype).expand_as(right), right, 0, _NEAR)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-_ENGINE = __name__.rpartition(".")[0] + "."
+_ENGINE = "omenn.engine."
 # Where PyTorch calls hooks and ``forward``.
 _MODULES = "torch.nn.modules.module"
 _CALLS = ("_call_impl", "inner")

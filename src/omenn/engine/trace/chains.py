@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from omenn.engine.operators import OPERATORS, known
+from omenn.engine.operators import OPERATORS, SHIPPED, known
 from omenn.engine.operators.chain import FROZEN_CHAIN
 from omenn.engine.operators.pointwise import GATE
 from omenn.engine.operators.record import Operator
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 OPERATOR = "chain"
 _MANY = 48  # links in a chain, beyond which a tensor counts as the start of a new one
 
-# A rule that a user gave to an operator stands, so that it is part of no chain.
-_SHIPPED = dict(OPERATORS)
 # What shapes a function: the others are homogeneous, so that one after another is as good as both.
 _SHAPING = frozenset("shift clipped smooth power held product quotient sum".split())
 _IDLE = frozenset(("linear", "scale", "bent"))
@@ -76,7 +74,8 @@ class Chains:
     def link(self, call: Call) -> Link | None:
         """The link of what a call will return, None if it is none of a chain."""
         kind = call.known.link
-        if self.off or not kind or _SHIPPED.get(call.operator) is not OPERATORS.get(call.operator):
+        shipped = SHIPPED.get(call.operator) is OPERATORS.get(call.operator)
+        if self.off or not kind or not shipped:  # a rule that a user gave to an operator stands
             return None
         if any(isinstance(a, (list, dict)) for a in call.args):
             return None

@@ -23,7 +23,7 @@ from omenn.engine.torch_private import (
 from omenn.errors import InputError
 
 _BUILT_IN = frozenset(("aten", "prim", "prims"))
-_ENGINE = __name__.rpartition(".")[0] + "."
+_ENGINE = "omenn.engine."
 
 _natives: dict[type, Callable[..., Any]] = {}  # class -> the function that modes are given
 _watched: frozenset[type] = frozenset()
