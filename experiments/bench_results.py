@@ -22,7 +22,7 @@ from omenn.bench.plan import Plan
 from omenn.errors import OmennError
 from omenn.files.atomic import write_files
 from omenn.methods.registry import distinct
-from omenn.metrics import registry
+from omenn.metrics import metric_registry as registry
 
 KEPT = ROOT / "experiments" / "results" / "bench"
 PLANS = ROOT / "experiments" / "plans"

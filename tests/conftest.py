@@ -82,7 +82,7 @@ def nothing_registered() -> Iterator[None]:
     from omenn.engine.operators import OPERATORS
     from omenn.engine.trace import spelling
     from omenn.methods import registry
-    from omenn.metrics import registry as of_metrics
+    from omenn.metrics import metric_registry as of_metrics
 
     of_metrics.metrics()  # a module registers its metrics when it is imported, and never again
     tables = (OPERATORS, *spelling.tables(), registry._METHODS, of_metrics._METRICS)

@@ -100,6 +100,12 @@ def test_files_named_in_prose_exist(name: str) -> None:
     assert [file for file in named if file not in there] == []
 
 
+def test_a_file_name_stands_once() -> None:
+    names = [path.name for path in (ROOT / "src" / "omenn").rglob("*.py")]
+    twice = {name for name in names if names.count(name) > 1}
+    assert twice == {"__init__.py"}
+
+
 # One version, one licence
 
 

@@ -148,7 +148,7 @@ class TestPlans:
 
     def test_all(self) -> None:
         import omenn
-        from omenn.metrics.registry import metrics
+        from omenn.metrics.metric_registry import metrics
 
         plan = Plan.from_words({"methods": "omenn[at=auto],all", "metrics": "all", "limit": 1})
         assert {m.name for m in plan.methods} == {"omenn[at=auto]", *omenn.list_methods()}

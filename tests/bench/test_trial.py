@@ -19,7 +19,7 @@ from omenn.metrics import quantus, registry
 from omenn.metrics.explainers import Explainer, explainer
 from omenn.metrics.in_domain import in_domain_deletion
 from omenn.metrics.localisation import boxed
-from omenn.metrics.registry import Measure, Metric, metrics
+from omenn.metrics.metric_registry import Measure, Metric, metrics
 from omenn.metrics.score import Measured, Score
 from omenn.modalities.image.preprocessing import Preprocessing
 

@@ -161,7 +161,7 @@ class TestBench:
 
     def test_a_list(self, run: Run, inside_tmp: Path) -> None:
         import omenn
-        from omenn.metrics.registry import metrics
+        from omenn.metrics.metric_registry import metrics
 
         code, out, err = run("bench", "--list")
         assert (code, err, written()) == (0, "", set())

@@ -19,7 +19,7 @@ from experiments.bench_results import PLANS, Run, keep
 from experiments.leaderboard import AS_PUBLISHED
 from omenn.bench.plan import Plan
 from omenn.bench.plan_entries import Entry
-from omenn.metrics.registry import metrics
+from omenn.metrics.metric_registry import metrics
 
 GAE, IND = "gae", "insertion-deletion[step=128]"
 TRIVIAL = ("constant", "centre", "edges", "random")

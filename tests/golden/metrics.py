@@ -14,7 +14,7 @@ from golden.flat import Record
 from omenn.bench.data_sources import open_data
 from omenn.bench.trial import Subject, Trial
 from omenn.metrics.explainers import explainer
-from omenn.metrics.registry import metrics
+from omenn.metrics.metric_registry import metrics
 from omenn.modalities.image.preprocessing import Preprocessing
 from omenn.models.sources import load
 

@@ -112,13 +112,13 @@ class _Model:
 
     def _facts(self, subject: Subject) -> dict[str, Any]:
         """What is said of the model, and what all of its cells need."""
-        from omenn.metrics import registry
+        from omenn.metrics import metric_registry
         from omenn.metrics.funnybirds_protocol import background_independence
-        from omenn.metrics.registry import PARTS
+        from omenn.metrics.metric_registry import PARTS
         from omenn.metrics.score import Measured
 
         scores = [subject.accuracy()]
-        needy = [m.name for m in self.plan.metrics if PARTS in registry.find(m.base).needs]
+        needy = [m.name for m in self.plan.metrics if PARTS in metric_registry.find(m.base).needs]
         if needy:
             with _caught() as failed:
                 scores.append(background_independence(subject.seen))
@@ -204,12 +204,12 @@ class _Model:
         return lambda model: explainer(model, method.base, **options)
 
     def _cell(self, trial: Trial | None, metric: Entry) -> dict[str, Any]:
-        from omenn.metrics import registry
+        from omenn.metrics import metric_registry
 
         assert trial is not None
         verdict = None
         with _caught() as failed, spending(self.plan.device) as spent:
-            verdict = trial.judge(registry.find(metric.base), **metric.options)
+            verdict = trial.judge(metric_registry.find(metric.base), **metric.options)
         if verdict is None:
             return {"error": failed[0]}
         return {

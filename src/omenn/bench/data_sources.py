@@ -27,7 +27,7 @@ from omenn.data.imagenet_s import ImageNetS
 from omenn.data.voc import CLASSES as VOC_CLASSES
 from omenn.data.voc import VOC
 from omenn.errors import InputError, did_you_mean
-from omenn.metrics.registry import MASKS, PARTS, TRAINING
+from omenn.metrics.metric_registry import MASKS, PARTS, TRAINING
 
 
 @dataclass(frozen=True, eq=False)

@@ -137,13 +137,13 @@ class Plan:
             MissingExtra: a metric of Quantus, which is not installed.
         """
         from omenn.bench.data_sources import kind_of
-        from omenn.metrics import registry
+        from omenn.metrics import metric_registry
 
         kind, _ = kind_of(self.data.base)
         check_options(self.data, "data", kind.options, kind.read)
         gives = self.pictures().gives
         for metric in self.metrics:
-            found = registry.find(metric.base)
+            found = metric_registry.find(metric.base)
             check_options(metric, "metric", found.options, found.typed)
             for need in sorted(found.needs - gives):
                 raise InputError(
@@ -202,7 +202,7 @@ class Plan:
     def _complete(self) -> Plan:
         """Every method or metric where the plan says ``all``."""
         import omenn
-        from omenn.metrics.registry import metrics
+        from omenn.metrics.metric_registry import metrics
 
         plan = self
         if any(entry.base == ALL for entry in self.methods):

@@ -35,9 +35,9 @@ ABREAST = 6  # measures that stand beside each other in a terminal
 
 def collected(plan: Plan, store: Store) -> Bench:
     """Everything that is stored of a run."""
-    from omenn.metrics import registry
+    from omenn.metrics import metric_registry
 
-    found = [(metric.name, registry.find(metric.base)) for metric in plan.metrics]
+    found = [(metric.name, metric_registry.find(metric.base)) for metric in plan.metrics]
     columns = tuple(
         Column(name, m.name, m.higher, m.headline, m.axis)
         for name, kind in found

@@ -22,8 +22,8 @@ from omenn.metrics.funnybirds_protocol import FunnyBirdsScore
 from omenn.metrics.in_domain import Recipe, fine_tune
 from omenn.metrics.localisation import boxed
 from omenn.metrics.maps import Model, logits_of, not_finite
+from omenn.metrics.metric_registry import MASKS, PARTS, Metric
 from omenn.metrics.parts import Responses, responses
-from omenn.metrics.registry import MASKS, PARTS, Metric
 from omenn.metrics.score import Measured, Score, Verdict
 from omenn.modalities.image.preprocessing import Preprocessing
 
@@ -231,7 +231,7 @@ class Trial:
     def judge(
         self, metric: Metric, tick: Callable[[], Any] = lambda: None, **options: Any
     ) -> Verdict:
-        """What a metric says of the method, see NOTE [by name] of ``metrics/registry.py``.
+        """What a metric says of the method, see NOTE [by name] of ``metrics/metric_registry.py``.
 
         Maps that are not finite are judged as zero maps, and counted.
         """

@@ -21,7 +21,7 @@ def records() -> dict[str, list[dict[str, Any]]]:
     from omenn.cli.method_list import ordered
     from omenn.metrics import quantus
     from omenn.metrics.explainers import TRIVIAL
-    from omenn.metrics.registry import metrics
+    from omenn.metrics.metric_registry import metrics
     from omenn.models import bundled
 
     right = {name: 100 * bundled.card(name)["result"]["test_top1"] for name in bundled.names()}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omenn.errors import InputError
 from omenn.metrics.maps import checked_maps, constant_maps
-from omenn.metrics.registry import Measure, metric
+from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.score import Score
 
 

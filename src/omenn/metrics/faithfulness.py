@@ -22,9 +22,9 @@ from omenn.metrics.maps import (
     constant_maps,
     descending,
 )
+from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.perturbation import Outcome, answers
 from omenn.metrics.ranking import pearson, spearman
-from omenn.metrics.registry import Measure, metric
 from omenn.metrics.removal import Features, Fill, Removal, filled
 from omenn.metrics.score import Score
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from omenn.check import whole
 from omenn.errors import InputError
 from omenn.metrics.explainers import Explainer
+from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.parts import (
     Importance,
     Responses,
@@ -29,7 +30,6 @@ from omenn.metrics.parts import (
     minimal_sufficient,
 )
 from omenn.metrics.ranking import partial_rank_correlation, spearman
-from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Measured, Score, Verdict
 
 THRESHOLDS = torch.linspace(0.01, 0.5, 80, dtype=torch.float64)

@@ -32,7 +32,7 @@ from omenn.metrics.maps import (
     not_finite,
     of_targets,
 )
-from omenn.metrics.registry import Measure, metric
+from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.score import Score
 
 FLOOR = 1e-9

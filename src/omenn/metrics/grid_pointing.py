@@ -27,7 +27,7 @@ from omenn.metrics.maps import (
     logits_of,
     of_targets,
 )
-from omenn.metrics.registry import Measure, metric
+from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.score import Score
 
 PERCENTILES = (25, 50, 75, 100)

@@ -27,9 +27,9 @@ from omenn.metrics.maps import (
     logits_of,
     of_targets,
 )
+from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.perturbation import states
 from omenn.metrics.ranking import spearman
-from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Score
 
 CELLS = 4

@@ -24,7 +24,7 @@ from omenn.errors import InputError, ModelError
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.idsds import CELLS, Fill, cell_mask, filling, idsds
 from omenn.metrics.maps import checked_images, checked_targets, of_targets
-from omenn.metrics.registry import Measure, metric
+from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.score import Score
 from omenn.models.fit import Diverged, Training, descend, epoch_generator
 from omenn.models.randomness import seeded

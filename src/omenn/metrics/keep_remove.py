@@ -32,8 +32,8 @@ from omenn.metrics.maps import (
     constant_maps,
     descending,
 )
+from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.perturbation import Outcome, curve
-from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Score
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from omenn.check import choose, real
 from omenn.errors import InputError
 from omenn.metrics.maps import checked_maps, constant_maps, descending
-from omenn.metrics.registry import Measure, metric
+from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.score import Score
 
 Mass = Literal["positive", "absolute"]

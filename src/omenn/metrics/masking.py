@@ -24,8 +24,8 @@ from omenn.metrics.maps import (
     descending,
     ranks,
 )
+from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.perturbation import Outcome, curve, mean_height
-from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Score
 
 POINTS = 224  # published: 224 pixels a step, of 224 rows

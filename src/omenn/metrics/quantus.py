@@ -33,9 +33,9 @@ from omenn.errors import InputError, MissingExtra, ModelError, OmennError, did_y
 from omenn.metrics import faithfulness
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import checked_images, checked_targets, constant_maps, logits_of
+from omenn.metrics.metric_registry import QUANTUS
 from omenn.metrics.randomisation import Make
 from omenn.metrics.ranking import pearson
-from omenn.metrics.registry import QUANTUS
 from omenn.metrics.score import Score
 from omenn.metrics.similarity import by_largest, sorted_ranks
 

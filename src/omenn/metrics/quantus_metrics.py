@@ -8,8 +8,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from omenn.metrics.metric_registry import QUANTUS, Measure, Metric
 from omenn.metrics.quantus import MASKED, METRICS, declared_options, known_name, quantus_metric
-from omenn.metrics.registry import QUANTUS, Measure, Metric
 
 _NOT_WRITTEN = re.compile(
     r"_func$|_kwargs$|^(return_aggregate|disable_warnings|display_progressbar)$"

@@ -15,8 +15,8 @@ from omenn.check import real, whole
 from omenn.errors import InputError, did_you_mean
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import checked_images, checked_maps, checked_targets, constant_maps
+from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.random_layers import Order, randomisations, randomised
-from omenn.metrics.registry import Measure, metric
 from omenn.metrics.robustness import maps_of, noisy
 from omenn.metrics.score import Score
 from omenn.metrics.similarity import SIMILARITIES, Similarity, histogram_entropy

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from omenn.check import real
 from omenn.errors import InputError
 from omenn.metrics.maps import Model, checked_images, checked_maps, constant_maps, descending
+from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.perturbation import curve
-from omenn.metrics.registry import Measure, metric
 from omenn.metrics.score import Score
 
 TOLERANCE = 1e-10  # of the equations, relative; ten units in the last place where that is more

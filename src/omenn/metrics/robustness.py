@@ -11,7 +11,7 @@ from omenn.check import real, whole
 from omenn.errors import InputError
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import checked_images, checked_maps, checked_targets, constant_maps
-from omenn.metrics.registry import Measure, metric
+from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.score import Score
 from omenn.metrics.similarity import by_largest
 
