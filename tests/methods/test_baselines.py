@@ -501,6 +501,8 @@ BAD: list[tuple[str, dict[str, Any], type[OmennError], str]] = [
     ("shap-gradient", {"noise": "much"}, InputError, "noise must be "),
     ("occlusion", {"window": 9}, InputError, "window=9 does not fit: whole numbers of at least"),
     ("occlusion", {"window": (2, 2, 2)}, InputError, "window=(2, 2, 2) does not fit"),
+    ("occlusion", {"window": 0.5}, InputError, "window=0.5 does not fit"),
+    ("occlusion", {"stride": 1.0}, InputError, "stride=1.0 does not fit"),
     (
         "occlusion",
         {"window": 4, "stride": 5},

@@ -50,3 +50,36 @@ def test_grad_cam_of_ids_beside_numbers_is_refused() -> None:
     inputs = {"ids": torch.tensor([[1, 2, 3, 4]]), "x": torch.rand(1, 2)}
     with pytest.raises(InputError, match="ids"):
         omenn.explain(Titled().eval(), inputs, 1, method="grad-cam")
+
+
+def test_all_dimensions_are_kept_on_demand() -> None:
+    """The channels have the map evenly, so that it is their sum."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2)).eval()
+    x = torch.rand(2, 3, 8, 8)
+    e = omenn.explain(net, x, 1, method="grad-cam", channel_dim=0, relu=False)
+    summed = omenn.explain(net, x, 1, method="grad-cam", relu=False)
+    assert e.matrix.shape == x.shape
+    torch.testing.assert_close(e.matrix.sum(1), summed.matrix)
+
+
+class Folded(nn.Module):
+    """Features of a signal that is laid out as a picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(1, 3, 2, 2), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x.unflatten(1, (1, 8, 8))).relu().mean((2, 3)))
+
+
+def test_a_layer_with_more_dimensions_than_the_input() -> None:
+    e = omenn.explain(Folded().eval(), torch.rand(2, 64), 1, method="grad-cam", layer="body")
+    assert e.matrix.shape == (2, 64)
+    assert bool(e.matrix.any())
+
+
+def test_what_grad_cam_refuses() -> None:
+    with pytest.raises(InputError) as refused:
+        omenn.explain(Folded().eval(), torch.rand(2, 64), 1, method="grad-cam", relu=3)
+    assert refused.value.argument == "relu"

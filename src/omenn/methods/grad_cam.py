@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from omenn.check import flag
 from omenn.engine.inputs import Feed
 from omenn.engine.location import Place, full
 from omenn.engine.target import pick_output, select
 from omenn.engine.trace.guards import active
 from omenn.errors import InputError, ModelError, did_you_mean
-from omenn.explanation import Explanation
+from omenn.explanation import Explanation, leaves
 from omenn.methods.captum_adapter import Task
 from omenn.methods.contributions import over_channels, spread_over_locations
 from omenn.methods.ordinary_gradient import PlainRun
@@ -191,6 +192,7 @@ def grad_cam(
         relu: only what speaks for the target, as published; ``False`` keeps the sign.
 
     Raises:
+        InputError: ``relu`` is no truth value.
         ModelError: no such layer, or none that fits.
         MissingExtra: captum is not installed.
 
@@ -203,6 +205,10 @@ def grad_cam(
 
     Source: Selvaraju et al. 2017, arXiv 1610.02391; captum's LayerGradCam.
     """
+    flag("relu", relu)
+    if question.channel_dim == 0:  # positions are those without the channels, which have it evenly
+        e = grad_cam(replace(question, channel_dim=None), layer=layer, relu=relu)
+        return Task("grad-cam", question).explanation(leaves(e.contribution))
     task, there, feed, own = _task_at(question, layer)
     probe = nn.Identity()
 
@@ -250,6 +256,7 @@ def _at_input(found: Tensor, there: Output, feed: Feed, own: int) -> Tensor:
     if len(there.positions) == len(size) and len(kept) == math.prod(there.positions):
         mode = _MODES.get(len(size), "nearest")
         return F.interpolate(found.unsqueeze(1), tuple(size), mode=mode).squeeze(1)
+    found = found.flatten(1)
     whole = found.new_zeros(shape[0], math.prod(there.positions)).index_copy(1, kept, found)
     cells = full(there.place.cells, shape).select(there.channel, 0)
     cells = cells.expand(shape[0], *there.positions).flatten(1)

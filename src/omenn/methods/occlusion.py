@@ -81,7 +81,7 @@ def _windows(task: Task, k: int, window: Any, stride: Any) -> tuple[tuple[int, .
 def _each(name: str, given: Any, default: list[int], most: list[int]) -> list[int]:
     if given is None:
         return default
-    found = [given] * len(most) if isinstance(given, int) else list(given)
+    found = list(given) if isinstance(given, (list, tuple)) else [given] * len(most)
     bad = len(found) != len(most) or any(
         isinstance(n, bool) or not isinstance(n, int) for n in found
     )
