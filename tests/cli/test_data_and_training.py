@@ -64,7 +64,7 @@ class TestDataAndTraining:
     def test_mistakes_with_priors(self, run: Run, inside_tmp: Path, tiny: None) -> None:
         birds = ("train", "birds", "--arch", "birds-xvit")
         for words in (("--prior-weight", 1), ("--prior-method", "omenn"), ("--prior-fraction", 1)):
-            refused(run(*birds, *words), "are options of a prior. Add --prior")
+            refused(run(*birds, *words), f"{words[0]} is an option of a prior. Add --prior")
         refused(run(*birds, "--prior", "sparse"), "'sparse'")
         refused(run(*birds, "--prior", "sparsity", "--prior-method", "shap"), "'shap'")
         refused(

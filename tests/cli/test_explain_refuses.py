@@ -28,6 +28,10 @@ class TestExplainRefuses:
             (["--weights", "none.safetensors"], "cannot be read"),
             (["-o", "x.jpg"], r"ends in '\.jpg', expected \.safetensors, \.json, \.png, \.html or"),
             (["-o", "net.py/x.png"], "is a file, not a folder"),
+            (
+                ["--output", "logits"],
+                r"returned a tensor \(1, 5\), which has no parts. Omit --output",
+            ),
             (["--smooth", "inf"], "--smooth.*inf is not a number"),
             (["--smooth", "nan"], "--smooth"),
             (["-o", "x.json", "--smooth", "2"], "--smooth changes pictures only"),

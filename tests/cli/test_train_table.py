@@ -54,7 +54,7 @@ class TestTrainTable:
         refused(run(*base, "outcome", "--prior", "sparcity"), "sparcity")
         refused(
             run(*base, "outcome", "--prior-weight", 2),
-            "options of a prior. Add --prior spars",
+            "--prior-weight is an option of a prior. Add --prior spars",
         )
         refused(run(*base, "outcome", "--prior", "sparsity", "--prior-weight", -1), "weight must")
         refused(run(*base, "outcome", "--hidden", "a"), "hidden is 'a'")

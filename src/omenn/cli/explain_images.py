@@ -230,9 +230,12 @@ def first_row(source: Source, tensor: torch.Tensor) -> torch.Tensor:
             f"{tuple(tensor.shape)}: {type(error).__name__}: {reason(error)}{place}. "
             f"{source.modality.remedy(source.file)}"
         ) from error
+    if source.output is not None and isinstance(output, torch.Tensor):
+        raise TargetError(
+            f"the model '{source.spec}' returned {_described(output)}, which has no parts. "
+            f"Omit --output {source.output}."
+        )
     try:
-        if source.output is not None and isinstance(output, torch.Tensor):
-            raise TargetError("one tensor has no parts to be named")
         several = isinstance(output, Mapping) and len(output) > 1
         if source.output is None and several and output.get("logits") is None:
             raise TargetError("it is not clear which of them are the logits")

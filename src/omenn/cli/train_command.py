@@ -109,7 +109,8 @@ def train_birds(
 
     sources.check_device(device)
     term = None
-    if _has_prior(prior, BIRD_PRIORS, prior_weight, prior_method, prior_fraction):
+    given = {"weight": prior_weight, "method": prior_method, "fraction": prior_fraction}
+    if _has_prior(prior, BIRD_PRIORS, **given):
         method = prior_method or ("xgradient" if arch.startswith("birds-x") else "omenn")
         weight = 1.0 if prior_weight is None else prior_weight
         fraction = 1.0 if prior_fraction is None else prior_fraction
@@ -148,7 +149,7 @@ def train_table(
 
     sources.check_device(device)
     term = None
-    if _has_prior(prior, ("sparsity",), prior_weight, prior_method):
+    if _has_prior(prior, ("sparsity",), weight=prior_weight, method=prior_method):
         method = prior_method or ("xgradient" if no_bias else "omenn")
         term = AttributionPrior("sparsity", 1.0 if prior_weight is None else prior_weight, method)
     options = {"missing": missing, "epochs": epochs, "learning_rate": learning_rate}
@@ -168,13 +169,13 @@ def train_table(
     terminal.show(*table_training.summary(path))
 
 
-def _has_prior(prior: str | None, known: tuple[str, ...], *options: object) -> bool:
+def _has_prior(prior: str | None, known: tuple[str, ...], **options: object) -> bool:
     """Whether there is a prior; InputError for options of a prior without one."""
     from omenn.errors import InputError
 
-    if prior is None and any(option is not None for option in options):
+    given = [name for name, value in options.items() if value is not None]
+    if prior is None and given:
         raise InputError(
-            "--prior-weight, --prior-method and --prior-fraction are options of a prior. Add "
-            f"--prior {' or '.join(known)}."
+            f"--prior-{given[0]} is an option of a prior. Add --prior {' or '.join(known)}."
         )
     return prior is not None

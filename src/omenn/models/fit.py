@@ -42,7 +42,7 @@ class Training:
     ``settings``: all that decides the outcome; ``parts``: all that changes, by name. Where the
     file exists, the training continues from it.
 
-    Raises WeightsError for a checkpoint that is damaged or has other settings.
+    Raises WeightsError for a checkpoint that is damaged, has other settings or lacks a part.
     """
 
     def __init__(
@@ -66,6 +66,11 @@ class Training:
             raise WeightsError(
                 f"the checkpoint {path} belongs to another training: {', '.join(other)} differ. "
                 "Remove it, or choose another folder."
+            )
+        if lacking := [k for k in (*self.parts, "epoch", "seconds", "history") if k not in state]:
+            raise WeightsError(
+                f"the checkpoint {path} lacks {', '.join(lacking)}: it is damaged, or of another "
+                "version of omenn. Remove it to start afresh."
             )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
