@@ -58,7 +58,7 @@ def recipe_of(arch: str, **changes: Any) -> Recipe:
     if recipe.epochs < 1 or recipe.train_scenes < recipe.batch_size:
         raise InputError(
             f"epochs is {recipe.epochs}, train_scenes {recipe.train_scenes}; "
-            f"at least 1 and {recipe.batch_size} are needed"
+            f"at least 1 and {recipe.batch_size} are needed."
         )
     if not 0 < recipe.learning_rate <= LARGEST_RATE:
         raise InputError(

@@ -171,7 +171,7 @@ def write(
     if min(counts.values()) < 0 or size < 8:
         raise InputError(
             f"train_scenes is {train_scenes}, test_scenes {test_scenes}, size {size}; "
-            "the counts must be 0 or more and the size at least 8"
+            "the counts must be 0 or more and the size at least 8."
         )
     out = Path(out)
     _claim(out, {"seed": seed, "size": size, "train": train_scenes, "test": test_scenes})
