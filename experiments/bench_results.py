@@ -22,7 +22,7 @@ from omenn.bench.plan import Plan
 from omenn.errors import OmennError
 from omenn.files.atomic import write_files
 from omenn.methods.registry import distinct
-from omenn.metrics import metric_registry as registry
+from omenn.metrics import metric_registry
 
 KEPT = ROOT / "experiments" / "results" / "bench"
 PLANS = ROOT / "experiments" / "plans"
@@ -203,7 +203,7 @@ def _titles(plan: Plan) -> dict[tuple[str, str], tuple[str, str]]:
     """
     found, seen = {}, set()
     for metric in plan.metrics:
-        measures = registry.find(metric.base).measures
+        measures = metric_registry.find(metric.base).measures
         shown = [m.name for m in measures if m.headline or metric.base in WHOLE]
         group = next((title for title, bases in GROUPS.items() if metric.base in bases), "Others")
         if metric.base in seen:  # the same protocol with other options has a table of its own

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from omenn.bench.data_sources import MASKS, PARTS, TRAINING, BenchData, open_data
 from omenn.bench.trial import REPLACED, Subject, Trial
 from omenn.errors import InputError
-from omenn.metrics import quantus, registry
+from omenn.metrics import metric_registry, quantus
 from omenn.metrics.explainers import Explainer, explainer
 from omenn.metrics.in_domain import in_domain_deletion
 from omenn.metrics.localisation import boxed
@@ -128,7 +128,7 @@ def test_names_and_words_of_the_table() -> None:
 
 def test_an_unknown_metric() -> None:
     with pytest.raises(InputError, match=r"^unknown metric 'funybirds': did you mean 'funnybirds'"):
-        registry.find("funybirds")
+        metric_registry.find("funybirds")
 
 
 def test_options_are_what_a_plan_can_write() -> None:
@@ -197,7 +197,7 @@ def test_energy_in_the_box_or_in_the_mask(subject: Subject) -> None:
 class TestQuantusRows:
     def test_every_metric_of_the_adapter_has_a_row(self) -> None:
         for name in quantus.METRICS:
-            found = registry.find(f"quantus:{name}")
+            found = metric_registry.find(f"quantus:{name}")
             assert found.name == f"quantus:{name}"
             assert found.needs == ({MASKS} if name in quantus.MASKED else set())
             (measure,) = found.measures
@@ -205,25 +205,25 @@ class TestQuantusRows:
 
     def test_names_may_be_written_otherwise(self) -> None:
         for name in ("pixel-flipping", "PIXELFLIPPING", "Pixel Flipping"):
-            assert registry.find(f"quantus:{name}").name == "quantus:PixelFlipping"
+            assert metric_registry.find(f"quantus:{name}").name == "quantus:PixelFlipping"
 
     def test_which_way_is_better_and_options(self) -> None:
         pytest.importorskip("quantus")
         package = quantus.package_for("Sparseness")
         for name in quantus.METRICS:
-            found = registry.find(f"quantus:{name}")
+            found = metric_registry.find(f"quantus:{name}")
             if name != "Completeness":
                 better = str(getattr(package, name).score_direction.value) == "higher"
                 assert found.measures[0].higher == better, name
                 assert not any(option.endswith("_func") for option in found.options)
-        options = dict(registry.find("quantus:PixelFlipping").options)
+        options = dict(metric_registry.find("quantus:PixelFlipping").options)
         assert options["features_in_step"] == 1
-        assert set(registry.find("quantus:Completeness").options) == {"fill", "tolerance"}
+        assert set(metric_registry.find("quantus:Completeness").options) == {"fill", "tolerance"}
 
     @pytest.mark.parametrize("name", ["Sparseness", "EfficientMPRT", "PointingGame"])
     def test_it_judges(self, subject: Subject, name: str) -> None:
         pytest.importorskip("quantus")
-        found = trial(subject).judge(registry.find(f"quantus:{name}"))
+        found = trial(subject).judge(metric_registry.find(f"quantus:{name}"))
         assert set(found.measures) == {name}
         assert found.measures[name].images == 8
 
