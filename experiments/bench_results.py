@@ -18,10 +18,10 @@ import pandas as pd
 
 from experiments import bench_command
 from experiments.report import ROOT
+from omenn.attribution.registry import distinct
 from omenn.bench.plan import Plan
 from omenn.errors import OmennError
 from omenn.files.atomic import write_files
-from omenn.methods.registry import distinct
 from omenn.metrics import metric_registry
 
 KEPT = ROOT / "experiments" / "results" / "bench"

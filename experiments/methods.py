@@ -29,8 +29,8 @@ from experiments.modes import MODES
 from experiments.report import environment, quartiles, spread, table
 from experiments.store import Result, version
 from experiments.timed_models import SUBJECTS
+from omenn.attribution import Method
 from omenn.errors import OmennError
-from omenn.methods import Method
 
 PUBLISHED = ("resnet50", "vit_base")
 SLOW, FEW = 5, 2  # seconds a call: from there on, so many rounds
@@ -39,7 +39,7 @@ COMMAND = Command(
     "methods", __doc__, "rounds", "threads", "fresh", "write", "work", "peak", rounds=5
 )
 COMMAND.choose("model", SUBJECTS, PUBLISHED)
-COMMAND.choose("method", omenn.list_methods(), omenn.list_methods(), option="methods")
+COMMAND.choose("method", omenn.methods(), omenn.methods(), option="methods")
 
 
 @lru_cache(maxsize=2)
@@ -116,7 +116,7 @@ def measured(a: argparse.Namespace) -> dict[str, list[list[str]]]:
     ]
     rows: dict[str, list[list[str]]] = {}
     for (model, name), found in zip(pairs, COMMAND.results(a, jobs), strict=True):
-        rows.setdefault(model, []).append(row(omenn.list_methods()[name], found))
+        rows.setdefault(model, []).append(row(omenn.methods()[name], found))
     return rows
 
 

@@ -79,9 +79,9 @@ def inside_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def nothing_registered() -> Iterator[None]:
     """Rules, methods and metrics that an example registers are gone before the next test."""
+    from omenn.attribution import registry
     from omenn.engine.operators import OPERATORS
     from omenn.engine.trace import spelling
-    from omenn.methods import registry
     from omenn.metrics import metric_registry as of_metrics
 
     of_metrics.metrics()  # a module registers its metrics when it is imported, and never again

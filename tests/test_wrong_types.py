@@ -110,7 +110,7 @@ def dense(limit: Any) -> None:
 
 
 BASE = {"model": NET, "inputs": X}
-CORE = tuple(omenn.list_methods()["omenn"].options)
+CORE = tuple(omenn.methods()["omenn"].options)
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any], tuple[str, ...]]] = {
     "explain": (omenn.explain, BASE, ("model", "inputs", "target", "method", *CORE)),
     "rows": (omenn.rows, BASE | {"targets": [0]}, ()),

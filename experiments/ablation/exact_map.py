@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 import omenn
+from omenn.attribution import registry
+from omenn.attribution.perturbations import ROTATION, SCALING, TRANSLATION, Affine
+from omenn.attribution.registry import method
 from omenn.engine.depth import levels_of
 from omenn.engine.target import Contrast
 from omenn.errors import InputError, OmennError
 from omenn.explanation import Explanation
-from omenn.methods import registry
-from omenn.methods.perturbations import ROTATION, SCALING, TRANSLATION, Affine
-from omenn.methods.registry import method
 
 LEVEL = "level:"
 

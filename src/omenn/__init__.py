@@ -16,7 +16,7 @@ from omenn.errors import (
 )
 
 if TYPE_CHECKING:
-    from omenn import methods as methods
+    from omenn.attribution import explain, method, methods
     from omenn.engine.certify import Certificate, certify
     from omenn.engine.explain import frozen
     from omenn.engine.linear_operator import Operator, operator
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from omenn.engine.rows import Rows, rows
     from omenn.engine.target import Contrast
     from omenn.explanation import Explanation
-    from omenn.methods import explain, list_methods, method
 
 __version__ = "0.1.0"
 
@@ -36,11 +35,10 @@ _HOMES = {
     "Operator": "engine.linear_operator",
     "Rows": "engine.rows",
     "certify": "engine.certify",
-    "explain": "methods",
+    "explain": "attribution",
     "frozen": "engine.explain",
-    "list_methods": "methods",
-    "method": "methods",
-    "methods": "methods",
+    "method": "attribution",
+    "methods": "attribution",
     "operator": "engine.linear_operator",
     "rows": "engine.rows",
     "rule": "engine.operators.user_rules",
@@ -65,7 +63,6 @@ __all__ = [
     "certify",
     "explain",
     "frozen",
-    "list_methods",
     "method",
     "methods",
     "operator",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench_plans import networks
-from omenn.methods import registry
+from omenn.attribution import registry
 
 
 @pytest.fixture

@@ -19,12 +19,12 @@ from torch import Tensor
 import bench_trees
 import omenn
 from bench_plans import QUICK, cell, cells, networks, run, without_costs
+from omenn.attribution import registry
 from omenn.bench import cell_store, results, running
 from omenn.bench.cell_store import Store, file_name
 from omenn.bench.plan import Plan
 from omenn.bench.trial import REPLACED
 from omenn.errors import InputError, ModelError, OutputError
-from omenn.methods import registry
 from omenn.metrics.explainers import explainer
 from omenn.metrics.funnybirds_protocol import funnybirds
 from omenn.metrics.masking import symmetric_relevance_gain
@@ -524,7 +524,7 @@ def test_a_method_of_the_file_of_a_model(
         stack.callback(registry._METHODS.pop, "theirs", None)
         path = Path(net.removesuffix(":build"))
         path.write_text(
-            path.read_text() + "\nimport omenn\nfrom omenn.methods import method\n"
+            path.read_text() + "\nimport omenn\nfrom omenn.attribution import method\n"
             '@method("theirs", promise="exact", summary="as omenn", source="a file")\n'
             "def theirs(model, inputs, target=None):\n"
             "    return omenn.explain(model, inputs, target)\n"

@@ -151,7 +151,7 @@ class TestPlans:
         from omenn.metrics.metric_registry import metrics
 
         plan = Plan.from_words({"methods": "omenn[at=auto],all", "metrics": "all", "limit": 1})
-        assert {m.name for m in plan.methods} == {"omenn[at=auto]", *omenn.list_methods()}
+        assert {m.name for m in plan.methods} == {"omenn[at=auto]", *omenn.methods()}
         assert [m.name for m in plan.metrics] == list(metrics())
 
     @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ class TestBench:
         code, out, err = run("bench", "--list")
         assert (code, err, written()) == (0, "", set())
         some = ("birds", "voc:FOLDER", "quantus:NAME", "birds-resnet", "constant")
-        for name in (*some, *metrics(), *omenn.list_methods()):
+        for name in (*some, *metrics(), *omenn.methods()):
             assert f"  {name} " in out
         code, out, _ = run("bench", "--list", "--json")
         found = json.loads(out)

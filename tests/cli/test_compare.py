@@ -13,10 +13,10 @@ from PIL import Image
 
 import omenn
 from commands import NET, Run, refused, written
+from omenn.attribution import registry
 from omenn.bench import profiling as costs
 from omenn.cli import comparing
 from omenn.data import birds
-from omenn.methods import registry
 
 FEW = "omenn,cp-lrp,abslrp"
 
@@ -102,9 +102,9 @@ class TestCompare:
         self, run: Run, net: str, picture: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert {"omenn", "attnlrp", "abslrp"} < set(comparing.chosen(None))
-        assert set(comparing.chosen("all")) == set(omenn.list_methods())
+        assert set(comparing.chosen("all")) == set(omenn.methods())
         monkeypatch.setattr(comparing, "installed", lambda extra: False)
-        needy = {name for name, method in omenn.list_methods().items() if method.extra}
+        needy = {name for name, method in omenn.methods().items() if method.extra}
         assert not needy & set(comparing.chosen(None))
         assert list(comparing.chosen(" abslrp, omenn,abslrp")) == ["abslrp", "omenn"]
 

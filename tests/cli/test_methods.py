@@ -16,8 +16,8 @@ from rich.console import Console
 
 import omenn
 from commands import Run, refused, written
+from omenn.attribution import registry
 from omenn.cli import method_list
-from omenn.methods import registry
 from omenn.models import sources
 from omenn.viz import wording
 
@@ -35,21 +35,19 @@ class TestList:
     def test_every_method_with_its_promise_options_and_source(self, run: Run) -> None:
         code, out, err = run("methods")
         assert (code, err) == (0, "")
-        for method in omenn.list_methods().values():
+        for method in omenn.methods().values():
             assert method.name in out
             assert method.source in out
         assert "gamma=0.25 epsilon=1e-06" in out
         assert "not promised" in out
         assert "the same as alpha1beta0" in out
         assert "the same as omenn by default" in out
-        count = len(omenn.list_methods()) - sum(
-            m.same_as is not None for m in omenn.list_methods().values()
-        )
+        count = len(omenn.methods()) - sum(m.same_as is not None for m in omenn.methods().values())
         assert out.rstrip().endswith(f"{count} methods, 2 of them under two names")
 
     def test_json(self, run: Run) -> None:
         found = {one["name"]: one for one in json.loads(run("methods", "--json")[1])["methods"]}
-        assert set(found) == set(omenn.list_methods())
+        assert set(found) == set(omenn.methods())
         assert found["gamma"]["options"]["gamma"] == 0.25
         assert found["omenn"]["promise"] == "exact"
         assert (found["zplus"]["same_as"], found["omenn"]["same_as"]) == ("alpha1beta0", None)
@@ -62,10 +60,10 @@ class TestList:
         assert "…" not in out.getvalue()
         assert max(map(len, out.getvalue().splitlines())) <= width
         words = " ".join(out.getvalue().split())
-        assert all(name in words for name in omenn.list_methods())
+        assert all(name in words for name in omenn.methods())
 
     def test_what_an_extra_needs(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        method = dataclasses.replace(omenn.list_methods()["omenn"], name="far", extra="peers")
+        method = dataclasses.replace(omenn.methods()["omenn"], name="far", extra="peers")
         monkeypatch.setitem(registry._METHODS, "far", method)
         assert method_list.installed("peers")
         assert "needs omenn[peers], installed" in run("methods")[1]
@@ -79,7 +77,7 @@ class TestMethod:
     @pytest.mark.parametrize("name", RULE_BOOKS)
     def test_the_result_says_what_it_is(self, run: Run, net: str, picture: Path, name: str) -> None:
         found = one(run, picture, "-m", net, "--method", name, "--target", "dog")
-        assert (found["method"], found["promise"]) == (name, omenn.list_methods()[name].promise)
+        assert (found["method"], found["promise"]) == (name, omenn.methods()[name].promise)
         assert (found["bias"], found["located"]) == (None, None)
         assert found["sum"] + found["residual"] == pytest.approx(found["output"], abs=1e-9)
 

@@ -18,7 +18,7 @@ SOURCE = Path(omenn.__file__).parent
 NAMES = {
     "Certificate", "Contrast", "Explanation", "InputError", "MissingExtra", "ModelError",
     "OmennError", "Operator", "OutputError", "Rows", "TargetError", "UnsupportedOperator",
-    "WeightsError", "__version__", "certify", "explain", "frozen", "list_methods", "method",
+    "WeightsError", "__version__", "certify", "explain", "frozen", "method",
     "methods", "operator", "rows", "rule", "rules",
 }  # fmt: skip
 
@@ -63,15 +63,19 @@ def test_options_of_explain_are_named_only() -> None:
     assert positional == ["model", "inputs", "target"]
     named = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
     assert named == {"method"}
-    options = set(omenn.list_methods()["omenn"].options)
+    options = set(omenn.methods()["omenn"].options)
     assert {"at", "bias", "output", "products", "channel_dim", "create_graph"} <= options
 
 
-def test_methods_is_the_package_whatever_was_imported_first() -> None:
-    for first in ("import omenn", "from omenn.methods import method", "import omenn.methods.lrp"):
-        code = f"{first}; import omenn; print(*omenn.list_methods()); print(omenn.methods.__name__)"
+def test_methods_is_the_function_whatever_was_imported_first() -> None:
+    for first in (
+        "import omenn",
+        "from omenn.attribution import method",
+        "import omenn.attribution.lrp",
+    ):
+        code = f"{first}; import omenn; print(*omenn.methods()); print(omenn.attribution.__name__)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.stdout.split()[-1] == "omenn.methods", done.stderr
+        assert done.stdout.split()[-1] == "omenn.attribution", done.stderr
         assert {"omenn", "abslrp", "cp-lrp"} <= set(done.stdout.split())
 
 
@@ -127,12 +131,12 @@ def test_explaining_loads_torch_alone() -> None:
 
 # --- the direction of imports ----------------------------------------------------------------
 
-# errors ← files ← {check, filters} ← explanation ← engine ← methods ← xdnn ← viz ← modalities ←
+# errors ← files ← {check, filters} ← explanation ← engine ← attribution ← xdnn ← viz ← modalities ←
 # models ← metrics ← bench ← cli; data is a source beside the engine. Models are trained and
 # converted with xdnn.
 LEVELS = {
     "errors": 0, "files": 0.1, "progress": 0.2, "check": 0.3, "filters": 0.3, "explanation": 0.4,
-    "engine": 1, "data": 1, "methods": 2, "xdnn": 3, "viz": 4, "modalities": 4.1, "models": 4.2,
+    "engine": 1, "data": 1, "attribution": 2, "xdnn": 3, "viz": 4, "modalities": 4.1, "models": 4.2,
     "metrics": 5, "bench": 6, "cli": 7, "__main__": 9,
 }  # fmt: skip
 # Convenience methods of a result reach for pictures, when they are called.

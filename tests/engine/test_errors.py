@@ -246,7 +246,7 @@ def test_unknown_method() -> None:
     text = message(omenn.InputError, mlp(), method="omenm")
     assert text == "method='omenm' is not known: did you mean 'omenn'?"
     text = message(omenn.InputError, mlp(), method="###")
-    known = ", ".join([*omenn.list_methods()][:8])
+    known = ", ".join([*omenn.methods()][:8])
     assert text == f"method='###' is not known: known are {known}, …."
     text = message(omenn.InputError, mlp(), method="gamma", gama=1.0)
     assert text == (

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 import omenn
 from omenn import xdnn
+from omenn.attribution.abslrp_rules import abslrp_rules, elementwise
 from omenn.engine.operators import OPERATORS, known, of_kind
 from omenn.engine.operators.unruled import UNRULED
 from omenn.engine.trace import spelling
-from omenn.methods.abslrp_rules import abslrp_rules, elementwise
 
 SOURCE = Path(omenn.__file__).parent
 HOME = SOURCE / "engine" / "operators"
@@ -24,7 +24,7 @@ HOME = SOURCE / "engine" / "operators"
 ALLOWED = {
     "engine/location/lookups.py": {"sum", "mean", "max"},  # options of embedding_bag
     "cli/bench_command.py": {"data", "split", "chunk"},  # options of its own
-    "methods/rollout.py": {"mean", "max", "min"},  # options of its own
+    "attribution/rollout.py": {"mean", "max", "min"},  # options of its own
     "engine/model_state.py": {
         "__iadd__",
         "__isub__",
@@ -36,7 +36,7 @@ ALLOWED = {
         "__setitem__",
     },  # what Python writes in place
     "engine/probabilities.py": {"sigmoid", "logsigmoid", "softmax", "log_softmax"},  # its table
-    "methods/attention_maps.py": {"masked_fill", "where", "clamp", "mul", "div"},  # its table
+    "attribution/attention_maps.py": {"masked_fill", "where", "clamp", "mul", "div"},  # its table
 }
 NAMES = {
     name: operator

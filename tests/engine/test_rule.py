@@ -269,5 +269,5 @@ def test_a_rule_that_drops_the_input_is_refused(name: str) -> None:
 
 
 def test_methods_say_what_they_promise() -> None:
-    assert omenn.list_methods()["omenn"].promise == "exact"
-    assert "exact sum; arXiv 2412.02399" in str(omenn.list_methods()["omenn"])
+    assert omenn.methods()["omenn"].promise == "exact"
+    assert "exact sum; arXiv 2412.02399" in str(omenn.methods()["omenn"])

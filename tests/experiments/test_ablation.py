@@ -18,10 +18,10 @@ from experiments.ablation.board import PROTOCOLS, Board, Cell, Phase
 from experiments.ablation.configurations import EXACT, PEER, SMOOTHED, TRIVIAL, Row
 from experiments.ablation.exact_map import averaged, back, exact, registered, smoothed
 from experiments.ablation.figure import figure_of
+from omenn.attribution.perturbations import Affine
 from omenn.bench.plan_entries import Entry
 from omenn.engine.depth import levels_of
 from omenn.errors import InputError, OmennError
-from omenn.methods.perturbations import Affine
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +115,13 @@ class TestExactMaps:
             exact(net, images, TARGETS, post="gaussian-lossy:2")
 
     def test_methods_are_there_only_inside(self) -> None:
-        before = dict(omenn.list_methods())
+        before = dict(omenn.methods())
         with registered():
-            assert {"exact", "smoothed"} <= set(omenn.list_methods())
-        assert dict(omenn.list_methods()) == before
+            assert {"exact", "smoothed"} <= set(omenn.methods())
+        assert dict(omenn.methods()) == before
         with pytest.raises(InputError, match="method='odd'"), registered():
             omenn.explain(nn.Linear(2, 2), torch.ones(1, 2), method="odd")
-        assert dict(omenn.list_methods()) == before
+        assert dict(omenn.methods()) == before
 
 
 class TestRows:

@@ -327,7 +327,7 @@ def test_no_folder_of_somebody_is_written() -> None:
 def test_a_plan_is_right_and_has_every_method(file: Path) -> None:
     plan = Plan.from_file(file)
     plan.check_methods()
-    homes = {name: str(m.function.__module__) for name, m in omenn.list_methods().items()}
+    homes = {name: str(m.function.__module__) for name, m in omenn.methods().items()}
     own = {name for name, home in homes.items() if home.startswith("omenn.")}
     assert len(own) >= 23  # whatever else other tests have registered
     if file.name == "small.toml":  # a look, and not published
@@ -367,7 +367,7 @@ def test_published_means_follow_from_their_parts() -> None:
 
 def test_names_of_the_leaderboard_exist() -> None:
     assert set(leaderboard.OURS.values()) <= set(leaderboard.published().method)
-    assert set(leaderboard.OURS) <= set(omenn.list_methods())
+    assert set(leaderboard.OURS) <= set(omenn.methods())
 
 
 def test_the_leaderboard_stands_beside_ours(tmp_path: Path) -> None:

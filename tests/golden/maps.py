@@ -43,7 +43,7 @@ Cases = Iterator[tuple[str, dict[str, Any]]]
 
 def ours() -> dict[str, Any]:
     """The methods of the package; a test of the same process may have registered more."""
-    every = omenn.list_methods().items()
+    every = omenn.methods().items()
     return {name: m for name, m in every if m.function.__module__.startswith("omenn.")}
 
 

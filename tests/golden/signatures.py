@@ -19,9 +19,9 @@ HOMES = {
     "omenn": "omenn",
     "birds": "omenn.data.birds",
     "judge": "omenn.metrics",
-    "layers": "omenn.methods.lrp_layers",
+    "layers": "omenn.attribution.lrp_layers",
     "lightning": "omenn.xdnn.priors.lightning",
-    "methods": "omenn.methods",
+    "attribution": "omenn.attribution",
     "priors": "omenn.xdnn.priors",
     "show": "omenn.viz",
     "sources": "omenn.models.sources",
@@ -81,8 +81,8 @@ def _signature(function: Any) -> str:
 
 def methods() -> Record:
     """Every method of attribution, with all that the list of methods says."""
-    record: Record = {"order": list(omenn.list_methods())}
-    for name, found in omenn.list_methods().items():
+    record: Record = {"order": list(omenn.methods())}
+    for name, found in omenn.methods().items():
         record[name] = [found.promise, found.summary, found.source, found.extra, found.same_as]
         record[f"{name}()"] = _signature(found.function)
     return record

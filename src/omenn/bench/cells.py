@@ -199,7 +199,7 @@ class _Model:
         from omenn.metrics.explainers import TRIVIAL, explainer
 
         options: dict[str, Any] = dict(method.options)
-        if method.base not in TRIVIAL and "seed" in omenn.list_methods()[method.base].options:
+        if method.base not in TRIVIAL and "seed" in omenn.methods()[method.base].options:
             options.setdefault("seed", self.plan.seed)
         return lambda model: explainer(model, method.base, **options)
 

@@ -160,7 +160,7 @@ class Plan:
         import omenn
         from omenn.metrics.explainers import TRIVIAL
 
-        known = omenn.list_methods()
+        known = omenn.methods()
         typed = []
         for entry in self.methods:
             if entry.base in TRIVIAL:
@@ -206,7 +206,7 @@ class Plan:
 
         plan = self
         if any(entry.base == ALL for entry in self.methods):
-            plan = replace(plan, methods=_all(self.methods, omenn.list_methods()))
+            plan = replace(plan, methods=_all(self.methods, omenn.methods()))
         if any(entry.base == ALL for entry in self.metrics):
             gives = self.pictures().gives
             fit = [name for name, metric in metrics().items() if metric.needs <= gives]

@@ -75,7 +75,7 @@ def _line(plan: Plan, store: Store, model: Entry, method: Entry, columns: Sequen
 
     cells = {m.name: store.read(model.name, method.name, m.name) or {} for m in plan.metrics}
     cost = store.read(model.name, method.name) or {}
-    kind = omenn.list_methods().get(method.base)
+    kind = omenn.methods().get(method.base)
     measures = {name: cell.get("measures", {}) for name, cell in cells.items()}
     return Line(
         name=method.name,

@@ -71,7 +71,7 @@ def chosen(text: str | None) -> dict[str, dict[str, Any]]:
 def _usual() -> list[str]:
     import omenn
 
-    known = omenn.list_methods()
+    known = omenn.methods()
     there = [known[name] for name in USUAL if name in known]
     return [method.name for method in there if method.extra is None or installed(method.extra)]
 

@@ -12,7 +12,7 @@ from omenn.viz.wording import PROMISES
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from omenn.methods import Method
+    from omenn.attribution import Method
 
 _SUMS = {"exact": "exact", "approximate": "approximate", "none": "not promised"}
 # What most methods have and nobody asks the list for; --json has all.
@@ -46,9 +46,7 @@ def ordered() -> list[Method]:
     """Every method, those that promise most first."""
     import omenn
 
-    return sorted(
-        omenn.list_methods().values(), key=lambda method: list(PROMISES).index(method.promise)
-    )
+    return sorted(omenn.methods().values(), key=lambda method: list(PROMISES).index(method.promise))
 
 
 def records() -> list[dict[str, Any]]:
@@ -95,9 +93,9 @@ def table() -> Table:
 def counted() -> str:
     """How many methods there are, one that has two names counted once."""
     import omenn
-    from omenn.methods.registry import distinct
+    from omenn.attribution.registry import distinct
 
-    names = list(omenn.list_methods())
+    names = list(omenn.methods())
     count = len(distinct(names))
     twice = len(names) - count
     return f"{count} methods" + (f", {twice} of them under two names" if twice else "")
@@ -113,7 +111,7 @@ def _own(method: Method) -> set[str]:
     """The options that the method has and the one whose name it shares has not."""
     import omenn
 
-    other = omenn.list_methods().get(method.same_as or "")
+    other = omenn.methods().get(method.same_as or "")
     return set(method.options) - set(other.options if other else ())
 
 

@@ -13,14 +13,14 @@ from omenn.bench.plan_entries import Entry, check_options, with_words
 from omenn.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
-    from omenn.methods import Method
+    from omenn.attribution import Method
 
 
 def method_named(name: str) -> Method:
     """The method of a name. Raises InputError with the nearest names where there is none."""
     import omenn
 
-    known = omenn.list_methods()
+    known = omenn.methods()
     if name not in known:
         raise InputError(f"unknown method '{name}': {did_you_mean(name, known)} See omenn methods.")
     return known[name]

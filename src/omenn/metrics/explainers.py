@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
+from omenn.attribution.registry import find
 from omenn.engine.digest import content
 from omenn.errors import InputError, did_you_mean
-from omenn.methods.registry import find
 
 Explainer = Callable[[Tensor, Tensor], Tensor]
 """Images (B, C, H, W), targets (B,) → maps (B, H, W)."""
@@ -44,8 +44,8 @@ def explainer(
         if options:
             raise InputError(f"the trivial map {method!r} has no option {next(iter(options))!r}.")
         return TRIVIAL[method]
-    if method not in omenn.list_methods():
-        known = [*omenn.list_methods(), *TRIVIAL]
+    if method not in omenn.methods():
+        known = [*omenn.methods(), *TRIVIAL]
         raise InputError(f"method={method!r} is not known: {did_you_mean(method, known)}")
     found = find(method)
 

@@ -60,7 +60,7 @@ def bench_page(bench: Bench) -> str:
 
     Without script the tables cannot be sorted, and the models stand below each other.
     """
-    from omenn.methods.registry import distinct
+    from omenn.attribution.registry import distinct
 
     methods = distinct([line.name for line in bench.tables[0].lines if not line.trivial])
     counts = (len(methods), "method"), (len(bench.tables), "model"), (len(bench.metrics), "metric")

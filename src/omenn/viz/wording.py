@@ -63,7 +63,7 @@ def method_of(explanation: Explanation) -> Any:
     """The registered method, or None where a file names one that is not registered here."""
     import omenn
 
-    return omenn.list_methods().get(explanation.method)
+    return omenn.methods().get(explanation.method)
 
 
 def introduced(explanation: Explanation) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from omenn.attribution.ordinary_gradient import Moved
 from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.degree_step import ANY, Bent, Step, shown, vanishes
 from omenn.engine.operators.degrees import chosen, degree_of
@@ -24,7 +25,6 @@ from omenn.engine.trace.graph import reaches, short
 from omenn.engine.trace.marks import memory_of
 from omenn.engine.trace.spelling import spell
 from omenn.errors import UnsupportedOperator
-from omenn.methods.ordinary_gradient import Moved
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.attribution.ordinary_gradient import Move
 from omenn.check import quoted
 from omenn.engine.explainable import check_model
 from omenn.engine.inputs import Feed
@@ -19,7 +20,6 @@ from omenn.engine.target import pick_output
 from omenn.engine.trace.guards import alone
 from omenn.errors import InputError, ModelError, OmennError, TargetError, reason
 from omenn.explanation import TOLERANCES
-from omenn.methods.ordinary_gradient import Move
 from omenn.xdnn.degree_tracker import Graded, Known, Operator
 
 FACTORS = (0, 0.1, 0.5, 2, 10)

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from omenn.attribution.ordinary_gradient import Plain, PlainRun
 from omenn.engine.operators import known
 from omenn.engine.trace.call import CARRIED, tensors_in
 from omenn.engine.trace.spelling import Spelling, bind, spell
-from omenn.methods.ordinary_gradient import Plain, PlainRun
 from omenn.xdnn import homogeneous_layers
 
 _NODE, _ORIGIN = "_omenn_node", "_omenn_origin"
@@ -306,7 +306,7 @@ def _caller(names: Mapping[int, str]) -> tuple[str, str | None]:
         code, home = frame.f_code, frame.f_globals.get("__name__")
         if home in _OURS:
             return "", None
-        engine = isinstance(home, str) and home.startswith(("omenn.engine.", "omenn.methods."))
+        engine = isinstance(home, str) and home.startswith(("omenn.engine.", "omenn.attribution."))
         if not engine and code.co_argcount and code.co_varnames[0] == "self":
             owner = frame.f_locals.get("self")
             if isinstance(owner, nn.Module):

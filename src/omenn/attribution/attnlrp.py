@@ -1,0 +1,209 @@
+"""AttnLRP, where relevance also flows through the attention weights, and ResLRP on top of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omenn.attribution.attend import arguments, attend
+from omenn.attribution.lrp_layers import by_layer, epsilon_rule
+from omenn.attribution.registry import lrp
+from omenn.attribution.rule_table import RuleTable, ruled, stabilised
+from omenn.check import real
+from omenn.engine.operators import OPERATORS
+from omenn.engine.operators.chain import FROZEN_CHAIN, frozen_chain
+from omenn.engine.operators.pointwise import origin, pointwise
+from omenn.engine.trace.autograd_nodes import Halve, Joint
+from omenn.engine.trace.call import Call
+
+
+def differentiated(call: Call) -> Any:
+    """The operator with its true derivative: R_i = x_i Σ_j ∂y_j/∂x_i g_j, a Taylor rule.
+
+    For softmax it is R_i = x_i (R_i − s_i Σ_j R_j) with the R_j of its output.
+    """
+    xs = list({id(t): t for t in call.carried}.values())
+
+    def vjp(grad: Tensor, *inner: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() for t in inner]
+            known = {id(x): leaf for x, leaf in zip(xs, leaves, strict=True)}
+            y = call.func(*_swapped(call.args, known), **_swapped(call.kwargs, known))
+        return torch.autograd.grad(y, leaves, grad, allow_unused=True)
+
+    return joint(call, vjp, xs)
+
+
+def joint(call: Call, vjp: Callable[..., Any], xs: list[Tensor]) -> Tensor:
+    """The native value, and ``vjp(grad, *xs)`` on the way back, with the xs as they are now.
+
+    A part of a tensor is copied: models write into it what they have computed from it.
+    """
+    xs = [x.clone() if call.inplace or x._is_view() else x for x in xs]
+    value = call.value()
+    value = value.clone() if value._is_view() else value
+    out = Joint.apply([value], vjp, None, *xs)
+    return call.written(call.first, out)  # type: ignore[arg-type]
+
+
+def _swapped(values: Any, known: dict[int, Tensor]) -> Any:
+    if isinstance(values, Tensor):
+        return known.get(id(values), values.detach())
+    if isinstance(values, (list, tuple)):
+        return type(values)(_swapped(v, known) for v in values)
+    if isinstance(values, dict):
+        return {k: _swapped(v, known) for k, v in values.items()}
+    return values
+
+
+def attention(call: Call) -> Any:
+    """Fused attention in its parts: half of R to the values, a quarter each to query and key.
+
+    Only factors that depend on the input take part: between one of them and a constant there is
+    nothing to share.
+    """
+    given = arguments(call)
+    carries = [call.is_carried(t) for t in given]
+    xs = [t for t, own in zip(given, carries, strict=True) if own]
+
+    def vjp(grad: Tensor, *inner: Tensor) -> tuple[Tensor | None, ...]:
+        found = iter(inner)
+        with torch.enable_grad():
+            leaves = [
+                next(found).detach().requires_grad_() if own else _constant(t)
+                for t, own in zip(given, carries, strict=True)
+            ]
+            y = attend(call, *leaves, shared=shared)
+        wanted = [leaf for leaf, own in zip(leaves, carries, strict=True) if own]
+        return torch.autograd.grad(y, wanted, grad, allow_unused=True)
+
+    return joint(call, vjp, xs)
+
+
+def _constant(t: Tensor | None) -> Any:
+    return t if t is None else t.detach()
+
+
+def shared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two factors, each with half of the relevance if both depend on the input."""
+    if a.requires_grad and b.requires_grad:
+        return Halve.apply(a), Halve.apply(b)  # type: ignore[return-value]
+    return a, b
+
+
+def identity_rule(epsilon: float) -> Callable[[Call], Any]:
+    """R passes an element-wise function unchanged: g ⟦f(x)/x⟧."""
+
+    def identity(call: Call) -> Any:
+        value, x = call.value(), call.carried[0]
+        ratio = value / stabilised(call.true(x), epsilon)
+        return call.frozen(x, value, lambda grad, ratio: grad * ratio, ratio)
+
+    return identity
+
+
+def elementwise(epsilon: float) -> Callable[[Call], Any]:
+    """Where f(0) ≠ 0 all of R passes, and none goes to the constant; else R passes anyhow."""
+    identity = identity_rule(epsilon)
+    return lambda call: identity(call) if origin(call, call.carried[0])[0] else pointwise(call)
+
+
+def chained(epsilon: float) -> Callable[[Any], Any]:
+    """A function spelled by several operators: the identity rule, as for any of one operator."""
+    identity = identity_rule(epsilon)
+    return lambda call: identity(call) if bool(call.at_origin.any()) else frozen_chain(call)
+
+
+def ratio(a: Tensor, b: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """What a and b have of R per unit of them and of g: w z / (w_a a + w_b b).
+
+    w = 1 + γ where the sign is that of z = a + b, else 1. The denominator has the sign of z and is
+    no smaller. Where a and b cancel R is zero and so are both parts, for any γ > 0; for γ = 0 the
+    denominator is z, and g passes.
+    """
+    z = a + b
+    more_a, more_b = (1 + gamma * (torch.sign(t) == torch.sign(z)).to(z.dtype) for t in (a, b))
+    total = more_a * a + more_b * b
+    share = torch.where(total == 0, float(gamma == 0), z / torch.where(total == 0, 1, total))
+    return more_a * share, more_b * share
+
+
+def residual_rule(gamma: float) -> Any:
+    """The sum of two tensors that depend on the input, of any shapes that broadcast."""
+
+    def added(call: Call) -> Any:
+        a, b = call.get("input"), call.get("other")
+        plain = call.get("alpha") in (None, 1) and call.operator == "add"
+        if not plain or len(call.carried) != 2 or a is b:
+            return OPERATORS[call.operator].rule(call)
+
+        def vjp(grad: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            to_a, to_b = ratio(a, b, gamma)
+            return (grad * to_a).sum_to_size(a.shape), (grad * to_b).sum_to_size(b.shape)
+
+        return joint(call, vjp, [a, b])
+
+    return added
+
+
+@lrp(
+    "attnlrp",
+    promise="none",
+    summary="products share in halves, softmax by its Taylor rule, identity for pointwise",
+    source="arXiv 2402.05602",
+)
+def attnlrp(*, epsilon: float = 1e-6) -> RuleTable:
+    """Attention-aware layer-wise relevance propagation.
+
+    ε-rule for layers; for a product of two tensors that depend on the input half of R each
+    (A V, q kᵀ, gate ⊙ up); softmax s(x): R_i = x_i (R_i − s_i Σ_j R_j); element-wise functions
+    pass R on; in a normalisation 1/σ is a constant.
+
+    Example:
+        >>> import torch, omenn
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+        >>> x, first = torch.randn(1, 5, 8), lambda out: out[:, 0, 0]
+        >>> e = omenn.explain(layer, x, first, method="attnlrp")
+        >>> assert e.matrix.shape == (1, 5)
+
+    Source: Achtibat et al. 2024, arXiv 2402.05602, section 3.
+    """
+    rows = by_layer(epsilon_rule(epsilon), fold=False)
+    rows |= ruled("softmax", differentiated)
+    rows |= ruled("scaled_dot_product_attention", attention)
+    curves = [name for name, known in OPERATORS.items() if known.rule is pointwise]
+    rows |= ruled(curves, elementwise(max(epsilon, 1e-9)))
+    rows["chain"] = FROZEN_CHAIN.with_rule(chained(max(epsilon, 1e-9)))
+    return RuleTable(rows, ranked=False)
+
+
+@lrp(
+    "reslrp",
+    promise="none",
+    summary="attnlrp with the ratio rule on residual additions",
+    source="ResLRP, preprint of 2026",
+)
+def reslrp(*, gamma: float = 1.0, epsilon: float = 1e-6) -> RuleTable:
+    """AttnLRP whose residual additions favour the branch that has the sign of the sum.
+
+    z = a + b: R_a = w_a a / (w_a a + w_b b) R with w = 1 + γ·1[sign equals that of z]. Both
+    together |R_a| + |R_b| ≤ (1 + 2/γ) |R|, where the plain ratio a/z has no bound. As γ → 0 it is
+    ``attnlrp``.
+
+    Raises:
+        InputError: γ or ε is negative or not finite.
+
+    Example:
+        >>> import torch, omenn
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+        >>> x, first = torch.randn(1, 5, 8), lambda out: out[:, 0, 0]
+        >>> e = omenn.explain(layer, x, first, method="reslrp")
+        >>> assert e.matrix.shape == (1, 5)
+
+    Source: ResLRP, preprint of 2026, the ratio rule for residual connections.
+    """
+    rules = attnlrp(epsilon=epsilon)
+    return rules.over(add=residual_rule(real("gamma", gamma, 0)))
