@@ -17,13 +17,12 @@ SEEDS = (-(2**63), 2**64 - 1)  # what torch takes as a seed
 def choose(name: str, value: Any, allowed: Sequence[str]) -> None:
     """Raises InputError for a value of an option that is none of the allowed ones."""
     if not isinstance(value, str) or value not in allowed:
-        remedy = f"Choose one of: {', '.join(allowed)}."
         raise InputError(
-            f"{name}={quoted(value)} is not known. {remedy}",
+            f"{name}={quoted(value)} is not known.",
             argument=name,
             got=quoted(value),
             expected=", ".join(allowed),
-            remedy=remedy,
+            remedy=f"Choose one of: {', '.join(allowed)}.",
         )
 
 

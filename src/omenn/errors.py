@@ -20,13 +20,14 @@ from typing import Any
 class OmennError(Exception):
     """Base of every error raised on purpose by omenn.
 
-    Its text is one line. What a program may ask, "" where the error is about no such thing:
-    ``argument`` (its name), ``got`` and ``expected`` (as they are quoted), ``operator``, ``module``
-    (dotted path), ``remedy`` (what to do), ``package`` and ``extra`` (to be installed).
+    Its text is one line and ends in the remedy. What a program may ask, "" where the error is
+    about no such thing: ``argument`` (its name), ``got`` and ``expected`` (as they are quoted),
+    ``operator``, ``module`` (dotted path), ``remedy`` (what to do), ``package`` and ``extra`` (to
+    be installed).
 
-    >>> error = InputError("steps must be an integer, but 'a' was given.", argument="steps")
+    >>> error = InputError("steps is 'a'.", argument="steps", remedy="Give an integer.")
     >>> error.argument, error.operator, str(error)
-    ('steps', '', "steps must be an integer, but 'a' was given.")
+    ('steps', '', "steps is 'a'. Give an integer.")
     """
 
     def __init__(
@@ -36,11 +37,14 @@ class OmennError(Exception):
         argument: str = "",
         got: str = "",
         expected: str = "",
+        operator: str = "",
+        module: str = "",
         remedy: str = "",
     ) -> None:
-        super().__init__(message)
-        self.argument, self.got, self.expected, self.remedy = argument, got, expected, remedy
-        self.operator = self.module = self.package = self.extra = ""
+        super().__init__(f"{message} {remedy}" if remedy else message)
+        self.argument, self.got, self.expected = argument, got, expected
+        self.operator, self.module, self.remedy = operator, module, remedy
+        self.package = self.extra = ""
 
 
 class InputError(OmennError):
@@ -64,10 +68,12 @@ class UnsupportedOperator(OmennError):
 
     def __init__(self, operator: str, module: str, why: str, remedy: str) -> None:
         super().__init__(
-            f"operator '{operator}' in module '{module or '(model)'}': {why}. {remedy}",
+            f"operator '{operator}' in module '{module or '(model)'}': {why}.",
+            operator=operator,
+            module=module,
             remedy=remedy,
         )
-        self.operator, self.module, self.why = operator, module, why
+        self.why = why
 
     def __reduce__(self) -> tuple[Any, ...]:  # to be copied and pickled
         return type(self), (self.operator, self.module, self.why, self.remedy)
@@ -84,10 +90,9 @@ class MissingExtra(OmennError):
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        remedy = f"Run: pip install 'omenn[{extra}]'"
         super().__init__(
-            f"{purpose} needs the package '{package}', which is not installed. {remedy}",
-            remedy=remedy,
+            f"{purpose} needs the package '{package}', which is not installed.",
+            remedy=f"Run: pip install 'omenn[{extra}]'",
         )
         self.package, self.extra, self.purpose = package, extra, purpose
 
