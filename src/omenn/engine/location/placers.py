@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from omenn.engine import location as places
 from omenn.engine.location import Place
-from omenn.engine.operators.record import source, unlocated
+from omenn.engine.operators.record import at_source, unlocated
 from omenn.engine.trace.call import Call
 
 
@@ -177,12 +177,9 @@ def _kept(place: Place, x: Tensor, letters: str, wanted: str) -> Place:
     return kept.with_cells(cells)
 
 
-def fourier_place(call: Call, out: Tensor) -> Any:
+@at_source
+def fourier_place(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
     """Frequencies are made from all positions; the way back to as many has them again."""
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
     name = getattr(call.func, "__name__", "").removeprefix("fft_")
     if name.endswith("shift") or x.ndim != out.ndim:
         return unlocated(call, out)
@@ -218,14 +215,11 @@ def sampled_place(call: Call, out: Tensor) -> Any:
     return place.with_cells(taken.long())
 
 
-def windows(call: Call, out: Tensor) -> Any:
+@at_source
+def windows(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
     """Sliding windows: each element keeps its cell; the padding belongs to the rim."""
     from omenn.engine.operators.layout import rearranged
 
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
     if call.func is not F.unfold:  # Tensor.unfold is a view
         return rearranged(call, out)
     kernel, dilation, padding, stride = _window(call, 1)
@@ -242,12 +236,9 @@ def windows(call: Call, out: Tensor) -> Any:
     return place.with_cells(cells if batched else cells.squeeze(0))
 
 
-def folded(call: Call, out: Tensor) -> Any:
+@at_source
+def folded(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
     """Windows laid over one another: a cell is the mean of the elements that fall on it."""
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
     size = call.kwargs.get("output_size", call.args[1] if len(call.args) > 1 else out.shape[-2:])
     kernel, dilation, padding, stride = _window(call, 2)
     cells = places.full(place.cells, x.shape)

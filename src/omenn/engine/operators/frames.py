@@ -10,16 +10,15 @@ from torch import Tensor
 from omenn.engine import location as places
 from omenn.engine.location import Place
 from omenn.engine.operators.layout import linear
-from omenn.engine.operators.record import Operator, placed_by, records, source, unlocated
+from omenn.engine.operators.record import Operator, at_source, placed_by, records, unlocated
 from omenn.engine.trace.call import Call
 
 
-def framed(call: Call, out: Tensor) -> Any:
+@at_source
+def framed(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
     """``stft`` (B, T) → (B, frequencies, frames): the frames lie along the signal, in order."""
-    found = source(call)
-    if found is None or found[0].ndim != 2:
+    if x.ndim != 2:
         return unlocated(call, out)
-    x, place = found
     cells = places.full(place.cells, x.shape).unsqueeze(1)
     there = places.resampled(
         place.with_cells(cells), (x.shape[0], 1, x.shape[1]), [int(out.shape[2])]
@@ -27,12 +26,11 @@ def framed(call: Call, out: Tensor) -> Any:
     return there if out.ndim == 3 else there.with_cells(there.cells.unsqueeze(-1))
 
 
-def unframed(call: Call, out: Tensor) -> Any:
+@at_source
+def unframed(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
     """``istft`` (B, frequencies, frames) → (B, T)."""
-    found = source(call)
-    if found is None or found[0].ndim != 3 or out.ndim != 2:
+    if x.ndim != 3 or out.ndim != 2:
         return unlocated(call, out)
-    x, place = found
     there = places.resampled(place, x.shape, [int(out.shape[-1])])
     cells = there.cells
     return there.with_cells(cells.squeeze(1) if cells.ndim == 3 else cells)
@@ -59,12 +57,9 @@ def _laid(x: Tensor, values: Tensor) -> Any:
     return lambda view: memory.as_strided(view.shape, view.stride(), view.storage_offset())
 
 
-def strided_place(call: Call, out: Tensor) -> Any:
+@at_source
+def strided_place(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
     """Each element of the view has the cell of the element that it shows."""
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
 
     def make() -> Place:
         read = _laid(x, places.full(place.cells, x.shape).expand(x.shape))

@@ -13,11 +13,11 @@ from omenn.engine.location import Place
 from omenn.engine.operators import degrees
 from omenn.engine.operators.record import (
     Operator,
+    at_source,
     named,
     placed_by,
     records,
     same,
-    source,
     unlocated,
 )
 from omenn.engine.trace.call import Call
@@ -72,12 +72,9 @@ def carried_on(call: Call) -> Any:
     return call.carried[0].view_as(call.carried[0])
 
 
-def rearranged(call: Call, out: Any) -> Any:
+@at_source
+def rearranged(call: Call, out: Any, x: Tensor, place: Place) -> Any:
     """View-like operators act on the cells as they act on the tensor."""
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
     if call.args and isinstance(call.args[0], Tensor) and call.args[0] is not x:
         return None  # x is an index
 
@@ -96,12 +93,9 @@ def rearranged(call: Call, out: Any) -> Any:
     return placed_by(call, x, place, make)
 
 
-def regrouped(call: Call, out: Tensor) -> Any:
+@at_source
+def regrouped(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
     """Order-preserving operators: only the shapes matter."""
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
     if x.shape == out.shape:
         return place
     key = ("regrouped", x.shape, out.shape)
@@ -110,12 +104,9 @@ def regrouped(call: Call, out: Tensor) -> Any:
     )
 
 
-def shifted(call: Call, out: Tensor) -> Any:
+@at_source
+def shifted(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
     """Roll and flip act on the cells as they stand: along a constant dimension nothing moves."""
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
 
     def make() -> Place:
         cells = places.full(place.cells, x.shape)
@@ -173,19 +164,13 @@ def padded_rule(call: Call) -> Any:
     return out
 
 
-def padded(call: Call, out: Tensor) -> Any:
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
+@at_source
+def padded(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
     return placed_by(call, x, place, lambda: places.padded(place, x.shape, list(call.get("pad"))))
 
 
 def gathered(call: Call, out: Any) -> Any:
     """Indexing with tensors; falls back to no place where the index follows the channels."""
-    found = source(call)
-    if found is None:
-        return None
     try:
         return rearranged(call, out)
     except (RuntimeError, IndexError):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from omenn.engine import location as places
 from omenn.engine.kernels.columns import layer_of, plain, product_of
+from omenn.engine.location import Place
 from omenn.engine.location.constants import finite
 from omenn.engine.location.lookups import bag
 from omenn.engine.location.placers import folded, fourier_place, sampled_place, windows
@@ -19,11 +20,11 @@ from omenn.engine.operators.products import biased, freeze_factors
 from omenn.engine.operators.record import (
     DROPOUT,
     Operator,
+    at_source,
     contracted,
     named,
     records,
     same,
-    source,
     spatial,
     unlocated,
 )
@@ -93,12 +94,9 @@ def _kept(call: Call, value: Any) -> Any:
     return term if id(value) in call.owner.own else term.clone()
 
 
-def reduced(call: Call, out: Any) -> Any:
+@at_source
+def reduced(call: Call, out: Any, x: Tensor, place: Place) -> Any:
     """Sums and means over dimensions: the mean place over them."""
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
     first = out[0] if isinstance(out, (tuple, list)) else out
     dim = call.get("dim")
     dims: Sequence[int]

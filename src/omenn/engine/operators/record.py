@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from typing import Any
 
 from torch import Tensor
@@ -30,12 +31,20 @@ def source(call: Call) -> tuple[Tensor, Place] | None:
     return found[0][:2] if found else None
 
 
-def unlocated(call: Call, out: Any) -> Any:
+def at_source(place_of: Callable[[Call, Any, Tensor, Place], Any]) -> Placer:
+    """A placer that is given the ``source`` x and its place; no place where there is none."""
+
+    @wraps(place_of)
+    def placer(call: Call, out: Any) -> Any:
+        found = source(call)
+        return None if found is None else place_of(call, out, *found)
+
+    return placer
+
+
+@at_source
+def unlocated(call: Call, out: Any, x: Tensor, place: Place) -> Any:
     """No known place, sample by sample."""
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
     if isinstance(out, Tensor):
         return places.nowhere(place, x.shape, out.shape)
     return [places.nowhere(place, x.shape, o.shape) if isinstance(o, Tensor) else None for o in out]
@@ -147,12 +156,9 @@ def placed_by(call: Call, x: Tensor, place: Place, make: Callable[[], Any]) -> A
     return call.owner.location.once((place,), key, make)
 
 
-def contracted(call: Call, out: Tensor) -> Place | None:
+@at_source
+def contracted(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
     """The last dimension is contracted (linear layer): the place without it."""
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
     if x.ndim == 0 or place.cells.ndim == 0:
         return place
     key = ("contracted", x.shape, out.shape)
@@ -177,13 +183,10 @@ def _mixes_positions(place: Place, x: Tensor) -> bool:
     return any(cells.shape[d] == 1 < x.shape[d] for d in range(1, x.ndim - 1))
 
 
-def spatial(call: Call, out: Any) -> Any:
+@at_source
+def spatial(call: Call, out: Any, x: Tensor, place: Place) -> Any:
     """A feature map (N, C, *size) from a feature map: cells are averaged to the new size."""
-    found = source(call)
     first = out[0] if isinstance(out, (tuple, list)) else out
-    if found is None:
-        return None
-    x, place = found
     if x.ndim != first.ndim or x.ndim < 3:
         return unlocated(call, out)
     # The maps of one size over one place share theirs: most convolutions keep both.

@@ -21,7 +21,7 @@ from omenn.engine.kernels.recurrence import Kernel, Weights, gru, lstm, one_laye
 from omenn.engine.location import Place
 from omenn.engine.operators import degrees, pointwise
 from omenn.engine.operators.layout import linear
-from omenn.engine.operators.record import DROPOUT, Operator, named, records, source
+from omenn.engine.operators.record import DROPOUT, Operator, at_source, named, records
 from omenn.engine.torch_private import DisableTorchFunction
 from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark
 
@@ -343,12 +343,9 @@ def cell(call: Call) -> Any:
     return new if call.operator == "lstm_cell" else new[0]
 
 
-def packed_place(call: Call, out: Any) -> Any:
+@at_source
+def packed_place(call: Call, out: Any, x: Tensor, place: Place) -> Any:
     """Packing moves rows; the padding that unpacking adds has no place in its sequence."""
-    found = source(call)
-    if found is None:
-        return None
-    x, place = found
     cells = places.full(place.cells, x.shape).expand(x.shape)
     if call.operator == "_pack_padded_sequence":
         return [place.with_cells(call.run(lambda t: cells if t is x else t)[0]), None]
