@@ -139,8 +139,8 @@ def test_against_the_formula(options: dict[str, Any]) -> None:
     named = {"rotation": 0.0, "translation": 0.0, "scaling": 0.0, "flip": False}
     moves = Moves(o["noise"], *(o.get(name, value) for name, value in named.items()))  # type: ignore[arg-type]
     mean = torch.zeros_like(X)
-    feed = FrozenRun(net, X, None, "none", None, {}).feed
-    for step in moves.steps(feed, o["steps"], o["seed"]):
+    inputs = FrozenRun(net, X, None, "none", None, {}).inputs
+    for step in moves.steps(inputs, o["steps"], o["seed"]):
         leaf = X.clone().requires_grad_()
         away = step(0, leaf)
         w = omenn.explain(net, away.detach(), 1).weight

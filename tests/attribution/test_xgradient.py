@@ -183,7 +183,7 @@ def test_recurrent_kernels_of_a_gpu_are_refused() -> None:
     def refuse(why: str, remedy: str) -> omenn.UnsupportedOperator:
         return omenn.UnsupportedOperator("lstm", "rnn", why, remedy)
 
-    call: Any = SimpleNamespace(carried=[SimpleNamespace(is_cuda=True)], refuse=refuse)
+    call: Any = SimpleNamespace(active=[SimpleNamespace(is_cuda=True)], refuse=refuse)
     said = r"have no derivative in evaluation mode\. Explain the model on a CPU\."
     with pytest.raises(omenn.UnsupportedOperator, match=said):
         recurrent(call)

@@ -41,7 +41,7 @@ def broken(row: Operator, change) -> Operator:
 
     def rule(call: Call):
         with torch.enable_grad():
-            carried = call.carried[0].clone()
+            carried = call.active[0].clone()
         out = row.rule(call)
         if isinstance(out, Tensor):
             return replaced(call, out, lambda t: change(t, carried))
@@ -153,7 +153,7 @@ def test_unhalved_product_is_refused(monkeypatch) -> None:
 
 def test_changed_forward_is_refused(monkeypatch) -> None:
     """A rule whose forward is another one is exact in itself, but not for this model."""
-    relu = OPERATORS["relu"].with_rule(lambda c: F.leaky_relu(c.carried[0], 0.1))
+    relu = OPERATORS["relu"].with_rule(lambda c: F.leaky_relu(c.active[0], 0.1))
     monkeypatch.setitem(OPERATORS, "relu", relu)
     found = omenn.certify(seeded(nn.Sequential(nn.Linear(4, 4), nn.ReLU())), draw(2, 4), 1)
     assert not found.exact

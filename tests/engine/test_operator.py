@@ -154,7 +154,7 @@ def test_gradients_that_are_zero_by_chance(monkeypatch) -> None:
 
     def rule(call):
         vjp = lambda g: torch.where(g.detach() != 0, -g, torch.zeros_like(g))  # noqa: E731
-        return call.frozen(call.carried[0], call.value(), vjp)
+        return call.frozen(call.active[0], call.value(), vjp)
 
     x = draw(1, 4)
     centred = lambda t: F.layer_norm(torch.neg(t), (4,))  # noqa: E731  # W 1 = 0

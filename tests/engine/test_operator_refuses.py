@@ -189,7 +189,7 @@ def hidden(call):
     def vjp(grad: Tensor) -> Tensor:
         return 2 * grad.detach()
 
-    (x,) = call.carried
+    (x,) = call.active
     return call.frozen(x, call.value(), vjp)
 
 
@@ -200,7 +200,7 @@ def own_rule(monkeypatch):
 
 def test_kernel_without_a_derivative(monkeypatch) -> None:
     def rule(call):
-        return call.frozen(call.carried[0], call.value(), lambda g: Once.apply(g))
+        return call.frozen(call.active[0], call.value(), lambda g: Once.apply(g))
 
     monkeypatch.setitem(OPERATORS, "neg", Operator(rule, same))
     with pytest.raises(omenn.ModelError) as caught:
@@ -214,7 +214,7 @@ def test_kernel_without_a_derivative(monkeypatch) -> None:
 def test_rule_that_takes_one_vector_at_a_time(monkeypatch) -> None:
     def rule(call):
         vjp = lambda g: -g if bool((g < 1e9).all()) else g  # noqa: E731
-        return call.frozen(call.carried[0], call.value(), vjp)
+        return call.frozen(call.active[0], call.value(), vjp)
 
     monkeypatch.setitem(OPERATORS, "neg", Operator(rule, same))
     close(omenn.operator(torch.neg, X).to_dense(), -torch.eye(4).double())
@@ -240,7 +240,7 @@ def test_wrong_constant_is_noticed(monkeypatch) -> None:
     """b is carried through the network, and not taken as f − W x."""
 
     def rule(call):
-        out = call.frozen(call.carried[0], call.value(), lambda g: -g)
+        out = call.frozen(call.active[0], call.value(), lambda g: -g)
         return call.attach(out, torch.ones(4, dtype=torch.float64))
 
     monkeypatch.setitem(OPERATORS, "neg", Operator(rule, same))
@@ -255,7 +255,7 @@ def test_passes_that_disagree_are_noticed(monkeypatch) -> None:
 
     def rule(call):
         vjp = lambda g: -g if torch.is_grad_enabled() else -1.01 * g  # noqa: E731
-        return call.frozen(call.carried[0], call.value(), vjp)
+        return call.frozen(call.active[0], call.value(), vjp)
 
     monkeypatch.setitem(OPERATORS, "neg", Operator(rule, same))
     op = omenn.operator(torch.neg, X)

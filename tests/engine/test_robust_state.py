@@ -237,7 +237,7 @@ def test_the_failures_of_this_test_are_failures(how: str) -> None:
 
 def test_an_interrupt_in_the_backward_pass_passes_through() -> None:
     def stopped(call: Any) -> Tensor:
-        return call.frozen(call.carried[0], call.value(), _interrupt)
+        return call.frozen(call.active[0], call.value(), _interrupt)
 
     with omenn.rules({"i0": stopped}), pytest.raises(KeyboardInterrupt):
         omenn.explain(torch.special.i0, draw(2, 3), 1)

@@ -114,7 +114,7 @@ FUNCTIONS: dict[str, tuple[Any, Any, Any, Any]] = {
     ),
     "held": (
         TanhGELU,
-        lambda call: call.hold(),
+        lambda call: call.freeze(),
         lambda x: x * TanhGELU.apply(x.roll(1, 1)),
         lambda x: F.gelu(x.roll(1, 1), approximate="tanh"),
     ),

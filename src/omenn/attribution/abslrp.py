@@ -97,10 +97,10 @@ def _published(question: Question, pooling: str, contrastive: bool | None) -> Ex
         )
     run = question.ordinary_run()
     f, index = question.number(run)
-    feed, model = run.feed, question.model
-    if len(feed.leaves) != 1 or not feed.batched or not isinstance(model, torch.nn.Module):
+    inputs, model = run.inputs, question.model
+    if len(inputs.leaves) != 1 or not inputs.batched or not isinstance(model, torch.nn.Module):
         raise InputError("published=True is for one module and one input (B, …).")
-    x, divided = feed.values[0], None if pooling == "auto" else pooling == "divided"
+    x, divided = inputs.values[0], None if pooling == "auto" else pooling == "divided"
     _, relevance = relevance_of(model, x, index, divided)
     weight = torch.where(x == 0, 0, relevance / torch.where(x == 0, 1, x))
     return run.wrap(f, index, Gradients([weight], [], {}))
@@ -143,13 +143,13 @@ def _starts(
 
 def _largest_one(run: FrozenRun, weights: list[Tensor]) -> list[Tensor]:
     """Weights scaled so that the largest |R| of each sample is one."""
-    feed = run.feed
-    dims = [feed.batch[k] if feed.batched else None for k in range(len(weights))]
+    inputs = run.inputs
+    dims = [inputs.batch[k] if inputs.batched else None for k in range(len(weights))]
     tops = []
-    for w, x, dim in zip(weights, feed.values, dims, strict=True):
+    for w, x, dim in zip(weights, inputs.values, dims, strict=True):
         size = (w * x).abs()
         size = size.unsqueeze(0) if dim is None else size.movedim(dim, 0)
-        tops.append(size.reshape(feed.samples, -1).amax(1))
+        tops.append(size.reshape(inputs.samples, -1).amax(1))
     top = torch.stack(tops).amax(0)
     top = torch.where(top == 0, torch.ones_like(top), top)
     return [

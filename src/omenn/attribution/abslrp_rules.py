@@ -33,8 +33,8 @@ Function = Callable[[Values], Tensor]
 
 
 def inputs_of(call: Call) -> list[Tensor]:
-    """What carries, each tensor once."""
-    return list({id(t): t for t in call.carried}.values())
+    """The active tensors, each once."""
+    return list({id(t): t for t in call.active}.values())
 
 
 def magnitudes(grad: Tensor, h: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def normalised(x: Tensor, grad: Tensor, place: Place | None) -> Tensor:
 def relative(
     call: Call, function: Function, absolute: Function, divide: Callable[[], bool] | None = None
 ) -> Any:
-    """The rule of absLRP for a call: each input that carries, alone."""
+    """The rule of absLRP for a call: each active input alone."""
     xs = inputs_of(call)
     where = [call.place(t) for t in xs]
 
@@ -96,10 +96,10 @@ def as_it_is(call: Call, constant: Tensor) -> Tensor:
 def as_function(call: Call, absolute: bool = False) -> Function:
     """The call as a function of its inputs; ``absolute``: its constants by their magnitudes."""
     xs = inputs_of(call)
-    carried, copies = {id(t) for t in xs}, {}
+    active, copies = {id(t) for t in xs}, {}
 
     def keep(t: Tensor) -> Tensor:
-        if id(t) not in carried:
+        if id(t) not in active:
             kept = as_it_is(call, t)
             copies[id(t)] = kept.abs() if absolute and t.is_floating_point() else kept
         return t
@@ -161,7 +161,7 @@ def elementwise(call: Call) -> Any:
     if len(inputs_of(call)) > 1:
         raise call.refuse("a parameter of the function depends on the input")
     function = as_function(call)
-    x = call.carried[0]
+    x = call.active[0]
     place = call.place(x)
 
     def vjp(grad: Tensor, x: Tensor) -> tuple[Tensor]:
@@ -204,11 +204,11 @@ def added(call: Call) -> Any:
     alpha = -alpha if call.operator == "sub" else alpha
     if a is b:
         return OPERATORS[call.operator].rule(call)
-    if len(call.carried) < 2:
-        x, constant = (a, b) if call.is_carried(a) else (b, a)
+    if len(call.active) < 2:
+        x, constant = (a, b) if call.is_active(a) else (b, a)
         return shifted(call, x, constant, alpha if x is b else 1, alpha if constant is b else 1)
     call.owner.notes[BRANCHES] = True
-    first = call.carried[0] is a
+    first = call.active[0] is a
 
     def total(values: Values, factor: float) -> Tensor:
         one, other = values if first else reversed(values)
@@ -254,15 +254,15 @@ def _is_embedding(constant: Tensor, x: Tensor, place: Place | None) -> bool:
 
 
 def multiplied(call: Call) -> Any:
-    """Two factors that carry are two inputs; a constant factor only rescales, R passes it."""
-    if len(call.carried) < 2 or call.get("input") is call.get("other"):
+    """Two active factors are two inputs; a constant factor only rescales, R passes it."""
+    if len(call.active) < 2 or call.get("input") is call.get("other"):
         return OPERATORS[call.operator].rule(call)
     return general(call)
 
 
 def softmax(call: Call) -> Any:
     """h = exp(x − max) / Σ with the sum held constant: ∂h_i/∂x_i = h_i; h_a is that of |x|."""
-    x, dim = call.carried[0], call.get("dim", -1)
+    x, dim = call.active[0], call.get("dim", -1)
     sign = -1 if getattr(call.func, "__name__", "") == "softmin" else 1
     function, place = as_function(call), call.place(x)
 
@@ -279,7 +279,7 @@ def softmax(call: Call) -> Any:
 
 def log_softmax(call: Call) -> Any:
     """x minus a number for each row, which is held constant."""
-    x = call.carried[0]
+    x = call.active[0]
     function, place = as_function(call), call.place(x)
 
     def vjp(grad: Tensor, x: Tensor) -> tuple[Tensor]:
@@ -291,9 +291,9 @@ def log_softmax(call: Call) -> Any:
 
 def normalisation(call: Call) -> Any:
     """γ (x − μ)/σ + β with μ and σ held constant: h_a = |γ/σ| |x| + |β − γ μ/σ|."""
-    if len(call.carried) > 1 or call.get("training"):
+    if len(call.active) > 1 or call.get("training"):
         return OPERATORS[call.operator].rule(call)
-    x = call.carried[0]
+    x = call.active[0]
     function, place = as_function(call), call.place(x)
 
     def vjp(grad: Tensor, x: Tensor) -> tuple[Tensor]:
@@ -332,7 +332,7 @@ def _scale(call: Call, x: Tensor) -> Tensor:
 
 def sampled(call: Call) -> Any:
     """Grid sampling at constant positions, by positive weights."""
-    if not call.is_carried(call.get("input")) or call.is_carried(call.get("grid")):
+    if not call.is_active(call.get("input")) or call.is_active(call.get("grid")):
         return OPERATORS["grid_sample"].rule(call)
     return of_magnitudes(call)
 
@@ -362,4 +362,4 @@ def abslrp_rules(pooling: str) -> RuleTable:
     rows |= ruled("scaled_dot_product_attention", in_parts, composite=True)
     rows |= ruled([*of_kind("complex"), "diff"], refused)
     rows["chain"] = FROZEN_CHAIN.with_rule(elementwise)
-    return RuleTable(rows, ranked=False)
+    return RuleTable(rows, freeze_bounded=False)

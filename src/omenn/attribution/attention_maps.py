@@ -86,7 +86,7 @@ def passing(rule: Rule) -> Rule:
 
     def passed(call: Call) -> Any:
         seen = _seen(call)
-        found = [(t.shape, seen.origin(t)) for t in call.carried]
+        found = [(t.shape, seen.origin(t)) for t in call.active]
         out = rule(call)
         for shape, number in found:
             if number is not None and isinstance(out, Tensor) and out.shape[-2:] == shape[-2:]:
@@ -152,24 +152,24 @@ class AttentionRun:
         choose("resample", resample, RESAMPLINGS)
         self.resample = resample
         self.run = question.ordinary_run(bias="mapped", tracer=Watching)
-        self.feed = self.run.feed
+        self.inputs = self.run.inputs
         target, output = question.target, question.output
         seen = self.run.mode.notes.get("attention", Seen())
         self.products: list[Product] = seen.products
         with torch.inference_mode(False), torch.enable_grad(), self.run.mode:
             logits = pick_output(self.run.out, output)
         raise_opaque(self.run.mode, logits)
-        _check(seen, self.feed.ones)
+        _check(seen, self.inputs.ones)
         with torch.inference_mode(False), torch.enable_grad(), self.run.mode:
-            f, self.index = select(logits, target, self.feed.samples)
+            f, self.index = select(logits, target, self.inputs.samples)
         raise_opaque(self.run.mode, f)
         chosen = self.index if target is None else target
         check_departures(self.run, f, lambda twin: twin._select(chosen, output)[0])
-        self.f = f.reshape(-1) if self.feed.samples == 1 else f
-        if self.f.shape != (self.feed.samples,):
+        self.f = f.reshape(-1) if self.inputs.samples == 1 else f
+        if self.f.shape != (self.inputs.samples,):
             raise TargetError(
-                f"the target gives {self.f.numel()} numbers for {self.feed.samples} samples, each "
-                "of which has attention maps of its own. Return one number per sample."
+                f"the target gives {self.f.numel()} numbers for {self.inputs.samples} samples, "
+                "each of which has attention maps of its own. Return one number per sample."
             )
         if not bool(torch.isfinite(self.f.detach()).all()):
             raise InputError(
@@ -206,7 +206,7 @@ class AttentionRun:
         return [self._split(g) for g in filled]
 
     def _split(self, t: Tensor) -> Tensor:
-        return t.reshape(self.feed.samples, -1, *t.shape[-2:])
+        return t.reshape(self.inputs.samples, -1, *t.shape[-2:])
 
     def start(self, query: int | str) -> Tensor:
         """Weights of the tokens whose rows are read, (B, tokens), each row with the sum one.
@@ -220,7 +220,7 @@ class AttentionRun:
         if isinstance(query, int) and not isinstance(query, bool):
             if not -n <= query < n:
                 raise InputError(f"query={query} is out of range: there are {n} tokens.")
-            rows = torch.zeros(self.feed.samples, n, device=self.f.device)
+            rows = torch.zeros(self.inputs.samples, n, device=self.f.device)
             rows[:, query] = 1
         elif query == "mean":
             rows = self.located().float()
@@ -246,10 +246,10 @@ class AttentionRun:
         What tokens without a place have is left out, and else the sum stays.
         """
         maps = spread_over_locations(
-            self.feed, self.products[0].keys, relevance, self.resample == "bilinear"
+            self.inputs, self.products[0].keys, relevance, self.resample == "bilinear"
         )
-        contributions = over_channels(self.feed, maps)
-        return explanation_of(self.feed, self.f.detach(), self.index, contributions)
+        contributions = over_channels(self.inputs, maps)
+        return explanation_of(self.inputs, self.f.detach(), self.index, contributions)
 
 
 def _check(seen: Seen, ones: Sequence[Tensor]) -> None:

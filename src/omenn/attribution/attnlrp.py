@@ -25,7 +25,7 @@ def differentiated(call: Call) -> Any:
 
     For softmax it is R_i = x_i (R_i − s_i Σ_j R_j) with the R_j of its output.
     """
-    xs = list({id(t): t for t in call.carried}.values())
+    xs = list({id(t): t for t in call.active}.values())
 
     def vjp(grad: Tensor, *inner: Tensor) -> tuple[Tensor | None, ...]:
         with torch.enable_grad():
@@ -66,18 +66,18 @@ def attention(call: Call) -> Any:
     nothing to share.
     """
     given = arguments(call)
-    carries = [call.is_carried(t) for t in given]
-    xs = [t for t, own in zip(given, carries, strict=True) if own]
+    active = [call.is_active(t) for t in given]
+    xs = [t for t, own in zip(given, active, strict=True) if own]
 
     def vjp(grad: Tensor, *inner: Tensor) -> tuple[Tensor | None, ...]:
         found = iter(inner)
         with torch.enable_grad():
             leaves = [
                 next(found).detach().requires_grad_() if own else _constant(t)
-                for t, own in zip(given, carries, strict=True)
+                for t, own in zip(given, active, strict=True)
             ]
             y = attend(call, *leaves, shared=shared)
-        wanted = [leaf for leaf, own in zip(leaves, carries, strict=True) if own]
+        wanted = [leaf for leaf, own in zip(leaves, active, strict=True) if own]
         return torch.autograd.grad(y, wanted, grad, allow_unused=True)
 
     return joint(call, vjp, xs)
@@ -98,7 +98,7 @@ def identity_rule(epsilon: float) -> Callable[[Call], Any]:
     """R passes an element-wise function unchanged: g ⟦f(x)/x⟧."""
 
     def identity(call: Call) -> Any:
-        value, x = call.value(), call.carried[0]
+        value, x = call.value(), call.active[0]
         ratio = value / stabilised(call.true(x), epsilon)
         return call.frozen(x, value, lambda grad, ratio: grad * ratio, ratio)
 
@@ -108,7 +108,7 @@ def identity_rule(epsilon: float) -> Callable[[Call], Any]:
 def elementwise(epsilon: float) -> Callable[[Call], Any]:
     """Where f(0) ≠ 0 all of R passes, and none goes to the constant; else R passes anyhow."""
     identity = identity_rule(epsilon)
-    return lambda call: identity(call) if origin(call, call.carried[0])[0] else pointwise(call)
+    return lambda call: identity(call) if origin(call, call.active[0])[0] else pointwise(call)
 
 
 def chained(epsilon: float) -> Callable[[Any], Any]:
@@ -137,7 +137,7 @@ def residual_rule(gamma: float) -> Any:
     def added(call: Call) -> Any:
         a, b = call.get("input"), call.get("other")
         plain = call.get("alpha") in (None, 1) and call.operator == "add"
-        if not plain or len(call.carried) != 2 or a is b:
+        if not plain or len(call.active) != 2 or a is b:
             return OPERATORS[call.operator].rule(call)
 
         def vjp(grad: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,7 +177,7 @@ def attnlrp(*, epsilon: float = 1e-6) -> RuleTable:
     curves = [name for name, known in OPERATORS.items() if known.rule is pointwise]
     rows |= ruled(curves, elementwise(max(epsilon, 1e-9)))
     rows["chain"] = FROZEN_CHAIN.with_rule(chained(max(epsilon, 1e-9)))
-    return RuleTable(rows, ranked=False)
+    return RuleTable(rows, freeze_bounded=False)
 
 
 @lrp(

@@ -22,7 +22,7 @@ from omenn.attribution.contributions import explanation_of
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
 from omenn.engine.explainable import check_model
-from omenn.engine.inputs import Feed
+from omenn.engine.inputs import Inputs
 from omenn.engine.model_state import State
 from omenn.engine.target import Contrast, pick_output, select
 from omenn.engine.trace.tracer import Tracer
@@ -55,9 +55,11 @@ class Task:
 
     def _take(self, question: Question) -> None:
         """Copies of the inputs, and the explained number that they have."""
-        self.feed = feed = Feed(Tracer(None), question.inputs, "none", question.channel_dim, True)
+        self.inputs = inputs = Inputs(
+            Tracer(None), question.inputs, "none", question.channel_dim, True
+        )
         self.explained = [
-            k for k, (_, v) in enumerate(feed.items) if isinstance(v, Tensor) and _floats(v)
+            k for k, (_, v) in enumerate(inputs.items) if isinstance(v, Tensor) and _floats(v)
         ]
         if not self.explained:
             raise InputError(
@@ -66,21 +68,21 @@ class Task:
                 "them."
             )
         for k in self.explained:
-            key, x = feed.items[k]
-            feed.leaf(key, x.clone(), None)
-        if feed.mismatch is not None or any(len(x) != feed.samples for x in feed.values):
-            shapes = ", ".join(str(tuple(x.shape)) for x in feed.values)
+            key, x = inputs.items[k]
+            inputs.leaf(key, x.clone(), None)
+        if inputs.mismatch is not None or any(len(x) != inputs.samples for x in inputs.values):
+            shapes = ", ".join(str(tuple(x.shape)) for x in inputs.values)
             raise InputError(
                 f"method {self.name!r} needs inputs with the same first dimension, the batch, but "
                 f"got {shapes}."
             )
-        self.xs = tuple(x.detach().clone().requires_grad_() for x in feed.values)
+        self.xs = tuple(x.detach().clone().requires_grad_() for x in inputs.values)
         self.beside = [
             k
-            for k, (_, v) in enumerate(feed.items)
-            if k not in self.explained and isinstance(v, Tensor) and v.shape[0] == feed.samples
+            for k, (_, v) in enumerate(inputs.items)
+            if k not in self.explained and isinstance(v, Tensor) and v.shape[0] == inputs.samples
         ]
-        given = tuple(feed.items[k][1].clone() for k in self.beside)
+        given = tuple(inputs.items[k][1].clone() for k in self.beside)
         self.f, self.index, self.chosen = self._settled(given)
         self.extras = (*given, *self.chosen)
 
@@ -90,11 +92,11 @@ class Task:
             try:
                 out = self.state.watched(lambda: self._called(self.xs, given))
             except Exception as error:
-                what = f"the model cannot take {self.feed.described()}: {reason(error)}."
+                what = f"the model cannot take {self.inputs.described()}: {reason(error)}."
                 raise InputError(what) from error
             logits = pick_output(out, self.output)
-            f, index = select(logits, self.target, self.feed.samples)
-        f = self._one_each(f, self.feed.samples)
+            f, index = select(logits, self.target, self.inputs.samples)
+        f = self._one_each(f, self.inputs.samples)
         if not bool(torch.isfinite(f).all()):
             raise InputError(
                 "the model's output is not finite (NaN or infinite), so there is nothing to "
@@ -110,7 +112,7 @@ class Task:
     def _called(self, xs: Sequence[Tensor], beside: Sequence[Tensor]) -> Any:
         """The model on rows of the inputs; it may write into what it is given."""
         new = dict(zip((*self.explained, *self.beside), (*xs, *beside), strict=True))
-        items = [(key, new.get(k, v)) for k, (key, v) in enumerate(self.feed.items)]
+        items = [(key, new.get(k, v)) for k, (key, v) in enumerate(self.inputs.items)]
         items = [(key, v.clone() if isinstance(v, Tensor) else v) for key, v in items]
         args = [v for key, v in items if not isinstance(key, str)]
         with self.state.kept(shared=("input", "output")):
@@ -160,7 +162,7 @@ class Task:
     def one_by_one(self, attribute: Attribute) -> list[Tensor]:
         """The same sample by sample, so that none depends on its neighbours."""
         found = []
-        for k in range(self.feed.samples):
+        for k in range(self.inputs.samples):
             row = slice(k, k + 1)
             xs = tuple(x[row].detach().requires_grad_() for x in self.xs)
             found.append(self._run(attribute, xs, tuple(t[row].detach() for t in self.extras)))
@@ -184,7 +186,7 @@ class Task:
         return [t.detach() for t in found]
 
     def explanation(self, contributions: Sequence[Tensor]) -> Explanation:
-        return explanation_of(self.feed, self.f, self.index, contributions)
+        return explanation_of(self.inputs, self.f, self.index, contributions)
 
 
 def captum(

@@ -95,7 +95,7 @@ def composite(
     layers = by_layer(epsilon_rule(0.0), choose=_chooser(pairs, by_name))
     run = question.run_under(RuleTable(layers))
     if "box" in by_name:
-        _check_box(run.feed.values, low, high)
+        _check_box(run.inputs.values, low, high)
     f, index = question.number(run)
     return _with_zeros(run, f, index, run.pull_back(f))
 
@@ -106,19 +106,19 @@ def _with_zeros(run: FrozenRun, f: Tensor, index: Tensor, gradients: Gradients) 
     NOTE [zeros of the input] R = x ⊙ g cannot say that x = 0 has relevance. So ``_per_unit``
     divides by ``ZERO`` there, and here the same number stands for x while R is added up.
     """
-    values = run.feed.values
-    run.feed.values = [torch.where(x == 0, ZERO, x) for x in values]
+    values = run.inputs.values
+    run.inputs.values = [torch.where(x == 0, ZERO, x) for x in values]
     try:
         e = run.wrap(f, index, gradients)
     finally:
-        run.feed.values = values
+        run.inputs.values = values
     weights = [torch.where(x == 0, 0, w) for w, x in zip(gradients.inputs, values, strict=True)]
     found = replace(
         e,
-        inputs=run.feed.by_leaf(values, lambda entry: entry.value),
-        weight=run.feed.by_leaf(weights, nothing),
+        inputs=run.inputs.by_leaf(values, lambda entry: entry.value),
+        weight=run.inputs.by_leaf(weights, nothing),
     )
-    return owned(found, False, tensors_in([run.feed.items]))
+    return owned(found, False, tensors_in([run.inputs.items]))
 
 
 def _checked(rules: Any) -> Rules:

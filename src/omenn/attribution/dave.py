@@ -14,7 +14,7 @@ from omenn.attribution.perturbations import MOST_SEED, Moves, is_image
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
 from omenn.check import choose, flag, real, whole
-from omenn.engine.inputs import Feed
+from omenn.engine.inputs import Inputs
 from omenn.engine.run import Gradients
 from omenn.errors import InputError
 from omenn.explanation import Explanation
@@ -90,15 +90,15 @@ def dave(
     choose("postprocess", postprocess, POSTPROCESSING)
     run = question.frozen_run()
     f, index = question.number(run)
-    _check_images(run.feed, moves, postprocess)
+    _check_images(run.inputs, moves, postprocess)
     fixed = question.with_fixed_target(run, index)
     gradients = [
         fixed.gradients(fixed.frozen_run(tracer=Moved, move=step))
-        for step in moves.steps(run.feed, steps, seed)
+        for step in moves.steps(run.inputs, steps, seed)
     ]
     weights = [
         _mean(each, x, outliers, published)
-        for each, x in zip(zip(*gradients, strict=True), run.feed.values, strict=True)
+        for each, x in zip(zip(*gradients, strict=True), run.inputs.values, strict=True)
     ]
     e = run.wrap(f, index, Gradients(weights, [], {}))
     return e if postprocess == "none" else _processed(e)
@@ -109,11 +109,11 @@ def _check_outliers(outliers: Any) -> None:
         raise InputError("outliers=0 would leave every value out. Give a number above 0, or None.")
 
 
-def _check_images(feed: Feed, moves: Moves, postprocess: str) -> None:
-    odd = [k for k in range(len(feed.leaves)) if not is_image(feed, k)]
+def _check_images(inputs: Inputs, moves: Moves, postprocess: str) -> None:
+    odd = [k for k in range(len(inputs.leaves)) if not is_image(inputs, k)]
     if not odd:
         return
-    shape = tuple(feed.leaves[odd[0]].shape)
+    shape = tuple(inputs.leaves[odd[0]].shape)
     if moves.asked():
         raise InputError(
             f"{moves.asked()[0]}= moves images (B, C, H, W), but an input of the shape {shape} is "

@@ -39,8 +39,8 @@ def layer_integrated_gradients(question: Question, steps: int, baseline: Any) ->
     captum_for(NAME)
     run = question.ordinary_run()
     f, index = question.number(run)
-    rows = run.feed.values
-    if len(rows) != len({*run.feed.owners}):
+    rows = run.inputs.values
+    if len(rows) != len({*run.inputs.owners}):
         raise InputError(
             f"method {NAME!r} follows one lookup of each input, but some ids are looked up in "
             "several tables. Use another method, or explain at a module after them with at=."
@@ -49,12 +49,12 @@ def layer_integrated_gradients(question: Question, steps: int, baseline: Any) ->
     fixed, total = question.with_fixed_target(run, index), [torch.zeros_like(r) for r in rows]
     for t, weight in zip(*_points(steps), strict=True):
         here = [r0 + t * (r - r0) for r, r0 in zip(rows, starts, strict=True)]
-        by_entry = dict(zip(run.feed.owners, here, strict=True))
+        by_entry = dict(zip(run.inputs.owners, here, strict=True))
         moved = fixed.ordinary_run(move=partial(_moved_to, by_entry))
         for own, gradient in zip(total, fixed.gradients(moved), strict=True):
             own += weight * gradient
     parts = [(r - r0) * g for r, r0, g in zip(rows, starts, total, strict=True)]
-    return explanation_of(run.feed, f.detach(), index, parts)
+    return explanation_of(run.inputs, f.detach(), index, parts)
 
 
 def _moved_to(by_entry: Mapping[int, Tensor], k: int, x: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def _starts(question: Question, baseline: Any, rows: Sequence[Tensor]) -> list[T
     if baseline is None or (isinstance(baseline, (int, float)) and baseline == 0):
         return [torch.zeros_like(r) for r in rows]
     given = _like(question.inputs, baseline)
-    found = None if given is None else replace(question, inputs=given).ordinary_run().feed.values
+    found = None if given is None else replace(question, inputs=given).ordinary_run().inputs.values
     if found is None or [r.shape for r in found] != [r.shape for r in rows]:
         what = tuple(baseline.shape) if isinstance(baseline, Tensor) else repr(baseline)
         raise InputError(

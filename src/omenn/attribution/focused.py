@@ -171,9 +171,9 @@ class _Network:
         run = question.frozen_run(products=products)
         _, index = question.number(run)
         _check_image(run)
-        self.fixed, self.feed = question.with_fixed_target(run, index), run.feed
+        self.fixed, self.inputs = question.with_fixed_target(run, index), run.inputs
         self.e, self.pack = _unpacked(e)
-        self.x, self.weight = run.feed.values[0].double(), self.e.weight.double()  # type: ignore[union-attr]
+        self.x, self.weight = run.inputs.values[0].double(), self.e.weight.double()  # type: ignore[union-attr]
 
     def moved(self, move: Move, bias: str) -> tuple[Tensor, Explanation]:
         """Weights at x of the moved network, and the explanation there for its constants."""
@@ -187,7 +187,7 @@ class _Network:
     def averaged(self, moves: Moves, steps: int, seed: int) -> Tensor:
         """The mean of W over noisy images."""
         mean = torch.zeros_like(self.weight)
-        for step in moves.steps(self.feed, steps, seed):
+        for step in moves.steps(self.inputs, steps, seed):
             mean += self.moved(step, "none")[0] / steps
         return mean
 
@@ -316,14 +316,14 @@ class _Way:
 
 
 def _check_image(run: FrozenRun) -> None:
-    feed = run.feed
-    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in feed.leaves)
-    if not feed.batched or (is_image(feed, 0) and len(feed.leaves[0]) != feed.samples):
+    inputs = run.inputs
+    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in inputs.leaves)
+    if not inputs.batched or (is_image(inputs, 0) and len(inputs.leaves[0]) != inputs.samples):
         raise InputError(
             "method 'omenn-focused' is for a number of each image, but the target has "
-            f"{feed.samples} for {shapes}. Use method 'omenn'."
+            f"{inputs.samples} for {shapes}. Use method 'omenn'."
         )
-    if len(feed.leaves) != 1 or not is_image(feed, 0):
+    if len(inputs.leaves) != 1 or not is_image(inputs, 0):
         raise InputError(
             f"method 'omenn-focused' is for one batch of images (B, C, H, W), but {shapes} is "
             "explained. Use method 'omenn', whose map can be smoothed with processed()."

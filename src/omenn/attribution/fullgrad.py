@@ -14,7 +14,7 @@ from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
 from omenn.check import choose, flag
 from omenn.engine import explain as engine
-from omenn.engine.inputs import Feed
+from omenn.engine.inputs import Inputs
 from omenn.engine.location import Place, full
 from omenn.engine.location.constants import Location
 from omenn.engine.run import FrozenRun, Gradients
@@ -179,7 +179,7 @@ class LayersRun(FrozenRun):
     def layers(self, g: Gradients) -> list[tuple[str, Place, Tensor]]:
         """(module, place, b ⊙ ∇_b f) of every constant term, shaped like what it is added to."""
         terms = self.mode.location.terms
-        found = zip(self.maps, g.ones[len(self.feed.ones) :], strict=True)
+        found = zip(self.maps, g.ones[len(self.inputs.ones) :], strict=True)
         return [(terms[k].name, terms[k].place, values) for (k, _), values in found]
 
 
@@ -191,14 +191,14 @@ def _shown(question: Question, run: LayersRun) -> Explanation:
     """Σ_l Σ_c ψ of the input and of every layer, as the papers show it."""
     f, index = question.number(run)
     g = run.pull_back(f, retain=True)  # the ones of the input are gone back to once more
-    e, feed = run.wrap(f, index, g), run.feed
+    e, given = run.wrap(f, index, g), run.inputs
     inputs = [
         (place, w * x)
-        for (_, _, place), w, x in zip(run.mode.location.homes, g.inputs, feed.values, strict=True)
+        for (_, _, place), w, x in zip(run.mode.location.homes, g.inputs, given.values, strict=True)
     ]
     layers = [(place, values) for _, place, values in run.layers(g)]
-    canvas = Canvas(feed, [(p, v.shape) for p, v in (*inputs, *layers)])
-    zero = [torch.zeros_like(feed.batch_first(u, k)) for k, u in enumerate(feed.ones)]
+    canvas = Canvas(given, [(p, v.shape) for p, v in (*inputs, *layers)])
+    zero = [torch.zeros_like(given.batch_first(u, k)) for k, u in enumerate(given.ones)]
     bias = _summed([zero, *(canvas.brought(*_rescaled(p, v)) for p, v in layers)])
     matrix = _summed([bias, *(canvas.brought(*_rescaled(p, v)) for p, v in inputs)])
     return e.with_matrix(
@@ -234,14 +234,14 @@ class Canvas:
     linearly. Of anything else each location takes the mean of the cells that cover it.
     """
 
-    def __init__(self, feed: Feed, found: Sequence[tuple[Place, Sequence[int]]]) -> None:
-        self.feed = feed
+    def __init__(self, given: Inputs, found: Sequence[tuple[Place, Sequence[int]]]) -> None:
+        self.inputs = given
         self.lattices: dict[int, torch.Size] = {}  # grid → (B, *size) of its first cells
         if (
-            len(feed.entries) > 1
-            or not feed.batched
-            or feed.entries[0].axis
-            or feed.ones[0].ndim > 4
+            len(given.entries) > 1
+            or not given.batched
+            or given.entries[0].axis
+            or given.ones[0].ndim > 4
         ):
             return
         for place, shape in found:
@@ -253,9 +253,9 @@ class Canvas:
 
     def _lattice(self, cells: Tensor, shape: Sequence[int]) -> torch.Size | None:
         """(B, *size) if the cells are those of a grid in order, and one dimension is channels."""
-        dims = self.feed.ones[0].ndim
+        dims = self.inputs.ones[0].ndim
         channel = next((d for d in (1, dims) if cells.ndim > dims and cells.shape[d] == 1), None)
-        if cells.ndim != dims + 1 or channel is None or cells.shape[0] != self.feed.samples:
+        if cells.ndim != dims + 1 or channel is None or cells.shape[0] != self.inputs.samples:
             return None
         order = torch.arange(cells.numel(), device=cells.device)
         return cells.squeeze(channel).shape if torch.equal(cells.flatten(), order) else None
@@ -264,7 +264,9 @@ class Canvas:
         """Whether the axes of the cells are those of the input, in the same order."""
         size = place.cells.shape
         for dim in range(1, len(size)):
-            ramp = torch.arange(size[dim], device=place.cells.device, dtype=self.feed.ones[0].dtype)
+            ramp = torch.arange(
+                size[dim], device=place.cells.device, dtype=self.inputs.ones[0].dtype
+            )
             ramp = ramp.reshape(-1, *[1] * (len(size) - 1 - dim)).expand(size)
             (there,) = self._covering(place, ramp)
             rest = [d for d in range(1, len(size)) if d != dim]
@@ -283,7 +285,7 @@ class Canvas:
         count = values.new_zeros(size.numel()).index_add(0, at, torch.ones_like(values[here]))
         lattice = (total / count.clamp_min(1)).reshape(size).unsqueeze(1)
         mode = ("linear", "bilinear", "trilinear")[lattice.ndim - 3]
-        locations = self.feed.ones[0].shape[1:]
+        locations = self.inputs.ones[0].shape[1:]
         return [
             F.interpolate(lattice, locations, mode=mode, align_corners=True).squeeze(1).to(dtype)
         ]
@@ -293,12 +295,12 @@ class Canvas:
         here = place.located().to(values.dtype)
         total, weight = (self._back(place, part) for part in (values * here, here))
         return [
-            self.feed.batch_first(torch.where(w > 0, t / torch.where(w > 0, w, 1), 0), k)
+            self.inputs.batch_first(torch.where(w > 0, t / torch.where(w > 0, w, 1), 0), k)
             for k, (t, w) in enumerate(zip(total, weight, strict=True))
         ]
 
     def _back(self, place: Place, values: Tensor) -> list[Tensor]:
-        ones = self.feed.ones
+        ones = self.inputs.ones
         with torch.enable_grad():
             total = (place.ones() * values.reshape(place.cells.shape)).sum()
         found = torch.autograd.grad(total, ones, retain_graph=True, allow_unused=True)

@@ -25,7 +25,7 @@ from omenn.attribution.ordinary_gradient import PlainRun
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
 from omenn.check import flag
-from omenn.engine.inputs import Feed
+from omenn.engine.inputs import Inputs
 from omenn.engine.location import Place, full
 from omenn.engine.target import pick_output, select
 from omenn.engine.trace.guards import active
@@ -107,7 +107,7 @@ def _outputs(model: nn.Module, question: Question) -> tuple[PlainRun, list[tuple
     return run, found
 
 
-def layer_of(model: nn.Module, question: Question, layer: str | None) -> tuple[Output, Feed]:
+def layer_of(model: nn.Module, question: Question, layer: str | None) -> tuple[Output, Inputs]:
     """The output of the named layer, or of the last one that f depends on at several places.
 
     Raises:
@@ -127,20 +127,20 @@ def layer_of(model: nn.Module, question: Question, layer: str | None) -> tuple[O
                 "no layer was found whose output lies on the input and moves the explained number. "
                 "Name one with layer=, or use another method."
             )
-        return usable[-1], run.feed
+        return usable[-1], run.inputs
     named = [one for one in usable if one.name == layer]
     if not named:
         times = calls.count(layer)
         why = f"is called {times} times" if times != 1 else "has no channels at places of the input"
         raise ModelError(f"layer={layer!r} {why}, so Grad-CAM has no map of it. Name another one.")
-    return named[0], run.feed
+    return named[0], run.inputs
 
 
 def _seen(outputs: list[Output], run: PlainRun, question: Question) -> list[Output]:
     """Those with a derivative at places on the input; a class token alone is none."""
     with torch.enable_grad(), run.mode:
         logits = pick_output(run.out, question.output)
-        f = select(logits, question.target, run.feed.samples)[0].sum()
+        f = select(logits, question.target, run.inputs.samples)[0].sum()
     wrt = [one.tensor for one in outputs]
     grads = torch.autograd.grad(f, wrt, retain_graph=True, allow_unused=True) if wrt else []
     return [
@@ -209,7 +209,7 @@ def grad_cam(
     if question.channel_dim == 0:  # positions are those without the channels, which have it evenly
         e = grad_cam(replace(question, channel_dim=None), layer=layer, relu=relu)
         return Task("grad-cam", question).explanation(leaves(e.contribution))
-    task, there, feed, own = _task_at(question, layer)
+    task, there, inputs, own = _task_at(question, layer)
     probe = nn.Identity()
 
     def attribute(captum: Any, xs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
@@ -218,12 +218,12 @@ def grad_cam(
             return cam.attribute(xs, additional_forward_args=extras, relu_attributions=relu)
 
     (found,) = task.attributions(attribute)
-    there_map = _at_input(found.squeeze(1), there, feed, own)
-    return task.explanation(over_channels(task.feed, [there_map]))
+    there_map = _at_input(found.squeeze(1), there, inputs, own)
+    return task.explanation(over_channels(task.inputs, [there_map]))
 
 
-def _task_at(question: Question, layer: str | None) -> tuple[Task, Output, Feed, int]:
-    """The task, the output of the layer, and which entry of the feed is the explained input."""
+def _task_at(question: Question, layer: str | None) -> tuple[Task, Output, Inputs, int]:
+    """The task, the output of the layer, and which entry of the inputs is the explained input."""
     model = question.model
     if not isinstance(model, nn.Module):
         raise ModelError(
@@ -235,23 +235,23 @@ def _task_at(question: Question, layer: str | None) -> tuple[Task, Output, Feed,
             f"method 'grad-cam' explains one input, but {len(task.xs)} floating-point ones are "
             "given. Fix the others in a module around the model."
         )
-    there, feed = layer_of(model, question, layer)
-    explained = [k for k, entry in enumerate(feed.entries) if entry.leaves]
+    there, inputs = layer_of(model, question, layer)
+    explained = [k for k, entry in enumerate(inputs.entries) if entry.leaves]
     if len(explained) > 1:
         raise InputError(
             "method 'grad-cam' explains one input, but the model looks up integer ids beside the "
             "floating-point one. Fix them in a module around the model, or use another method."
         )
     (own,) = explained
-    channel = feed.entries[own].channel
-    if channel != task.feed.entries[0].channel:  # which a convolution said
+    channel = inputs.entries[own].channel
+    if channel != task.inputs.entries[0].channel:  # which a convolution said
         task = Task("grad-cam", replace(question, channel_dim=channel or 0))
-    return task, there, feed, own
+    return task, there, inputs, own
 
 
-def _at_input(found: Tensor, there: Output, feed: Feed, own: int) -> Tensor:
+def _at_input(found: Tensor, there: Output, inputs: Inputs, own: int) -> Tensor:
     """A map at the positions of a layer, (B, *positions), at those of an entry of the input."""
-    size = feed.ones[own].shape[1:]
+    size = inputs.ones[own].shape[1:]
     shape, kept = there.tensor.shape, there.kept()
     if len(there.positions) == len(size) and len(kept) == math.prod(there.positions):
         mode = _MODES.get(len(size), "nearest")
@@ -260,5 +260,5 @@ def _at_input(found: Tensor, there: Output, feed: Feed, own: int) -> Tensor:
     whole = found.new_zeros(shape[0], math.prod(there.positions)).index_copy(1, kept, found)
     cells = full(there.place.cells, shape).select(there.channel, 0)
     cells = cells.expand(shape[0], *there.positions).flatten(1)
-    there_map = spread_over_locations(feed, there.place.with_cells(cells), whole, True)[own]
+    there_map = spread_over_locations(inputs, there.place.with_cells(cells), whole, True)[own]
     return there_map * (size.numel() / len(kept))  # as high as on the tokens

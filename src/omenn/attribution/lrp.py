@@ -133,12 +133,12 @@ def cp_lrp(*, epsilon: float = 1e-6, published: bool = False) -> RuleTable:
 def _gated(call: Call) -> Any:
     """The product of a gated MLP: the gate, the factor that is an activation, is a constant."""
     factors = [call.get("input"), call.get("other")]
-    if len({id(t) for t in call.carried}) < 2:
+    if len({id(t) for t in call.active}) < 2:
         return OPERATORS["mul"].rule(call)
     gates = [call.owner.chains.curved(t) for t in factors]
     if gates[0] == gates[1]:
-        ranks = [m.rank for t in factors if (m := call.mark(t)) is not None]
-        if ranks[0] != ranks[1]:
+        bounds = [m.boundedness for t in factors if (m := call.mark(t)) is not None]
+        if bounds[0] != bounds[1]:
             return OPERATORS["mul"].rule(call)
         which = "both are activations" if gates[0] else "neither is an activation"
         raise call.refuse(

@@ -68,9 +68,9 @@ Rule = Callable[[Layer, Tensor, Tensor], Tensor]
 
 def layer_of(call: Call) -> Layer | None:
     """The layer that is called; None where two factors depend on the input, or W does."""
-    if len(call.carried) != 1 or call.inplace:
+    if len(call.active) != 1 or call.inplace:
         return None
-    x, (factors, base) = call.carried[0], _factors_and_bias(call)
+    x, (factors, base) = call.active[0], _factors_and_bias(call)
     others = [f for f in factors if f is not x]
     if len(others) != 1 or len(factors) != 2 or not isinstance(others[0], Tensor):
         return None
@@ -194,7 +194,7 @@ def _folded(call: Call) -> Layer | None:
         return None
     if call.get("training") or mean is None or var is None:
         return None
-    if len(call.carried) != 1 or call.inplace:
+    if len(call.active) != 1 or call.inplace:
         return None
     eps = 1e-5 if call.get("eps") is None else call.get("eps")
     with torch.no_grad():

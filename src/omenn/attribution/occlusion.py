@@ -59,14 +59,14 @@ def occlusion(
     )
     # captum gives every channel the whole, in single precision; here they have it together.
     shares = []
-    for t, x, channel in zip(found, task.xs, task.feed.channels, strict=True):
+    for t, x, channel in zip(found, task.xs, task.inputs.channels, strict=True):
         shares.append(t.to(x) / (1 if channel is None else x.shape[channel]))
     return shares
 
 
 def _windows(task: Task, k: int, window: Any, stride: Any) -> tuple[tuple[int, ...], ...]:
     """(window, stride) of the k-th input, with its channels and without the batch."""
-    x, channel = task.xs[k], task.feed.channels[k]
+    x, channel = task.xs[k], task.inputs.channels[k]
     dims = [d for d in range(1, x.ndim) if channel is None or d != x.ndim + channel]
     sizes = [x.shape[d] for d in dims]
     default = [math.ceil(n / 8) if len(sizes) > 1 else 1 for n in sizes]

@@ -29,7 +29,7 @@ from omenn.engine.operators.selection import clamped, larger
 from omenn.engine.operators.unruled import LEAVES_TORCH, WRITES
 from omenn.engine.run import FrozenRun
 from omenn.engine.torch_private import set_gradients
-from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark, inputs_of, tensors_in
+from omenn.engine.trace.call import ACTIVE, FROZEN, Call, Mark, inputs_of, tensors_in
 from omenn.engine.trace.graph import reaches, short
 from omenn.engine.trace.opaque import raise_opaque
 from omenn.engine.trace.spelling import spell
@@ -53,7 +53,7 @@ class Moved(Tracer):
         self._entered: set[Any] = set()
 
     def set_mark(self, t: Tensor, mark: Mark) -> None:
-        new = mark.inputs - self._entered if mark.kind == CARRIED else ()
+        new = mark.inputs - self._entered if mark.kind == ACTIVE else ()
         super().set_mark(t, mark)
         if not new:
             return
@@ -86,7 +86,7 @@ class Plain(Moved):
         if self._known(func):
             return super().handle(func, args, kwargs)
         marked = self.marked(func, args, kwargs)
-        if any(m.kind == CARRIED for _, m in marked):
+        if any(m.kind == ACTIVE for _, m in marked):
             with torch.enable_grad():
                 out = func(*args, **kwargs)
             if tensors_in([out]):
@@ -104,18 +104,18 @@ class Plain(Moved):
         """What an operator returns that the table does not know: with PyTorch's derivative."""
         inputs = inputs_of(marked)
         for t in tensors_in([out]):
-            carries = t.requires_grad and t.grad_fn is not None and reaches(t.grad_fn, self.roots)
-            if carries:
+            active = t.requires_grad and t.grad_fn is not None and reaches(t.grad_fn, self.roots)
+            if active:
                 self.note(getattr(func, "__name__", str(func)))
             if t.dtype != torch.bool:
-                place = self.location.nowhere(t, inputs) if carries else None
-                kind = CARRIED if carries else FROZEN
+                place = self.location.nowhere(t, inputs) if active else None
+                kind = ACTIVE if active else FROZEN
                 self.set_mark(t, Mark(self, kind, place, 0, inputs))
         return out
 
     def _look(self, t: Tensor, found: list[tuple[Tensor, Mark]]) -> None:
         mark = self.mark_of(t)
-        if mark is not None and mark.kind == CARRIED and t.requires_grad:
+        if mark is not None and mark.kind == ACTIVE and t.requires_grad:
             found.append((t, mark))  # whatever made it
         else:
             super()._look(t, found)
@@ -126,7 +126,7 @@ class Plain(Moved):
             return None
         inputs = self.upstream(t.grad_fn)
         place = self.location.home(t, inputs) or self.location.nowhere(t, inputs)
-        mark = Mark(self, CARRIED, place, inputs=inputs)
+        mark = Mark(self, ACTIVE, place, inputs=inputs)
         self.set_mark(t, mark)
         self.note(short(t.grad_fn))
         return mark
@@ -182,17 +182,17 @@ _HOMOGENEOUS = (norm, chosen, sloped)  # in their first argument, with the const
 
 
 def _alone(call: Call) -> bool:
-    return len(call.carried) == 1
+    return len(call.active) == 1
 
 
 def affine(call: Call) -> Any:
     """The frozen rule, right for one factor that depends on the input; else as it is."""
     names = call.known.factors.split()
-    carried = sum(call.is_carried(call.get(name)) for name in names)
+    active = sum(call.is_active(call.get(name)) for name in names)
     single = len(names) == 1  # the argument in which the operator is not linear
     if call.operator == "div" and call.reverse:
-        carried = call.is_carried(call.get("input"))
-    if carried <= (0 if single else 1):
+        active = call.is_active(call.get("input"))
+    if active <= (0 if single else 1):
         return OPERATORS[call.operator].rule(call)
     return _with_constant(call, native(call))
 
@@ -200,7 +200,7 @@ def affine(call: Call) -> Any:
 def _with_constant(call: Call, out: Tensor) -> Tensor:
     """The constant that such a product adds."""
     base = call.get("input") if call.operator.startswith("add") else call.get("bias")
-    if not isinstance(base, Tensor) or call.is_carried(base):
+    if not isinstance(base, Tensor) or call.is_active(base):
         return out
     if call.operator.startswith("conv"):
         base = base.reshape(-1, *[1] * (out.ndim - 2))
@@ -210,7 +210,7 @@ def _with_constant(call: Call, out: Tensor) -> Tensor:
 
 def clipped(call: Call) -> Any:
     """Clipping is φ′(x) x and a constant; with the slope that PyTorch has at the edge."""
-    x = call.carried[0]
+    x = call.active[0]
     if not _alone(call) or (value := call.value()).shape != x.shape:
         return native(call)
     call.owner.note(call.operator)  # type: ignore[attr-defined]
@@ -228,7 +228,7 @@ def normalised(call: Call) -> Any:
     if call.operator == "instance_norm" and call.get("use_input_stats") is False:
         return OPERATORS["instance_norm"].rule(call)
     out, bias = native(call), call.get("bias")
-    if not isinstance(bias, Tensor) or call.is_carried(bias):
+    if not isinstance(bias, Tensor) or call.is_active(bias):
         return out
     bias = call.constant(bias)
     column = call.operator != "layer_norm"
@@ -242,7 +242,7 @@ def attention(call: Call) -> Any:
 
 
 def recurrent(call: Call) -> Any:
-    if call.carried[0].is_cuda:
+    if call.active[0].is_cuda:
         raise call.refuse(
             "PyTorch's kernels of a GPU for it have no derivative in evaluation mode",
             "Explain the model on a CPU.",

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from omenn.attribution.ordinary_gradient import Move
 from omenn.check import flag, real
-from omenn.engine.inputs import Feed
+from omenn.engine.inputs import Inputs
 
 # What images are moved by, if it is not said: degrees, share of the size, share of the scale.
 ROTATION, TRANSLATION, SCALING = 20.0, 0.1, 0.1
@@ -42,13 +42,13 @@ class Moves:
         names = ("rotation", "translation", "scaling", "flip")
         return [name for name in names if getattr(self, name)]
 
-    def steps(self, feed: Feed, steps: int, seed: int) -> Sequence[Move]:
+    def steps(self, inputs: Inputs, steps: int, seed: int) -> Sequence[Move]:
         """One move of the inputs for each step."""
         generator = torch.Generator().manual_seed(seed)
         strength = torch.linspace(0, self.noise, steps, dtype=torch.float64).tolist()
         return [
             Step(
-                feed,
+                inputs,
                 t,
                 self._drawn(torch.rand(5, generator=generator, dtype=torch.float64)),
                 int(torch.randint(2**62, (), generator=generator)),
@@ -102,20 +102,22 @@ class Affine:
 class Step:
     """x ↦ (1 − t) τ x + √(1 − (1 − t)²) n, with the same τ and n for every sample."""
 
-    def __init__(self, feed: Feed, t: float, affine: Affine | None, seed: int) -> None:
-        self.feed, self.t, self.affine, self.seed = feed, t, affine, seed
+    def __init__(self, inputs: Inputs, t: float, affine: Affine | None, seed: int) -> None:
+        self.inputs, self.t, self.affine, self.seed = inputs, t, affine, seed
 
     def __call__(self, k: int, x: Tensor) -> Tensor:
-        if self.affine is not None and is_image(self.feed, k):
+        if self.affine is not None and is_image(self.inputs, k):
             x = self.affine(x)
         if not self.t:
             return x
         return (1 - self.t) * x + math.sqrt(1 - (1 - self.t) ** 2) * self._noise(k, x)
 
     def _noise(self, k: int, x: Tensor) -> Tensor:
-        shape, dim = list(x.shape), self.feed.batch[k]
+        shape, dim = list(x.shape), self.inputs.batch[k]
         count = (
-            self.feed.samples if self.feed.batched and shape[dim] % self.feed.samples == 0 else 1
+            self.inputs.samples
+            if self.inputs.batched and shape[dim] % self.inputs.samples == 0
+            else 1
         )
         shape[dim] //= count
         generator = torch.Generator().manual_seed(self.seed + k)
@@ -125,6 +127,6 @@ class Step:
         return drawn.to(x.device, x.dtype).repeat(times)
 
 
-def is_image(feed: Feed, k: int) -> bool:
+def is_image(inputs: Inputs, k: int) -> bool:
     """Whether the k-th explained input is a batch of images (B, C, H, W)."""
-    return feed.batched and feed.leaves[k].ndim == 4 and feed.channels[k] == -3
+    return inputs.batched and inputs.leaves[k].ndim == 4 and inputs.channels[k] == -3

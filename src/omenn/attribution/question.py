@@ -82,7 +82,7 @@ class Question:
 
     def run_under(self, rules: RuleTable, *, bias: str = "none") -> FrozenRun:
         """One forward pass under other rules than the frozen ones."""
-        return self.frozen_run(bias=bias, rules=rules.table(), ranked=rules.ranked)
+        return self.frozen_run(bias=bias, rules=rules.table(), freeze_bounded=rules.freeze_bounded)
 
     def propagate(self, rules: RuleTable) -> Explanation:
         """R = x ⊙ g by the rules of a table, R = f_c(x) at the target."""

@@ -23,17 +23,17 @@ from omenn.engine.operators import OPERATORS, Operator
 class RuleTable:
     """A table of rules over the frozen one: operator → :class:`~omenn.engine.operators.Operator`.
 
-    ``ranked``: whether the bounded factor of a product is frozen, as in the frozen table; if not,
-    each of two factors that depend on the input has half of the relevance.
+    ``freeze_bounded``: whether the bounded factor of a product is frozen, as in the frozen table;
+    if not, each of two factors that depend on the input has half of the relevance.
     """
 
     rows: Mapping[str, Operator] = field(default_factory=dict)
-    ranked: bool = True
+    freeze_bounded: bool = True
 
     def over(self, **rules: Callable[[Any], Any]) -> RuleTable:
         """This table with other rules for the named operators, whose places stay as they are."""
         changed = {name: OPERATORS[name].with_rule(rule) for name, rule in rules.items()}
-        return RuleTable({**self.rows, **changed}, self.ranked)
+        return RuleTable({**self.rows, **changed}, self.freeze_bounded)
 
     def table(self) -> dict[str, Operator]:
         """The whole table, with the rules that users have added to the frozen one."""

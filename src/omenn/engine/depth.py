@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omenn.engine.inputs import Feed
+from omenn.engine.inputs import Inputs
 from omenn.engine.location import Place, full, resampled
 from omenn.engine.location.channels import Reoriented
 from omenn.engine.location.entries import structured
@@ -60,11 +60,11 @@ class Located:
 class Depth:
     """The output of module ``at`` as it lies on the one explained input of the model."""
 
-    def __init__(self, feed: Feed, found: Sequence[Located], resample: str) -> None:
+    def __init__(self, given: Inputs, found: Sequence[Located], resample: str) -> None:
         self.found, self.resample = found, resample
-        (index,) = set(feed.owners)
-        entry = feed.entries[index]
-        self.feed, self.entry = feed, entry
+        (index,) = set(given.owners)
+        entry = given.entries[index]
+        self.inputs, self.entry = given, entry
         self.ones, self.mean, self.batch = entry.ones, entry.place.grid.mean, entry.axis
 
     def channels(self) -> list[int | None]:
@@ -76,8 +76,8 @@ class Depth:
 
     def shaped(self, one: Tensor) -> Any:
         """A map at the input in the structure of the inputs."""
-        keys = [key for key, _ in self.feed.items]
-        return structured(self.feed.kind, keys, {self.entry.key: one})
+        keys = [key for key, _ in self.inputs.items]
+        return structured(self.inputs.kind, keys, {self.entry.key: one})
 
     def brought(
         self, maps: Sequence[Tensor], batch: Sequence[int], acts: Sequence[Tensor] | None = None
@@ -165,7 +165,7 @@ def depth_of(
     channel_dim: int | None,
     resample: str,
     batched: bool = True,
-    told: Mapping[int, int] | None = None,
+    channel_dims: Mapping[int, int] | None = None,
 ) -> Depth | None:
     """Where the output of module ``at`` lies; None if it has no place on one explained input.
 
@@ -174,37 +174,37 @@ def depth_of(
     """
     state, found = State(model), list[Located]()
 
-    def followed() -> Feed:
+    def followed() -> Inputs:
         mode = Tracer(model, state=state)
-        feed = Feed(mode, inputs, "mapped", channel_dim, batched, told=told)
+        given = Inputs(mode, inputs, "mapped", channel_dim, batched, channel_dims=channel_dims)
         found.clear()
-        handle = model.get_submodule(at).register_forward_hook(_listener(mode, feed, found))
+        handle = model.get_submodule(at).register_forward_hook(_listener(mode, given, found))
         try:
             with torch.inference_mode(False), torch.enable_grad():
-                feed.run(model, None)
+                given.run(model, None)
         except UnsupportedOperator:
             pass  # behind the module it will be met again; in front of it, it does not matter
         finally:
             handle.remove()
-        return feed
+        return given
 
     try:
-        feed = state.run(followed)
+        given = state.run(followed)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Reoriented as other:
-        told = {**(told or {}), other.index: other.channel}
-        return depth_of(model, inputs, at, channel_dim, resample, batched, told)
+        channel_dims = {**(channel_dims or {}), other.index: other.channel}
+        return depth_of(model, inputs, at, channel_dim, resample, batched, channel_dims)
     except Exception:
         return None  # said, if it matters, by the explanation itself
     if not found:
-        found = _as_feature_map(model, feed, at, state)
-    if len(set(feed.owners)) != 1 or not any(one.on_input for one in found):
+        found = _as_feature_map(model, given, at, state)
+    if len(set(given.owners)) != 1 or not any(one.on_input for one in found):
         return None
-    return Depth(feed, found, resample)
+    return Depth(given, found, resample)
 
 
-def _listener(mode: Tracer, feed: Feed, found: list[Located]) -> Any:
+def _listener(mode: Tracer, given: Inputs, found: list[Located]) -> Any:
     """A hook, for this thread alone, that notes where what the module returns lies."""
     thread = threading.get_ident()
 
@@ -229,7 +229,7 @@ def _tensors(out: Any) -> list[Tensor]:
     return [t for o in out for t in _tensors(o)] if isinstance(out, (tuple, list)) else []
 
 
-def _as_feature_map(model: nn.Module, feed: Feed, at: str, state: State) -> list[Located]:
+def _as_feature_map(model: nn.Module, given: Inputs, at: str, state: State) -> list[Located]:
     """The module's feature maps (B, C, *size), each cell lying as in an input (B, C, *size)."""
     shapes: list[tuple[int, ...]] = []
     thread = threading.get_ident()
@@ -240,7 +240,7 @@ def _as_feature_map(model: nn.Module, feed: Feed, at: str, state: State) -> list
 
     def plainly() -> None:
         shapes.clear()
-        args, kwargs = feed.arguments()
+        args, kwargs = given.arguments()
         with torch.no_grad():
             model(*args, **kwargs)
 
@@ -251,10 +251,10 @@ def _as_feature_map(model: nn.Module, feed: Feed, at: str, state: State) -> list
         return []  # the explanation itself says what is wrong
     finally:
         handle.remove()
-    if len(feed.leaves) != 1:
+    if len(given.leaves) != 1:
         return []
-    leaf = feed.leaves[0]
-    place = feed.mode.location.homes[0][2] if feed.mode.location.homes else None
+    leaf = given.leaves[0]
+    place = given.mode.location.homes[0][2] if given.mode.location.homes else None
     if place is None or leaf.ndim < 3 or any(len(s) != leaf.ndim for s in shapes):
         return []
     with torch.enable_grad():
@@ -266,7 +266,7 @@ def levels_of(
     model: Any,
     inputs: Any,
     channel_dim: int | None = None,
-    told: Mapping[int, int] | None = None,
+    channel_dims: Mapping[int, int] | None = None,
 ) -> dict[str, int]:
     """The last module of each resolution, with its cells per sample, from fine to coarse.
 
@@ -276,39 +276,41 @@ def levels_of(
     """
     if not isinstance(model, nn.Module):
         return {}
-    state, calls, feeds = State(model), list[tuple[str, list[Located]]](), list[Feed]()
+    state, calls, passes = State(model), list[tuple[str, list[Located]]](), list[Inputs]()
 
-    def followed() -> Feed:
+    def followed() -> Inputs:
         mode = Tracer(model, state=state)
-        feed = Feed(mode, inputs, "mapped", channel_dim, True, told=told)
-        feeds.append(feed)
+        given = Inputs(mode, inputs, "mapped", channel_dim, True, channel_dims=channel_dims)
+        passes.append(given)
         calls.clear()
         handles = []
         try:
             for name, module in model.named_modules():
                 if name:
                     own: list[Located] = []
-                    note = _listener(mode, feed, own)
+                    note = _listener(mode, given, own)
                     handles.append(module.register_forward_hook(_noting(note, name, own, calls)))
             with torch.inference_mode(False), torch.enable_grad():
-                feed.run(model, None)
+                given.run(model, None)
         finally:
             for handle in handles:
                 handle.remove()
-        return feed
+        return given
 
     try:
-        feed = state.run(followed)
+        given = state.run(followed)
     except (OmennError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise blame(model, feeds[-1], error, state) from error
+        raise blame(model, passes[-1], error, state) from error
     except Reoriented as other:
-        return levels_of(model, inputs, channel_dim, {**(told or {}), other.index: other.channel})
-    if len(set(feed.owners)) != 1:
+        return levels_of(
+            model, inputs, channel_dim, {**(channel_dims or {}), other.index: other.channel}
+        )
+    if len(set(given.owners)) != 1:
         return {}
-    levels = _coarser(calls, feed.entries[feed.owners[0]].ones.numel())
-    return {name: cells // feed.samples for name, cells in levels.items()}
+    levels = _coarser(calls, given.entries[given.owners[0]].ones.numel())
+    return {name: cells // given.samples for name, cells in levels.items()}
 
 
 def _noting(note: Any, name: str, own: list[Located], calls: list[Any]) -> Any:

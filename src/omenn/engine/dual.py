@@ -24,7 +24,7 @@ def pulled(span: Span) -> tuple[Tensor, Tensor, list[Tensor]]:
     try:
         with torch.inference_mode(False), torch.enable_grad():
             dual = _generic(found).requires_grad_()
-            back = _transposed(found, [*span.feed.leaves, *span.mode.location.ones()], dual)
+            back = _transposed(found, [*span.inputs.leaves, *span.mode.location.ones()], dual)
         if span.how.finite or all_finite(back):
             return found, dual, back
     except Overwritten as error:

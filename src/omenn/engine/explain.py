@@ -72,7 +72,7 @@ def explain(
             the input; ``"separate"`` kept apart as one number per sample. What has no place, and
             what is spread evenly, goes to the locations that act on the output alone.
         output: where the logits are in a structured output: callable, key or index.
-        products: of two equally bounded factors ``"half"`` of each carries, or ``"left"`` or
+        products: of two equally bounded factors ``"half"`` of each stays active, or ``"left"`` or
             ``"right"`` alone.
         channel_dim: the channel dimension of the input, counted from the end, over which the map
             is summed (default −3 for images, −1 for sequences, none for tables and ids, until a

@@ -17,7 +17,7 @@ from omenn.engine.trace.foreign import look_again
 from omenn.errors import OmennError
 
 if TYPE_CHECKING:
-    from omenn.engine.inputs import Feed
+    from omenn.engine.inputs import Inputs
     from omenn.engine.model_state import State
     from omenn.engine.trace.tracer import Tracer
 
@@ -50,7 +50,7 @@ class Compared:
 
     model: Any
     mode: Tracer
-    feed: Feed
+    inputs: Inputs
     out: Any
     at: str | None
     state: State
@@ -88,14 +88,14 @@ class Compared:
         allowed = FIDELITY.get(self.mode.coarsest or frozen.dtype, 1e-5)
         found: list[float] = []
         for grad in (False, True):
-            args, kwargs = self.feed.arguments()
+            args, kwargs = self.inputs.arguments()
             try:
                 ordinary = self.ordinary(output, args, kwargs, grad)
             except (OmennError, MemoryError, torch.OutOfMemoryError):
                 raise
             except Exception as error:  # without gradients it cannot take a derivative inside
                 if grad and not found:
-                    raise blame(self.model, self.feed, error, self.state) from error
+                    raise blame(self.model, self.inputs, error, self.state) from error
                 continue
             found.append(distance(frozen, ordinary))
             if found[-1] <= allowed:

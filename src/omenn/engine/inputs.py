@@ -16,12 +16,12 @@ from omenn.engine.location.channels import look
 from omenn.engine.location.entries import Entry, Key, Spread, direct, entry_of, placed, structured
 from omenn.engine.location.provenance import placed_for
 from omenn.engine.named_inputs import check, items_of, normal
-from omenn.engine.trace.call import CARRIED, IDS, Mark
+from omenn.engine.trace.call import ACTIVE, IDS, Mark
 from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError
 
-# What ``bias`` may be for other books than the frozen one: constants are not carried along; with
-# ``"places"`` it is still known which sample each element of a tensor belongs to, and with
+# What ``bias`` may be for other rule tables than the frozen one: constants are not collected;
+# with ``"places"`` it is still known which sample each element of a tensor belongs to, and with
 # ``"mapped"`` where on the input it lies.
 NOT_COLLECTED = ("none", "places", "mapped")
 
@@ -31,7 +31,7 @@ def default_channel(ndim: int) -> int | None:
     return {1: None, 2: None, 3: -1}.get(ndim, -(ndim - 1))
 
 
-class Feed:
+class Inputs:
     """The explained inputs of one run: entries with their leaves, and the call's arguments."""
 
     def __init__(
@@ -44,9 +44,11 @@ class Feed:
         known: Sequence[int | None] = (),
         samples: int | None = None,
         axes: Mapping[int, int] | None = None,
-        told: Mapping[int, int] | None = None,
+        channel_dims: Mapping[int, int] | None = None,
     ) -> None:
-        self.told = told or {}  # entry -> dimension of its channels, as a convolution told
+        self.channel_dims = (
+            channel_dims or {}
+        )  # entry -> dimension of its channels, as a convolution told
         self.guessed: list[int] = []  # entries whose channels are a guess
         self.axes = axes or {}  # entry -> dimension of the samples, where that is known
         self.mode, self.bias, self.batched = mode, bias, batched
@@ -121,7 +123,7 @@ class Feed:
         inside = leaf.clone()  # the model may write into its input
         twin = self.values[-1].clone() if keep else None
         place = None if self.bias == "none" else place
-        self.mode.set_mark(inside, Mark(self.mode, CARRIED, place, 0, of, twin))
+        self.mode.set_mark(inside, Mark(self.mode, ACTIVE, place, 0, of, twin))
         self.mode.follow(leaf, of)
         if place is not None:
             self.mode.location.add_home(index, leaf.shape, place, self.bias not in NOT_COLLECTED)
@@ -160,8 +162,8 @@ class Feed:
         index = len(self.entries)
         if len(self.channels) < len(self.known):
             channel = self.known[len(self.channels)]
-        elif index in self.told:
-            channel = self.told[index]
+        elif index in self.channel_dims:
+            channel = self.channel_dims[index]
         elif self.channel_dim is None and leaf.ndim > 2 and self.batched:
             self.guessed.append(index)
         if isinstance(channel, bool) or not (channel is None or isinstance(channel, int)):

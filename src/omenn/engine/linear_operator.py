@@ -127,7 +127,7 @@ class Operator:
 
     def __init__(self, span: Span, chunk: int) -> None:
         found, dual, back = pulled(span)
-        (leaf,) = span.feed.leaves
+        (leaf,) = span.inputs.leaves
         self._dtype = torch.float64 if torch.float64 in (leaf.dtype, found.dtype) else torch.float32
         self.dtype: Any = torch.empty(0, dtype=self._dtype).numpy().dtype
         self.input_shape, self.output_shape = tuple(leaf.shape), tuple(found.shape)

@@ -58,7 +58,7 @@ def begun(mode: Tracer, call: Call) -> Callable[[], Tensor] | None:
     x = call.first
     if call.operator not in LAST or getattr(call.func, "__name__", "") == "softmin":
         return None
-    if not call.is_carried(x) or sum(n > 1 for n in x.shape) > 2:
+    if not call.is_active(x) or sum(n > 1 for n in x.shape) > 2:
         return None
     if call.inplace:
         with mode:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from omenn.engine.depth import Depth, depth_of
 from omenn.engine.explainable import check_model
 from omenn.engine.fidelity import Compared
-from omenn.engine.inputs import NOT_COLLECTED, Feed, nothing
+from omenn.engine.inputs import NOT_COLLECTED, Inputs, nothing
 from omenn.engine.location.batch_axis import along_samples, counted
 from omenn.engine.location.channels import Reoriented
 from omenn.engine.location.common_rows import parted
@@ -22,7 +22,7 @@ from omenn.engine.probabilities import logits_of
 from omenn.engine.target import Target, check_numbers, pick_output, select
 from omenn.engine.trace.attempt import Pass
 from omenn.engine.trace.autograd_nodes import last_pass, own_precision
-from omenn.engine.trace.blame import blame, held, no_way_back
+from omenn.engine.trace.blame import blame, no_way_back, nothing_flows
 from omenn.engine.trace.call import tensors_in
 from omenn.engine.trace.departures import check_departures
 from omenn.engine.trace.graph import violations
@@ -59,7 +59,7 @@ class Gradients:
 class FrozenRun(Compared):
     """One forward pass of the frozen model, from which outputs are pulled back.
 
-    With ``bias`` in ``NOT_COLLECTED`` constants are not carried along, as the other books want it.
+    With ``bias`` in ``NOT_COLLECTED`` constants are not collected, as other rule tables want it.
     ``options`` go to the tracer, which may be another than the engine's own. ``resample``
     says how a map at a module's output is brought to the input.
     """
@@ -80,7 +80,7 @@ class FrozenRun(Compared):
         self.model, self.raw, self.at, self.bias = model, inputs, at, bias
         self.channel_dim, self.options = channel_dim, options
         self.samples: int | None = None  # how many, if not as many as the first input has rows
-        self.told: dict[int, int] = {}  # entry -> dimension of its channels
+        self.channel_dims: dict[int, int] = {}  # entry -> dimension of its channels
         self.axes: dict[int, int] = {}  # entry -> dimension of the samples
         self.explains = ""  # which number, if it is not the output itself
         self.how = Pass()
@@ -94,14 +94,14 @@ class FrozenRun(Compared):
         try:
             self.state.run(lambda: self._pass(batched))
         except Reoriented as other:
-            self.told[other.index] = other.channel
+            self.channel_dims[other.index] = other.channel
             self._forward(batched)
         except (OmennError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            if not hasattr(self, "feed"):
+            if not hasattr(self, "inputs"):
                 raise
-            raise blame(self.model, self.feed, error, self.state) from error
+            raise blame(self.model, self.inputs, error, self.state) from error
 
     def _pass(self, batched: bool) -> None:
         module = self.model if isinstance(self.model, nn.Module) else None
@@ -110,7 +110,7 @@ class FrozenRun(Compared):
         self.shaken = {}
         depth = self._depth(batched)
         known, channel_dim = ((), self.channel_dim) if depth is None else (depth.channels(), None)
-        self.feed = Feed(
+        self.inputs = Inputs(
             self.mode,
             self.raw,
             self.bias,
@@ -119,21 +119,21 @@ class FrozenRun(Compared):
             known,
             self.samples,
             self.axes,
-            self.told,
+            self.channel_dims,
         )
         try:
             with torch.inference_mode(False), torch.enable_grad():
-                self.out = self.feed.run(self.model, self.at)
+                self.out = self.inputs.run(self.model, self.at)
         except Exception as error:
             self._start_anew(error)
             raise
-        same = depth is not None and depth.describes(self.feed.leaves)
+        same = depth is not None and depth.describes(self.inputs.leaves)
         self.depth = depth if same else None
 
     def forward_finite(self) -> None:
         """Another forward pass that saves finite copies."""
         self.how = replace(self.how, finite=True)
-        self._forward(self.feed.batched)
+        self._forward(self.inputs.batched)
 
     def _start_anew(self, error: Exception) -> None:
         """Breaks this pass off where another kind of pass would do."""
@@ -160,14 +160,14 @@ class FrozenRun(Compared):
 
     def _number(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
         f, index = counted(self, target, output)
-        if f.ndim == 0 and self.feed.batched:
+        if f.ndim == 0 and self.inputs.batched:
             # One number for the whole batch: the samples are one object.
             self._forward(batched=False)
             f, index = self._select(target, output)
-        if self.feed.mismatch is not None:
+        if self.inputs.mismatch is not None:
             raise InputError(
-                f"a tensor of the shape {self.feed.mismatch} has no dimension for the batch of "
-                f"{self.feed.samples} samples. Give all inputs the same first dimension, or a "
+                f"a tensor of the shape {self.inputs.mismatch} has no dimension for the batch of "
+                f"{self.inputs.samples} samples. Give all inputs the same first dimension, or a "
                 "target that returns one number for the whole batch."
             )
         self._check(f)
@@ -177,9 +177,9 @@ class FrozenRun(Compared):
         if f.ndim == 0:
             with torch.enable_grad(), self.mode:
                 f = f.reshape(-1)
-        if f.shape[0] != self.feed.samples:
+        if f.shape[0] != self.inputs.samples:
             raise TargetError(
-                f"the target gives {f.shape[0]} numbers for {self.feed.samples} samples. Return "
+                f"the target gives {f.shape[0]} numbers for {self.inputs.samples} samples. Return "
                 "one number per sample, or a single one to explain the batch as one object."
             )
         return f, index
@@ -193,7 +193,7 @@ class FrozenRun(Compared):
                 self.explains = ""
                 if not callable(target):  # which gets what the model returned, as it is
                     logits, self.explains = logits_of(self.mode, logits)
-                return select(logits, target, self.feed.samples)
+                return select(logits, target, self.inputs.samples)
 
     def _check(self, f: Tensor) -> None:
         raise_opaque(self.mode, f)
@@ -207,9 +207,9 @@ class FrozenRun(Compared):
         if mark is None:
             where = f"the output of '{self.at}'" if self.at else "the input"
             raise TargetError(f"the explained output does not depend on {where}.")
-        if mark.kind != "carried":
-            raise held(self.mode.held, self.at)
-        bad = violations(f, self.feed.leaves, self.mode.followed.vouched)
+        if mark.kind != "active":
+            raise nothing_flows(self.mode.last_frozen, self.at)
+        bad = violations(f, self.inputs.leaves, self.mode.followed.vouched)
         if bad:
             raise UnsupportedOperator(
                 bad[0].strip("'"),
@@ -275,11 +275,11 @@ class FrozenRun(Compared):
 
     def _leaves(self) -> list[Tensor]:
         """Explained inputs, then ones: of their samples and of their locations, if wanted."""
-        ones = [u for u in self.feed.ones if u.requires_grad]
-        return [*self.feed.leaves, *self._means(), *ones]
+        ones = [u for u in self.inputs.ones if u.requires_grad]
+        return [*self.inputs.leaves, *self._means(), *ones]
 
     def _means(self) -> list[Tensor]:
-        means = [self.mode.location.means.get(k) for k in range(len(self.feed.ones))]
+        means = [self.mode.location.means.get(k) for k in range(len(self.inputs.ones))]
         return [m for m in means if m is not None and m.requires_grad]
 
     def _gradients(
@@ -306,8 +306,8 @@ class FrozenRun(Compared):
 
     def _sorted(self, grads: Sequence[Tensor | None]) -> Gradients:
         """Gradients at the leaves, zero where none arrived; those at the constants summed."""
-        leaves, n, means = self._leaves(), len(self.feed.leaves), self._means()
-        wanted = [entry for entry in self.feed.entries if entry.ones.requires_grad]
+        leaves, n, means = self._leaves(), len(self.inputs.leaves), self._means()
+        wanted = [entry for entry in self.inputs.entries if entry.ones.requires_grad]
         for kind in (grads[n : n + len(means)], grads[n + len(means) :]):
             for entry, found in zip(wanted, kind, strict=False):
                 entry.reached = entry.reached or found is not None
@@ -317,13 +317,13 @@ class FrozenRun(Compared):
             for g, w in zip(grads[: len(leaves)], leaves, strict=True)
         ]
         terms = list(grads[len(leaves) :])
-        sources = self.mode.location.by_module(terms, self.feed.samples)
+        sources = self.mode.location.by_module(terms, self.inputs.samples)
         m = n + len(means)
         return Gradients(filled[:n], filled[m:], sources, filled[n:m])
 
     def wrap(self, f: Tensor, index: Tensor, g: Gradients) -> Explanation:
         """The explanation from one set of gradients."""
-        feed, samples = self.feed, self.feed.samples
+        inputs, samples = self.inputs, self.inputs.samples
         wide = torch.float64 if f.dtype == torch.float64 else torch.float32
         split = by_reason(g.sources, samples, f, wide)
         located, unlocated = located_shares(list(g.sources), split.detach())
@@ -331,20 +331,22 @@ class FrozenRun(Compared):
         sources = dict(zip(g.sources, summed.unbind(), strict=True))
         apart = self.bias == "separate"
         constant = summed.sum(0)
-        contribution = [w.to(wide) * x.to(wide) for x, w in zip(feed.values, g.inputs, strict=True)]
-        matrix = feed.located(contribution)
+        contribution = [
+            w.to(wide) * x.to(wide) for x, w in zip(inputs.values, g.inputs, strict=True)
+        ]
+        matrix = inputs.located(contribution)
         bias, acts = self._placed(g, [torch.zeros_like(m) for m in matrix])
         matrix = [m + b for m, b in zip(matrix, bias, strict=True)]
         matrix, shown = self.brought(matrix, acts)
         residual, magnitude = sums(f, matrix, [constant] if apart else [], samples)
         # A model that computes in float32 inside float64 is exact to float32.
-        dtype = self.mode.coarsest or feed.values[0].dtype
+        dtype = self.mode.coarsest or inputs.values[0].dtype
         found = Explanation(
             output=self._ordinary(f),
             target=index,
-            inputs=feed.by_leaf(feed.values, lambda entry: entry.value),
-            weight=feed.by_leaf(g.inputs, nothing),
-            contribution=feed.by_leaf(contribution, nothing),
+            inputs=inputs.by_leaf(inputs.values, lambda entry: entry.value),
+            weight=inputs.by_leaf(g.inputs, nothing),
+            contribution=inputs.by_leaf(contribution, nothing),
             bias=constant if apart else self.brought(bias, acts)[1],
             matrix=shown,
             residual=residual,
@@ -356,13 +358,13 @@ class FrozenRun(Compared):
             at=self.at,
             resample="none" if self.depth is None else self.resample,
             bias_placement=self.bias,
-            channel_dim=feed.shaped([entry.channel or 0 for entry in feed.entries]),
+            channel_dim=inputs.shaped([entry.channel or 0 for entry in inputs.entries]),
             products=self.options.get("products", "half"),
             frozen_constants=tuple(sorted(self.mode.location.frozen_constants)),
             explains=self.explains,
             **self.compared(),
         )
-        others = tensors_in([feed.items, feed.values, index, self.out])
+        others = tensors_in([inputs.items, inputs.values, index, self.out])
         return owned(found, bool(self.options.get("create_graph")), others)
 
     def brought(
@@ -370,22 +372,22 @@ class FrozenRun(Compared):
     ) -> tuple[list[Tensor], Any]:
         """One map per entry, brought to the input if they are at a module; and their structure."""
         if self.depth is None:
-            return list(maps), self.feed.shaped(maps)
-        one = self.depth.brought(maps, self.feed.batch, acts)
+            return list(maps), self.inputs.shaped(maps)
+        one = self.depth.brought(maps, self.inputs.batch, acts)
         return [one], self.depth.shaped(one)
 
     def _placed(self, g: Gradients, none: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """C_b of each entry, zero where it is not wanted, and the locations that act."""
         weighed = [
-            (w.detach() != 0).to(x.dtype) for w, x in zip(g.inputs, self.feed.values, strict=True)
+            (w.detach() != 0).to(x.dtype) for w, x in zip(g.inputs, self.inputs.values, strict=True)
         ]
-        acts = [m != 0 for m in self.feed.located(weighed)]
+        acts = [m != 0 for m in self.inputs.located(weighed)]
         if self.bias in (*NOT_COLLECTED, "separate"):
             return none, acts
         # U is one: C_b = ∂f/∂U ⊙ U
-        bias = [self.feed.batch_first(g.ones[k], k) for k in range(len(none))]
+        bias = [self.inputs.batch_first(g.ones[k], k) for k in range(len(none))]
         acts = [a | (b.detach() != 0) for a, b in zip(acts, bias, strict=True)]
-        own = [not entry.leaves for entry in self.feed.entries]
+        own = [not entry.leaves for entry in self.inputs.entries]
         return [b + e for b, e in zip(bias, spread(g.means, acts, own), strict=True)], acts
 
     def _ordinary(self, f: Tensor) -> Tensor:

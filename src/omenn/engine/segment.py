@@ -86,7 +86,7 @@ class Span(FrozenRun):
                 handle.remove()
 
     def _capture(self, out: Any) -> None:
-        if not self.feed.leaves:
+        if not self.inputs.leaves:
             where = "any explained input" if self.at is None else f"'{self.at}'"
             raise TargetError(
                 f"to='{self.to}' runs before {where}, so its output does not depend on it."
@@ -129,7 +129,7 @@ class Span(FrozenRun):
                     f"module '{name}' is {times} for this input, so its output is not one tensor. "
                     "Choose a module around it, or another one."
                 )
-        keys = self.feed.keys
+        keys = self.inputs.keys
         if len(keys) != 1:
             raise InputError(
                 f"an operator has one explained input, but here are {len(keys)}: "

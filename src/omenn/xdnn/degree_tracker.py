@@ -20,7 +20,7 @@ from omenn.engine.operators.degree_step import ANY, Bent, Step, shown, vanishes
 from omenn.engine.operators.degrees import chosen, degree_of
 from omenn.engine.operators.unruled import EMPTY, METADATA, valued
 from omenn.engine.torch_private import set_gradients, unwrapped
-from omenn.engine.trace.call import CARRIED, IDS, Call, Mark, tensors_in
+from omenn.engine.trace.call import ACTIVE, IDS, Call, Mark, tensors_in
 from omenn.engine.trace.graph import reaches, short
 from omenn.engine.trace.marks import memory_of
 from omenn.engine.trace.spelling import spell
@@ -77,7 +77,7 @@ class Graded(Moved):
 
     def set_mark(self, t: Tensor, mark: Mark) -> None:
         super().set_mark(t, mark)
-        if mark.kind == CARRIED and mark.inputs:  # an input of the model
+        if mark.kind == ACTIVE and mark.inputs:  # an input of the model
             self._learn(t, 1.0, frozenset())
 
     def _learn(self, t: Tensor, degree: float, bent: frozenset[int]) -> bool:
@@ -132,7 +132,7 @@ class Graded(Moved):
         spelling = spell(func)
         row = OPERATORS.get(spelling.operator) if spelling else None
         if spelling is not None and row is not None and row.composite:
-            marked = [(t, Mark(self, CARRIED)) for t, _ in seen]
+            marked = [(t, Mark(self, ACTIVE)) for t, _ in seen]
             try:
                 return row.rule(Call(self, func, spelling, args, kwargs, marked))
             except UnsupportedOperator:
@@ -249,7 +249,7 @@ class Graded(Moved):
                 why = "its result is of a kind that cannot be followed"
                 self.leaked |= bent | {self._record(step.name, step.degrees, None, why)}
             if _is_number(t) and not any(t is g for g in given):
-                self.set_mark(t, Mark(self, CARRIED))
+                self.set_mark(t, Mark(self, ACTIVE))
 
 
 def _each_alone(step: Step, result: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from omenn.attribution.ordinary_gradient import Move
 from omenn.check import quoted
 from omenn.engine.explainable import check_model
-from omenn.engine.inputs import Feed
+from omenn.engine.inputs import Inputs
 from omenn.engine.model_state import State
 from omenn.engine.operators.degree_step import ANY, shown, vanishes
 from omenn.engine.target import pick_output
@@ -167,7 +167,7 @@ class _Run:
 
     def graded(self) -> tuple[Known, Graded]:
         """What is known of the output, and the tracer that followed it."""
-        feed, mode, out = self.state.run(self._followed)
+        given, mode, out = self.state.run(self._followed)
         if not (out.is_floating_point() or out.is_complex()) or not out.numel():
             raise TargetError(
                 f"the output has the type {out.dtype} and {out.numel()} elements; numbers were "
@@ -175,22 +175,22 @@ class _Run:
             )
         self.tolerance = 10 * TOLERANCES.get(mode.coarsest or out.dtype, 1e-5)
         known = mode.known_of(out) or Known(ANY if vanishes(out) else 0.0, frozenset())
-        self.ids = any(_whole_numbers(value) for _, value in feed.items)
+        self.ids = any(_whole_numbers(value) for _, value in given.items)
         mode.degrees.clear()
         return known, mode
 
-    def _followed(self) -> tuple[Feed, Graded, Tensor]:
+    def _followed(self) -> tuple[Inputs, Graded, Tensor]:
         mode = self._tracer()
-        feed = Feed(mode, self.inputs, "none", None, True)
+        given = Inputs(mode, self.inputs, "none", None, True)
         try:
             with torch.inference_mode(False), torch.enable_grad():
-                out = feed.run(self.model, None)
+                out = given.run(self.model, None)
                 with mode:
-                    return feed, mode, pick_output(out, self.output)
+                    return given, mode, pick_output(out, self.output)
         except (OmennError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            self._plain(feed, 1.0)  # whose error it was
+            self._plain(given, 1.0)  # whose error it was
             raise ModelError(
                 f"the model runs, but not where its operators are followed: {reason(error)}."
             ) from error
@@ -215,22 +215,22 @@ class _Run:
         if self.ids:  # scaled where they are embedded
             out = self.state.run(lambda: self._moved(alpha))
         else:
-            feed = Feed(Graded(None), self.inputs, "none", None, True)
-            out = self._plain(feed, alpha)
+            given = Inputs(Graded(None), self.inputs, "none", None, True)
+            out = self._plain(given, alpha)
         out = pick_output(out, self.output).detach()
         return (torch.view_as_real(out.resolve_conj()) if out.is_complex() else out).double()
 
     def _moved(self, alpha: float) -> Any:
         mode = self._tracer(_by(alpha))
-        feed = Feed(mode, self.inputs, "none", None, True)
+        given = Inputs(mode, self.inputs, "none", None, True)
         with torch.inference_mode(False), torch.enable_grad():
-            out = feed.run(self.model, None)
+            out = given.run(self.model, None)
         mode.degrees.clear()
         return out
 
-    def _plain(self, feed: Feed, alpha: float) -> Any:
+    def _plain(self, given: Inputs, alpha: float) -> Any:
         def called() -> Any:
-            args, kwargs = feed.arguments()
+            args, kwargs = given.arguments()
             args = [_scaled(value, alpha) for value in args]
             return self.model(*args, **{name: _scaled(v, alpha) for name, v in kwargs.items()})
 
@@ -238,7 +238,7 @@ class _Run:
             with torch.no_grad():
                 return self.state.watched(called)
         except Exception as error:
-            what = feed.described() if alpha == 1 else f"{alpha:g} times the input"
+            what = given.described() if alpha == 1 else f"{alpha:g} times the input"
             raise InputError(f"the model cannot take {what}: {reason(error)}.") from error
 
 

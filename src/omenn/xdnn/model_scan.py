@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from omenn.attribution.ordinary_gradient import Plain, PlainRun
 from omenn.engine.operators import known
-from omenn.engine.trace.call import CARRIED, tensors_in
+from omenn.engine.trace.call import ACTIVE, tensors_in
 from omenn.engine.trace.spelling import Spelling, bind, spell
 from omenn.xdnn import homogeneous_layers
 
@@ -108,14 +108,14 @@ class Scan(Plain):
     def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         before = len(self.nodes)
         marked = self.marked(func, args, kwargs)
-        carried = [t for t, m in marked if m.kind == CARRIED]
+        active = [t for t, m in marked if m.kind == ACTIVE]
         spelling = spell(func)
-        look = _Look(self, func, spelling, args, kwargs, carried) if carried else None
+        look = _Look(self, func, spelling, args, kwargs, active) if active else None
         if look is not None:
             look.note()
         elif marked:  # ids that are looked up in a table
             self.found.weights |= self.origins_of((args, kwargs))
-        given = [self.node(t) for t in carried]
+        given = [self.node(t) for t in active]
         out = super().handle(func, args, kwargs)
         made = tensors_in([out])
         if spelling is not None and spelling.inplace and args and isinstance(args[0], Tensor):
@@ -131,7 +131,7 @@ class Scan(Plain):
 
     def _follow(self, look: _Look, given: Sequence[int], made: list[Tensor], before: int) -> None:
         """A node for what was made, unless the parts of the call have made theirs."""
-        fresh = [t for t in made if self.node(t) < before and self.carries(t)]
+        fresh = [t for t in made if self.node(t) < before and self.is_active(t)]
         if not fresh:
             return
         parents = tuple(look.parents(given, fresh[0]))
@@ -192,9 +192,9 @@ class Scan(Plain):
     def node(self, t: Tensor) -> int:
         return t.__dict__.get(_NODE, 0)
 
-    def carries(self, t: Tensor) -> bool:
+    def is_active(self, t: Tensor) -> bool:
         mark = self.mark_of(t)
-        return mark is not None and mark.kind == CARRIED
+        return mark is not None and mark.kind == ACTIVE
 
     def origins_of(self, values: Any) -> frozenset[str]:
         """Names of the parameters and buffers that the tensors in ``values`` are made of."""
@@ -231,14 +231,14 @@ class _Look:
     spelling: Spelling | None
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    carried: Sequence[Tensor]
+    active: Sequence[Tensor]
 
     def __post_init__(self) -> None:
         self.operator = "" if self.spelling is None else self.spelling.operator
         self.name = getattr(self.func, "__name__", "").strip("_")
         self.known = known(self.operator)
         self.bound = bind(self.func, self.args, self.kwargs)
-        self.sums = self.operator == "add" and len(self.carried) == 2
+        self.sums = self.operator == "add" and len(self.active) == 2
 
     def note(self) -> None:
         """What is called, and the constants that are added; in ours all is homogeneous."""
@@ -266,13 +266,13 @@ class _Look:
     def weights(self) -> frozenset[str]:
         """Parameters that a linear layer multiplies by."""
         value = self.bound.get(self.known.weight)
-        if not isinstance(value, Tensor) or any(value is t for t in self.carried):
+        if not isinstance(value, Tensor) or any(value is t for t in self.active):
             return frozenset()
         return self.mode.origins_of([value])
 
     def parents(self, given: Sequence[int], out: Tensor) -> list[int]:
         """Of a product the factor that the other is a gate of, of attention the values."""
-        pairs = list(zip(self.carried, given, strict=True))
+        pairs = list(zip(self.active, given, strict=True))
         if self.operator == "scaled_dot_product_attention":
             pairs = [(t, n) for t, n in pairs if t is self.bound.get("value")] or pairs
         elif self.operator in ("matmul", "bmm") and len(pairs) == 2:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from omenn.engine.kernels.sparsity import live
 from omenn.engine.trace.autograd_nodes import Affine, Frozen
-from omenn.engine.trace.call import CARRIED, Call, Layer
+from omenn.engine.trace.call import ACTIVE, Call, Layer
 from omenn.engine.trace.graph import short
 
 _VIEWS = frozenset(
@@ -74,7 +74,7 @@ def connected(call: Call, v: Tensor) -> Tensor:
         return v
     layer, x = mark.layer, mark.layer.input()
     written = x is None or layer.versions != _versions(x, y, layer.weight, layer.bias)
-    one = all(m.inputs == mark.inputs for _, m in call.marked if m.kind == CARRIED)
+    one = all(m.inputs == mark.inputs for _, m in call.marked if m.kind == ACTIVE)
     found = None if written or not one or not _only_views(v, y) else columns(v, y)
     if x is None or found is None or mark.place.cells.shape[y.ndim - 1 :] not in ((), (1,)):
         return v

@@ -68,15 +68,15 @@ class Weights(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """A layer at frozen gates: coefficients of every row, and the weights that carry.
+    """A layer at frozen gates: coefficients of every row, and the weights of what is active.
 
-    ``pull(grad of h, carried gradients, coefficients of a step)`` is the gradient at what is under
-    tanh, and the gradients at the states before.
+    ``pull(grad of h, gradients of later steps, coefficients of a step)`` is the gradient at what is
+    under tanh, and the gradients at the states before.
     """
 
     pull: Callable[..., tuple[Tensor, State]]
     coefficients: tuple[Tensor, ...]
-    inputs: Tensor  # rows of W that carry
+    inputs: Tensor  # rows of W of what is active
     reset: int | None  # which coefficient ⟦r⟧ multiplies U h′ + d
     b: Tensor | None
     d: Tensor | None
@@ -97,9 +97,9 @@ def lstm(x: Tensor, out: Tensor, state: State, w: Weights, steps: Steps) -> tupl
     n = f.shape[1]
     inputs, states = w.x[2 * n : 3 * n], w.h[2 * n : 3 * n]
 
-    def pull(grad: Tensor, carried: State, show: Tensor, carry: Tensor, f: Tensor) -> Any:
-        grad = grad + carried[0]
-        cell = carried[1] + (grad if w.p is None else grad @ w.p) * show
+    def pull(grad: Tensor, later: State, show: Tensor, carry: Tensor, f: Tensor) -> Any:
+        grad = grad + later[0]
+        cell = later[1] + (grad if w.p is None else grad @ w.p) * show
         inner = cell * carry
         return inner, (inner @ states, cell * f)
 
@@ -133,8 +133,8 @@ def gru(x: Tensor, out: Tensor, state: State, w: Weights, steps: Steps) -> tuple
     n = r.shape[1]
     inputs, states = w.x[2 * n :], w.h[2 * n :]
 
-    def pull(grad: Tensor, carried: State, carry: Tensor, z: Tensor, r: Tensor) -> Any:
-        grad = grad + carried[0]
+    def pull(grad: Tensor, later: State, carry: Tensor, z: Tensor, r: Tensor) -> Any:
+        grad = grad + later[0]
         inner = grad * carry
         return inner, ((inner * r) @ states + grad * z,)
 
@@ -149,8 +149,8 @@ def plain(activation: Callable[[Tensor], Tensor]) -> Kernel:
         inner = _gates(x, out, state[0], w, steps)
         carry = activation(inner)
 
-        def pull(grad: Tensor, carried: State, carry: Tensor) -> Any:
-            inner = (grad + carried[0]) * carry
+        def pull(grad: Tensor, later: State, carry: Tensor) -> Any:
+            inner = (grad + later[0]) * carry
             return inner, (inner @ w.h,)
 
         return Frozen(pull, (carry,), w.x, None, w.b, w.d), ()
@@ -173,20 +173,20 @@ def pulled(
     rows, ends = grads[0].split(steps.sizes), grads[1:]
     parts = [c.split(steps.sizes) for c in coefficients]
     order = range(len(steps.sizes))
-    carried: State = tuple(e[: 0 if not steps.backward else None] for e in ends)
+    later: State = tuple(e[: 0 if not steps.backward else None] for e in ends)
     inner: list[Tensor] = [grads[0]] * len(order)
     begun: list[tuple[Tensor, ...]] = []  # initial states of sequences that begin later
     for t in order if steps.backward else reversed(order):
-        n, m = steps.sizes[t], carried[0].shape[0]
+        n, m = steps.sizes[t], later[0].shape[0]
         if n > m:  # sequences that end here
-            carried = tuple(
-                torch.cat([c, e[m:n]]) if m else e[:n] for c, e in zip(carried, ends, strict=True)
+            later = tuple(
+                torch.cat([c, e[m:n]]) if m else e[:n] for c, e in zip(later, ends, strict=True)
             )
         elif n < m:  # sequences that began before
-            begun.insert(0, tuple(c[n:] for c in carried))
-            carried = tuple(c[:n] for c in carried)
-        inner[t], carried = layer.pull(rows[t], carried, *(c[t] for c in parts))
-    begun.insert(0, carried)
+            begun.insert(0, tuple(c[n:] for c in later))
+            later = tuple(c[:n] for c in later)
+        inner[t], later = layer.pull(rows[t], later, *(c[t] for c in parts))
+    begun.insert(0, later)
     starts = [torch.cat(s) for s in zip(*begun, strict=True)]
     return torch.cat(inner), starts
 
@@ -202,21 +202,21 @@ def one_layer(
 ) -> tuple[Tensor, ...]:
     """One layer and direction: outputs of every row, last states of every sequence.
 
-    ``x`` and those of the initial states that require gradients carry; the other states are
+    ``x`` and those of the initial states that require gradients are active; the other states are
     constants where their sequence begins. ``native``: output and last state of the kernel.
     ``ones`` (rows or 1, 1) take the constants.
     """
     starts = tuple(s.detach() for s in state)
     with torch.no_grad():
         frozen, cells = kernel(x.detach(), native[0], starts, w, steps)
-    carrying = [s.requires_grad for s in state]
-    fixed = [None if c or not bool(s.any()) else s for c, s in zip(carrying, starts, strict=True)]
+    active = [s.requires_grad for s in state]
+    fixed = [None if c or not bool(s.any()) else s for c, s in zip(active, starts, strict=True)]
     dtype = x.dtype
 
     def vjp(grads: Sequence[Tensor], *coefficients: Tensor) -> list[Tensor | None]:
         inner, begun = pulled(grads, frozen, coefficients, steps)
         found: list[Tensor | None] = [(inner @ frozen.inputs).to(dtype)]
-        found += [b for b, c in zip(begun, carrying, strict=True) if c]
+        found += [b for b, c in zip(begun, active, strict=True) if c]
         if ones is None:
             return found
         reset = inner if frozen.reset is None else inner * coefficients[frozen.reset]
@@ -228,8 +228,8 @@ def one_layer(
         assert isinstance(total, Tensor)
         return [*found, total.unsqueeze(-1).sum_to_size(ones.shape).to(ones.dtype)]
 
-    carried = [x, *(s for s, c in zip(state, carrying, strict=True) if c)]
-    given = carried if ones is None else [*carried, ones]
+    inputs = [x, *(s for s, c in zip(state, active, strict=True) if c)]
+    given = inputs if ones is None else [*inputs, ones]
     values = [native[0], native[1], *cells]
     return Several.apply(values, vjp, len(given), *given, *frozen.coefficients)  # type: ignore[return-value]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from omenn.engine.inputs import Feed
+from omenn.engine.inputs import Inputs
 from omenn.engine.location.entries import Entry
 from omenn.engine.target import Target, pick_output
 from omenn.engine.trace.autograd_nodes import own_precision
@@ -23,38 +23,40 @@ if TYPE_CHECKING:
     from omenn.engine.run import FrozenRun
 
 
-def plausible(feed: Feed, count: int) -> bool:
+def plausible(inputs: Inputs, count: int) -> bool:
     """Whether the inputs may be so many samples: one has as many rows, or all somewhere."""
-    given = [v for _, v in feed.items if isinstance(v, Tensor)]
-    if not feed.batched or count == feed.samples:
+    given = [v for _, v in inputs.items if isinstance(v, Tensor)]
+    if not inputs.batched or count == inputs.samples:
         return False
-    explained = [e.value for e in feed.entries if e.leaves]
+    explained = [e.value for e in inputs.entries if e.leaves]
     rows = any(v.shape[0] == count for v in given)
     return rows or all(count in v.shape for v in explained)
 
 
-def misplaced(feed: Feed, f: Tensor) -> list[int]:
+def misplaced(inputs: Inputs, f: Tensor) -> list[int]:
     """The entries whose samples do not lie along the dimension that was taken."""
-    unsure = [k for k, index in enumerate(feed.owners) if feed.entries[index].unsure]
-    if not feed.batched or feed.samples < 2 or not unsure:
+    unsure = [k for k, index in enumerate(inputs.owners) if inputs.entries[index].unsure]
+    if not inputs.batched or inputs.samples < 2 or not unsure:
         return []
     wrong: set[int] = set()
     try:
         for number, first in ((f[0], False), (f[1:].sum(), True)):
             with torch.enable_grad(), own_precision(f):
-                leaves = [feed.leaves[k] for k in unsure]
+                leaves = [inputs.leaves[k] for k in unsure]
                 found = torch.autograd.grad(number, leaves, retain_graph=True, allow_unused=True)
             pairs = zip(unsure, found, strict=True)
-            wrong |= {feed.owners[k] for k, g in pairs if g is not None and _at(first, g, feed, k)}
+            wrong |= {
+                inputs.owners[k] for k, g in pairs if g is not None and _at(first, g, inputs, k)
+            }
     except RuntimeError:  # said by the pass back itself
         return []
     return sorted(wrong)
 
 
-def _at(first: bool, g: Tensor, feed: Feed, k: int) -> bool:
+def _at(first: bool, g: Tensor, inputs: Inputs, k: int) -> bool:
     """Whether a gradient is anything at the first sample, or at the others."""
-    rows = g.movedim(feed.batch[k], 0)
-    count = max(1, len(rows) // feed.samples)
+    rows = g.movedim(inputs.batch[k], 0)
+    count = max(1, len(rows) // inputs.samples)
     there = rows[:count] if first else rows[count:]
     return bool(there.nan_to_num(0.0).any())  # NaN is zero times infinity: see unreached.py
 
@@ -64,15 +66,15 @@ def counted(run: FrozenRun, target: Target, output: Any) -> tuple[Tensor, Tensor
     refused, out = None, None
     try:
         found = run._select(target, output)
-        count = found[0].shape[0] if found[0].ndim else run.feed.samples
+        count = found[0].shape[0] if found[0].ndim else run.inputs.samples
     except TargetError as error:
         refused, found = error, None
         if callable(target):
             raise
         out = pick_output(run.out, output)
         count = out.shape[0] if out.ndim else 0
-    if not plausible(run.feed, count):
-        if refused is not None and not (run.feed.batched and _single(out)):
+    if not plausible(run.inputs, count):
+        if refused is not None and not (run.inputs.batched and _single(out)):
             raise refused
         if refused is not None:  # one row of logits for all: the samples are one object
             run._forward(batched=False)
@@ -93,20 +95,20 @@ def along_samples(
 ) -> tuple[Tensor, Tensor]:
     """The numbers of a pass in which the samples are followed along the right dimensions."""
     tried: dict[int, list[int]] = {}
-    while f.ndim and (wrong := misplaced(run.feed, f)):
-        entries = [run.feed.entries[k] for k in wrong]
+    while f.ndim and (wrong := misplaced(run.inputs, f)):
+        entries = [run.inputs.entries[k] for k in wrong]
         for k, entry in zip(wrong, entries, strict=True):
             tried.setdefault(k, []).append(entry.batch)
-        left = [_left(e, run.feed.samples, tried[k]) for k, e in zip(wrong, entries, strict=True)]
+        left = [_left(e, run.inputs.samples, tried[k]) for k, e in zip(wrong, entries, strict=True)]
         found = {k: d for k, d in zip(wrong, left, strict=True) if d is not None}
         mixed = len(found) < len(wrong)
         run.axes = {} if mixed else run.axes | found
-        if mixed and not all(e.value.shape[0] == run.feed.samples for e in entries):
+        if mixed and not all(e.value.shape[0] == run.inputs.samples for e in entries):
             raise TargetError(
                 f"the target gives {f.shape[0]} numbers, but the inputs, "
-                f"{run.feed.described()}, have no dimension along which each of these has a sample "
-                "of its own. Explain the samples one by one, or give a target that returns one "
-                "number for the whole batch."
+                f"{run.inputs.described()}, have no dimension along which each of these has a "
+                "sample of its own. Explain the samples one by one, or give a target that returns "
+                "one number for the whole batch."
             )
         if mixed and all(len(t) == 1 for t in tried.values()):
             return f, index  # along the first dimension, in which samples mix

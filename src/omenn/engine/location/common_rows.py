@@ -23,7 +23,7 @@ def parted(
     run: FrozenRun, f: Tensor, g: Gradients, retain: bool, create_graph: bool = False
 ) -> Gradients:
     """Gradients of Σf whose last column, of means and of sources, goes to the samples before it."""
-    n, f = run.feed.samples, run.renewed.get(id(f), f)
+    n, f = run.inputs.samples, run.renewed.get(id(f), f)
     alone: list[Gradients] = []
     if run.mode.location.common():
         for k, one in enumerate(torch.eye(n, dtype=f.dtype, device=f.device)):

@@ -71,7 +71,7 @@ def matmul_place(call: Call, out: Tensor) -> Any:
     if not (isinstance(left, Tensor) and isinstance(right, Tensor)):
         return None
     if left.ndim > 1 and right.ndim > 1:
-        frozen = call.is_carried(right) and not call.is_carried(left)
+        frozen = call.is_active(right) and not call.is_active(left)
         weights = (lambda index: call.true(left)[..., index, :]) if frozen else None
         return product_place(call, left, right, weights)
     place = call.place(left)

@@ -17,7 +17,7 @@ from omenn.engine import location as places
 from omenn.engine.location import Place
 from omenn.engine.location.entries import entry_of
 from omenn.engine.torch_private import is_wrapped
-from omenn.engine.trace.call import CARRIED, FROZEN, IDS, Call, Mark
+from omenn.engine.trace.call import ACTIVE, FROZEN, IDS, Call, Mark
 from omenn.engine.trace.marks import names_in
 
 if TYPE_CHECKING:
@@ -159,8 +159,8 @@ def own_place(call: Call, mark: Mark) -> Place | None:
     """Where a constant made of an input lies, if that is known or is of another input than y."""
     if mark.place is None or not mark.inputs:
         return None
-    carried = {entry_of(n) for _, m in call.marked if m.kind == CARRIED for n in m.inputs}
-    other = not carried & {entry_of(n) for n in mark.inputs}
+    active = {entry_of(n) for _, m in call.marked if m.kind == ACTIVE for n in m.inputs}
+    other = not active & {entry_of(n) for n in mark.inputs}
     return mark.place if other or bool(mark.place.located().all()) else None
 
 

@@ -24,8 +24,8 @@ def fused(call: Call) -> Any:
     q, k, v = call.get("query"), call.get("key"), call.get("value")
     if call.get("dropout_p"):
         raise call.refuse(*DROPOUT)
-    if not call.is_carried(v):
-        return call.hold()
+    if not call.is_active(v):
+        return call.freeze()
     mask, shape, how = call.get("attn_mask"), v.shape, Softmax.of(call)
     mask = call.true(mask) if isinstance(mask, Tensor) else None
 

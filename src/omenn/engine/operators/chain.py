@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def secant(call: Chain) -> Tensor:
     """(φ(x) − φ(0))/x, and φ′(0) where x is (nearly) zero."""
-    x, at_zero = call.true(call.carried[0]), call.at_origin
+    x, at_zero = call.true(call.active[0]), call.at_origin
     y = call.run(call.true) if call.owner.create_graph else call.value()
     # φ(x) − φ(0) cancels near zero; below √ε the slope is exact to ε.
     near = x.abs() <= (math.sqrt(torch.finfo(x.dtype).eps) if bool(at_zero.any()) else 0.0)
@@ -26,7 +26,7 @@ def secant(call: Chain) -> Tensor:
 
 def scaled(call: Chain, coefficient: Tensor) -> Tensor:
     """φ(x) with a constant coefficient for its way back."""
-    x = call.carried[0]
+    x = call.active[0]
     dtype = x.dtype  # a chain may compute in another type than it starts in
     vjp = lambda grad, own: (grad * own).to(dtype)  # noqa: E731
     return call.frozen(x, call.value(), vjp, coefficient)

@@ -16,28 +16,28 @@ from omenn.engine.trace.call import Call
 
 def frozen_value(call: Call) -> Any:
     """No linear form through the origin (softmax, 1/x): held constant as a factor."""
-    return call.hold()
+    return call.freeze()
 
 
 def remaining(call: Call) -> Tensor:
     """x mod y = x − ⟦y · (x div y)⟧: the slope is one."""
-    x = call.carried[0]
+    x = call.active[0]
     numbers = [a for a in (*call.args, *call.kwargs.values()) if isinstance(a, (int, float))]
     if numbers and call.owner.create_graph and (call.reverse or call.first is numbers[0]):
         # PyTorch has a derivative by the divisor of tensors alone.
-        call.held, value = True, call.value()
+        call.result_frozen, value = True, call.value()
         return torch.remainder(torch.full_like(value, numbers[0]), call.true(x))
-    if len(call.carried) > 1 or call.first is not x or call.reverse:
-        return call.hold()
+    if len(call.active) > 1 or call.first is not x or call.reverse:
+        return call.freeze()
     value, rest = call.value(), call.true_value() - call.true(x)
     return call.attach(call.frozen(x, value, lambda grad: grad), rest, frozen=True)
 
 
 def signed(call: Call) -> Tensor:
     """``copysign``: ⟦±1⟧ x."""
-    x = call.carried[0]
+    x = call.active[0]
     if call.first is not x:
-        return call.hold()
+        return call.freeze()
     value, shape = call.value(), x.shape
     turned = torch.where(value.signbit() == x.detach().signbit(), 1.0, -1.0).to(value.dtype)
     return call.frozen(x, value, lambda grad, turned: (grad * turned).sum_to_size(shape), turned)
@@ -45,7 +45,7 @@ def signed(call: Call) -> Tensor:
 
 def log_normalised(call: Call) -> Tensor:
     """log softmax(x) = x − ⟦log Σ exp x⟧."""
-    x = call.carried[0]
+    x = call.active[0]
     value, dtype = call.value(), x.dtype
     result = call.true_value()
     out = call.frozen(x, value, lambda grad: grad.to(dtype))
@@ -79,8 +79,8 @@ RECORDS: dict[str, Operator] = (
             "replacement": "attention",
         },
         gumbel_softmax={"degree": degrees.random},
-        rsqrt={"degree": -0.5, "link": "held"},
-        reciprocal={"degree": -1, "link": "held"},
+        rsqrt={"degree": -0.5, "link": "frozen"},
+        reciprocal={"degree": -1, "link": "frozen"},
         sign={"degree": 0, "link": "step"},
         sgn={"degree": 0, "link": "step"},
         floor="",

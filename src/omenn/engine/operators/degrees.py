@@ -134,8 +134,8 @@ def solved(s: Step) -> float:
 
 def power(s: Step) -> float:
     exponent, degree = s.get("exponent"), s.degree(s.get("input"))
-    carried = any(exponent is t for t, _ in s.found)
-    if isinstance(exponent, Tensor) and exponent.numel() == 1 and not carried:
+    active = any(exponent is t for t, _ in s.found)
+    if isinstance(exponent, Tensor) and exponent.numel() == 1 and not active:
         exponent = unwrapped(exponent.detach()).item()
     if not isinstance(exponent, (int, float)):
         raise Bent("its exponent is not one constant number", degree)

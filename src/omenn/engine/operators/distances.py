@@ -17,9 +17,9 @@ from omenn.engine.trace.call import Call
 
 def normed(call: Call) -> Any:
     """‖x‖ = Σ ⟦∂‖x‖/∂x⟧ x by Euler; for the Euclidean norm ⟦x/‖x‖⟧."""
-    p, x = call.get("p", "fro"), call.carried[0]
+    p, x = call.get("p", "fro"), call.active[0]
     if p == 0 and not isinstance(p, str):
-        return call.hold()  # a count
+        return call.freeze()  # a count
     value = call.value()
     true = call.true(x)
     if p not in (2, 2.0, "fro", None) or (p == 2 and _spectral(call, x)):
@@ -48,7 +48,7 @@ def _spectral(call: Call, x: Tensor) -> bool:
 
 def spread_out(call: Call) -> Any:
     """var = Σ ⟦(x − μ)/n⟧ x; std divides by ⟦std⟧ again."""
-    x = call.carried[0]
+    x = call.active[0]
     value, true = call.value(), call.true(x)
     spread = call.true_value()
     keep = _keep(call, x, spread)
@@ -67,7 +67,7 @@ def mean_of_numbers(call: Call) -> Any:
     """``nanmean``: Σ ⟦1/n⟧ x over the n elements that are numbers."""
     if not call.owner.how.finite:
         return call.run()
-    x, dims = call.carried[0], _dims(call, call.carried[0])
+    x, dims = call.active[0], _dims(call, call.active[0])
     counted = call.true(x).isnan().logical_not()
     count = counted.sum(dims, keepdim=True)
     return call.frozen(x, call.value(), _spread(call, x), counted.to(x.dtype) / count)
@@ -100,7 +100,7 @@ def _spread(call: Call, x: Tensor) -> Any:
 
 def renormed(call: Call) -> Tensor:
     """x ⟦min(1, bound/‖x‖)⟧ for each slice along a dimension."""
-    x = call.carried[0]
+    x = call.active[0]
     p, dim, bound = call.get("p"), call.get("dim"), call.get("maxnorm")
     true = call.true(x)
     norm = torch.linalg.vector_norm(
@@ -115,7 +115,7 @@ def paired(call: Call) -> Tensor:
     a, b = call.get("x1"), call.get("x2")
     p = call.get("p", 2.0)
     euclidean = p == 2 and not a.is_complex()
-    if euclidean and not (call.is_carried(a) and call.is_carried(b)):
+    if euclidean and not (call.is_active(a) and call.is_active(b)):
         return _to_constant(call, a, b)
     with call.owner:  # back in force
         if not euclidean:
@@ -145,7 +145,7 @@ def _to_constant(call: Call, a: Tensor, b: Tensor) -> Tensor:
 
     The constant term of each pair lies with the row of x, and not with that of c.
     """
-    first = call.is_carried(a)
+    first = call.is_active(a)
     x, dim = (a, -2) if first else (b, -1)
     shape, a, b, distance = x.shape, call.true(a), call.true(b), call.true_value()
     pull = lambda grad, *inner: _differences(grad, *inner)[not first].sum_to_size(shape)  # noqa: E731

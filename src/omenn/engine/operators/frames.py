@@ -38,7 +38,7 @@ def unframed(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
 
 def strided(call: Call) -> Tensor:
     """``as_strided``: linear, where it reads elements of its tensor alone."""
-    x, shown = call.carried[0], call.value()
+    x, shown = call.active[0], call.value()
     if call.inplace:
         raise call.refuse("it changes the layout of a tensor in place", "Use x = x.as_strided(…).")
     seen = _laid(x, torch.ones((), dtype=torch.bool, device=x.device).expand(x.shape))

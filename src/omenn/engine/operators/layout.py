@@ -50,7 +50,7 @@ def parted(call: Call) -> Any:
 
     Autograd refuses writes into views that one node gave, which inference allows.
     """
-    x, name = call.carried[0], call.func.__name__
+    x, name = call.active[0], call.func.__name__
     parts = call.value()
     if not 0 < len(parts) <= _FEW or name.startswith("unsafe") or not parts[0]._is_view():
         return call.run()
@@ -69,7 +69,7 @@ def parted(call: Call) -> Any:
 
 def carried_on(call: Call) -> Any:
     """``detach`` and ``data``: the value flows on, so the explanation follows it."""
-    return call.carried[0].view_as(call.carried[0])
+    return call.active[0].view_as(call.active[0])
 
 
 @at_source
@@ -121,7 +121,7 @@ def concatenated(call: Call) -> Any:
     """Concatenation; the parts that do not depend on the input are a constant term."""
     out = call.run()
     tensors = call.get("tensors") or call.args[0]
-    if all(call.is_carried(t) for t in tensors):
+    if all(call.is_active(t) for t in tensors):
         return out
     return call.attach(out, call.at_zero())
 

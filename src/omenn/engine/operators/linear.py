@@ -36,7 +36,7 @@ from omenn.engine.trace.call import Call
 def linear_layer(call: Call) -> Tensor:
     """W x + b with a backward of its own, which leaves out what is zero by construction."""
     x, weight, bias = call.get("input"), call.get("weight"), call.get("bias")
-    if len(call.carried) > 1 or not call.is_carried(x) or not plain(weight) or x.is_complex():
+    if len(call.active) > 1 or not call.is_active(x) or not plain(weight) or x.is_complex():
         return affine_layer(call)
     if weight.ndim != 2:  # a single row, without a dimension of its own in the output
         return affine_layer(call)
@@ -73,9 +73,9 @@ def added(call: Call) -> Tensor:
         if alpha == -1 and (out := log_softmax(call, a, b)) is not None:
             return out
     term = None
-    if not call.is_carried(a):
+    if not call.is_active(a):
         term = _kept(call, a)
-    elif not call.is_carried(b):
+    elif not call.is_active(b):
         term = _kept(call, b)
         term = term if alpha == 1 else alpha * term
     out = call.run()
@@ -124,13 +124,13 @@ def dropped(call: Call) -> Any:
 
 def shuffled(call: Call) -> Any:
     """Channel shuffle; its native twin has no derivative."""
-    return torch.channel_shuffle(call.carried[0], call.get("groups"))
+    return torch.channel_shuffle(call.active[0], call.get("groups"))
 
 
 def sampled(call: Call) -> Any:
-    """Grid sampling: the positions are frozen, the image is carried."""
-    if not call.is_carried(call.get("input")):
-        return call.hold()
+    """Grid sampling: the positions are frozen, the image is active."""
+    if not call.is_active(call.get("input")):
+        return call.freeze()
     return call.run(freeze_factors(call, [call.get("input"), call.get("grid")], keep=0))
 
 

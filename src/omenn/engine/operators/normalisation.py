@@ -29,7 +29,7 @@ def _affine(call: Call, norm: Callable[..., Tensor], per_channel: bool = True) -
     x, weight, bias = call.get("input"), call.get("weight"), call.get("bias")
     if len(call.marked) == 1 and call.marked[0][0] is x:
         return None
-    if not (call.is_carried(weight) or call.is_carried(bias)):
+    if not (call.is_active(weight) or call.is_active(bias)):
         return None
     shape = (-1, *[1] * (x.ndim - 2)) if per_channel else None
     with call.owner:  # back in force: what follows is seen operator by operator

@@ -24,8 +24,8 @@ LOGARITHM, GATE, BOUNDED = 3, 2, 1
 
 def pointwise(call: Call) -> Tensor:
     """A smooth function of each element alone."""
-    x = call.carried[0]
-    for other in call.carried[1:]:
+    x = call.active[0]
+    for other in call.active[1:]:
         if other is not x:
             call.constant(other)  # a parameter of the function (elu's alpha): refused
     at_zero, slope = origin(call, x)
@@ -165,9 +165,9 @@ def secant_through_origin(y: Tensor, x: Tensor) -> Tensor:
 def power(call: Call) -> Any:
     """x^p for a constant p > 0 is pointwise; p < 0 is a frozen factor (as 1/x and 1/√x are)."""
     exponent = call.get("exponent")
-    if call.is_carried(exponent) and not call.is_carried(call.get("input")):
+    if call.is_active(exponent) and not call.is_active(call.get("input")):
         return pointwise(call)  # b^x
-    if call.is_carried(exponent):
+    if call.is_active(exponent):
         raise call.refuse("an exponent that depends on the input")
     if isinstance(exponent, Tensor) and exponent.numel() == 1:
         exponent = float(exponent)
@@ -176,7 +176,7 @@ def power(call: Call) -> Any:
     if exponent <= 0:
         return frozen_value(call)
     if exponent == 1:
-        return call.frozen(call.carried[0], call.value(), lambda grad: grad)
+        return call.frozen(call.active[0], call.value(), lambda grad: grad)
     if exponent == 2:
         return square(call)
     return pointwise(call)
@@ -184,15 +184,15 @@ def power(call: Call) -> Any:
 
 def magnitude(call: Call) -> Tensor:
     """|x| = ⟦sign x⟧ x; of complex numbers Re(⟦conj(z)/|z|⟧ z)."""
-    if not call.carried[0].is_complex():
+    if not call.active[0].is_complex():
         return call.run()
-    x = call.carried[0]
+    x = call.active[0]
     return call.frozen(x, call.value(), scaled, call.true(x).sgn().conj())
 
 
 def square(call: Call) -> Tensor:
     """x² = ⟦x⟧ x."""
-    x = call.carried[0]
+    x = call.active[0]
     true = call.true(x)
     return call.frozen(x, call.value(), scaled, true.clone() if call.inplace else true)
 
@@ -211,14 +211,14 @@ _ROOTS: dict[str, tuple[float, float]] = {
 def rooted(call: Call) -> Tensor:
     """φ(x) = ⟦φ(x)/(x − r)⟧ (x − r) for a function with the root r and without a value at zero.
 
-    As a factor of a product it is frozen before anything else. Of a sum of exponentials it is held,
-    as ``logsumexp`` is: a log-softmax that is written out is the logit less a constant.
+    As a factor of a product it is frozen before anything else. Of a sum of exponentials it is
+    frozen, as ``logsumexp`` is: a log-softmax that is written out is the logit less a constant.
     """
-    x, (root, slope) = call.carried[0], _ROOTS[call.operator]
+    x, (root, slope) = call.active[0], _ROOTS[call.operator]
     mark = call.mark(x)
-    if mark is not None and mark.rank == GATE and not call.owner.chains.curved(x):
-        return call.hold()
-    call.rank = LOGARITHM
+    if mark is not None and mark.boundedness == GATE and not call.owner.chains.curved(x):
+        return call.freeze()
+    call.boundedness = LOGARITHM
     value, true = call.value(), call.true(x)
     away = true - root
     ratio = call.true_value() / torch.where(away == 0, torch.ones_like(away), away)
@@ -232,8 +232,8 @@ def rooted(call: Call) -> Tensor:
 
 def parametric(call: Call) -> Tensor:
     """PReLU: ⟦1 or the slope⟧ x. The native node has one slope at zero forth, another one back."""
-    x, weight = call.carried[0], call.get("weight")
-    if call.is_carried(weight):
+    x, weight = call.active[0], call.get("weight")
+    if call.is_active(weight):
         raise call.refuse("a slope that depends on the input")
     slope = call.constant(weight)
     if slope.numel() > 1:
@@ -292,9 +292,9 @@ RECORDS: dict[str, Operator] = (
     )
     | records(
         Operator(rooted, same, degree=degrees.bounded),
-        log={"link": "held"},
-        log2={"link": "held"},
-        log10={"link": "held"},
+        log={"link": "frozen"},
+        log2={"link": "frozen"},
+        log10={"link": "frozen"},
         logit="",
         acosh={"names": "arccosh", "only_out_of_place": True},
         ndtri="",

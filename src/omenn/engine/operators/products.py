@@ -1,7 +1,7 @@
 """Products and quotients of tensors that depend on the input.
 
 Of two factors the more bounded one is frozen (softmax and sigmoid before tanh before unbounded);
-between equals each carries half: ½⟦a⟧b + ½a⟦b⟧. A quotient freezes its denominator.
+between equals half of each stays active: ½⟦a⟧b + ½a⟦b⟧. A quotient freezes its denominator.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ def freeze_factors(
     """How to substitute the arguments so that the product of ``factors`` is linear.
 
     None if at most one factor depends on the input. ``keep``: the index of the factor that
-    carries, whatever the others are. ``base``: an argument that is added and stays as it is.
+    stays active, whatever the others are. ``base``: an argument that is added and stays as it is.
     """
-    carried = [f for f in factors if call.is_carried(f)]
-    if len(carried) < 2 and keep is None:
+    active = [f for f in factors if call.is_active(f)]
+    if len(active) < 2 and keep is None:
         return None
     if keep is not None:
-        carrying = [factors[keep]]
+        kept = [factors[keep]]
     else:
-        carrying = _carrying(call, carried)
-    half = len(carrying) == 2
+        kept = _kept_active(call, active)
+    half = len(kept) == 2
 
     def sub(t: Tensor) -> Tensor:
         if t is base:
             return t
-        if any(t is f for f in carrying):
-            kept = t.clone() if call.inplace else t
-            return Halve.apply(kept) if half else t  # type: ignore[return-value]
-        if any(t is f for f in carried):
+        if any(t is f for f in kept):
+            own = t.clone() if call.inplace else t
+            return Halve.apply(own) if half else t  # type: ignore[return-value]
+        if any(t is f for f in active):
             return call.true(t)
-        return t if call.is_carried(t) else call.constant(t)
+        return t if call.is_active(t) else call.constant(t)
 
     return sub
 
 
-def _carrying(call: Call, carried: list[Tensor]) -> list[Tensor]:
+def _kept_active(call: Call, active: list[Tensor]) -> list[Tensor]:
     """The factors that stay: the least bounded; ties as the option ``products`` says."""
-    if len(carried) > 2:
+    if len(active) > 2:
         raise call.refuse("a product of more than two tensors that depend on the input")
-    ranks = [m.rank for f in carried for m in [call.mark(f)] if m is not None]
-    if ranks[0] != ranks[1] and call.owner.ranked:
-        return [carried[ranks.index(min(ranks))]]
-    if carried[0] is carried[1]:
-        return carried
+    bounds = [m.boundedness for f in active for m in [call.mark(f)] if m is not None]
+    if bounds[0] != bounds[1] and call.owner.freeze_bounded:
+        return [active[bounds.index(min(bounds))]]
+    if active[0] is active[1]:
+        return active
     products = call.owner.products
-    return {"half": carried, "left": carried[:1], "right": carried[1:]}[products]
+    return {"half": active, "left": active[:1], "right": active[1:]}[products]
 
 
 def bilinear(call: Call, factors: Sequence[Any], base: Tensor | None = None) -> Tensor:
@@ -86,13 +86,13 @@ def _copied(factor: Tensor) -> Tensor:
 
 def _product(call: Call, factors: Sequence[Any], sub: Sub, base: Tensor | None) -> Tensor:
     """½⟦a⟧b + ½a⟦b⟧ at once, or in two terms, so that the coefficients have derivatives."""
-    if not (call.owner.create_graph and sum(call.is_carried(f) for f in factors) == 2):
+    if not (call.owner.create_graph and sum(call.is_active(f) for f in factors) == 2):
         return call.run(sub)
-    first, second = [f for f in factors if call.is_carried(f)]
-    carrying = _carrying(call, [first, second])
+    first, second = [f for f in factors if call.is_active(f)]
+    kept = _kept_active(call, [first, second])
     total: Any = None
     for k, keep in enumerate((first, second)):
-        if not any(keep is c for c in carrying):
+        if not any(keep is c for c in kept):
             continue
         seen = 0
 
@@ -106,9 +106,9 @@ def _product(call: Call, factors: Sequence[Any], sub: Sub, base: Tensor | None) 
                     return call.true(t)
             if t is keep:
                 return t.clone() if call.inplace else t
-            return call.true(t) if call.is_carried(t) else call.constant(t)
+            return call.true(t) if call.is_active(t) else call.constant(t)
 
-        part = call.run(one) / len(carrying)
+        part = call.run(one) / len(kept)
         total = part if total is None else total + part
     return total
 
@@ -116,8 +116,8 @@ def _product(call: Call, factors: Sequence[Any], sub: Sub, base: Tensor | None) 
 def multiplied(call: Call) -> Tensor:
     """a ⊙ b, a b (matrix product): one factor linear, two by the product rule."""
     left, right = call.get("input"), call.get("other")
-    v = call.carried[0]
-    near = v if len(call.carried) > 1 or call.operator == "mul" else connected(call, v)
+    v = call.active[0]
+    near = v if len(call.active) > 1 or call.operator == "mul" else connected(call, v)
     if near is v:
         out = bilinear(call, [left, right])
     else:  # the weights of an attention and its values
@@ -129,7 +129,7 @@ def multiplied(call: Call) -> Tensor:
 def _keep_rank(call: Call, factors: Sequence[Any]) -> None:
     """A bounded tensor times a constant stays bounded; a product with an unbounded one is not."""
     marks = [call.mark(f) for f in factors if isinstance(f, Tensor)]
-    call.rank = min((m.rank for m in marks if m is not None), default=0)
+    call.boundedness = min((m.boundedness for m in marks if m is not None), default=0)
 
 
 def divided(call: Call) -> Any:
@@ -139,8 +139,8 @@ def divided(call: Call) -> Any:
         a, b = b, a
     if call.get("rounding_mode"):
         raise call.refuse("a division that rounds is not linear")
-    if not call.is_carried(a) or a is b:
-        return call.hold()  # nothing is left that carries: a frozen constant
+    if not call.is_active(a) or a is b:
+        return call.freeze()  # nothing active is left: a frozen constant
     if call.owner.how.finite:
         below = call.true(b) if isinstance(b, Tensor) else torch.as_tensor(b, dtype=a.dtype)
         # 1 over integers would have the default type.
@@ -148,12 +148,12 @@ def divided(call: Call) -> Any:
         shape, dtype = a.shape, a.dtype
         vjp = lambda grad, c: scaled(grad, c).sum_to_size(shape).to(dtype)  # noqa: E731
         return call.frozen(a, call.value(), vjp, inverse)
-    frozen_b = call.true(b) if call.is_carried(b) else None
+    frozen_b = call.true(b) if call.is_active(b) else None
 
     def sub(t: Tensor) -> Tensor:
         if t is b and frozen_b is not None:
             return frozen_b
-        return t if call.is_carried(t) else call.constant(t)
+        return t if call.is_active(t) else call.constant(t)
 
     return call.run(sub)
 
@@ -175,35 +175,35 @@ def added_product(call: Call) -> Tensor:
     """β c + α a b (``addmm`` and kin): the product rule for a b; what is constant is a term."""
     names = ("tensor1", "tensor2") if call.operator == "addcmul" else ("mat1", "mat2")
     base, a, b = call.get("input"), call.get(names[0]), call.get(names[1])
-    carried = call.is_carried(base)
+    active = call.is_active(base)
     term = None
-    if not carried:
+    if not active:
         beta = call.get("beta", 1)
         term = call.constant(base) * (1 if beta is None else beta)
-    elif not (call.is_carried(a) or call.is_carried(b)):
+    elif not (call.is_active(a) or call.is_active(b)):
         zero = torch.zeros_like(base, requires_grad=False)
         term = call.run(lambda t: zero if t is base else call.constant(t))
     elif base is a or base is b:
         raise call.refuse("the same tensor as summand and as factor", "Write it as c + a * b.")
-    out = bilinear(call, [a, b], base if carried else None)
+    out = bilinear(call, [a, b], base if active else None)
     return out if term is None else call.attach(out, term)
 
 
 def mixed_linearly(call: Call) -> Tensor:
     """lerp(a, b, w) = (1 − ⟦w⟧) a + ⟦w⟧ b; one tensor may be an end and the weight."""
     a, b, w = call.get("input"), call.get("end"), call.get("weight")
-    if not (call.is_carried(a) or call.is_carried(b)):
-        return call.hold()
+    if not (call.is_active(a) or call.is_active(b)):
+        return call.freeze()
     if isinstance(w, Tensor):
         w = call.true(w).clone() if call.inplace else call.true(w)
-    ends = [t if call.is_carried(t) else call.constant(t) for t in (a, b)]
-    if call.is_carried(a) and call.is_carried(b):
+    ends = [t if call.is_active(t) else call.constant(t) for t in (a, b)]
+    if call.is_active(a) and call.is_active(b):
         return call.func(*ends, w)
     # What stands still is a copy: in place it is the one that is written into.
-    still = [torch.zeros_like(t) if call.is_carried(t) else t.clone() for t in (a, b)]
+    still = [torch.zeros_like(t) if call.is_active(t) else t.clone() for t in (a, b)]
     term = torch.lerp(still[0], still[1], w)
     term = term if call.owner.create_graph else term.detach()
-    frozen = isinstance(call.get("weight"), Tensor) and call.is_carried(call.get("weight"))
+    frozen = isinstance(call.get("weight"), Tensor) and call.is_active(call.get("weight"))
     return call.attach(call.func(*ends, w), term, frozen=frozen)
 
 
@@ -218,9 +218,9 @@ def biased(
     """A product of factors plus a bias (of ``shape``); either may depend on the input, or both."""
     if bias is None:
         return bilinear(call, factors)
-    if call.is_carried(bias):
+    if call.is_active(bias):
         out = bilinear(call, factors, bias)
-        alone = not any(call.is_carried(f) for f in factors)
+        alone = not any(call.is_active(f) for f in factors)
         return call.attach(out, call.at_zero()) if alone else out
     term = call.constant(bias)
     return call.attach(bilinear(call, factors), term if shape is None else term.reshape(shape))
@@ -301,7 +301,7 @@ RECORDS: dict[str, Operator] = (
             "true_divide",
             "exchanged": "__rtruediv__ __rdiv__",
             "factors": "other",
-            "link": "held",
+            "link": "frozen",
             "together": "quotient",
         },
     )

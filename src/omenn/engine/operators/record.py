@@ -25,9 +25,9 @@ DROPOUT = (
 
 
 def source(call: Call) -> tuple[Tensor, Place] | None:
-    """The first argument that has a place, carried ones first."""
+    """The first argument that has a place, active ones first."""
     found = [(t, m.place, m.kind) for t, m in call.marked if m.place is not None]
-    found.sort(key=lambda one: one[2] != "carried")
+    found.sort(key=lambda one: one[2] != "active")
     return found[0][:2] if found else None
 
 
@@ -86,7 +86,7 @@ class Operator:
     moves: str = ""  # it only moves elements: keeps, reshapes, permutes, selects or repeats them
     takes: bool = False  # it takes rows or elements of a table at an index
     terms: bool = False  # what is added may be a number that integer inputs decide
-    bounded: int | None = None  # how readily it is held as a factor; None: as what it is made of
+    bounded: int | None = None  # how readily it is frozen as a factor; None: as what it is made of
     link: str = ""  # what it adds to a chain of pointwise operators, by constants
     together: str = ""  # the same, of two tensors of one chain
     overwrites: bool = False  # nothing is left of its first argument

@@ -1,9 +1,9 @@
 """LSTM, GRU and RNN: gates are frozen, tanh is pointwise.
 
 Unrolled in time, each step is written with ordinary operators, which the tracer sees one by
-one: the sigmoid gates are bounded factors and so frozen, tanh carries. That is the definition, and
-what other books and second derivatives take. Elsewhere ``recurrence.py`` gives the same from the
-states of the native kernel.
+one: the sigmoid gates are bounded factors and so frozen, tanh stays active. That is the
+definition, and what other rule tables and second derivatives take. Elsewhere ``recurrence.py``
+gives the same from the states of the native kernel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from omenn.engine.operators import degrees, pointwise
 from omenn.engine.operators.layout import linear
 from omenn.engine.operators.record import DROPOUT, Operator, at_source, named, records
 from omenn.engine.torch_private import DisableTorchFunction
-from omenn.engine.trace.call import CARRIED, FROZEN, Call, Mark
+from omenn.engine.trace.call import ACTIVE, FROZEN, Call, Mark
 
 if TYPE_CHECKING:
     from omenn.engine.trace.tracer import Tracer
@@ -89,14 +89,14 @@ def _gate(call: Call) -> Gate:
 
 
 def _held(mode: Tracer, t: Tensor) -> Tensor:
-    """A carried tensor as a frozen coefficient; called under the mode."""
+    """An active tensor as a frozen coefficient; called under the mode."""
     with DisableTorchFunction():
         mark = mode.mark_of(t)
-        if mark is None or mark.kind != CARRIED:
+        if mark is None or mark.kind != ACTIVE:
             return t
-        held = t.detach() if mark.true is None else mark.true.view_as(mark.true)
-        mode.set_mark(held, Mark(mode, FROZEN, mark.place, mark.rank, mark.inputs))
-    return held
+        frozen = t.detach() if mark.true is None else mark.true.view_as(mark.true)
+        mode.set_mark(frozen, Mark(mode, FROZEN, mark.place, mark.boundedness, mark.inputs))
+    return frozen
 
 
 def _located(mode: Tracer, t: Tensor, like: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ def _now(mode: Tracer, states: State, gates: Tensor) -> State:
         place = None if mark is None else mark.place
         for t in states:
             own = mode.mark_of(t)
-            if own is not None and own.kind == CARRIED and place is not None:
+            if own is not None and own.kind == ACTIVE and place is not None:
                 own.place = place
     return states
 
@@ -165,14 +165,14 @@ def _native(call: Call, state: State, weights: Sequence[Tensor]) -> bool:
     own = mode.engine and all(mode.rules.get(name) is row for name, row in _PARTS.items())
     if not own or mode.create_graph or torch.is_autocast_enabled(x.device.type):
         return False
-    if mark is None or mark.kind != CARRIED or not x.numel():
+    if mark is None or mark.kind != ACTIVE or not x.numel():
         return False
     if any(call.mark(w) is not None for w in weights):
         return False
     if mode.location.grid is None:
         return True
     # Elsewhere each step's constants are split between the inputs that it depends on.
-    apart = all(m.kind != CARRIED or m.inputs == mark.inputs for t, m in call.marked)
+    apart = all(m.kind != ACTIVE or m.inputs == mark.inputs for t, m in call.marked)
     return mark.place is not None and (apart or bool(mark.place.located().all()))
 
 
@@ -193,12 +193,12 @@ def _over_states(call: Call, state: State, a: dict[str, Any], packed: bool) -> A
     if place is not None:
         place = places.reduced(place, rows.shape, [1], True)
     out, last = _native_layers(call, rows, state, a, sizes, place)
-    inputs = frozenset().union(*(m.inputs for t, m in call.marked if m.kind == CARRIED))
-    rank = LAYERS[call.operator].bounded if len(a["weights"]) % 2 == 0 else 0
+    inputs = frozenset().union(*(m.inputs for t, m in call.marked if m.kind == ACTIVE))
+    boundedness = LAYERS[call.operator].bounded if len(a["weights"]) % 2 == 0 else 0
     mode.computed_in(out.dtype)
-    mode.set_mark(out, Mark(mode, CARRIED, place, rank, inputs))
+    mode.set_mark(out, Mark(mode, ACTIVE, place, boundedness, inputs))
     for t in last:
-        mode.set_mark(t, Mark(mode, CARRIED, _last_place(place, sizes, a), rank, inputs))
+        mode.set_mark(t, Mark(mode, ACTIVE, _last_place(place, sizes, a), boundedness, inputs))
     if not packed:
         with mode:
             out = out.reshape(length, batch, -1)
@@ -251,7 +251,7 @@ def _ones(call: Call, place: Place, w: Weights, begin: State) -> Tensor | None:
     biased = any(b is not None and bool(b.any()) for b in (w.b, w.d))
     if not biased and not any(bool(s.any()) for s in fixed):
         return None
-    # What is multiplied with a gate before anything carries is another for another input.
+    # What is multiplied with a gate before anything active is another for another input.
     gated = fixed and begin[-1] is fixed[-1] and call.operator in ("lstm", "gru")
     reset = call.operator == "gru" and w.d is not None and bool(w.d.any())
     if gated and (reset or bool(begin[-1].any())):

@@ -27,8 +27,8 @@ def passed(grad: Tensor, inside: Tensor) -> Tensor:
 
 def clamped(call: Call) -> Tensor:
     """Where the value passes unchanged the slope is one; where it is clipped it is a constant."""
-    x = call.carried[0]
-    if len(call.carried) > 1 or (call.args and call.args[0] is not x):
+    x = call.active[0]
+    if len(call.active) > 1 or (call.args and call.args[0] is not x):
         raise call.refuse("a bound that depends on the input")
     value = call.value()
     inside = value == x
@@ -40,9 +40,9 @@ def clamped(call: Call) -> Tensor:
 def larger(call: Call) -> Any:
     """max(a, b): the selected one, and half of each where they are equal."""
     a, b = call.get("input"), call.get("other")
-    if call.is_carried(a) and call.is_carried(b):
+    if call.is_active(a) and call.is_active(b):
         return call.run()
-    x, c = (a, b) if call.is_carried(a) else (b, a)
+    x, c = (a, b) if call.is_active(a) else (b, a)
     value = call.value()
     taken, shape = value == x, x.shape
     out = call.frozen(x, value, lambda g, t: (g * t).sum_to_size(shape), taken)
@@ -68,7 +68,7 @@ def ordered_place(call: Call, out: Any) -> Any:
     """Top-k and sort: the selected elements keep their own place."""
     from omenn.engine import location as places
 
-    x, place = call.carried[0], call.place(call.carried[0])
+    x, place = call.active[0], call.place(call.active[0])
     if place is None or not isinstance(out, (tuple, list)):
         return unlocated(call, out)
     dim = call.get("dim")

@@ -16,8 +16,8 @@ from omenn.engine.trace.call import Call
 def solved(call: Call) -> Any:
     """⟦A⟧⁻¹ B, or B ⟦A⟧⁻¹."""
     a, b = call.get("A"), call.get("B")
-    if not call.is_carried(b):
-        return call.hold()
+    if not call.is_active(b):
+        return call.freeze()
     left = call.get("left", True)
     vector = call.operator == "solve" and _vector(a, b)
     shape, options = b.shape, {"left": left}
@@ -44,8 +44,8 @@ def _vector(a: Tensor, b: Tensor) -> bool:
 def factored(call: Call) -> Any:
     """``cholesky_solve``: (L Lᵀ)⁻¹ B at a frozen factor L; symmetric."""
     b, factor = call.get("B"), call.get("L")
-    if not call.is_carried(b):
-        return call.hold()
+    if not call.is_active(b):
+        return call.freeze()
     upper, shape = bool(call.get("upper")), b.shape
 
     def vjp(grad: Tensor, factor: Tensor) -> Tensor:

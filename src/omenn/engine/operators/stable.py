@@ -1,11 +1,11 @@
-"""Log-softmaxes that a model writes out in their stable form: the logits less a held number.
+"""Log-softmaxes that a model writes out in their stable form: the logits less a frozen number.
 
 With m = max y, both y − m − log Σ exp(y − m) and y − (m + log Σ exp(y − m)) are y − log Σ exp y,
 whatever m is. ``log_softmax`` holds the logarithm and lets y through; so do these, and m, which a
-logarithm that is held by itself would leave in the map, drops out.
+logarithm that is frozen by itself would leave in the map, drops out.
 
 NOTE a look at the values. How the logarithm was spelled does not matter: it is the number that
-normalises the logits. It is looked at where a number that is held, or made with one, is taken off.
+normalises the logits. It is looked at where a frozen number, or one made with it, is taken off.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NEAR = 1e-3  # a constant may be added under the logarithm
 
 
 class Shift(NamedTuple):
-    """What was taken off a tensor, at its version; None: a held number was added to it."""
+    """What was taken off a tensor, at its version; None: a frozen number was added to it."""
 
     by: Tensor | None
     version: int = 0
@@ -35,16 +35,16 @@ def noted(call: Call, a: Tensor, b: Tensor) -> None:
         marks = [call.mark(a), call.mark(b)]
         if any(mark is not None and mark.kind == FROZEN for mark in marks):
             call.shift = Shift(None)
-    elif call.is_carried(a) and call.is_carried(b) and b.numel() < a.numel():
+    elif call.is_active(a) and call.is_active(b) and b.numel() < a.numel():
         call.shift = Shift(b, b._version)
 
 
 def log_softmax(call: Call, a: Tensor, b: Tensor) -> Tensor | None:
     """a − b, if it is a log-softmax in its stable form: y − ⟦log Σ exp y⟧."""
-    held = not call.is_carried(b)
-    mark = call.mark(a if held else b)
+    frozen = not call.is_active(b)
+    mark = call.mark(a if frozen else b)
     shift = None if mark is None else mark.shift
-    if shift is None or not call.is_carried(a) or (shift.by is None) == held:
+    if shift is None or not call.is_active(a) or (shift.by is None) == frozen:
         return None
     if not _normalises(b, a):
         return None
@@ -55,7 +55,7 @@ def log_softmax(call: Call, a: Tensor, b: Tensor) -> Tensor | None:
     if mark is None or m._version != shift.version or not _largest(a, m):
         return None
     call.marked.append((m, mark))
-    call.carried.append(m)
+    call.active.append(m)
     vjp = lambda grads: (grads[0], grads[0].sum_to_size(m.shape))  # noqa: E731
     (out,) = Several.apply([call.value()], vjp, 2, a, m)  # type: ignore[misc]
     return call.attach(out, call.true_value() - call.true(a) - call.true(m), frozen=True)

@@ -20,17 +20,17 @@ def run_own(mode: Tracer, call: Call, row: Operator) -> Any:
     They may be those of the operator itself. Whether the rule is right the sum shows; but not of
     one that drops its arguments, since what does not depend on the input is a constant.
     """
-    before = {_node(t) for t in call.carried}
+    before = {_node(t) for t in call.active}
     out = row.rule(call)
     for t in [out] if isinstance(out, Tensor) else out:
         if not isinstance(t, Tensor) or not (t.is_floating_point() or t.is_complex()):
             continue
         made, reached = _between(t, before)
-        if not (reached or call.held):
+        if not (reached or call.result_frozen):
             raise call.refuse(
                 "its rule returns a result that nothing flows back from",
                 "Let the rule return call.run(), call.frozen(...) or what is computed from its "
-                "arguments; call.hold() for a coefficient.",
+                "arguments; call.freeze() for a coefficient.",
             )
         mode.followed.vouched |= made
     return out

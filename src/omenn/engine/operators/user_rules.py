@@ -25,7 +25,7 @@ Kind = str | Callable[[Call], Any]
 _MISSING = object()
 _LOCK = threading.RLock()
 _registered: list[Rule] = []
-_before: dict[tuple[int, Any], Any] = {}  # (table, key) -> what it held without any rule of a user
+_before: dict[tuple[int, Any], Any] = {}  # (table, key) -> what it was without any rule of a user
 
 
 class _Scopes(threading.local):
@@ -116,14 +116,14 @@ def rule(
             a custom operator (``torch.library``, ``torch.ops``).
         kind: ``"linear"`` (linear as it stands, up to a constant), ``"pointwise"`` (a smooth
             function of each element alone: φ(0) + ⟦(φ(x) − φ(0))/x⟧ x), ``"frozen"`` (a
-            coefficient, held as a softmax is), or a function of a ``Call`` that returns the
+            coefficient, frozen as a softmax is), or a function of a ``Call`` that returns the
             frozen output, as below.
         name: the operator's name in messages; the function's own by default.
 
     A function of a ``Call`` computes the output with these, and leaves the arguments as they are:
 
     =================================  ==========================================================
-    ``call.args``, ``call.get(name)``  the arguments; ``call.carried`` are those that depend on
+    ``call.args``, ``call.get(name)``  the arguments; ``call.active`` are those that depend on
                                        the explained input
     ``call.run()``                     the operator itself, with its own derivative
     ``call.value()``                   its result without history, to build on
@@ -131,11 +131,11 @@ def rule(
     ``call.frozen(x, value, vjp, *c)`` ``value`` as a linear function of x: ``vjp(grad, *c)`` is
                                        its derivative, c the coefficients
     ``call.attach(y, term)``           says that y holds the constant ``term``
-    ``call.hold()``                    its result as a coefficient
+    ``call.freeze()``                    its result as a coefficient
     =================================  ==========================================================
 
     A wrong rule does not stay hidden: the certificate of any model that uses it fails, and a result
-    that nothing flows back from is refused, unless it is held.
+    that nothing flows back from is refused, unless it is frozen.
 
     Returns:
         The rule, of which ``remove()`` takes it back; see also :func:`omenn.rules`.
@@ -212,7 +212,7 @@ def declared_linear(call: Call) -> Tensor:
     if not isinstance(value, Tensor):
         raise call.refuse("a rule of the kind 'linear' is for functions that return one tensor")
     out = torch.zeros_like(value)
-    for x in call.carried:
+    for x in call.active:
 
         def vjp(grad: Tensor, x: Tensor = x) -> Tensor:
             with torch.enable_grad():

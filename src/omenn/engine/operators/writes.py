@@ -40,7 +40,7 @@ def scattered(call: Call) -> Any:
         return call.run()
 
     def constant(t: Tensor) -> Tensor:
-        if call.is_carried(t):
+        if call.is_active(t):
             return t
         return call.constant(t).clone() if t is call.first else call.constant(t)
 
@@ -55,7 +55,7 @@ def _has_constant(call: Call) -> bool:
 
     def see(t: Tensor) -> Tensor:
         nonlocal constant
-        constant |= (t.is_floating_point() or t.is_complex()) and not call.is_carried(t)
+        constant |= (t.is_floating_point() or t.is_complex()) and not call.is_active(t)
         return t
 
     substitute((call.args, call.kwargs), see)
@@ -69,13 +69,13 @@ def _setitem(call: Call) -> Tensor:
 
 
 def _written_at_zero(call: Call) -> Tensor:
-    """The operator's result with carried tensors zero, on copies."""
-    carried = {id(t) for t in call.carried}
+    """The operator's result with active tensors zero, on copies."""
+    active = {id(t) for t in call.active}
     owner = call.first
     target: list[Tensor] = []
 
     def sub(t: Tensor) -> Tensor:
-        fresh = torch.zeros_like(t) if id(t) in carried else call.constant(t)
+        fresh = torch.zeros_like(t) if id(t) in active else call.constant(t)
         if t is owner:
             fresh = fresh.clone()
             target.append(fresh)

@@ -159,8 +159,8 @@ class Halve(torch.autograd.Function):
 class Joint(torch.autograd.Function):
     """A value of several tensors whose backward is ``vjp(grad, *tensors)``, one gradient for each.
 
-    For the rules of other books than the frozen one. ``note`` stays on the node, for the operator
-    that comes next.
+    For other rule tables than the frozen one. ``note`` stays on the node, for the operator that
+    comes next.
     """
 
     @staticmethod

@@ -16,15 +16,15 @@ from omenn.errors import (
 )
 
 if TYPE_CHECKING:
-    from omenn.engine.inputs import Feed
+    from omenn.engine.inputs import Inputs
     from omenn.engine.model_state import State
 
 
-def blame(model: Any, feed: Feed, error: Exception, state: State) -> OmennError:
+def blame(model: Any, inputs: Inputs, error: Exception, state: State) -> OmennError:
     """The error to raise for one that a frozen pass raised."""
 
     def called() -> None:
-        args, kwargs = feed.arguments()
+        args, kwargs = inputs.arguments()
         model(*args, **kwargs)
 
     own: Exception | None = None
@@ -40,15 +40,15 @@ def blame(model: Any, feed: Feed, error: Exception, state: State) -> OmennError:
                 "module with at=, or report it with the model."
             )
     assert own is not None
-    remedy = _together(model, feed, state)
-    return InputError(f"the model cannot take {feed.described()}: {reason(own)}.{remedy}")
+    remedy = _together(model, inputs, state)
+    return InputError(f"the model cannot take {inputs.described()}: {reason(own)}.{remedy}")
 
 
-def _together(model: Any, feed: Feed, state: State) -> str:
+def _together(model: Any, inputs: Inputs, state: State) -> str:
     """What to do about a model that takes its inputs as one dict or list; said if it does."""
-    args, kwargs = feed.arguments()
+    args, kwargs = inputs.arguments()
     given = kwargs or args
-    if feed.kind == "tensor":
+    if inputs.kind == "tensor":
         return ""
     try:
         with torch.no_grad():
@@ -62,8 +62,8 @@ def _together(model: Any, feed: Feed, state: State) -> str:
     return " It takes them as one: explain lambda *inputs: model(list(inputs))."
 
 
-def held(operator: str, at: str | None) -> OmennError:
-    """Why nothing flows through an explained number: the last operator was held, or a decision."""
+def nothing_flows(operator: str, at: str | None) -> OmennError:
+    """Why nothing flows through an explained number: a frozen operator, or a decision."""
     if not operator:
         where = f"the output of '{at}'" if at else "the input"
         return TargetError(

@@ -11,7 +11,7 @@ from torch import Tensor
 from omenn.engine.location import Place
 from omenn.engine.trace.autograd_nodes import Affine, Frozen, Overwrite, Rewritten
 from omenn.engine.trace.flow import Flow
-from omenn.engine.trace.marks import CARRIED, FROZEN, IDS, OPAQUE, Layer, Mark, coarser, inputs_of
+from omenn.engine.trace.marks import ACTIVE, FROZEN, IDS, OPAQUE, Layer, Mark, coarser, inputs_of
 from omenn.engine.trace.spelling import Spelling, bind
 from omenn.errors import UnsupportedOperator
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from omenn.engine.operators.stable import Shift
     from omenn.engine.trace.tracer import Tracer
 
-__all__ = ["CARRIED", "FROZEN", "IDS", "OPAQUE", "Call", "Layer", "Mark", "alike", "coarser",
+__all__ = ["ACTIVE", "FROZEN", "IDS", "OPAQUE", "Call", "Layer", "Mark", "alike", "coarser",
            "inputs_of", "substitute", "tensors_in"]  # fmt: skip
 
 
@@ -84,14 +84,14 @@ class Call:
         self.args = args
         self.kwargs = kwargs
         self.marked = marked
-        self.carried = [t for t, m in marked if m.kind == CARRIED]
+        self.active = [t for t, m in marked if m.kind == ACTIVE]
         self.bound = bind(func, args, kwargs)  # the arguments by name
         self.get: Callable[..., Any] = self.bound.get
         self.inplace = spelling.inplace or bool(self.bound.get("inplace"))
         self.first: Any = args[0] if args else next(iter(kwargs.values()), None)
         self.spare: Tensor | None = None  # the ordinary twin of a constant that is written into
-        self.held = False  # the result is a frozen coefficient
-        self.rank: int | None = None
+        self.result_frozen = False  # the result is a frozen coefficient
+        self.boundedness: int | None = None
         self.places: list[Place | None] | None = None
         self.layer: Layer | None = None
         self.shift: Shift | None = None
@@ -103,10 +103,10 @@ class Call:
     @property
     def inputs(self) -> frozenset[Any]:
         """Keys of the explained inputs that flow into it."""
-        return inputs_of([(t, m) for t, m in self.marked if m.kind == CARRIED])
+        return inputs_of([(t, m) for t, m in self.marked if m.kind == ACTIVE])
 
-    def is_carried(self, value: Any) -> bool:
-        return any(value is t for t in self.carried)
+    def is_active(self, value: Any) -> bool:
+        return any(value is t for t in self.active)
 
     def mark(self, value: Tensor) -> Mark | None:
         return next((m for t, m in self.marked if t is value), None)
@@ -116,16 +116,16 @@ class Call:
         return mark.place if mark else None
 
     def constant(self, value: Tensor) -> Tensor:
-        """A tensor that is not carried: without history, unless second derivatives are wanted.
+        """A tensor that is not active: without history, unless second derivatives are wanted.
 
         Raises UnsupportedOperator for one that is: what flows through it would be lost.
         """
-        if self.is_carried(value):
+        if self.is_active(value):
             raise self.refuse("an argument that its rule takes for a constant depends on the input")
         return self._plain(value)
 
     def _plain(self, value: Tensor) -> Tensor:
-        written = self.inplace and value is self.first and not self.is_carried(value)
+        written = self.inplace and value is self.first and not self.is_active(value)
         if self.owner.create_graph or written:  # what is written into must stay itself
             return value
         return value.clone() if value.is_inference() else value.detach()
@@ -136,17 +136,17 @@ class Call:
         if self.owner.create_graph and mark is not None and mark.true is not None:
             # In place the ordinary tensor changes below; coefficients need it as it was.
             return mark.true.clone() if self.inplace else mark.true
-        if self.owner.create_graph and mark is not None and mark.kind == CARRIED:
+        if self.owner.create_graph and mark is not None and mark.kind == ACTIVE:
             raise self.refuse("a write through a view, which cannot be differentiated twice")
         return self._plain(value)
 
     # --- evaluation ------------------------------------------------------------------------
 
     def run(self, sub: Callable[[Tensor], Tensor] | None = None) -> Any:
-        """Calls the operator as spelled: carried tensors as they are, all others constant."""
+        """Calls the operator as spelled: active tensors as they are, all others constant."""
         if sub is None:
-            carried = {id(t) for t in self.carried}
-            sub = lambda t: t if id(t) in carried else self.constant(t)  # noqa: E731
+            active = {id(t) for t in self.active}
+            sub = lambda t: t if id(t) in active else self.constant(t)  # noqa: E731
         args, kwargs = substitute(self.args, sub), substitute(self.kwargs, sub)
         return self.func(*args, **kwargs)
 
@@ -175,42 +175,42 @@ class Call:
 
     def twin(self, out: Any) -> list[Any] | None:
         """The same call in the ordinary graph (only kept for second derivatives)."""
-        if not self.owner.create_graph or self.held:
+        if not self.owner.create_graph or self.result_frozen:
             return None
 
         def ordinary(t: Tensor) -> Tensor:
             mark = self.mark(t)
             if t is self.first and self.spare is not None:
                 return self.spare
-            if mark is not None and mark.kind == CARRIED and mark.true is None:
+            if mark is not None and mark.kind == ACTIVE and mark.true is None:
                 raise self.refuse("a write through a view, which cannot be differentiated twice")
             return t if mark is None or mark.true is None else mark.true
 
         # A detached tensor is followed like any other.
-        true = ordinary(self.carried[0]) if self.operator == "detach" else self.again(ordinary)
+        true = ordinary(self.active[0]) if self.operator == "detach" else self.again(ordinary)
         if self.operator == "setitem":
             true = ordinary(self.first)
         return [true] if isinstance(out, Tensor) else list(true)
 
-    def hold(self) -> Any:
+    def freeze(self) -> Any:
         """The result as a frozen coefficient: nothing flows back through it."""
-        self.held = True
+        self.result_frozen = True
         out = self.true_value()
         if not self.inplace:
             return out
         owner = self.first
-        if self.is_carried(owner):
+        if self.is_active(owner):
             if owner._is_view():
                 raise self.refuse("writes a frozen value into a part of a tensor")
             owner.detach_()  # its history must go
         return owner.copy_(out)
 
     def at_zero(self) -> Any:
-        """The result with every carried tensor set to zero: the constant term of an affine map."""
-        carried = {id(t) for t in self.carried}
+        """The result with every active tensor set to zero: the constant term of an affine map."""
+        active = {id(t) for t in self.active}
         return self.run(
             lambda t: (
-                torch.zeros_like(t, requires_grad=False) if id(t) in carried else self.constant(t)
+                torch.zeros_like(t, requires_grad=False) if id(t) in active else self.constant(t)
             )
         )
 
@@ -233,7 +233,7 @@ class Call:
     @property
     def writable(self) -> bool:
         """Whether x may be overwritten where it lies: it is no part of another, and no leaf."""
-        x = self.carried[0]
+        x = self.active[0]
         return x.grad_fn is not None and not x._is_view() and not self.owner.create_graph
 
     def affine(
@@ -258,7 +258,7 @@ class Call:
     def attach(self, y: Tensor, term: Tensor, frozen: bool = False) -> Tensor:
         """Carries the constant ``term`` (broadcastable to y) to the input's ones image.
 
-        ``frozen``: its value was made from carried tensors, so it is another for another input.
+        ``frozen``: its value was made from active tensors, so it is another for another input.
         """
         return self.owner.location.attach(self, y, term, frozen=frozen)
 

@@ -26,7 +26,7 @@ from omenn.engine.operators.chain import FROZEN_CHAIN
 from omenn.engine.operators.pointwise import GATE
 from omenn.engine.operators.record import Operator
 from omenn.engine.trace.autograd_nodes import Overwrite
-from omenn.engine.trace.call import CARRIED, Call, Mark, substitute
+from omenn.engine.trace.call import ACTIVE, Call, Mark, substitute
 from omenn.engine.trace.links import Link, common, fits, function
 from omenn.engine.trace.spelling import Spelling
 
@@ -37,7 +37,7 @@ OPERATOR = "chain"
 _MANY = 48  # links in a chain, beyond which a tensor counts as the start of a new one
 
 # What shapes a function: the others are homogeneous, so that one after another is as good as both.
-_SHAPING = frozenset("shift clipped smooth power held product quotient sum".split())
+_SHAPING = frozenset("shift clipped smooth power frozen product quotient sum".split())
 _IDLE = frozenset(("linear", "scale", "bent"))
 _CURVED = _SHAPING - {"shift", "sum"}
 
@@ -63,7 +63,7 @@ class Chains:
 
         def gone(ref: Any) -> None:
             links = getattr(chains(), "links", {})
-            if (held := links.get(key)) is not None and held.tensor is ref:
+            if (known := links.get(key)) is not None and known.tensor is ref:
                 del links[key]
 
         link.tensor, link.version = weakref.ref(t, gone), t._version
@@ -118,7 +118,7 @@ class Chains:
         if call.operator == "div":
             top = args[1] if call.reverse else args[0]
             if id(top) not in links:
-                return "held"
+                return "frozen"
             return "scale" if isinstance(other, Tensor) and other.numel() > 1 else "linear"
         if call.operator == "mul" and isinstance(other, Tensor) and other.numel() > 1:
             return "scale"
@@ -127,7 +127,7 @@ class Chains:
             return "shift" if spelled else "bias"
         if call.operator == "pow":
             negative = isinstance(other, (int, float)) and other < 0
-            return "held" if negative else "power" if id(args[0]) in links else "smooth"
+            return "frozen" if negative else "power" if id(args[0]) in links else "smooth"
         return kind
 
     def _fill(self, new: Link, func: Any, args: Any, kwargs: Any, links: dict[int, Link]) -> None:
@@ -188,23 +188,23 @@ class Chains:
             return None
         x = start.now()
         mark = None if x is None else self.owner.mark_of(x)
-        if x is None or mark is None or mark.kind != CARRIED:
+        if x is None or mark is None or mark.kind != ACTIVE:
             return None
         return Chain.of(call, link, start, x, mark)
 
     def _wanted(self, link: Link) -> bool:
         """For a table with a rule for chains: wherever an operator shapes the function."""
-        if link.kind == "held":
+        if link.kind == "frozen":
             return _sigmoidal(link)
         return len(link.parents) > 1 or link.kind in _SHAPING
 
     def _needed(self, call: Call, link: Link) -> bool:
         """For the frozen table: where freezing a factor is not what the whole would be."""
         if link.kind == "product" and call.operator == "mul":
-            carried = {id(t): t for t in call.carried}.values()
-            ranks = [m.rank for t in carried if (m := call.mark(t)) is not None]
-            return len(ranks) == 2 and ranks[0] == ranks[1]
-        if link.kind == "held" or call.operator == "log1p":
+            active = {id(t): t for t in call.active}.values()
+            bounds = [m.boundedness for t in active if (m := call.mark(t)) is not None]
+            return len(bounds) == 2 and bounds[0] == bounds[1]
+        if link.kind == "frozen" or call.operator == "log1p":
             return _sigmoidal(link)
         if link.kind != "quotient":
             return False
@@ -281,8 +281,8 @@ class Chain(Call):
         own.at_origin = at_origin if twice else at_origin.detach()
         own.slope = slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         own.last, own.link, own.places = call, link, [mark.place]
-        ranks = [m.rank for _, m in call.marked]
-        own.rank = GATE if link.kind == "held" else min(ranks)
+        bounds = [m.boundedness for _, m in call.marked]
+        own.boundedness = GATE if link.kind == "frozen" else min(bounds)
         return own
 
     def value(self) -> Any:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from omenn.engine.trace.call import CARRIED, OPAQUE, substitute
+from omenn.engine.trace.call import ACTIVE, OPAQUE, substitute
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Departures:
 
         def out(t: Tensor) -> Tensor:
             mark = mode.mark_of(t)
-            if mark is None or mark.kind not in (CARRIED, OPAQUE):
+            if mark is None or mark.kind not in (ACTIVE, OPAQUE):
                 return t
             value = t.detach().clone()
             return self._moved(value) if moved else value
@@ -76,7 +76,7 @@ def check_departures(run: FrozenRun, f: Tensor, same: Callable[[Any], Tensor]) -
     if _moves(run, f, same, None):
         some = list(errors)[:_MOST] if len(errors) > 1 else []
         guilty = next((k for k in some if _moves(run, f, same, k)), next(iter(errors)))
-    args, kwargs = run.feed.arguments()
+    args, kwargs = run.inputs.arguments()
     with torch.no_grad(), run.state.kept():
         run.model(*args, **kwargs)
     if guilty is not None:
@@ -90,7 +90,7 @@ def _moves(run: FrozenRun, f: Tensor, same: Callable[[Any], Tensor], only: Key |
         twin = copy(run)
         twin.how = replace(run.how, shaken=True, only=only)
         try:
-            twin._forward(run.feed.batched)
+            twin._forward(run.inputs.batched)
         except Exception:  # with other numbers the model does not run
             return True
         run.shaken[only] = twin

@@ -1,4 +1,4 @@
-"""With second derivatives, whether a result carries or only its coefficients have a history.
+"""With second derivatives, whether a result is active or only its coefficients have a history.
 
 NOTE whose history. With ``create_graph`` parameters and coefficients keep theirs, so that a history
 alone does not tell that the explained input flows through a tensor.
@@ -16,21 +16,21 @@ from torch.autograd.graph import get_gradient_edge
 class Flow:
     """The autograd nodes that the arguments of one call had before it."""
 
-    def __init__(self, carried: Sequence[Tensor], marked: Iterable[tuple[Tensor, Any]]) -> None:
-        self.carried = {_node(t) for t in carried if t.requires_grad}
+    def __init__(self, active: Sequence[Tensor], marked: Iterable[tuple[Tensor, Any]]) -> None:
+        self.active = {_node(t) for t in active if t.requires_grad}
         # A write through a view joins the history of what the view is a part of.
-        self.carried |= {_node(b) for t in carried if (b := t._base) is not None} - {None}
+        self.active |= {_node(b) for t in active if (b := t._base) is not None} - {None}
         known = [t for _, m in marked if (t := m.true) is not None]
         known += [t for t, _ in marked]
-        self.others = {_node(t) for t in known if t.requires_grad} - self.carried
+        self.others = {_node(t) for t in known if t.requires_grad} - self.active
 
     def reaches(self, out: Tensor) -> bool:
-        """Whether any of the tensors that carry flows into ``out``."""
+        """Whether any of the active tensors flows into ``out``."""
         seen: set[Any] = set(self.others)
         todo = [_node(out)]
         while todo:
             node = todo.pop()
-            if node in self.carried:
+            if node in self.active:
                 return True
             if node is None or node in seen:
                 continue

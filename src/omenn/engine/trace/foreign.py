@@ -80,9 +80,11 @@ class Watch(TorchFunctionMode):
             yield
 
     def _met(self, t: Tensor) -> None:
-        held = self.known.get(memory_of(stored(t)))
+        before = self.known.get(memory_of(stored(t)))
         # A parameter may be a mapped file, which is shared, but is only read.
-        there = held == version(stored(t)) and (isinstance(t, nn.Parameter) or unshared(stored(t)))
+        there = before == version(stored(t)) and (
+            isinstance(t, nn.Parameter) or unshared(stored(t))
+        )
         if not there:
             here = running_module(self.names)
             self.strangers.append(Stranger(t.detach().clone(), here, self._operator))
@@ -115,11 +117,11 @@ class Watch(TorchFunctionMode):
 def look_again(run: Compared, output: object, thorough: bool) -> None:
     """Raises UnsupportedOperator if what is of unknown origin moves with the input."""
     ids = run.at is None and any(
-        isinstance(v, Tensor) and not v.is_floating_point() for _, v in run.feed.items
+        isinstance(v, Tensor) and not v.is_floating_point() for _, v in run.inputs.items
     )
     for grad in (False, True):
         first = Watch(run.mode, thorough, False)
-        args, kwargs = run.feed.arguments()
+        args, kwargs = run.inputs.arguments()
         try:
             with first.given((*args, *kwargs.values())):
                 run.ordinary(output, args, kwargs, grad)
@@ -133,7 +135,7 @@ def look_again(run: Compared, output: object, thorough: bool) -> None:
 
 
 def _run_moved(run: Compared, output: object, grad: bool, first: Watch, second: Watch) -> None:
-    args, kwargs = run.feed.arguments()
+    args, kwargs = run.inputs.arguments()
     if run.at is None:
         args, kwargs = [moved(v) for v in args], {k: moved(v) for k, v in kwargs.items()}
     try:

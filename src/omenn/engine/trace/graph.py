@@ -132,9 +132,9 @@ def _problem(node: Any, live: set[Any]) -> str | None:
         factors = node.next_functions[1:] if name.startswith("Add") else node.next_functions
         if name == "Lerp":  # linear in both ends
             factors = factors[2:]
-        carrying = [n for n, _ in factors if n in live]
-        halved = all(_is_halved(n) for n in carrying)
-        if len(carrying) > 1 and not (halved and len(carrying) == 2):
+        live_factors = [n for n, _ in factors if n in live]
+        halved = all(_is_halved(n) for n in live_factors)
+        if len(live_factors) > 1 and not (halved and len(live_factors) == 2):
             return f"'{name}' of two tensors that depend on the input"
         if name == "Div" and len(node.next_functions) > 1 and node.next_functions[1][0] in live:
             return "'Div' by a tensor that depends on the input"

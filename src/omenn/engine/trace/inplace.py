@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omenn.engine import location as places
 from omenn.engine.location import Place
-from omenn.engine.trace.call import CARRIED, Call, Mark
+from omenn.engine.trace.call import ACTIVE, Call, Mark
 from omenn.engine.trace.marks import memory_of
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ def prepare_write(mode: Tracer, call: Call) -> None:
         mode.followed.add(target._base)  # PyTorch gives it a history as well
     if target._base is not None:
         inputs = call.inputs
-        if mark is None or mark.kind != CARRIED:
+        if mark is None or mark.kind != ACTIVE:
             _carry_base(mode, call, target, target._base, inputs)
         base = mode.worn(target._base)
-        if base is not None and base.kind == CARRIED and not inputs <= base.inputs:
+        if base is not None and base.kind == ACTIVE and not inputs <= base.inputs:
             mode.set_mark(target._base, replace(base, inputs=base.inputs | inputs))
     if mode.create_graph and (mark is None or mark.true is None):
         call.spare = target.clone()
@@ -63,7 +63,7 @@ def place_base(mode: Tracer, call: Call) -> None:
     base, mark, before = view._base, mode.worn(view), call.mark(view)
     if base is None or base.dtype != view.dtype:
         return
-    if mark is None or mark.kind != CARRIED or mark.place is None:
+    if mark is None or mark.kind != ACTIVE or mark.place is None:
         return
     known = mode.worn(base)
     if known is not None and (before is None or before.place is mark.place):
@@ -72,7 +72,7 @@ def place_base(mode: Tracer, call: Call) -> None:
     place = places.overwritten(
         (own, base.shape), (mark.place, view.shape), lambda into, cells: _written(view, into, cells)
     )
-    known = known or Mark(mode, CARRIED, inputs=mark.inputs)
+    known = known or Mark(mode, ACTIVE, inputs=mark.inputs)
     mode.set_mark(base, replace(known, place=place))
 
 
@@ -125,11 +125,11 @@ def _carry_base(
     place = _kept(mode, call, view, base, inputs)
     kept = base.detach().clone()
     base.copy_(mode.location.carry(call, kept.clone(), kept, place))
-    mode.set_mark(base, Mark(mode, CARRIED, place, inputs=inputs))
-    mark = Mark(mode, CARRIED, seen_through(view, place), inputs=inputs)
+    mode.set_mark(base, Mark(mode, ACTIVE, place, inputs=inputs))
+    mark = Mark(mode, ACTIVE, seen_through(view, place), inputs=inputs)
     mode.set_mark(view, mark)
     call.marked.append((view, mark))
-    call.carried.append(view)
+    call.active.append(view)
     view.grad_fn  # noqa: B018  # torch renews a view's history only when it is looked at
 
 

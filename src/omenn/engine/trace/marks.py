@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from omenn.engine.probabilities import End
     from omenn.engine.trace.tracer import Tracer
 
-CARRIED, FROZEN, IDS, OPAQUE = "carried", "frozen", "ids", "opaque"
+ACTIVE, FROZEN, IDS, OPAQUE = "active", "frozen", "ids", "opaque"
 MARK = "_omenn_mark"
 
 
@@ -46,10 +46,10 @@ MARK = "_omenn_mark"
 class Mark:
     """What the tracer knows of a tensor.
 
-    ``kind``: ``carried`` (affine in the explained input), ``frozen`` (depends on the input, but
+    ``kind``: ``active`` (affine in the explained input), ``frozen`` (depends on the input, but
     held constant), ``ids`` (explained integer ids) or ``opaque`` (depends on the input in a way
-    that no rule knows; ``error`` says since which operator). ``rank``: how readily a factor is
-    frozen in a product (2 softmax and sigmoid, 1 tanh, 0 unbounded). ``inputs``: keys of the
+    that no rule knows; ``error`` says since which operator). ``boundedness``: how readily a factor
+    is frozen in a product (2 softmax and sigmoid, 1 tanh, 0 unbounded). ``inputs``: keys of the
     explained inputs. ``true``: the same tensor in the ordinary graph, kept for second derivatives.
     ``layer``: the linear layer that it is the output of. ``shift``: what was taken off it last.
     """
@@ -57,7 +57,7 @@ class Mark:
     owner: Tracer
     kind: str
     place: Place | None = None
-    rank: int = 0
+    boundedness: int = 0
     inputs: frozenset[Any] = frozenset()
     true: Tensor | None = None
     layer: Layer | None = None
@@ -90,7 +90,7 @@ class Layer(NamedTuple):
 Marked = Sequence[tuple[Tensor, Mark]]
 
 
-def names_in(marked: Marked, kinds: Sequence[str] = (CARRIED, FROZEN, IDS, OPAQUE)) -> Any:
+def names_in(marked: Marked, kinds: Sequence[str] = (ACTIVE, FROZEN, IDS, OPAQUE)) -> Any:
     """Keys of the explained inputs that any of the tensors depends on; of these kinds alone."""
     if len(marked) == 1 and marked[0][1].kind in kinds:
         return marked[0][1].inputs
@@ -99,7 +99,7 @@ def names_in(marked: Marked, kinds: Sequence[str] = (CARRIED, FROZEN, IDS, OPAQU
 
 def inputs_of(marked: Marked) -> frozenset[Any]:
     """The same, ids apart."""
-    return names_in(marked, (CARRIED, FROZEN, OPAQUE))
+    return names_in(marked, (ACTIVE, FROZEN, OPAQUE))
 
 
 def coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
@@ -131,10 +131,10 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        self._held: dict[int, ref[torch.UntypedStorage]] = {}  # by the address of the data
+        self._known: dict[int, ref[torch.UntypedStorage]] = {}  # by the address of the data
 
     def __bool__(self) -> bool:
-        return bool(self._held)
+        return bool(self._known)
 
     def add(self, t: Tensor) -> None:
         try:
@@ -142,18 +142,18 @@ class Memory:
             address = storage.data_ptr()
         except (RuntimeError, NotImplementedError):  # sparse, nested, wrapped: it has none
             return
-        held = self._held.get(address)
-        if address and (held is None or held() is None):  # else a view of memory that is known
-            self._held[address] = ref(storage)
+        known = self._known.get(address)
+        if address and (known is None or known() is None):  # else a view of memory that is known
+            self._known[address] = ref(storage)
 
     def drop(self, t: Tensor) -> None:
         """The whole of this memory was overwritten with a frozen value."""
-        if self._held:
-            self._held.pop(memory_of(t), None)
+        if self._known:
+            self._known.pop(memory_of(t), None)
 
     def holds(self, t: Tensor) -> bool:
-        held = self._held.get(memory_of(t)) if self._held else None
-        return held is not None and held() is not None
+        known = self._known.get(memory_of(t)) if self._known else None
+        return known is not None and known() is not None
 
 
 # --- the end of a run ----------------------------------------------------------------------------
@@ -175,7 +175,7 @@ class Followed:
     def add(self, t: Tensor, kind: str = "") -> None:
         """From now on the tensor is followed, with a mark of this kind if it got one."""
         self._seen.append((lambda: t) if self._strong else ref(t))
-        if kind in (CARRIED, OPAQUE):
+        if kind in (ACTIVE, OPAQUE):
             self.active.add(t)
         elif kind == FROZEN:
             self.active.drop(t)

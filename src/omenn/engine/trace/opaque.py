@@ -2,7 +2,7 @@
 
 NOTE refused at the explained number. What such an operator makes of the input is not known to be
 affine, so a floating-point result is marked opaque, with the error that says why, and so is
-whatever is computed from it. Integers and booleans are decisions, which are held. The error is
+whatever is computed from it. Integers and booleans are decisions, which are constants. The error is
 raised where the explained number is opaque. Every opaque tensor has a history that ends in an
 ``Opaque`` node: so what unseen code makes of it is noticed, and no gradient passes.
 """

@@ -39,9 +39,9 @@ class Origins:
         if _continuous(t):
             inner = stored(t)
             address = memory_of(inner)
-            held = self._made.get(address)
-            if held is not None and held[0]() is not None:
-                held[1].add(version(inner))
+            known = self._made.get(address)
+            if known is not None and known[0]() is not None:
+                known[1].add(version(inner))
             elif address:
                 self._made[address] = (ref(inner.untyped_storage()), {version(inner)})
 
@@ -50,8 +50,8 @@ class Origins:
         if not _continuous(t) or not t.numel():
             return  # whole numbers and truth values are decisions; and there is nothing to follow
         inner = stored(t)
-        held, now = self._made.get(memory_of(inner)), version(inner)
-        if held is not None and now in held[1] and held[0]() is not None:
+        known, now = self._made.get(memory_of(inner)), version(inner)
+        if known is not None and now in known[1] and known[0]() is not None:
             return
         self.met.append((t, now))
         self.made(t)

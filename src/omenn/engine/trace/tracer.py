@@ -51,7 +51,7 @@ from omenn.engine.trace.frozen_results import frozen_result
 from omenn.engine.trace.graph import reaches
 from omenn.engine.trace.inplace import owned, place_base, prepare_write, seen_through
 from omenn.engine.trace.marks import (
-    CARRIED,
+    ACTIVE,
     FROZEN,
     IDS,
     MARK,
@@ -81,10 +81,10 @@ Convolved = Callable[[Tensor, Mark, int], None]
 class Tracer(TorchFunctionMode):
     """Runs what is called under it in frozen form. One per explanation, never shared.
 
-    ``products``: which factor of a product of two equally bounded tensors carries: ``"half"`` of
-    each, ``"left"`` or ``"right"``. ``create_graph``: keep the coefficients differentiable.
-    ``rules``: the table of rules, the frozen one if not given. ``ranked``: whether the bounded
-    factor of a product is frozen, or all factors count as equal.
+    ``products``: which factor of a product of two equally bounded tensors stays active: ``"half"``
+    of each, ``"left"`` or ``"right"``. ``create_graph``: keep the coefficients differentiable.
+    ``rules``: the table of rules, the frozen one if not given. ``freeze_bounded``: whether the
+    bounded factor of a product is frozen, or all factors count as equal.
     """
 
     locating: type[Location] = Location
@@ -96,13 +96,14 @@ class Tracer(TorchFunctionMode):
         products: str = "half",
         create_graph: bool = False,
         rules: dict[str, Operator] | None = None,
-        ranked: bool = True,
+        freeze_bounded: bool = True,
         state: State | None = None,
         how: Pass | None = None,
     ) -> None:
         super().__init__()
         self.how = how or Pass()
-        self.products, self.create_graph, self.ranked = products, create_graph, ranked
+        self.products, self.create_graph = products, create_graph
+        self.freeze_bounded = freeze_bounded
         self.rules = OPERATORS if rules is None else rules
         self.engine = rules is None and type(self) is Tracer  # no other table, no subclass
         self.notes: dict[str, Any] = {}  # what the rules of a table keep between two calls
@@ -123,8 +124,8 @@ class Tracer(TorchFunctionMode):
         self.departures = Departures(self.how.shaken, self.how.only)
         self.chains = Chains(self)
         self.paused = False  # while the engine itself works between two of the model's calls
-        self.held = ""  # the last operator whose result was frozen
-        self.coarsest: torch.dtype | None = None  # the least precise type that carried a value
+        self.last_frozen = ""  # the last operator whose result was frozen
+        self.coarsest: torch.dtype | None = None  # the least precise type of an active value
         self.made: Lookup | None = None
         self.convolved: Convolved | None = None
 
@@ -138,7 +139,7 @@ class Tracer(TorchFunctionMode):
     def follow_own(self, x: Tensor) -> None:
         """A tensor of the caller is an explained input; nothing is hung on it."""
         true, inputs = x.detach() if self.create_graph else None, frozenset([id(x)])
-        self.leaves[id(x)] = (x, Mark(self, CARRIED, None, 0, inputs, true))
+        self.leaves[id(x)] = (x, Mark(self, ACTIVE, None, 0, inputs, true))
         self.follow(x, inputs)
 
     @contextmanager
@@ -208,7 +209,7 @@ class Tracer(TorchFunctionMode):
             there = None if whole is None else whole.place
             place = None if there is None else seen_through(t, there)
             place = place or self.location.home(t, inputs) or self.location.nowhere(t, inputs)
-            mark = Mark(self, CARRIED, place, inputs=inputs)
+            mark = Mark(self, ACTIVE, place, inputs=inputs)
             self.set_mark(t, mark)
             return mark
         return self._alien(t, node)
@@ -247,7 +248,7 @@ class Tracer(TorchFunctionMode):
             if mark is None:
                 self._check_constant(t)
                 return
-        if mark.kind == CARRIED:
+        if mark.kind == ACTIVE:
             node = t.grad_fn
             alien = isinstance(node, _PYTHON_NODE) and not isinstance(node, NODES)
             if alien and node not in self.followed.vouched:
@@ -318,11 +319,11 @@ class Tracer(TorchFunctionMode):
         spelling = self._spellings.get(func)
         row = self.rules.get(spelling.operator) if spelling else None
         if spelling is None or row is None or OPAQUE in kinds:
-            if CARRIED in kinds or OPAQUE in kinds:
+            if ACTIVE in kinds or OPAQUE in kinds:
                 return unknown(self, func, args, kwargs, marked)
             return frozen_result(self, None, func, args, kwargs, marked)
         call = Call(self, func, spelling, args, kwargs, marked)
-        if CARRIED in kinds:
+        if ACTIVE in kinds:
             return self._ruled(call, row)
         return frozen_result(self, (call, row), func, args, kwargs, marked)
 
@@ -351,7 +352,7 @@ class Tracer(TorchFunctionMode):
             prepare_write(self, call)
         logits = probabilities.begun(self, call) if call.operator in probabilities.LAST else None
         use = chain or call
-        use.flow = Flow(use.carried, use.marked) if self.create_graph else None
+        use.flow = Flow(use.active, use.marked) if self.create_graph else None
         if chain is not None:
             out = chain.applied()
         else:
@@ -366,18 +367,17 @@ class Tracer(TorchFunctionMode):
         return None if call.operator == "setitem" else out
 
     def _mark_outputs(self, call: Call, row: Operator, out: Any) -> None:
-        if call.held:
-            self.held = call.operator
+        if call.result_frozen:
+            self.last_frozen = call.operator
         found = self.location.places(call, row, out)
-        rank = call.rank if row.bounded is None else row.bounded
-        if rank is None:
-            rank = min([m.rank for _, m in call.marked if m.kind == CARRIED])
+        boundedness = call.boundedness if row.bounded is None else row.bounded
+        if boundedness is None:
+            boundedness = min([m.boundedness for _, m in call.marked if m.kind == ACTIVE])
         inputs = of = names_in(call.marked)
-        if len(call.carried) < len(call.marked):
+        if len(call.active) < len(call.marked):
             of = call.inputs
         twin = call.twin(out) if self.create_graph else None
-        outs = [out] if isinstance(out, Tensor) else list(out)
-        for k, t in enumerate(outs):
+        for k, t in enumerate([out] if isinstance(out, Tensor) else out):
             if not isinstance(t, Tensor):
                 continue
             place = found[k] if k < len(found) else None
@@ -385,14 +385,15 @@ class Tracer(TorchFunctionMode):
                 # Indices and rounded values: should they be added somewhere, the result says so.
                 self.set_mark(t, Mark(self, FROZEN, place, 0, inputs))
                 continue
-            carries = t.requires_grad and t.grad_fn is not None and not call.held
-            carries = carries and (call.flow is None or call.flow.reaches(t))
-            if carries:
+            active = t.requires_grad and t.grad_fn is not None and not call.result_frozen
+            active = active and (call.flow is None or call.flow.reaches(t))
+            if active:
                 self.computed_in(t.dtype)
             true = twin[k] if twin else None
-            kind, names = (CARRIED, of) if carries else (FROZEN, inputs)
+            kind, names = (ACTIVE, of) if active else (FROZEN, inputs)
             layer = call.layer or next((m.layer for g, m in call.marked if g is t), None)
-            self.set_mark(t, Mark(self, kind, place, rank, names, true, layer, shift=call.shift))
+            new = Mark(self, kind, place, boundedness, names, true, layer, shift=call.shift)
+            self.set_mark(t, new)
 
     def module_path(self) -> str:
         """Dotted name of the innermost module whose method is running, from the call stack."""
