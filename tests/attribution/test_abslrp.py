@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from methods import oracles as o
+from attribution import oracles as o
 from nets import Plain, Residual, Tokens, draw, seeded
 from omenn import Contrast
 from omenn.errors import InputError, TargetError, UnsupportedOperator

@@ -6,12 +6,12 @@ from functools import partial
 
 import pytest
 import torch
-from methods.test_abslrp import close, positive
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from methods import oracles as o
+from attribution import oracles as o
+from attribution.test_abslrp import close, positive
 from nets import Plain, Residual, Tokens, draw, seeded
 
 

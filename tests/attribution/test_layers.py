@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from methods import oracles as o
+from attribution import oracles as o
 from nets import draw, seeded
 from omenn.attribution import RuleTable, propagate
 from omenn.attribution.lrp_layers import alpha_beta_rule, by_layer, epsilon_rule, gamma_rule

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from methods import oracles as o
+from attribution import oracles as o
 from nets import Plain, Residual, Tokens, draw, seeded
 
 EPS = 1e-6
