@@ -1,12 +1,18 @@
-"""What the cells of a run say together: JSON, Markdown, parquet, and a table in the terminal."""
+"""What the cells of a run say together: one long table, and its views.
+
+NOTE [one table]
+``collected`` makes the only form of the results, rows of one measure each, with what must be
+compared between rows already decided. JSON, Markdown, parquet, the terminal and the page
+(``omenn.viz.bench_page``) only choose from it and write.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from omenn.bench.cell_store import Store
@@ -14,27 +20,37 @@ from omenn.bench.plan import Plan
 from omenn.bench.plan_entries import Entry
 from omenn.errors import MissingExtra
 from omenn.files.json_text import as_json, finite
+from omenn.metrics.score import Measured
 from omenn.viz.bench_table import (
-    Bench,
     Column,
-    Line,
-    Table,
-    Value,
+    Results,
+    Row,
+    best_of,
+    failures,
     fewer,
+    floor,
+    grouped,
     interval,
     notes,
     short,
 )
-from omenn.viz.wording import PROMISES
+from omenn.viz.wording import PROMISES, memory, seconds
 
 if TYPE_CHECKING:
     from rich.table import Table as Printed
 
 ABREAST = 6  # measures that stand beside each other in a terminal
+LEGEND = (
+    "Bold: the best method. In parentheses: not above the best trivial map, which knows no model."
+)
 
 
-def collected(plan: Plan, store: Store) -> Bench:
+# --- the long table ----------------------------------------------------------------------------
+
+
+def collected(plan: Plan, store: Store) -> Results:
     """Everything that is stored of a run."""
+    import omenn
     from omenn.metrics import metric_registry
 
     found = [(metric.name, metric_registry.find(metric.base)) for metric in plan.metrics]
@@ -43,173 +59,187 @@ def collected(plan: Plan, store: Store) -> Bench:
         for name, kind in found
         for m in kind.measures
     )
+    known = {m.name: store.read(m.name) or {} for m in plan.models}
+    kinds = {entry.name: omenn.methods().get(entry.base) for entry in plan.rows}
+    rows = [
+        row for m in plan.models for e in plan.rows for row in _rows(plan, store, m, e, columns)
+    ]
+    same = grouped(rows, _place)
     of = f", class {', '.join(map(str, plan.classes))}" if plan.classes else ""
-    return Bench(
-        data=f"{plan.data.name}, split {plan.split}{of}",
+    return Results(
+        rows=tuple(_compared(row, same[_place(row)]) for row in rows),
         columns=columns,
+        models={name: _model(stored) for name, stored in known.items()},
+        methods={
+            name: {
+                "promise": kind.promise if kind else "",
+                "summary": kind.summary if kind else "knows no model",
+            }
+            for name, kind in kinds.items()
+        },
         metrics={name: f"{kind.summary} ({kind.source})" for name, kind in found},
-        tables=tuple(_table(plan, store, model, columns) for model in plan.models),
+        data=f"{plan.data.name}, split {plan.split}{of}",
         plan=plan.toml(),
         versions=store.identity["versions"],
         seed=plan.seed,
     )
 
 
-def _table(plan: Plan, store: Store, model: Entry, columns: Sequence[Column]) -> Table:
-    known = store.read(model.name) or {}
-    return Table(
-        model=model.name,
-        weights=known.get("weights", ""),
-        warning=known.get("warning", ""),
-        pictures=known.get("pictures", 0),
-        facts={
-            name.replace("_", " "): _value(value) for name, value in known.get("facts", {}).items()
-        },
-        lines=tuple(_line(plan, store, model, method, columns) for method in plan.rows),
-    )
-
-
-def _line(plan: Plan, store: Store, model: Entry, method: Entry, columns: Sequence[Column]) -> Line:
-    import omenn
+def _rows(
+    plan: Plan, store: Store, model: Entry, method: Entry, columns: Sequence[Column]
+) -> Iterator[Row]:
+    """The rows of one method on one model, not yet compared with others."""
     from omenn.metrics.explainers import TRIVIAL
 
-    cells = {m.name: store.read(model.name, method.name, m.name) or {} for m in plan.metrics}
     cost = store.read(model.name, method.name) or {}
-    kind = omenn.methods().get(method.base)
-    measures = {name: cell.get("measures", {}) for name, cell in cells.items()}
-    return Line(
-        name=method.name,
-        trivial=method.base in TRIVIAL,
-        promise=kind.promise if kind else "",
-        summary=kind.summary if kind else "knows no model",
-        values={
-            column: _value(measures[column.metric][column.measure])
-            for column in columns
-            if column.measure in measures[column.metric]
-        },
-        failures={name: cell["error"] for name, cell in cells.items() if cell.get("error")},
-        counted={name: cell["counted"] for name, cell in cells.items() if cell.get("counted")},
-        seconds=cost.get("seconds"),
-        memory=cost.get("memory"),
-    )
+    for metric in plan.metrics:
+        cell = store.read(model.name, method.name, metric.name) or {}
+        row = Row(
+            model=model.name,
+            method=method.name,
+            trivial=method.base in TRIVIAL,
+            metric=metric.name,
+            counted=cell.get("counted", {}),
+            error=cell.get("error"),
+            seconds_per_picture=cost.get("seconds"),
+            peak_memory_bytes=cost.get("memory"),
+        )
+        if row.error:
+            yield row
+        measures = cell.get("measures", {})
+        for c in columns:
+            if c.metric == metric.name and c.measure in measures:
+                measured = asdict(_measured(measures[c.measure]))
+                yield replace(row, measure=c.measure, higher_is_better=c.higher, **measured)
 
 
-def _value(stored: Mapping[str, Any]) -> Value:
+def _place(row: Row) -> tuple[str, str, str | None]:
+    """Rows of one place are compared."""
+    return row.model, row.metric, row.measure
+
+
+def _compared(row: Row, among: Sequence[Row]) -> Row:
+    """The row with ``above_trivial`` and ``best``, among all methods of its measure.
+
+    >>> rows = [Row(model="net", method=n, trivial=t, metric="m", measure="m", value=v) for n, t, v
+    ...     in (("omenn", False, 0.8), ("other", False, 0.5), ("constant", True, 0.5))]
+    >>> [(row.above_trivial, row.best) for row in (_compared(row, rows) for row in rows)]
+    [(True, True), (False, False), (False, False)]
+    """
+    if row.trivial or not row.known:
+        return row
+    higher = row.higher_is_better
+    bound = floor(among, higher)
+    above = math.isnan(bound) or (row.value > bound if higher else row.value < bound)
+    first = row.value == best_of((one.value for one in among if not one.trivial), higher)
+    return replace(row, above_trivial=above, best=above and first)
+
+
+def _model(stored: Mapping[str, Any]) -> dict[str, Any]:
+    facts = {n.replace("_", " "): _measured(fact) for n, fact in stored.get("facts", {}).items()}
+    return {
+        "weights": stored.get("weights", ""),
+        "warning": stored.get("warning", ""),
+        "pictures": stored.get("pictures", 0),
+        "facts": facts,
+    }
+
+
+def _measured(stored: Mapping[str, Any]) -> Measured:
     """From JSON, in which a NaN is null."""
+    numbers = {name: _number(stored[name]) for name in ("value", "low", "high")}
     values = stored.get("values")
-    return Value(
-        value=_number(stored["value"]),
-        low=_number(stored["low"]),
-        high=_number(stored["high"]),
-        images=stored["images"],
-        values=None if values is None else tuple(_number(value) for value in values),
-        chance=stored.get("chance"),
-    )
+    each = None if values is None else tuple(map(_number, values))
+    return Measured(**numbers, images=stored["images"], values=each, chance=stored.get("chance"))
 
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def files(bench: Bench) -> tuple[dict[str, bytes], list[str]]:
+def in_vain(results: Results) -> bool:
+    """Whether no method could be judged, or nothing by one of the metrics.
+
+    Trivial maps count where there are only those.
+    """
+    judged = [row for row in results.rows if not row.trivial] or results.rows
+    return {row.metric for row in judged if row.measure} != set(results.metrics)
+
+
+# --- JSON and parquet --------------------------------------------------------------------------
+
+
+def files(results: Results) -> tuple[dict[str, bytes], list[str]]:
     """The results by file name, and what could not be made and why."""
     from omenn.viz.bench_page import bench_page
 
     made = {
-        "results.json": (as_json(record(bench)) + "\n").encode(),
-        "results.md": markdown(bench).encode(),
-        "index.html": bench_page(bench).encode(),
+        "results.json": (as_json(record(results)) + "\n").encode(),
+        "results.md": markdown(results).encode(),
+        "index.html": bench_page(results).encode(),
     }
     try:
-        made["results.parquet"] = parquet(bench)
+        made["results.parquet"] = parquet(results)
     except MissingExtra as error:
         return made, [str(error)]
     return made, []
 
 
-def record(bench: Bench) -> dict[str, Any]:
+def record(results: Results) -> dict[str, Any]:
     """Every number but those of single pictures, which are in the parquet file and in the cells."""
     return finite(
         {
-            "data": bench.data,
-            "versions": bench.versions,
-            "seed": bench.seed,
-            "plan": bench.plan,
-            "metrics": bench.metrics,
+            "data": results.data,
+            "versions": results.versions,
+            "seed": results.seed,
+            "plan": results.plan,
+            "metrics": results.metrics,
             "models": [
                 {
-                    "model": table.model,
-                    "weights": table.weights,
-                    "warning": table.warning,
-                    "pictures": table.pictures,
-                    "facts": {name: _plain(value) for name, value in table.facts.items()},
-                    "methods": [_line_record(table, line) for line in table.lines],
+                    "model": model,
+                    **about,
+                    "facts": {name: _plain(fact) for name, fact in about["facts"].items()},
+                    "methods": [
+                        _method(rows, results.methods[name]["promise"])
+                        for name, rows in results.of(model).items()
+                    ],
                 }
-                for table in bench.tables
+                for model, about in results.models.items()
             ],
         }
     )
 
 
-def _line_record(table: Table, line: Line) -> dict[str, Any]:
+def _method(rows: Sequence[Row], promise: str) -> dict[str, Any]:
+    shown = ("metric", "measure", "higher_is_better")
     return {
-        "method": line.name,
-        "trivial": line.trivial,
-        "promise": line.promise or None,
-        "seconds_per_picture": line.seconds,
-        "peak_memory_bytes": line.memory,
+        "method": rows[0].method,
+        "trivial": rows[0].trivial,
+        "promise": promise or None,
+        "seconds_per_picture": rows[0].seconds_per_picture,
+        "peak_memory_bytes": rows[0].peak_memory_bytes,
         "values": [
             {
-                "metric": column.metric,
-                "measure": column.measure,
-                "higher_is_better": column.higher,
-                **_plain(value),
-                "above_trivial": table.good(line, column),
-                "best": table.first(line, column),
+                **{name: getattr(row, name) for name in shown},
+                **_plain(row),
+                "above_trivial": row.above_trivial,
+                "best": row.best,
             }
-            for column, value in line.values.items()
+            for row in rows
+            if row.measure
         ],
-        "counted": line.counted,
-        "failures": line.failures,
+        "counted": {row.metric: row.counted for row in rows if row.measure and row.counted},
+        "failures": {row.metric: row.error for row in rows if row.error},
     }
 
 
-def _plain(value: Value) -> dict[str, Any]:
-    return {key: entry for key, entry in asdict(value).items() if key != "values"}
+def _plain(value: Row | Measured) -> dict[str, Any]:
+    """A number and its interval, without those of single pictures."""
+    return {f.name: getattr(value, f.name) for f in fields(Measured) if f.name != "values"}
 
 
-def rows(bench: Bench) -> list[dict[str, Any]]:
-    """One row for each measure of each cell, with the numbers of the single pictures; of a cell
-    that failed one row with the reason."""
-    found = []
-    for table in bench.tables:
-        for line in table.lines:
-            own = {
-                "model": table.model,
-                "method": line.name,
-                "trivial": line.trivial,
-                "seconds_per_picture": line.seconds,
-                "peak_memory_bytes": line.memory,
-            }
-            for column, value in line.values.items():
-                found.append(
-                    {
-                        **own,
-                        "metric": column.metric,
-                        "measure": column.measure,
-                        "higher_is_better": column.higher,
-                        **asdict(value),
-                        "above_trivial": table.good(line, column),
-                        "counted": json.dumps(line.counted.get(column.metric, {})),
-                    }
-                )
-            for metric, reason in line.failures.items():
-                found.append({**own, "metric": metric, "error": reason})
-    return found
-
-
-def parquet(bench: Bench) -> bytes:
-    """The rows as a parquet file.
+def parquet(results: Results) -> bytes:
+    """The long table as a parquet file, with the numbers of the single pictures.
 
     Raises:
         MissingExtra: pyarrow is not installed.
@@ -220,156 +250,133 @@ def parquet(bench: Bench) -> bytes:
     except ImportError:
         raise MissingExtra("pyarrow", "bench", "results.parquet") from None
     text, real, flag = pyarrow.string(), pyarrow.float64(), pyarrow.bool_()
-    names = {
+    costs = {"seconds_per_picture": real, "peak_memory_bytes": pyarrow.int64()}
+    kinds = {
         **dict.fromkeys(("model", "method", "metric", "measure"), text),
         **{"value": real, "low": real, "high": real, "images": pyarrow.int64(), "chance": real},
         **dict.fromkeys(("higher_is_better", "above_trivial", "trivial"), flag),
-        **{"seconds_per_picture": real, "peak_memory_bytes": pyarrow.int64()},
+        **costs,
         **{"counted": text, "error": text, "values": pyarrow.list_(real)},
     }
-    lists = {name: [row.get(name) for row in rows(bench)] for name in names}
-    schema = pyarrow.schema(list(names.items()))
+    failed = ("model", "method", "trivial", "metric", "error", *costs)
+    flat = [
+        asdict(row) | {"counted": json.dumps(row.counted)}
+        if row.measure
+        else {name: getattr(row, name) for name in failed}
+        for row in results.rows
+    ]
     out = io.BytesIO()
-    writer.write_table(pyarrow.table(lists, schema=schema), out)
+    writer.write_table(pyarrow.Table.from_pylist(flat, pyarrow.schema(list(kinds.items()))), out)
     return out.getvalue()
 
 
-LEGEND = (
-    "Bold: the best method. In parentheses: not above the best trivial map, which knows no model."
-)
+# --- Markdown and the terminal -----------------------------------------------------------------
 
 
-def markdown(bench: Bench) -> str:
+def markdown(results: Results) -> str:
     """The results as Markdown: of each model the headlines, then every measure, then the costs."""
-    said = [f"Data: {bench.data}. Versions: {_versions(bench)}. Seed {bench.seed}.", LEGEND]
-    for table in bench.tables:
-        facts = [f"{name} {short(value.value)}" for name, value in table.facts.items()]
-        about = [table.weights, f"{table.pictures} pictures", ", ".join(facts)]
-        said.append(f"## {table.model}")
-        said.append(f"{'; '.join(filter(None, about))}.")
-        if few := fewer(table, bench.columns):
-            said.append(few)
-        if table.warning:
-            said.append(f"**{table.warning}**")
-        said.append(_lines(table, bench.headlines, intervals=False))
-        counted = notes(table)
-        for metric, summary in bench.metrics.items():
-            said.append(f"### {table.model}: {metric}")
+    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    said = [f"Data: {results.data}. Versions: {versions}. Seed {results.seed}.", LEGEND]
+    for model, about in results.models.items():
+        rows = [row for own in results.of(model).values() for row in own]
+        facts = ", ".join(f"{name} {short(fact.value)}" for name, fact in about["facts"].items())
+        known = filter(None, (about["weights"], f"{about['pictures']} pictures", facts))
+        said += [f"## {model}", f"{'; '.join(known)}.", fewer(rows, about["pictures"])]
+        said.append(f"**{about['warning']}**" if about["warning"] else "")
+        said.append(_measures(results, model, results.headlines, intervals=False))
+        counted = notes(rows)
+        for metric, summary in results.metrics.items():
+            said.append(f"### {model}: {metric}")
             said.append(f"{summary}. 95 % intervals in brackets.")
-            own = [column for column in bench.columns if column.metric == metric]
-            said.append(_lines(table, own, intervals=True))
-            said += [
-                f"Counted: {w}: {who}." for (name, w), who in counted.items() if name == metric
-            ]
-        said.append(f"### {table.model}: cost")
-        said.append(_costs(table))
-    return "\n\n".join(said) + "\n"
+            own = [column for column in results.columns if column.metric == metric]
+            said.append(_measures(results, model, own, intervals=True))
+            said += [f"Counted: {w}: {who}." for (of, w), who in counted.items() if of == metric]
+        said += [f"### {model}: cost", _costs(results, model)]
+    return "\n\n".join(filter(None, said)) + "\n"
 
 
-def _lines(table: Table, columns: Sequence[Column], *, intervals: bool) -> str:
+def _measures(results: Results, model: str, columns: Sequence[Column], *, intervals: bool) -> str:
     several = len({column.metric for column in columns}) > 1
-    heads = [
-        f"{f'{c.metric}: ' * (several and c.metric != c.measure)}{c.measure}{' ↓' * (not c.higher)}"
-        for c in columns
-    ]
+    heads = [f"{f'{c.metric}: ' * (several and c.metric != c.measure)}{c.label}" for c in columns]
     found = [f"| method | {' | '.join(heads)} |", f"|---|{'---:|' * len(columns)}"]
-    for line in table.lines:
-        cells = [_cell(table, line, column, intervals) for column in columns]
-        name = f"*{line.name}* (trivial)" if line.trivial else line.name
-        found.append(f"| {name} | {' | '.join(cells)} |")
-    failed: dict[str, list[str]] = {}
-    for line in table.lines:
-        for metric, why in line.failures.items():
-            if any(column.metric == metric for column in columns):
-                failed.setdefault(why, []).append(f"{line.name} ({metric})")
-    said = [f"Failed: {', '.join(who)}: {why}" for why, who in failed.items()]
+    methods = results.of(model)
+    for method, rows in methods.items():
+        name = f"*{method}* (trivial)" if rows[0].trivial else method
+        cells = [results.cell(model, method, column) for column in columns]
+        marked = [_marked(row, "failed", "**{}**", "({})") for row in cells]
+        if intervals:
+            ends = [interval(row.low, row.high) if row else "" for row in cells]
+            marked = [f"{text} {end}".strip() for text, end in zip(marked, ends, strict=True)]
+        found.append(f"| {name} | {' | '.join(marked)} |")
+    metrics = {column.metric for column in columns}
+    failed = failures(row for own in methods.values() for row in own if row.metric in metrics)
+    said = [f"Failed: {who}: {why}" for why, who in failed.items()]
     return "\n\n".join(["\n".join(found), *said])
 
 
-def _cell(table: Table, line: Line, column: Column, intervals: bool) -> str:
-    value = line.values.get(column)
-    if value is None:
-        return "failed" if column.metric in line.failures else "–"
-    text = short(value.value)
-    if table.first(line, column):
-        text = f"**{text}**"
-    elif not line.trivial and not math.isnan(value.value) and not table.good(line, column):
-        text = f"({text})"
-    return f"{text} {interval(value)}".strip() if intervals else text
+def _marked(row: Row | None, failed: str, best: str, low: str) -> str:
+    """The value of a row as a table has it; the forms say how each kind of value is marked."""
+    if row is None or not row.known:
+        return failed if row and row.error else short(math.nan)
+    form = best if row.best else low if row.low_score else "{}"
+    return form.format(short(row.value))
 
 
-def _costs(table: Table) -> str:
-    from omenn.viz.wording import memory, seconds
-
+def _costs(results: Results, model: str) -> str:
     found = ["| method | sum | time a picture | peak memory |", "|---|---|---:|---:|"]
-    for line in table.lines:
-        promise = PROMISES.get(line.promise, "–")
-        cost = f"{seconds(line.seconds)} | {memory(line.memory)}"
-        found.append(f"| {line.name} | {promise} | {cost} |")
+    for method, rows in results.of(model).items():
+        promise = PROMISES.get(results.methods[method]["promise"], "–")
+        found.append(f"| {method} | {promise} | {' | '.join(_cost(rows[0]))} |")
     return "\n".join(found)
 
 
-def _versions(bench: Bench) -> str:
-    return ", ".join(f"{name} {version}" for name, version in bench.versions.items())
+def _cost(row: Row) -> tuple[str, str]:
+    return seconds(row.seconds_per_picture), memory(row.peak_memory_bytes)
 
 
-def printed(bench: Bench) -> list[Printed | str]:
+def printed(results: Results) -> list[Printed | str]:
     """The headlines of each model for the terminal, tables below a line of words."""
-    from rich.markup import escape
-    from rich.table import Table as Printed
-
-    from omenn.viz.wording import memory, seconds
-
     tables: list[Printed | str] = []
-    heads = bench.headlines
+    heads = results.headlines
     groups = [heads[k : k + ABREAST] for k in range(0, len(heads), ABREAST)]
-    for table in bench.tables:
-        title = f"{table.model}, {table.pictures} pictures of {bench.data}"
+    for model, about in results.models.items():
+        title = f"{model}, {about['pictures']} pictures of {results.data}"
         tables.append(f"\n{title}" if tables else title)
-        for columns in groups:
-            last = columns is groups[-1]
-            shown = Printed(box=None, pad_edge=False, header_style="bold")
-            shown.add_column("method", no_wrap=True)
-            for column in columns:
-                shown.add_column(f"{column.measure}{' ↓' * (not column.higher)}", justify="right")
-            for name in ("time", "memory") if last else ():
-                shown.add_column(name, justify="right", no_wrap=True)
-            for line in table.lines:
-                cells = [_marked(table, line, column) for column in columns]
-                costs = (seconds(line.seconds), memory(line.memory)) if last else ()
-                shown.add_row(escape(line.name), *cells, *costs)
-            tables += [shown] if last else [shown, ""]
+        for columns in groups[:-1]:
+            tables += [_printed(results, model, columns), ""]
+        tables += [_printed(results, model, columns, costs=True) for columns in groups[-1:]]
     return tables
 
 
-def _marked(table: Table, line: Line, column: Column) -> str:
-    if column.metric in line.failures:
-        return "[red]failed[/]"
-    text = short(line.value(column))
-    if table.first(line, column):
-        return f"[bold]{text}[/]"
-    return text if line.trivial or table.good(line, column) else f"[dim]({text})[/]"
+def _printed(
+    results: Results, model: str, columns: Sequence[Column], costs: bool = False
+) -> Printed:
+    from rich.markup import escape
+    from rich.table import Table as Printed
+
+    shown = Printed(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("method", no_wrap=True)
+    for column in columns:
+        shown.add_column(column.label, justify="right")
+    for name in ("time", "memory") if costs else ():
+        shown.add_column(name, justify="right", no_wrap=True)
+    for method, rows in results.of(model).items():
+        cells = (results.cell(model, method, column) for column in columns)
+        marked = [_marked(row, "[red]failed[/]", "[bold]{}[/]", "[dim]({})[/]") for row in cells]
+        shown.add_row(escape(method), *marked, *(_cost(rows[0]) if costs else ()))
+    return shown
 
 
-def remarks(bench: Bench) -> list[str]:
+def remarks(results: Results) -> list[str]:
     """What is said below the tables."""
-    said = list(dict.fromkeys(f"{t.model}: {t.warning}" for t in bench.tables if t.warning))
-    for table in bench.tables:
-        for line in table.lines:
-            for reason in dict.fromkeys(line.failures.values()):
-                metrics = [name for name, words in line.failures.items() if words == reason]
-                said.append(f"failed: {table.model}, {line.name}, {', '.join(metrics)}: {reason}")
-        for (metric, what), who in notes(table, trivial=False).items():
-            said.append(f"counted: {table.model}, {metric}: {what}: {who}")
-    return [LEGEND, *said] if bench.trivial else said
-
-
-def in_vain(bench: Bench) -> bool:
-    """Whether no method could be judged, or nothing by one of the metrics.
-
-    Trivial maps count where there are only those.
-    """
-    lines = [line for table in bench.tables for line in table.lines]
-    judged = [line for line in lines if not line.trivial] or lines
-    found = {column.metric for line in judged for column in line.values}
-    return found != set(bench.metrics)
+    said = [f"{model}: {m['warning']}" for model, m in results.models.items() if m["warning"]]
+    for model in results.models:
+        methods = results.of(model)
+        for method, rows in methods.items():
+            failed = grouped((row for row in rows if row.error), lambda row: row.error)
+            for why, own in failed.items():
+                metrics = ", ".join(row.metric for row in own)
+                said.append(f"failed: {model}, {method}, {metrics}: {why}")
+        counted = notes((row for rows in methods.values() for row in rows), trivial=False)
+        said += [f"counted: {model}, {of}: {what}: {who}" for (of, what), who in counted.items()]
+    return [LEGEND, *said] if results.trivial else said

@@ -68,8 +68,8 @@ def run(prepared: Prepared, tick: Callable[[str], None] = lambda step: None) -> 
     plan, store = prepared.plan, prepared.store
     cells.work(plan, store, tick)
     tick("results")
-    bench = results.collected(plan, store)
-    made, missing = results.files(bench)
+    found = results.collected(plan, store)
+    made, missing = results.files(found)
     files = store.finish(made)
-    said = [*results.remarks(bench), *missing, f"wrote {store.folder / 'index.html'}"]
-    return Done(results.record(bench), results.printed(bench), said, files, results.in_vain(bench))
+    said = [*results.remarks(found), *missing, f"wrote {store.folder / 'index.html'}"]
+    return Done(results.record(found), results.printed(found), said, files, results.in_vain(found))

@@ -2,123 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from omenn.viz.bench_table import Bench, Column, Line, Table, fewer, interval, short
-from omenn.viz.charts import AT_FIRST, Bars, Spider, bars, spider
+from omenn.viz.bench_table import Column, Results, Row, failures, fewer, interval, short
+from omenn.viz.charts import AT_FIRST, bars, spider
 from omenn.viz.document import rendered
 from omenn.viz.wording import plural
 
 
 @dataclass(frozen=True)
-class Head:
-    """A column of a sortable table: its words, the measure, and the table its values are from."""
-
-    label: str
-    column: Column
-    table: Table
-
-
-@dataclass(frozen=True)
 class Group:
-    """What stands above columns, and what it means."""
+    """What stands above columns, and what it means; each column with its label and its model."""
 
     name: str
     what: str
-    heads: Sequence[Head]
+    heads: Sequence[tuple[str, str, Column]]
 
     @property
     def few(self) -> int:
         """How many columns are shown at first."""
-        return sum(head.column.headline for head in self.heads)
+        return sum(column.headline for _, _, column in self.heads)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Methods × columns; ``costs``: whether their time and memory are shown."""
+    """Methods × columns; of each method a row that names it, and the row of each column.
+
+    ``costs``: whether their time and memory are shown.
+    """
 
     groups: Sequence[Group]
-    rows: Sequence[tuple[Line, Sequence[Line]]]
+    rows: Sequence[tuple[Row, Sequence[tuple[Column, Row | None]]]]
     costs: bool = False
 
 
-@dataclass(frozen=True)
-class Model:
-    """All that is shown of one model."""
-
-    table: Table
-    grid: Grid
-    fewer: str
-    spider: Spider | None
-    charts: Sequence[Bars]
-    failures: dict[str, str]
-
-
-def bench_page(bench: Bench) -> str:
+def bench_page(results: Results) -> str:
     """The results as one HTML document: no other file, no network.
 
     Without script the tables cannot be sorted, and the models stand below each other.
     """
     from omenn.attribution.registry import distinct
 
-    methods = distinct([line.name for line in bench.tables[0].lines if not line.trivial])
-    counts = (len(methods), "method"), (len(bench.tables), "model"), (len(bench.metrics), "metric")
-    failed = f"{bench.failed} of the cells failed; their places say why." if bench.failed else ""
+    methods = distinct(list(dict.fromkeys(r.method for r in results.rows if not r.trivial)))
+    counts = (methods, "method"), (results.models, "model"), (results.metrics, "metric")
+    failed = sum(row.error is not None for row in results.rows)
+    warnings = [f"{failed} of the cells failed; their places say why." if failed else ""]
+    warnings += [f"{name}: {m['warning']}" for name, m in results.models.items() if m["warning"]]
     return rendered(
         "bench.html.j2",
         parts=["page", "compare", "bench"],
-        title=", ".join(plural(count, what) for count, what in counts),
+        title=", ".join(plural(len(things), what) for things, what in counts),
         footer="",
-        warnings=[failed, *(f"{t.model}: {t.warning}" for t in bench.tables if t.warning)],
-        bench=bench,
-        models=[_model(bench, table) for table in bench.tables],
-        overview=_overview(bench) if len(bench.tables) > 1 else None,
+        warnings=warnings,
+        bench=results,
+        models=[_model(results, name) for name in results.models],
+        overview=_overview(results) if len(results.models) > 1 else None,
         at_first=AT_FIRST,
         short=short,
         interval=interval,
     )
 
 
-def _grid(groups: Sequence[Group], lines: Iterable[Line], costs: bool = False) -> Grid:
-    """Of each method the line of every column's own table."""
+def _grid(results: Results, model: str, groups: Sequence[Group], costs: bool = False) -> Grid:
+    """The methods of a model, each in the columns of all groups."""
     heads = [head for group in groups for head in group.heads]
-    rows = [(line, [head.table.line(line) for head in heads]) for line in lines]
+    rows = [
+        (own[0], [(column, results.cell(of, method, column)) for _, of, column in heads])
+        for method, own in results.of(model).items()
+    ]
     return Grid(groups, rows, costs)
 
 
-def _overview(bench: Bench) -> Grid:
+def _overview(results: Results) -> Grid:
     """Every method by each measure, on all models."""
     groups = [
-        Group(
-            column.name,
-            bench.metrics[column.metric],
-            [Head(table.model, column, table) for table in bench.tables],
-        )
-        for column in bench.columns
+        Group(c.name, results.metrics[c.metric], [(model, model, c) for model in results.models])
+        for c in results.columns
     ]
-    return _grid(groups, bench.tables[0].lines)
+    return _grid(results, next(iter(results.models)), groups)
 
 
-def _model(bench: Bench, table: Table) -> Model:
+def _model(results: Results, model: str) -> dict[str, Any]:
+    """All that is shown of one model."""
     groups = [
-        Group(name, what, [Head(c.measure, c, table) for c in bench.columns if c.metric == name])
-        for name, what in bench.metrics.items()
+        Group(name, what, [(c.measure, model, c) for c in results.columns if c.metric == name])
+        for name, what in results.metrics.items()
     ]
-    return Model(
-        table=table,
-        grid=_grid(groups, table.lines, costs=True),
-        fewer=fewer(table, bench.columns),
-        spider=spider(bench, table),
-        charts=[bars(table, column) for column in bench.columns],
-        failures=_failures(table),
-    )
-
-
-def _failures(table: Table) -> dict[str, str]:
-    """Why cells failed → which."""
-    reasons: dict[str, list[str]] = {}
-    for line in table.lines:
-        for metric, why in line.failures.items():
-            reasons.setdefault(why, []).append(f"{line.name} ({metric})")
-    return {why: ", ".join(names) for why, names in reasons.items()}
+    methods, about = results.of(model), results.models[model]
+    rows = [row for own in methods.values() for row in own]
+    counted = [(r.method, r.metric, what, n) for r in rows for what, n in r.counted.items()]
+    return {
+        "name": model,
+        **about,
+        "grid": _grid(results, model, groups, costs=True),
+        "fewer": fewer(rows, about["pictures"]),
+        "spider": spider(results, model),
+        "charts": [bars(results, model, column) for column in results.columns],
+        "failures": failures(rows),
+        "counted": list(dict.fromkeys(counted)),
+    }

@@ -1,28 +1,57 @@
-"""The results of a benchmark as tables: what is best, and what is better than a map that knows
-nothing."""
+"""The results of a benchmark as one long table, of which every file, page and printed table is a
+view."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
 
 from omenn.viz.wording import number
 
+K = TypeVar("K", bound=Hashable)
 
-@dataclass(frozen=True)
-class Value:
-    """A measure of one method on one model, with its 95 % interval; NaN where there is none.
 
-    ``values``: of each picture or mosaic, if there are such numbers. ``chance``: of a random map.
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measure of one metric, of one method on one model; or the ``error`` of a failed cell.
+
+    ``value`` has a 95 % interval from ``low`` to ``high`` over ``images`` numbers, ``values``; NaN
+    where there is none. ``chance``: of a random map. ``above_trivial``: better than every map that
+    does not depend on the model; ``best``: the best of the methods, and above those maps. A cell
+    that failed is one row without a measure.
     """
 
-    value: float
-    low: float
-    high: float
-    images: int
+    model: str
+    method: str
+    trivial: bool
+    metric: str
+    measure: str | None = None
+    higher_is_better: bool = True
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    images: int = 0
     values: tuple[float, ...] | None = None
     chance: float | None = None
+    above_trivial: bool = False
+    best: bool = False
+    counted: Mapping[str, int] = field(default_factory=dict)
+    error: str | None = None
+    seconds_per_picture: float | None = None
+    peak_memory_bytes: int | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a number."""
+        return not math.isnan(self.value)
+
+    @property
+    def low_score(self) -> bool:
+        """Whether it is the value of a method and not above every trivial map."""
+        return self.known and not self.trivial and not self.above_trivial
 
 
 @dataclass(frozen=True)
@@ -44,88 +73,33 @@ class Column:
         same = self.metric.replace("-", " ") == self.measure.replace("-", " ")
         return self.measure if same else f"{self.metric}: {self.measure}"
 
-
-@dataclass(frozen=True)
-class Line:
-    """One method, or a trivial map, on one model. ``failures``: metric → why it has no value."""
-
-    name: str
-    trivial: bool
-    promise: str = ""
-    summary: str = ""
-    values: Mapping[Column, Value] = field(default_factory=dict)
-    failures: Mapping[str, str] = field(default_factory=dict)
-    counted: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    seconds: float | None = None
-    memory: int | None = None
-
-    def found(self, column: Column) -> Value | None:
-        """The value of a measure, None where there is no number."""
-        found = self.values.get(column)
-        return None if found is None or math.isnan(found.value) else found
-
-    def value(self, column: Column) -> float:
-        """NaN where there is none."""
-        found = self.found(column)
-        return math.nan if found is None else found.value
+    @property
+    def label(self) -> str:
+        """The measure, with an arrow where less is better."""
+        return f"{self.measure}{'' if self.higher else ' ↓'}"
 
 
 @dataclass(frozen=True)
-class Table:
-    """All methods on one model."""
+class Results:
+    """The long table of a run and what is said of its models, methods and metrics.
 
-    model: str
-    weights: str
-    warning: str
-    pictures: int
-    facts: Mapping[str, Value]
-    lines: tuple[Line, ...]
+    ``models``: name → weights, warning, pictures and facts; ``methods``: name → promise and
+    summary; ``metrics``: name → what it is and its source; ``plan``: as TOML.
+    """
 
-    def line(self, like: Line) -> Line:
-        """The line of the same name; ``like`` itself where there is none."""
-        return next((line for line in self.lines if line.name == like.name), like)
-
-    def floor(self, column: Column) -> float:
-        """The best value of a trivial map; NaN if there is none."""
-        return best_of((line.value(column) for line in self.lines if line.trivial), column.higher)
-
-    def best(self, column: Column) -> float:
-        """The best value of a method; NaN if none has one."""
-        return best_of(
-            (line.value(column) for line in self.lines if not line.trivial), column.higher
-        )
-
-    def good(self, line: Line, column: Column) -> bool:
-        """Whether a value is better than that of every trivial map.
-
-        >>> mean = Column("funnybirds", "mean")
-        >>> lines = [Line(n, t, values={mean: Value(v, v, v, 1)}) for n, t, v in
-        ...     (("omenn", False, 0.8), ("other", False, 0.5), ("constant", True, 0.5))]
-        >>> table = Table("net", "", "", 1, {}, tuple(lines))
-        >>> [table.good(line, mean) for line in lines]
-        [True, False, False]
-        """
-        value, floor = line.value(column), self.floor(column)
-        if line.trivial or math.isnan(value):
-            return False
-        return math.isnan(floor) or (value > floor if column.higher else value < floor)
-
-    def first(self, line: Line, column: Column) -> bool:
-        """Whether it is the best value of a method, and good."""
-        return self.good(line, column) and line.value(column) == self.best(column)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What a run found. ``metrics``: name → what it is and its source; ``plan``: as TOML."""
-
-    data: str
+    rows: tuple[Row, ...]
     columns: tuple[Column, ...]
+    models: Mapping[str, Mapping[str, Any]]
+    methods: Mapping[str, Mapping[str, str]]
     metrics: Mapping[str, str]
-    tables: tuple[Table, ...]
+    data: str
     plan: str
     versions: Mapping[str, str]
     seed: int
+
+    @cached_property
+    def _cells(self) -> Mapping[tuple[str, ...], Row]:
+        return {(r.model, r.method, r.metric, r.measure or ""): r for r in self.rows}
 
     @property
     def headlines(self) -> tuple[Column, ...]:
@@ -133,14 +107,31 @@ class Bench:
         return tuple(column for column in self.columns if column.headline)
 
     @property
-    def failed(self) -> int:
-        """How many cells have no value."""
-        return sum(len(line.failures) for table in self.tables for line in table.lines)
-
-    @property
     def trivial(self) -> bool:
         """Whether there are trivial maps."""
-        return any(line.trivial for table in self.tables for line in table.lines)
+        return any(row.trivial for row in self.rows)
+
+    def cell(self, model: str, method: str, column: Column) -> Row | None:
+        """The row of a measure, or that which says why it failed; None where there is neither."""
+        failed = self._cells.get((model, method, column.metric, ""))
+        return self._cells.get((model, method, column.metric, column.measure), failed)
+
+    def of(self, model: str) -> dict[str, list[Row]]:
+        """Method → its rows on a model."""
+        return grouped((row for row in self.rows if row.model == model), lambda row: row.method)
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
+    """Key → its rows, both in the order of the table."""
+    found: dict[K, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
+def floor(rows: Iterable[Row], higher: bool) -> float:
+    """The best value of a trivial map; NaN if there is none."""
+    return best_of((row.value for row in rows if row.trivial), higher)
 
 
 def best_of(values: Iterable[float], higher: bool) -> float:
@@ -164,59 +155,60 @@ def short(value: float) -> str:
     return f"{value:.3f}".replace("-", "−") if abs(value) < 10 else number(value)
 
 
-def interval(value: Value) -> str:
-    """Its interval in few digits.
+def interval(low: float, high: float) -> str:
+    """The ends of an interval in few digits.
 
-    >>> interval(Value(0.5, 0.25, 0.75, 4))
+    >>> interval(0.25, 0.75)
     '[0.25, 0.75]'
     """
-    if math.isnan(value.low):
+    if math.isnan(low):
         return ""
-    return f"[{_end(value.low)}, {_end(value.high)}]".replace("-", "−")
+    return f"[{_end(low)}, {_end(high)}]".replace("-", "−")
 
 
-def fewer(table: Table, columns: Sequence[Column]) -> str:
+def fewer(rows: Iterable[Row], pictures: int) -> str:
     """The metrics that have not one number for each picture, such as mosaics, in a sentence.
 
     Empty where all have.
     """
-    counts: dict[str, set[int]] = {}
-    for column in columns:
-        for line in table.lines:
-            if column in line.values:
-                counts.setdefault(column.metric, set()).add(line.values[column].images)
-    said = [
-        f"{metric} {least}" + (f" to {most}" if most > least else "")
-        for metric, found in counts.items()
-        if (least := min(found)) < table.pictures or max(found) != least
-        for most in [max(found)]
-    ]
+    said = []
+    measured = (row for row in rows if row.measure)
+    for metric, own in grouped(measured, lambda row: row.metric).items():
+        images = [row.images for row in own]
+        least, most = min(images), max(images)
+        if least < pictures or most > least:
+            said.append(f"{metric} {least}" + (f" to {most}" if most > least else ""))
     return f"Fewer numbers than pictures, of a row: {', '.join(said)}." if said else ""
 
 
-def notes(table: Table, *, trivial: bool = True) -> dict[tuple[str, str], str]:
-    """(Metric, what was counted) → how often, of which rows: maps that are constant, pictures that
-    are left out, and the like. Without ``trivial`` those of the trivial maps are not listed.
+def notes(rows: Iterable[Row], *, trivial: bool = True) -> dict[tuple[str, str], str]:
+    """(Metric, what was counted) → how often, of which methods: constant maps, pictures that are
+    left out, and the like. Without ``trivial`` those of the trivial maps are not listed.
 
-    >>> lines = [Line(name, False, values={Column("m", "m"): Value(1, 1, 1, 1)},
-    ...     counted={"m": {"constant maps": 2}}) for name in ("a", "b")]
-    >>> notes(Table("net", "", "", 1, {}, tuple(lines)))
+    >>> notes([Row(model="net", method=name, trivial=False, metric="m", measure="m",
+    ...     counted={"constant maps": 2}) for name in ("a", "b")])
     {('m', 'constant maps'): '2 for every row'}
     """
+    measured = [row for row in rows if row.measure]
     found: dict[tuple[str, str], dict[str, int]] = {}
-    for line in table.lines:
-        for metric, own in line.counted.items():
-            for what, count in own.items():
-                found.setdefault((metric, what), {})[line.name] = count
-    rows = {line.name for line in table.lines if line.values}
-    hidden = set() if trivial else {line.name for line in table.lines if line.trivial}
+    for row in measured:
+        for what, count in row.counted.items():
+            found.setdefault((row.metric, what), {})[row.method] = count
+    every = {row.method for row in measured}
+    hidden = set() if trivial else {row.method for row in measured if row.trivial}
     said = {}
-    for key, who in found.items():
-        if len(set(who.values())) == 1 and set(who) >= rows:
-            said[key] = f"{next(iter(who.values()))} for every row"
-        elif named := [f"{name} {count}" for name, count in who.items() if name not in hidden]:
+    for key, counts in found.items():
+        if len(set(counts.values())) == 1 and set(counts) >= every:
+            said[key] = f"{next(iter(counts.values()))} for every row"
+        elif named := [f"{name} {n}" for name, n in counts.items() if name not in hidden]:
             said[key] = ", ".join(named)
     return said
+
+
+def failures(rows: Iterable[Row]) -> dict[str, str]:
+    """Why cells failed → which."""
+    failed = grouped((row for row in rows if row.error), lambda row: row.error or "")
+    return {why: ", ".join(f"{r.method} ({r.metric})" for r in own) for why, own in failed.items()}
 
 
 def _end(end: float) -> str:

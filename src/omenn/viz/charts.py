@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from omenn.viz.bench_table import Bench, Column, Line, Table, Value
+from omenn.viz.bench_table import Column, Results, Row, best_of, floor
 
 # Colours that also differ for those who see few of them (Okabe, Ito), darkened for white ground.
 COLOURS = ("#0063a3", "#b34700", "#00734f", "#8e2f7f", "#6b5900", "#a0113a", "#39308f", "#3d5560")
@@ -48,32 +48,40 @@ class Spider:
     floor: str
 
 
-def spider(bench: Bench, table: Table) -> Spider | None:
-    """The methods of a table on the measures from 0 to 1; None for fewer than three of those."""
-    axes = [column for column in bench.columns if column.axis]
-    lines = [line for line in table.lines if not line.trivial and any(map(line.found, axes))]
-    if len(axes) < 3 or not lines:
+def spider(results: Results, model: str) -> Spider | None:
+    """The methods of a model on the measures from 0 to 1; None for fewer than three of those."""
+    axes = [column for column in results.columns if column.axis]
+    trivial = {row.method for row in results.rows if row.trivial}
+    values: dict[str, list[float]] = {}
+    for method in results.of(model):
+        cells = (results.cell(model, method, axis) for axis in axes)
+        values[method] = [row.value if row else math.nan for row in cells]
+    heights = {
+        method: sum(known) / len(known)
+        for method, own in values.items()
+        if method not in trivial and (known := [value for value in own if not math.isnan(value)])
+    }
+    if len(axes) < 3 or not heights:
         return None
-
-    def height(line: Line) -> float:
-        values = [found.value for column in axes if (found := line.found(column))]
-        return sum(values) / len(values)
-
-    first = sorted(lines, key=height, reverse=True)[:AT_FIRST]
+    first = sorted(heights, key=lambda method: heights[method], reverse=True)[:AT_FIRST]
     names = [column.measure for column in axes]
     labels = [c.measure if names.count(c.measure) == 1 else c.name for c in axes]
     shapes = [
         Shape(
-            line.name,
-            _points([line.value(column) for column in axes]),
+            method,
+            _points(values[method]),
             COLOURS[number % len(COLOURS)],
             DASHES[number // len(COLOURS) % len(DASHES)],
-            line in first,
+            method in first,
         )
-        for number, line in enumerate(lines)
+        for number, method in enumerate(heights)
     ]
-    floor = _points([table.floor(column) for column in axes]) if bench.trivial else ""
-    return Spider([_axis(label, k, len(axes)) for k, label in enumerate(labels)], shapes, floor)
+    floors = [
+        best_of((own[k] for method, own in values.items() if method in trivial), axis.higher)
+        for k, axis in enumerate(axes)
+    ]
+    ground = _points(floors) if trivial else ""
+    return Spider([_axis(label, k, len(axes)) for k, label in enumerate(labels)], shapes, ground)
 
 
 def _points(values: Sequence[float]) -> str:
@@ -107,8 +115,7 @@ def _axis(label: str, number: int, count: int) -> Axis:
 class Level:
     """A method in a bar chart: from ``start`` on, ``width`` wide, in per cent of the track."""
 
-    line: Line
-    value: Value
+    row: Row
     start: float
     width: float
     whisker: tuple[float, float] | None
@@ -123,11 +130,12 @@ class Bars:
     floor: float | None
 
 
-def bars(table: Table, column: Column) -> Bars:
+def bars(results: Results, model: str, column: Column) -> Bars:
     """The chart of a measure, empty where no method has a value."""
-    found = [(line, value) for line in table.lines if (value := line.found(column))]
-    found.sort(key=lambda one: one[1].value, reverse=column.higher)
-    ends = [end for _, v in found for end in (v.value, v.low, v.high) if not math.isnan(end)]
+    cells = (results.cell(model, method, column) for method in results.of(model))
+    rows = [row for row in cells if row and row.known]
+    rows.sort(key=lambda row: row.value, reverse=column.higher)
+    ends = [end for r in rows for end in (r.value, r.low, r.high) if not math.isnan(end)]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     span = high - low or 1.0
 
@@ -135,10 +143,10 @@ def bars(table: Table, column: Column) -> Bars:
         return 100 * (value - low) / span
 
     levels = []
-    for line, value in found:
-        start, end = sorted((share(0.0), share(value.value)))
-        known = not math.isnan(value.low)
-        whisker = (share(value.low), share(value.high) - share(value.low)) if known else None
-        levels.append(Level(line, value, start, end - start, whisker))
-    floor = table.floor(column)
-    return Bars(column, levels, None if math.isnan(floor) else share(floor))
+    for row in rows:
+        start, end = sorted((share(0.0), share(row.value)))
+        known = not math.isnan(row.low)
+        whisker = (share(row.low), share(row.high) - share(row.low)) if known else None
+        levels.append(Level(row, start, end - start, whisker))
+    best = floor(rows, column.higher)
+    return Bars(column, levels, None if math.isnan(best) else share(best))
