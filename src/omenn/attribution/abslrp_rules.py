@@ -147,11 +147,10 @@ def layer(call: Call) -> Any:
 
 def positive(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
     """2 Σ_j max(z_ij, 0) R_j / |h_j|, divided by x_i."""
-    s = 2 * magnitudes(grad, layer(x) + layer.part(lambda b: b))
-    back = layer.back(s, layer.weight.clamp(min=0))
-    if bool((x >= 0).all()):
-        return back
-    return torch.where(x < 0, layer.back(s, layer.weight.clamp(max=0)), back)
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        up = layer.positive(leaf)
+    return torch.autograd.grad(up, leaf, 2 * magnitudes(grad, layer.whole(layer(x))))[0]
 
 
 def elementwise(call: Call) -> Any:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from omenn.attribution.attend import arguments, attend
-from omenn.attribution.lrp_layers import by_layer, epsilon_rule
+from omenn.attribution.lrp_layers import by_layer, epsilon_rule, joined
 from omenn.attribution.registry import lrp
 from omenn.attribution.rule_table import RuleTable, ruled, stabilised
 from omenn.check import real
 from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.chain import FROZEN_CHAIN, frozen_chain
 from omenn.engine.operators.pointwise import origin, pointwise
-from omenn.engine.trace.autograd_nodes import Halve, Joint
+from omenn.engine.trace.autograd_nodes import Halve, Pulled
 from omenn.engine.trace.call import Call
 
 
@@ -32,7 +32,9 @@ def differentiated(call: Call) -> Any:
             leaves = [t.detach().requires_grad_() for t in inner]
             known = {id(x): leaf for x, leaf in zip(xs, leaves, strict=True)}
             y = call.func(*_swapped(call.args, known), **_swapped(call.kwargs, known))
-        return torch.autograd.grad(y, leaves, grad, allow_unused=True)
+        return torch.autograd.grad(
+            y, leaves, grad, allow_unused=True, create_graph=grad.requires_grad
+        )
 
     return joint(call, vjp, xs)
 
@@ -44,9 +46,28 @@ def joint(call: Call, vjp: Callable[..., Any], xs: list[Tensor]) -> Tensor:
     """
     xs = [x.clone() if call.inplace or x._is_view() else x for x in xs]
     value = call.value()
-    value = value.clone() if value._is_view() else value
-    out = Joint.apply([value], vjp, None, *xs)
-    return call.written(call.first, out)  # type: ignore[arg-type]
+    whole = value.clone() if call.collects else value  # a model may write into what it gets
+
+    def pull(grad: Tensor, inner: Sequence[Tensor], complete: bool) -> Pulled:
+        if not complete:
+            return vjp(grad, *inner), None
+        with torch.enable_grad():
+            dual = grad.detach().requires_grad_()
+            found = vjp(dual, *inner)
+        return found, whole - passed(dual, found, inner)
+
+    return call.written(call.first, joined(call, value, pull, None, xs))
+
+
+def passed(dual: Tensor, found: Sequence[Tensor | None], xs: Sequence[Tensor]) -> Tensor:
+    """Σ V x, from Vᵀ as a function of the gradient: V x = ∂⟨x, Vᵀ g⟩/∂g, whatever g is."""
+    parts = [(x * g).sum() for x, g in zip(xs, found, strict=True) if g is not None]
+    reached = [p for p in parts if p.requires_grad]
+    if not reached:
+        return torch.zeros_like(dual)
+    with torch.enable_grad():
+        total = torch.stack(reached).sum()
+    return torch.autograd.grad(total, dual)[0]
 
 
 def _swapped(values: Any, known: dict[int, Tensor]) -> Any:
@@ -78,7 +99,9 @@ def attention(call: Call) -> Any:
             ]
             y = attend(call, *leaves, shared=shared)
         wanted = [leaf for leaf, own in zip(leaves, active, strict=True) if own]
-        return torch.autograd.grad(y, wanted, grad, allow_unused=True)
+        return torch.autograd.grad(
+            y, wanted, grad, allow_unused=True, create_graph=grad.requires_grad
+        )
 
     return joint(call, vjp, xs)
 
@@ -100,7 +123,9 @@ def identity_rule(epsilon: float) -> Callable[[Call], Any]:
     def identity(call: Call) -> Any:
         value, x = call.value(), call.active[0]
         ratio = value / stabilised(call.true(x), epsilon)
-        return call.frozen(x, value, lambda grad, ratio: grad * ratio, ratio)
+        kept = value - ratio * call.true(x)
+        out = call.frozen(x, value, lambda grad, ratio: grad * ratio, ratio)
+        return call.attach(out, kept) if call.collects else out
 
     return identity
 

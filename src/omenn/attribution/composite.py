@@ -103,7 +103,7 @@ def composite(
 def _with_zeros(run: FrozenRun, f: Tensor, index: Tensor, gradients: Gradients) -> Explanation:
     """The explanation, with the relevance that "flat" and "box" give to inputs that are zero.
 
-    NOTE [zeros of the input] R = x ⊙ g cannot say that x = 0 has relevance. So ``_per_unit``
+    NOTE [zeros of the input] R = x ⊙ g cannot say that x = 0 has relevance. So ``_units``
     divides by ``ZERO`` there, and here the same number stands for x while R is added up.
     """
     values = run.inputs.values

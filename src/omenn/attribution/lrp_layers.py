@@ -1,25 +1,27 @@
 """Layers with weights as LRP sees them: x, W, b, and rules that pull relevance back through W.
 
-A rule is a function (layer, x, grad) ↦ g at x, for the g of the output. Wherever the model spells
-it (``linear``, convolutions, ``matmul``, ``einsum`` or ``addmm`` with a constant), a layer is
-found, and a batch norm behind one is folded into it: W ← sW, b ← sb + t.
+A rule is a function (layer, x) ↦ (V x, y). V x is what it passes on, linear in x: every other
+coefficient is detached from x, so that autograd of V x alone is the way back. y = W x + b is the
+value, so that y − V x is what the rule keeps (NOTE [kept shares]).
+
+Wherever the model spells it (``linear``, convolutions, ``matmul``, ``einsum`` or ``addmm`` with a
+constant), a layer is found, and a batch norm behind one is folded into it: W ← sW, b ← sb + t.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import grad as of_grad
 
 from omenn.attribution.rule_table import stabilised
 from omenn.check import real
 from omenn.engine.operators import OPERATORS, Operator, of_kind
 from omenn.engine.torch_private import node_class
-from omenn.engine.trace.autograd_nodes import Joint
+from omenn.engine.trace.autograd_nodes import Joint, Pull, Pulled
 from omenn.engine.trace.call import Call
 
 
@@ -31,7 +33,6 @@ class Layer:
     weight: Tensor
     bias: Tensor | None
     linear: Callable[[Tensor, Tensor], Tensor]
-    transposed: Callable[[Tensor, Tensor], Tensor] | None  # (grad, W) ↦ Wᵀ grad, if it has a form
     per_row: bool  # whether the rows of W are the channels of y, (N, C, …): it can be scaled
     version: int  # of x: whether it was written into since
     rule: Rule | None = None  # its own, where not all layers have the same
@@ -41,19 +42,20 @@ class Layer:
         """W x, without b."""
         return self.linear(x, self.weight if weight is None else weight)
 
-    def back(self, grad: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Wᵀ grad."""
-        weight = self.weight if weight is None else weight
-        if self.transposed is not None:
-            return self.transposed(grad, weight)
-        with torch.enable_grad():
-            x = torch.zeros_like(self.x, requires_grad=True)
-            y = self.linear(x, weight)
-        return torch.autograd.grad(y, x, grad)[0]
+    def positive(self, x: Tensor) -> Tensor:
+        """Σ_i max(x_i w_ij, 0), without b."""
+        high = self(_where(x, x >= 0), self.weight.clamp(min=0))
+        if bool((x >= 0).all()):
+            return high
+        return high + self(_where(x, x < 0), self.weight.clamp(max=0))
 
     def part(self, kind: Callable[[Tensor], Tensor]) -> Tensor | float:
         """``kind`` of the bias, 0 where there is none."""
         return 0.0 if self.bias is None else kind(self.bias)
+
+    def whole(self, linear: Tensor) -> Tensor:
+        """y = W x + b, from W x."""
+        return linear if self.bias is None else linear + self.bias
 
     def scaled(self, scale: Tensor, shift: Tensor) -> Layer:
         """The layer with an affine map of its channels behind it."""
@@ -63,7 +65,12 @@ class Layer:
         return replace(self, weight=self.weight * scale.reshape(shape), bias=bias.reshape(column))
 
 
-Rule = Callable[[Layer, Tensor, Tensor], Tensor]
+def _where(x: Tensor, mask: Tensor) -> Tensor:
+    """x at the mask, zero elsewhere."""
+    return torch.where(mask, x, 0)
+
+
+Rule = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
 
 
 def layer_of(call: Call) -> Layer | None:
@@ -91,8 +98,7 @@ def layer_of(call: Call) -> Layer | None:
     per_row = x is factors[0] and rows.get(call.operator, False)
     with torch.enable_grad():  # in a run that saves copies the model writes over what it used
         kept = x.clone() if call.owner.how.finite else x
-    bias, back = _bias(call, base, weight), _transposed(call, x, weight)
-    return Layer(kept, weight, bias, linear, back, per_row, kept._version)
+    return Layer(kept, weight, _bias(call, base, weight), linear, per_row, kept._version)
 
 
 def _adds_bias(call: Call) -> bool:
@@ -109,25 +115,6 @@ def _factors_and_bias(call: Call) -> tuple[list[Any], Any]:
     if call.operator.startswith("add"):
         return [call.get("mat1"), call.get("mat2")], call.get("input")
     return [call.get("input"), call.get("other")], None
-
-
-def _transposed(call: Call, x: Tensor, weight: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """Wᵀ grad by a kernel of its own, which needs no pass forward."""
-    if x is not call.get("input"):
-        return None
-    if call.operator == "linear":
-        return (lambda grad, w: grad @ w) if weight.ndim == 2 else None
-    names = ("stride", "padding", "dilation", "groups")
-    options = dict(zip(names, call.args[3:], strict=False))
-    options |= {name: call.kwargs[name] for name in names if name in call.kwargs}
-    if call.operator != "conv" or x.ndim != weight.ndim or options.get("padding") in _WORDS:
-        return None
-    kernel: Any = getattr(of_grad, f"conv{x.ndim - 2}d_input")
-    shape = x.shape
-    return lambda grad, w: kernel(shape, w, grad, **options)
-
-
-_WORDS = ("same", "valid")
 
 
 def _tensors(args: Any) -> list[Tensor]:
@@ -151,10 +138,23 @@ def _bias(call: Call, base: Any, weight: Tensor) -> Tensor | None:
 
 def apply(call: Call, layer: Layer, rule: Rule) -> Tensor:
     """The native value, with the rule for its way back."""
+
+    def pull(grad: Tensor, xs: Sequence[Tensor], complete: bool) -> Pulled:
+        with torch.enable_grad():
+            x = xs[0].detach().requires_grad_()
+            passed, y = rule(layer, x)
+        found = torch.autograd.grad(passed, x, grad)
+        return found, (y - passed).detach() if complete else None
+
     value = call.value()
+    return joined(call, value, pull, layer, [layer.x])
+
+
+def joined(call: Call, value: Tensor, pull: Pull, note: Any, xs: Sequence[Tensor]) -> Tensor:
+    """A value with a rule of its own for the way back, and with ones for what the rule keeps."""
+    ones = call.owner.location.ones_for(call, value) if call.collects else None
     value = value.clone() if value._is_view() else value
-    vjp = lambda grad, x: (rule(layer, x, grad),)  # noqa: E731
-    return Joint.apply([value], vjp, layer, layer.x)  # type: ignore[return-value]
+    return Joint.apply([value], pull, note, ones, *xs)  # type: ignore[return-value]
 
 
 def by_layer(
@@ -204,25 +204,24 @@ def _folded(call: Call) -> Layer | None:
 
 
 # --- the rules -------------------------------------------------------------------------------
-# Each is R_i = Σ_j (part of z_ij) / (sum of such parts + b's) · R_j with z_ij = x_i w_ij, divided
-# by x_i, and R_j = z_j g_j.
+# Each is R_i = Σ_j (part of z_ij) / (sum of such parts + b's) · R_j with z_ij = x_i w_ij, and
+# R_j = y_j g_j, so that V_ij = (part of z_ij) / x_i · y_j / (sum of such parts + b's).
 
 
-def shares(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
-    """R / (z + ε sign z); nothing where z is zero: there no part has a share, or R is zero, too."""
+def shares(y: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """y / (z + ε sign z); nothing where z is zero: there no part has a share, or y is zero, too."""
     total = stabilised(z, epsilon)
-    return torch.where(z == 0, 0, relevance / torch.where(z == 0, 1, total))
+    return torch.where(z == 0, 0, y / torch.where(z == 0, 1, total))
 
 
 def epsilon_rule(epsilon: float) -> Rule:
     """R_i = Σ_j z_ij / (z_j + ε sign z_j) R_j."""
     real("epsilon", epsilon, 0)
 
-    def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
-        if epsilon == 0:
-            return layer.back(grad)
-        z = layer(x) + layer.part(lambda b: b)
-        return layer.back(grad * z / stabilised(z, epsilon))
+    def rule(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = layer(x)
+        y = layer.whole(z.detach())
+        return (z if epsilon == 0 else z * (y / stabilised(y, epsilon))), y
 
     return rule
 
@@ -231,20 +230,21 @@ def alpha_beta_rule(alpha: float, beta: float, epsilon: float) -> Rule:
     """R_i = Σ_j (α z_ij⁺ / z_j⁺ − β z_ij⁻ / z_j⁻) R_j, the bias in z_j⁺ and z_j⁻."""
     real("epsilon", epsilon, 0)
 
-    def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
-        up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
-        high, low = x.clamp(min=0), x.clamp(max=0)
-        relevance = grad * (layer(x) + layer.part(lambda b: b))
-        z = layer(high, up) + layer(low, down) + layer.part(lambda b: b.clamp(min=0))
-        s = alpha * shares(relevance, z, epsilon)
-        back = torch.where(x < 0, layer.back(s, down), layer.back(s, up))
+    def rule(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+        up = layer.positive(x)
+        z = layer(x) if beta else layer(x.detach())
+        y = layer.whole(z.detach())
+        passed = alpha * up * shares(y, up.detach() + layer.part(lambda b: b.clamp(min=0)), epsilon)
         if beta == 0:
-            return back
-        z = layer(high, down) + layer(low, up) + layer.part(lambda b: b.clamp(max=0))
-        s = beta * shares(relevance, z, epsilon)
-        return back - torch.where(x < 0, layer.back(s, up), layer.back(s, down))
+            return passed, y
+        down = z - up
+        z = down.detach() + layer.part(lambda b: b.clamp(max=0))
+        return passed - beta * down * shares(y, z, epsilon), y
 
     return rule
+
+
+_ENDS = ({"min": 0}, {"max": 0})
 
 
 def gamma_rule(gamma: float, epsilon: float) -> Rule:
@@ -252,21 +252,13 @@ def gamma_rule(gamma: float, epsilon: float) -> Rule:
     real("gamma", gamma, 0)
     real("epsilon", epsilon, 0)
 
-    def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
-        weight = layer.weight
-        more_up = weight + gamma * weight.clamp(min=0)
-        more_down = weight + gamma * weight.clamp(max=0)
-        high, low = x.clamp(min=0), x.clamp(max=0)
-        true = layer(x) + layer.part(lambda b: b)
-        back = torch.zeros_like(x)
-        for positive, first, second in ((True, more_up, more_down), (False, more_down, more_up)):
-            edge = {"min": 0} if positive else {"max": 0}
-            z = layer(high, first) + layer(low, second)
-            z = z + layer.part(lambda b, edge=edge: b + gamma * b.clamp(**edge))
-            here = true > 0 if positive else true < 0
-            s = torch.where(here, shares(grad * true, z, epsilon), 0)
-            back = back + torch.where(x < 0, layer.back(s, second), layer.back(s, first))
-        return back
+    def rule(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, up = layer(x), layer.positive(x)
+        y = layer.whole(z.detach())
+        parts = z + gamma * torch.where(y > 0, up, z - up)
+        high, low = (layer.part(lambda b, end=end: b.clamp(**end)) for end in _ENDS)
+        bias = layer.part(lambda b: b) + gamma * torch.where(y > 0, high, low)
+        return parts * shares(y, parts.detach() + bias, epsilon), y
 
     return rule
 
@@ -275,11 +267,10 @@ def flat_rule(epsilon: float) -> Rule:
     """R_i = Σ_j R_j / n_j, evenly over the n_j inputs of each output, whatever x and W are."""
     real("epsilon", epsilon, 0)
 
-    def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
-        relevance = grad * (layer(x) + layer.part(lambda b: b))
-        ones = torch.ones_like(layer.weight)
-        s = relevance / stabilised(layer(torch.ones_like(x), ones), epsilon)
-        return _per_unit(layer, x, layer.back(s, ones))
+    def rule(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, ones = layer.whole(layer(x.detach())), torch.ones_like(layer.weight)
+        count = stabilised(layer(torch.ones_like(x), ones), epsilon)
+        return layer(_units(layer, x), ones) * (y / count), y
 
     return rule
 
@@ -288,13 +279,13 @@ def box_rule(low: float, high: float, epsilon: float) -> Rule:
     """R_i = Σ_j (z_ij − l w_ij⁺ − h w_ij⁻) / (sum of such terms) R_j, for inputs from l to h."""
     real("epsilon", epsilon, 0)
 
-    def rule(layer: Layer, x: Tensor, grad: Tensor) -> Tensor:
+    def rule(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
         up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
-        least, most = torch.full_like(x, low), torch.full_like(x, high)
-        relevance = grad * (layer(x) + layer.part(lambda b: b))
-        s = relevance / stabilised(layer(x) - layer(least, up) - layer(most, down), epsilon)
-        found = x * layer.back(s) - least * layer.back(s, up) - most * layer.back(s, down)
-        return _per_unit(layer, x, found)
+        y, unit, fixed = layer.whole(layer(x.detach())), _units(layer, x), x.detach()
+        least, most = torch.full_like(fixed, low), torch.full_like(fixed, high)
+        whole = layer(fixed) - layer(least, up) - layer(most, down)
+        parts = layer(fixed * unit) - layer(least * unit, up) - layer(most * unit, down)
+        return parts * (y / stabilised(whole, epsilon)), y
 
     return rule
 
@@ -302,7 +293,12 @@ def box_rule(low: float, high: float, epsilon: float) -> Rule:
 ZERO = 1e-30  # what stands for a zero of the explained input, so that R / x is a number
 
 
-def _per_unit(layer: Layer, x: Tensor, relevance: Tensor) -> Tensor:
-    """R / x. Zeros of an inner tensor keep what they have."""
-    zero = ZERO if layer.entry else torch.inf
-    return relevance / torch.where(x == 0, zero, x)
+def _units(layer: Layer, x: Tensor) -> Tensor:
+    """One for each element of x, with the derivative 1/x: so that R, not V, is what is given.
+
+    Zeros of an inner tensor keep what they have.
+    """
+    fixed = x.detach()
+    if layer.entry:
+        return torch.where(fixed == 0, (x + ZERO) / ZERO, x / torch.where(fixed == 0, 1, fixed))
+    return torch.where(fixed == 0, 0, x / torch.where(fixed == 0, 1, fixed))

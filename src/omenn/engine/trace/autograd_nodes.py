@@ -17,6 +17,10 @@ from torch import Tensor
 
 from omenn.engine.torch_private import batched, node_class
 
+# (gradient, tensors, complete) ↦ a gradient for each tensor, and what is kept; see Joint.
+Pulled = tuple[Sequence[Tensor | None], Tensor | None]
+Pull = Callable[[Tensor, Sequence[Tensor], bool], Pulled]
+
 
 class Frozen(torch.autograd.Function):
     """A value computed by the native kernel whose backward is ``vjp(grad, *coefficients)``."""
@@ -157,23 +161,33 @@ class Halve(torch.autograd.Function):
 
 
 class Joint(torch.autograd.Function):
-    """A value of several tensors whose backward is ``vjp(grad, *tensors)``, one gradient for each.
+    """A value of several tensors with a rule of its own for the way back.
 
-    For other rule tables than the frozen one. ``note`` stays on the node, for the operator that
-    comes next.
+    ``pull(grad, tensors, complete)`` gives one gradient for each tensor and, if ``complete``, what
+    the rule keeps: t = y − Σ V x for the coefficients V that it passes relevance on with. NOTE
+    [kept shares] t goes to the ones as a constant does, so that y = Σ V x + t whatever V is, and
+    the sum of a map does not depend on the rules. ``ones`` is None where constants are not
+    collected. ``note`` stays on the node, for the operator that comes next.
     """
 
     @staticmethod
     def forward(
-        ctx, value: list[Tensor], vjp: Callable[..., Sequence[Tensor]], note: Any, *xs: Tensor
+        ctx, value: list[Tensor], pull: Pull, note: Any, ones: Tensor | None, *xs: Tensor
     ) -> Tensor:
-        ctx.vjp, ctx.note = vjp, note
+        ctx.pull, ctx.note = pull, note
+        ctx.ones = None if ones is None else (ones.shape, ones.dtype)
         ctx.save_for_backward(*xs)
         return value.pop()
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        return None, None, None, *ctx.vjp(grads[0], *[x.detach() for x in ctx.saved_tensors])
+        xs = [x.detach() for x in ctx.saved_tensors]
+        found, kept = ctx.pull(grads[0], xs, ctx.ones is not None)
+        to_ones = None
+        if kept is not None:
+            kept = torch.where(kept.isfinite(), kept, 0)  # a masked place reaches no finite output
+            to_ones = weighted_sum(dense(grads[0]), kept, *ctx.ones)
+        return None, None, None, to_ones, *found
 
 
 class Several(torch.autograd.Function):

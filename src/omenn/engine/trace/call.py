@@ -245,7 +245,7 @@ class Call:
         *coefficients: Tensor,
     ) -> Tensor:
         """``value`` = W x + term in one node: its backward is ``vjp(grad, *coefficients)``."""
-        if self.owner.location.grid is None:
+        if not self.collects:
             return self.frozen(x, value, vjp, *coefficients)
         ones = self.owner.location.ones_for(self, value)
         y = Affine.apply(x, [_whole(value)], vjp, (term,), ones, None, *coefficients)
@@ -254,6 +254,11 @@ class Call:
     def written(self, x: Tensor, y: Tensor) -> Tensor:
         """y, or x overwritten with y where the model asked for the in-place form."""
         return Overwrite.apply(x, y) if self.inplace else y  # type: ignore[return-value]
+
+    @property
+    def collects(self) -> bool:
+        """Whether constants are carried to the input."""
+        return self.owner.location.grid is not None
 
     def attach(self, y: Tensor, term: Tensor, frozen: bool = False) -> Tensor:
         """Carries the constant ``term`` (broadcastable to y) to the input's ones image.
