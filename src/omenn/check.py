@@ -1,4 +1,4 @@
-"""What the options of public functions may be; anything else is an InputError that says so."""
+"""Checks of the arguments of public functions; a wrong value is an InputError that says why."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEEDS = (-(2**63), 2**64 - 1)  # what torch takes as a seed
 
 
 def choose(name: str, value: Any, allowed: Sequence[str]) -> None:
-    """Raises InputError for a value of an option that is none of the allowed ones."""
+    """Raises InputError for a value that is not among the allowed ones."""
     if not isinstance(value, str) or value not in allowed:
         raise InputError(
             f"{name}={quoted(value)} is not known.",
@@ -27,9 +27,9 @@ def choose(name: str, value: Any, allowed: Sequence[str]) -> None:
 
 
 def flag(name: str, value: Any) -> None:
-    """Raises InputError for what is neither True nor False."""
+    """Raises InputError for a value that is neither True nor False."""
     if not isinstance(value, bool):
-        raise _wrong(name, value, "True or False")
+        raise wrong(name, value, "True or False")
 
 
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
@@ -41,7 +41,7 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
     except Exception:  # an object may raise what it likes here
         found = None
     if found is None or not _within(found, least, most):
-        raise _wrong(name, value, f"an integer{_limits(least, most)}")
+        raise wrong(name, value, f"an integer{_limits(least, most)}")
     return found
 
 
@@ -54,7 +54,15 @@ def real(name: str, value: Any, least: float | None = None, most: float | None =
     except Exception:
         found = math.nan
     if not (math.isfinite(found) and _within(found, least, most)):
-        raise _wrong(name, value, f"a finite number{_limits(least, most)}")
+        raise wrong(name, value, f"a finite number{_limits(least, most)}")
+    return found
+
+
+def positive(name: str, value: Any) -> float:
+    """A finite number above 0; raises InputError for anything else."""
+    found = real(name, value)
+    if found <= 0:
+        raise wrong(name, value, "above 0")
     return found
 
 
@@ -69,24 +77,27 @@ def _limits(least: float | None, most: float | None) -> str:
 
 
 def path(name: str, value: Any) -> Path:
-    """The path of a file; raises InputError for what is none."""
+    """The path of a file; raises InputError for anything else."""
     try:
         return Path(os.fsdecode(value))
     except TypeError:
-        raise _wrong(name, value, "the path of a file") from None
+        raise wrong(name, value, "the path of a file") from None
 
 
-def _wrong(name: str, value: Any, expected: str) -> InputError:
+def wrong(name: str, value: Any, expected: str, remedy: str = "") -> InputError:
+    """The error for an argument that is not what was expected."""
+    got = quoted(value)
     return InputError(
-        f"{name} must be {expected}, but {quoted(value)} was given.",
+        f"{name} must be {expected}, but {got} was given.",
         argument=name,
-        got=quoted(value),
+        got=got,
         expected=expected,
+        remedy=remedy,
     )
 
 
 def quoted(value: Any) -> str:
-    """A value as it is quoted in a message: short, and whatever its ``repr`` does."""
+    """A value as messages quote it: short, and safe even if its ``repr`` raises."""
     try:
         text = " ".join(repr(value).split())
     except Exception:

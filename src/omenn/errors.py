@@ -1,4 +1,4 @@
-"""The exception tree. Every error says what was wrong, what was got, and what to do.
+"""The exception tree. Every error says what was wrong, what was given, and what to do.
 
 OmennError
 ├── InputError             the input itself: NaN, empty batch, wrong rank, unreadable file
@@ -20,10 +20,10 @@ from typing import Any
 class OmennError(Exception):
     """Base of every error raised on purpose by omenn.
 
-    Its text is one line and ends in the remedy. What a program may ask, "" where the error is
-    about no such thing: ``argument`` (its name), ``got`` and ``expected`` (as they are quoted),
+    Its text is one line and ends in the remedy. Programs can read these fields, which are ""
+    where they do not apply: ``argument`` (its name), ``got`` and ``expected`` (as quoted),
     ``operator``, ``module`` (dotted path), ``remedy`` (what to do), ``package`` and ``extra`` (to
-    be installed).
+    install).
 
     >>> error = InputError("steps is 'a'.", argument="steps", remedy="Give an integer.")
     >>> error.argument, error.operator, str(error)
@@ -56,7 +56,7 @@ class TargetError(OmennError):
 
 
 class ModelError(OmennError):
-    """The model cannot be explained as it stands, or is not known."""
+    """The model cannot be explained in its current state, or is not known."""
 
 
 class UnsupportedOperator(OmennError):
@@ -86,7 +86,7 @@ class WeightsError(OmennError):
 class MissingExtra(OmennError):
     """An optional package is not installed.
 
-    Attributes: ``package``, the ``extra`` of omenn that brings it, the ``purpose``, the ``remedy``.
+    Attributes: ``package``, the ``extra`` of omenn that installs it, ``purpose``, ``remedy``.
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
@@ -101,11 +101,11 @@ class MissingExtra(OmennError):
 
 
 class OutputError(OmennError):
-    """A result cannot be written where it was asked for."""
+    """A result cannot be written to the requested place."""
 
 
 def reason(error: BaseException) -> str:
-    """The first line of a foreign error, to be quoted inside of one of ours.
+    """The first line of a foreign error, to be quoted inside an error of omenn.
 
     >>> reason(ValueError("it is odd.\\nA long story follows"))
     'it is odd'
@@ -114,8 +114,26 @@ def reason(error: BaseException) -> str:
     return text.splitlines()[0].rstrip(".")
 
 
+def unknown(
+    what: str, name: str, known: Iterable[str], kind: type[OmennError] | None = None
+) -> OmennError:
+    """The error for a name that is not known: an InputError, or of another kind.
+
+    >>> unknown("model", "resnet8", ["resnet18", "vgg11"])
+    InputError("unknown model 'resnet8': did you mean 'resnet18'?")
+    """
+    names = list(known)
+    return (kind or InputError)(
+        f"unknown {what} '{name}':",
+        argument=what,
+        got=name,
+        expected=", ".join(names),
+        remedy=did_you_mean(name, names),
+    )
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known ones, or the first of all.
+    """The end of a message about an unknown name: the most similar known names, or the first few.
 
     >>> did_you_mean("resnet8", ["resnet18", "vgg11"])
     "did you mean 'resnet18'?"

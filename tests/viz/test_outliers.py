@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from omenn.errors import InputError
 from omenn.viz.outliers import clamp, given_back, mad, quantiles
+from refusals import refused
 
 KINDS = ("noise", "spikes", "sparse", "constant", "zeros", "positive", "negative", "cancelling")
 
@@ -221,22 +221,22 @@ class TestAround:
         assert float(constant[0, 0]) == 1
 
     @pytest.mark.parametrize(
-        ("call", "words"),
+        ("call", "argument", "got"),
         [
-            (lambda x: clamp(x, 0.5), r"q=0.5 is no share to cut on either side, expected 0 ≤ q"),
-            (lambda x: clamp(x, -0.1), r"q=-0.1 is no share"),
-            (lambda x: clamp(x, float("nan")), r"q must be a finite number"),
-            (lambda x: clamp(x, "1"), r"q must be a finite number"),
-            (lambda x: mad(x, 0), r"k=0 deviations would cut everything, expected k > 0"),
-            (lambda x: mad(x, float("inf")), r"k must be a finite number"),
-            (lambda x: clamp(x[0, 0]), r"the map has shape \(5,\), expected \(samples, \*loc"),
-            (lambda x: clamp(x.long()), r"must be a floating-point tensor, got torch.int64"),
-            (lambda x: clamp(x.numpy()), r"must be a floating-point tensor, got ndarray"),
-            (lambda x: clamp(x[:, :0]), r"is empty: its shape is \(2, 0, 5\)"),
-            (lambda x: clamp(x / 0), r"has 50 values that are NaN or infinite. Check the model"),
-            (lambda x: mad(x * float("nan")), r"has 50 values that are NaN or infinite"),
+            (lambda x: clamp(x, 0.5), "q", "0.5"),
+            (lambda x: clamp(x, -0.1), "q", "-0.1"),
+            (lambda x: clamp(x, float("nan")), "q", "nan"),
+            (lambda x: clamp(x, "1"), "q", "'1'"),
+            (lambda x: mad(x, 0), "k", "0"),
+            (lambda x: mad(x, float("inf")), "k", "inf"),
+            (lambda x: clamp(x[0, 0]), "the map", "(5,)"),
+            (lambda x: clamp(x.long()), "the map", "torch.int64"),
+            (lambda x: clamp(x.numpy()), "the map", "ndarray"),
+            (lambda x: clamp(x[:, :0]), "the map", "(2, 0, 5)"),
+            (lambda x: clamp(x / 0), "the map", "50 values"),
+            (lambda x: mad(x * float("nan")), "the map", "50 values"),
         ],
     )
-    def test_mistakes(self, call: Step, words: str) -> None:
-        with pytest.raises(InputError, match=words):
+    def test_mistakes(self, call: Step, argument: str, got: str) -> None:
+        with refused(argument, got):
             call(torch.zeros(2, 5, 5))

@@ -11,9 +11,9 @@ from torch import nn
 
 import omenn
 from omenn import Explanation
-from omenn.errors import InputError
 from omenn.viz.heatmaps import signed_rgb
 from omenn.viz.panels import Case, case_of, number, panels, shortened
+from refusals import refused
 
 MakeCase = Callable[..., Case]
 
@@ -113,7 +113,7 @@ class TestCaseOf:
 
     @pytest.mark.parametrize("index", [2, -3])
     def test_samples_that_are_not_there(self, explanation: Explanation, index: int) -> None:
-        with pytest.raises(InputError, match=f"no sample {index}, the explanation has 2"):
+        with refused("index", str(index)):
             case_of(explanation, index)
 
 

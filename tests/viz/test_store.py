@@ -15,6 +15,7 @@ from torch import nn
 import omenn
 from omenn import Explanation
 from omenn.errors import InputError, OutputError
+from refusals import refused
 
 
 def same(one: object, two: object) -> bool:
@@ -85,14 +86,14 @@ def test_a_table_row_has_a_picture_too(tmp_path: Path) -> None:
 
 
 def test_several_inputs_have_no_one_picture(tmp_path: Path, network: nn.Module) -> None:
-    with pytest.raises(InputError, match="input="):
+    with refused("input", "None"):
         explained("tuple", network).save(tmp_path / "e.png")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["e", "e.jpg", "e.pt", "e.png.txt"])
 def test_unknown_endings(tmp_path: Path, explanation: Explanation, name: str) -> None:
-    with pytest.raises(OutputError, match=r"expected \.safetensors, \.json, \.png, \.html"):
+    with refused("path", Path(name).suffix, OutputError):
         explanation.save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
@@ -116,13 +117,13 @@ class TestLoading:
 
     def test_weights_are_no_explanation(self, tmp_path: Path) -> None:
         save_file({"x": torch.ones(2)}, tmp_path / "e.safetensors")
-        with pytest.raises(InputError, match="holds no explanation"):
+        with refused("path"):
             Explanation.load(tmp_path / "e.safetensors")
 
     @pytest.mark.parametrize("header", ["nonsense", "[1]", '{"format": "omenn explanation 99"}'])
     def test_headers_of_others(self, tmp_path: Path, header: str) -> None:
         save_file({"x": torch.ones(2)}, tmp_path / "e.safetensors", {"explanation": header})
-        with pytest.raises(InputError, match=r"holds no explanation|cannot be read"):
+        with refused("path"):
             Explanation.load(tmp_path / "e.safetensors")
 
     @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ class TestLoading:
     def test_incomplete_fields(self, tmp_path: Path, fields: str) -> None:
         header = f'{{"format": "omenn explanation 1", "fields": {fields}}}'
         save_file({"x": torch.ones(2)}, tmp_path / "e.safetensors", {"explanation": header})
-        with pytest.raises(InputError, match="incomplete or of another version"):
+        with refused("path"):
             Explanation.load(tmp_path / "e.safetensors")
 
     def test_a_truncated_file(self, tmp_path: Path, explanation: Explanation) -> None:

@@ -29,11 +29,11 @@ def save(explanation: Explanation, path: str | Path, **options: Any) -> Path:
 
     ``.safetensors`` holds all of it (see ``load``), ``.json`` the numbers and the matrix, ``.png``
     a figure of the first sample, ``.html`` a page with all samples. ``options`` of the pictures:
-    see ``omenn.viz.plot``. The file is there whole or not at all.
+    see ``omenn.viz.plot``. The file is written completely or not at all.
 
     Raises:
-        OutputError: an unknown ending, a place that cannot be written.
-        InputError: a picture is asked for, but the matrix has none.
+        OutputError: an unknown ending, a path that cannot be written.
+        InputError: a picture of a matrix that has none.
     """
     path = as_path("path", path)
     ending = path.suffix.lower()
@@ -44,7 +44,12 @@ def save(explanation: Explanation, path: str | Path, **options: Any) -> Path:
     elif ending in ENDINGS:
         content = _picture(explanation, ending, options)
     else:
-        raise OutputError(f"'{path}' ends in '{path.suffix}', expected {', '.join(ENDINGS)}.")
+        raise OutputError(
+            f"'{path}' ends in '{path.suffix}', expected {', '.join(ENDINGS)}.",
+            argument="path",
+            got=path.suffix,
+            expected=", ".join(ENDINGS),
+        )
     write_files({path: content})
     return path
 
@@ -53,7 +58,7 @@ def load(path: str | Path) -> Explanation:
     """Read what ``save`` wrote as .safetensors; no code is run.
 
     Raises:
-        InputError: no such file, another kind of file, damaged.
+        InputError: a missing, damaged or different file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -68,19 +73,20 @@ def load(path: str | Path) -> Explanation:
             described = json.loads((file.metadata() or {}).get("explanation", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(
-            f"the explanation '{path}' cannot be read: {reason(error)}. "
-            "Give a .safetensors file that omenn wrote."
-        ) from error
+        raise _unreadable(f"the explanation '{path}' cannot be read: {reason(error)}.") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
-        raise InputError(f"'{path}' holds no explanation, expected the format '{FORMAT}'.")
+        raise _unreadable(f"'{path}' holds no explanation.")
     try:
         values = {name: _rebuilt(tree, tensors) for name, tree in described["fields"].items()}
         return Explanation(**values)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"the explanation '{path}' is incomplete or of another version: {reason(error)}."
-        ) from error
+        text = f"the explanation '{path}' is incomplete or of another version: {reason(error)}."
+        raise _unreadable(text) from error
+
+
+def _unreadable(text: str) -> InputError:
+    remedy = "Give a .safetensors file that this version of omenn wrote."
+    return InputError(text, argument="path", expected=f"the format '{FORMAT}'", remedy=remedy)
 
 
 def to_safetensors(explanation: Explanation) -> bytes:

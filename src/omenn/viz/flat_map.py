@@ -1,10 +1,9 @@
-"""The map of one sample, of whatever shape, as one flat array in which each entry stands once.
+"""The map of one sample, of any shape, as one flat array that has each entry once.
 
 NOTE [every entry is drawn]
 What is drawn sums to the matrix, whatever its shape. No axis is folded because its length happens
-to be a square, and no entry is left out because it might be a class token: a grid of tokens is
-drawn where the caller says that there is one (``grid=``), and then the tokens in front of it have a
-line of their own above it.
+to be a square, and no entry is omitted because it might be a class token. Tokens are drawn as a
+grid only if the caller passes ``grid=``; the tokens in front of it then have a separate line above.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omenn.check import quoted, real, whole
+from omenn.check import real, whole, wrong
 from omenn.errors import InputError
 from omenn.viz.heatmaps import as_matrix, signed_rgb
 from omenn.viz.map_layout import Layout
@@ -29,15 +28,15 @@ if TYPE_CHECKING:
     from omenn import Explanation
 
 NOTHING = (232, 235, 240)
-"""The colour of cells in which no entry lies: no colour of a map."""
+"""The colour of cells without an entry; no map uses it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """Pictures (rows, columns, H, W) beside one another, and tokens (n,) in front of them.
+    """Pictures (rows, columns, H, W) next to each other, and tokens (n,) in front of them.
 
-    ``words`` say how the axes lie where that is not plain: empty for a picture. ``plane``: it is
-    one picture of two axes, which may lie over the input.
+    ``words`` describe the axes where this is not obvious: empty for a picture. ``plane``: it is
+    one picture of two axes, which may be drawn over the input.
     """
 
     pictures: np.ndarray
@@ -48,7 +47,7 @@ class Drawing:
     @property
     def array(self) -> np.ndarray:
         """What is drawn, (height, width): every entry once, NaN in cells without one."""
-        gap = ((0, 0), (0, 0), (0, 1), (0, 1))  # below and beside each picture
+        gap = ((0, 0), (0, 0), (0, 1), (0, 1))  # below and to the right of each picture
         apart = np.pad(self.pictures, gap, constant_values=np.nan).transpose(0, 2, 1, 3)
         flat = apart.reshape(apart.shape[0] * apart.shape[1], -1)[:-1, :-1]
         width = flat.shape[1]
@@ -56,11 +55,11 @@ class Drawing:
         return np.concatenate([above.reshape(-1, width), flat])
 
     def entries(self) -> np.ndarray:
-        """What sets the scale of the colours, (1, n): not a class token beside its picture."""
+        """The entries that set the scale of the colours, (1, n): not those in front of a grid."""
         return self.pictures[~np.isnan(self.pictures)][None]
 
     def smoothed(self, sigma: float) -> Drawing:
-        """Each picture under a Gaussian that keeps its sum; tokens in front stay as they are."""
+        """Each picture smoothed by a Gaussian that keeps its sum; tokens in front do not change."""
         sigma = real("the width of the smoothing", sigma, 0)
         if sigma == 0:
             return self
@@ -83,8 +82,8 @@ def drawing_of(matrix: Any, grid: tuple[int, int] | None = None) -> Drawing:
     """The map of one sample, (*locations), as it is drawn (see NOTE [every entry is drawn]).
 
     One axis is one row, or with ``grid`` the picture of its last h·w tokens and those in front of
-    them. Two axes are a picture. Of three the first counts slices, which lie beside one another
-    line by line; of four the first counts the lines and the second the slices in each.
+    them. Two axes are a picture. Of three axes the first counts slices, which are drawn next to
+    each other, line by line; of four the first counts the lines and the second the slices in each.
 
     Raises:
         InputError: more axes, no entry, NaN; ``grid`` with fewer tokens, or for other axes.
@@ -97,8 +96,11 @@ def drawing_of(matrix: Any, grid: tuple[int, int] | None = None) -> Drawing:
     shape = tuple(matrix.shape)
     if len(shape) > 4 or not math.prod(shape):
         raise InputError(
-            f"a map of the shape {shape} has no picture, expected one to four axes with entries. "
-            "Sum over some of them, or save it as .safetensors or .json."
+            f"a map of the shape {shape} has no picture, expected one to four axes with entries.",
+            argument="matrix",
+            got=str(shape),
+            expected="one to four axes with entries",
+            remedy="Sum over some of them, or save it as .safetensors or .json.",
         )
     values = as_matrix(matrix.reshape(1, -1)).reshape(shape)
     if grid is not None:
@@ -152,8 +154,11 @@ def chosen(value: Any, which: str | int | None = None) -> Tensor:
         names = ", ".join(repr(name) for name in there)
         asked = "one picture shows the map of one input" if which is None else f"no input {which!r}"
         raise InputError(
-            f"{asked}; this explanation has maps of the inputs {names}. Name one of them with "
-            "input=, or save all of them as .safetensors or .json."
+            f"{asked}; this explanation has maps of the inputs {names}.",
+            argument="input",
+            got=repr(which),
+            expected=names,
+            remedy="Name one of them with input=, or save all as .safetensors or .json.",
         )
     return chosen(there[which])
 
@@ -168,8 +173,8 @@ def drawn(
 ) -> np.ndarray:
     """The numbers behind ``heatmap``, (height, width): each entry of the sample's matrix once.
 
-    NaN where a cell holds no entry: between slices, and beside tokens that stand in front of a
-    grid. Arguments and errors: see :func:`omenn.viz.heatmap`.
+    NaN where a cell holds no entry: between slices, and next to the tokens in front of a grid.
+    Arguments and errors: see :func:`omenn.viz.heatmap`.
 
     >>> import omenn, torch
     >>> e = omenn.explain(torch.nn.Linear(30, 1).eval(), torch.randn(1, 30))
@@ -191,11 +196,10 @@ def sample_of(
 
 
 def check_index(explanation: Explanation, index: int) -> None:
-    """Raises InputError for a sample that is not there."""
+    """Raises InputError for a sample that does not exist."""
     from omenn import Explanation
 
     if not isinstance(explanation, Explanation):
-        raise InputError(f"an Explanation can be drawn, but {quoted(explanation)} was given.")
-    count, index = len(explanation.output), whole("index", index)
-    if not -count <= index < count:
-        raise InputError(f"there is no sample {index}, the explanation has {count}.")
+        raise wrong("explanation", explanation, "an Explanation")
+    count = len(explanation.output)
+    whole("index", index, -count, count - 1)

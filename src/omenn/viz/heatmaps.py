@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from omenn.check import real
+from omenn.check import positive, real
 from omenn.errors import InputError
 
 LEVELS = 127  # steps on each side of zero: 255 colours, with white exactly in the middle
@@ -30,11 +30,20 @@ def as_matrix(matrix: Any) -> np.ndarray:
     values = np.asarray(matrix, dtype=np.float64)
     if values.ndim != 2 or values.size == 0:
         raise InputError(
-            f"a heat map needs a matrix (height, width), got shape {values.shape}. "
-            "Choose one sample, and sum over the channels."
+            f"a heat map needs a matrix (height, width), got shape {values.shape}.",
+            argument="matrix",
+            got=str(values.shape),
+            expected="(height, width)",
+            remedy="Choose one sample, and sum over the channels.",
         )
     if not np.isfinite(values).all():
-        raise InputError("the heat map contains NaN or infinite values. Check the model's output.")
+        raise InputError(
+            "the heat map contains NaN or infinite values.",
+            argument="matrix",
+            got=str(values[~np.isfinite(values)][0]),
+            expected="finite numbers",
+            remedy="Check the model's output.",
+        )
     return values
 
 
@@ -65,9 +74,7 @@ def signed_rgb(matrix: Any, scale: float | None = None) -> np.ndarray:
 def levels(matrix: Any, scale: float | None = None) -> np.ndarray:
     """The row of ``colours()`` for every entry of ``matrix``, uint8; zero is row 127."""
     values = as_matrix(matrix)
-    scale = scale_of(values) if scale is None else real("the scale of a heat map", scale)
-    if not scale > 0:
-        raise InputError(f"the scale of a heat map must be positive and finite, got {scale}.")
+    scale = scale_of(values) if scale is None else positive("scale", scale)
     return (np.rint(np.clip(values / scale, -1, 1) * LEVELS) + LEVELS).astype(np.uint8)
 
 
@@ -110,7 +117,7 @@ def smooth(matrix: Any, sigma: float) -> np.ndarray:
 
     ``K_H C K_Wᵀ`` where every column of K sums to one: what would leave the picture is reflected
     back in at the border. So a smoothed exact matrix still sums to the logit, but an entry then
-    speaks for its neighbourhood. See ``omenn.viz.gaussian`` for tensors, batches and tokens.
+    stands for its neighbourhood. See ``omenn.viz.gaussian`` for tensors, batches and tokens.
 
     >>> import numpy as np
     >>> spike = np.zeros((5, 7)); spike[0, 0] = 3.0

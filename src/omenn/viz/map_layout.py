@@ -1,7 +1,7 @@
-"""How maps lie: samples first, then locations; and the pictures that a filter acts on.
+"""The layout of maps (samples first, then locations), and the pictures that a filter acts on.
 
-A picture is the last two axes. Pixels are one already. Tokens become one by the grid that they
-stand for, and pixels that belong to patches by taking each patch as one cell.
+A picture is the last two axes. Maps of pixels are pictures already. Tokens become a picture by
+their grid, and patches of pixels by taking each patch as one cell.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.check import quoted
+from omenn.check import wrong
 from omenn.errors import InputError
 
 
@@ -22,27 +22,29 @@ def as_maps(maps: Any, batched: bool = True, name: str = "the map") -> Tensor:
     """Maps as (B, *locations) in double precision, without history; ``batched=False``: one map.
 
     Raises:
-        InputError: no tensor of real floating-point numbers; empty; NaN; no axis of locations.
+        InputError: not a tensor of real floating-point numbers; empty; NaN; no axis of locations.
     """
     if not isinstance(maps, Tensor) or not maps.is_floating_point():
         kind = str(maps.dtype) if isinstance(maps, Tensor) else type(maps).__name__
-        raise InputError(f"{name} must be a floating-point tensor, got {kind}.")
-    shape = tuple(maps.shape)
+        raise _refused(name, f"must be a floating-point tensor, got {kind}.", kind)
+    shape = str(tuple(maps.shape))
     values = maps.detach().double()
     values = values if batched else values[None]
     if values.ndim < 2:
-        raise InputError(
-            f"{name} has shape {shape}, expected (samples, *locations), or with batched=False the "
-            "locations of one map."
-        )
+        expected = "(samples, *locations), or with batched=False the locations of one map"
+        raise _refused(name, f"has shape {shape}, expected {expected}.", shape, expected)
     if not values.numel():
-        raise InputError(f"{name} is empty: its shape is {shape}.")
-    if not bool(torch.isfinite(values).all()):
-        count = int((~torch.isfinite(values)).sum())
-        raise InputError(
-            f"{name} has {count} values that are NaN or infinite. Check the model's output."
-        )
+        raise _refused(name, f"is empty: its shape is {shape}.", shape)
+    if count := int((~torch.isfinite(values)).sum()):
+        text = f"has {count} values that are NaN or infinite."
+        raise _refused(name, text, f"{count} values", remedy="Check the model's output.")
     return values
+
+
+def _refused(
+    name: str, text: str, got: str, expected: str = "finite numbers", remedy: str = ""
+) -> InputError:
+    return InputError(f"{name} {text}", argument=name, got=got, expected=expected, remedy=remedy)
 
 
 def given_form(values: Tensor, maps: Tensor) -> Tensor:
@@ -66,13 +68,18 @@ class Layout:
 
     @staticmethod
     def of(grid: Any = None, patch: Any = None, sequence: bool = False) -> Layout:
-        """Raises InputError for two of them, and for sizes that are no positive integers."""
-        if (grid is not None) + (patch is not None) + bool(sequence) > 1:
-            raise InputError("grid=, patch= and sequence= exclude one another; give one of them.")
+        """Raises InputError for two of them, and for sizes that are not positive integers."""
+        given = {"grid": grid is not None, "patch": patch is not None, "sequence": sequence}
+        if sum(map(bool, given.values())) > 1:
+            raise InputError(
+                "grid=, patch= and sequence= exclude one another;",
+                argument=", ".join(name for name, set_ in given.items() if set_),
+                remedy="give one of them.",
+            )
         return Layout(_pair("grid", grid, False), _pair("patch", patch, True), bool(sequence))
 
     def __str__(self) -> str:
-        """How ``Explanation.processing`` names it; empty for pixels as they are."""
+        """How ``Explanation.processing`` names it; empty for plain pixels."""
         if self.grid is not None:
             return f" on a grid of {self.grid[0]} x {self.grid[1]}"
         if self.patch is not None:
@@ -80,33 +87,27 @@ class Layout:
         return " along the sequence" if self.sequence else ""
 
     def pictures(self, maps: Tensor) -> Tensor:
-        """(B, …, h, w), or what was given where none of the three is.
+        """(B, …, h, w); the maps themselves without grid, patch and sequence.
 
         Raises:
-            InputError: the maps do not lie like this.
+            InputError: the maps have another layout.
         """
         shape = tuple(maps.shape)
         if self.grid is not None:
             height, width = self.grid
             if maps.ndim != 2 or shape[1] < height * width:
-                raise InputError(
-                    f"grid=({height}, {width}) needs maps of tokens (samples, tokens) with "
-                    f"{height * width} tokens or more, got shape {shape}."
-                )
+                least = f"(samples, tokens) with {height * width} tokens or more"
+                raise _needs("grid", self.grid, f"maps of tokens {least}", shape)
             return maps[:, -height * width :].unflatten(1, (height, width))
         if self.patch is not None:
             high, wide = self.patch
             if maps.ndim < 3 or shape[-2] % high or shape[-1] % wide:
-                raise InputError(
-                    f"patch=({high}, {wide}) needs maps of pixels (samples, height, width) that "
-                    f"it divides, got shape {shape}."
-                )
+                divided = "maps of pixels (samples, height, width) that it divides"
+                raise _needs("patch", self.patch, divided, shape)
             cells = (shape[-2] // high, high, shape[-1] // wide, wide)
             return maps.reshape(*shape[:-2], *cells).mean((-3, -1))
         if self.sequence and maps.ndim != 2:
-            raise InputError(
-                f"sequence=True needs maps of tokens (samples, tokens), got shape {shape}."
-            )
+            raise _needs("sequence", True, "maps of tokens (samples, tokens)", shape)
         return maps[:, None] if self.sequence else maps
 
     def front(self, maps: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ class Layout:
         return each.unflatten(0, guide.shape[:2])
 
     def back(self, pictures: Tensor, maps: Tensor) -> Tensor:
-        """(B, *locations) again; tokens without a location are those of ``maps``."""
+        """The inverse, (B, *locations); tokens without a location are those of ``maps``."""
         if self.grid is not None:
             return torch.cat([self.front(maps), pictures.flatten(1)], 1)
         if self.patch is not None:
@@ -129,20 +130,29 @@ class Layout:
 
 
 def as_pictures(maps: Tensor, layout: Layout) -> Tensor:
-    """``layout.pictures``, which must have two axes of locations: a filter mixes neighbours.
+    """``layout.pictures``. A filter mixes neighbours, so they need two axes of locations.
 
     Raises:
         InputError: they have one.
     """
     pictures = layout.pictures(maps)
     if pictures.ndim < 3:
+        shape = tuple(maps.shape)
         raise InputError(
-            f"the map has shape {tuple(maps.shape)}: one axis of places, whose neighbours nobody "
-            "knows. Tokens of a picture: grid=(height, width). A sequence: sequence=True. One "
+            f"the map has shape {shape}: one axis of locations, of which no neighbours are known.",
+            argument="maps",
+            got=str(shape),
+            expected="two axes of locations",
+            remedy="Tokens of a picture: grid=(height, width). A sequence: sequence=True. One "
             "picture (height, width): batched=False, or map[None]. Columns of a table have no "
-            "neighbours: cut outliers alone, with clamp or mad."
+            "neighbours: cut outliers alone, with clamp or mad.",
         )
     return pictures
+
+
+def _needs(name: str, value: Any, expected: str, shape: tuple[int, ...]) -> InputError:
+    text = f"{name}={value} needs {expected}, got shape {shape}."
+    return InputError(text, argument=name, got=str(shape), expected=expected)
 
 
 def _pair(name: str, value: Any, square: bool) -> tuple[int, int] | None:
@@ -152,5 +162,5 @@ def _pair(name: str, value: Any, square: bool) -> tuple[int, int] | None:
     whole = isinstance(pair, Sequence) and all(type(side) is int and side > 0 for side in pair)
     if not whole or len(pair) != 2:
         forms = "one or two positive integers" if square else "two positive integers"
-        raise InputError(f"{name}={quoted(value)} is not known, expected {forms} (height, width).")
+        raise wrong(name, value, f"{forms} (height, width)")
     return pair[0], pair[1]

@@ -1,19 +1,19 @@
-"""Outliers of a map: entries beyond a bound are cut to it, and what was cut is given back.
+"""Outliers of a map: entries beyond a bound are clipped to it, and the excess is redistributed.
 
 NOTE [given back]
-Cutting alone changes Σ C. To keep it, each sign keeps its own sum. With x the map, y the cut one,
+Clipping alone changes Σ C. To keep it, each sign keeps its sum. With x the map, y the clipped map,
 x⁺ = max(x, 0), x⁻ = max(−x, 0):
 
     z = y⁺ · Σx⁺/Σy⁺  −  y⁻ · Σx⁻/Σy⁻
 
 So the positive mass that was cut goes to the positive entries in proportion, the negative to the
-negative, and Σz = Σx per sample. Within a sign z is y up to one factor: an outlier stands above
-the rest exactly as far as in the plain cut, although it may exceed the bound by that factor. No
-entry changes its sign by it, no zero becomes anything else, and z(−x) = −z(x), z(ax) = a z(x).
+negative, and Σz = Σx per sample. Within a sign, z is y up to one factor: an outlier exceeds the
+rest by the same ratio as in the clipped map, although it may exceed the bound by that factor. No
+entry changes its sign, zeros stay zero, and z(−x) = −z(x), z(ax) = a z(x).
 
-Where all entries of a sign were outliers (a single spike on zeros, say), y has none of that sign
-left. Their mass has no place then, and goes evenly to all entries. A constant map, and one of
-zeros, have no outliers and stay as they are.
+If all entries of a sign were outliers (a single spike on zeros, say), y has no entry of that sign.
+Their mass is then spread evenly over all entries. A constant map has no outliers and does not
+change.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from omenn.check import real
-from omenn.errors import InputError
+from omenn.check import positive, real, wrong
 from omenn.viz.map_layout import as_maps, given_form
 
 Q = 0.01
 K = 2.5
 NORMAL = 1.4826  # σ of a normal distribution in median absolute deviations
 NORMAL_MEAN = 1.2533  # the same in mean absolute deviations, √(π/2)
-NOTHING_LEFT = 1e-14  # of the mass of a sign: not to be told from rounding
+NOTHING_LEFT = 1e-14  # of the mass of a sign: within rounding
 
 
 def clamp(maps: Tensor, q: float = Q, keep_sum: bool = True, *, batched: bool = True) -> Tensor:
-    """Cut each map to its own [q, 1−q] quantiles, (B, *locations) to the same.
+    """Cut each map to its [q, 1−q] quantiles, (B, *locations) to the same.
 
     Quantiles are taken over all entries of a sample, linear between two of them. With ``keep_sum``
     Σ stays the same in every sample (see NOTE [given back]); without, this is the plain clamp.
@@ -51,11 +50,10 @@ def clamp(maps: Tensor, q: float = Q, keep_sum: bool = True, *, batched: bool = 
     >>> assert clamp(x, 0.01, keep_sum=False).max() == 99
 
     Source: outlier removal of arXiv 2412.02399, whose quantile is not published; q = 1 % is that
-    of its authors' later code. The form that keeps the sum is our own.
+    of its authors' later code. The form that keeps the sum is ours.
     """
-    q = real("q", q)
-    if not 0 <= q < 0.5:
-        raise InputError(f"q={q:g} is no share to cut on either side, expected 0 ≤ q < 0.5.")
+    if not 0 <= real("q", q) < 0.5:
+        raise wrong("q", q, "a share to cut on either side, from 0 to less than 0.5")
     flat = as_maps(maps, batched).flatten(1)
     low, high = quantiles(flat, q, 1 - q)
     return given_form(_cut(flat, low, high, keep_sum), maps)
@@ -69,8 +67,8 @@ def mad(maps: Tensor, k: float = K, keep_sum: bool = True, *, batched: bool = Tr
     errors: see :func:`clamp`.
 
     Args:
-        k: how many σ are no outliers, above 0. Maps have heavier tails than a normal distribution:
-            2.5 cuts more than the 1 % of it.
+        k: the bound in σ, above 0. Maps have heavier tails than a normal distribution: 2.5 cuts
+            more than the 1 % that it would cut there.
 
     >>> x = torch.arange(-50.0, 51)[None]; x[0, -1] = 1e4
     >>> y = mad(x)
@@ -79,9 +77,7 @@ def mad(maps: Tensor, k: float = K, keep_sum: bool = True, *, batched: bool = Tr
     Source: median absolute deviation with k = 2.5, arXiv 2602.06613 (there over repetitions); the
     fallback: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993.
     """
-    k = real("k", k)
-    if not k > 0:
-        raise InputError(f"k={k:g} deviations would cut everything, expected k > 0.")
+    k = positive("k", k)
     flat = as_maps(maps, batched).flatten(1)
     middle = quantiles(flat, 0.5)[0]
     away = (flat - middle).abs()
@@ -119,6 +115,6 @@ def given_back(before: Tensor, after: Tensor) -> Tensor:
         mass, rest = was.sum(1, keepdim=True), left.sum(1, keepdim=True)
         any_left = rest > NOTHING_LEFT * mass
         shares = torch.where(any_left, left / torch.where(any_left, rest, 1), 1 / left.shape[1])
-        # Where nothing was cut the factor is one, and the entries stay as they are to the bit.
+        # Where nothing was cut the factor is one, and the entries stay the same to the bit.
         result += sign * torch.where(mass == rest, left, shares * mass)
     return result

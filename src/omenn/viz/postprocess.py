@@ -1,4 +1,4 @@
-"""Steps that remove outliers and noise from maps, in order; the sum is taken again at the end."""
+"""Steps that remove outliers and noise from maps, in order; the sum is recomputed at the end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from omenn.check import quoted
-from omenn.errors import InputError, OmennError, did_you_mean, reason
+from omenn.check import quoted, wrong
+from omenn.errors import InputError, OmennError, reason, unknown
 from omenn.explanation import leaves, rebuilt
 from omenn.viz import outliers, smoothing
 from omenn.viz.map_layout import Layout, as_maps
@@ -43,7 +43,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Step:
-    """One built-in step: ``name``, its numbers, what guides it, and whether it may lose mass."""
+    """One built-in step: ``name``, its numbers, its guide, and whether it may lose mass."""
 
     name: str
     numbers: tuple[float, ...] = ()
@@ -55,7 +55,7 @@ class Step:
         return self.name + LOSSY * self.lossy + (":" + ",".join(values) if values else "")
 
     def complete(self, pictures: Tensor) -> Step:
-        """With the numbers that were left out, as far as they have a default."""
+        """With defaults for the omitted numbers, as far as there are any."""
         defaults: tuple[float, ...] = {"clamp": (outliers.Q,), "mad": (outliers.K,)}.get(
             self.name, ()
         )
@@ -73,7 +73,7 @@ class Step:
         if self.name == "bilateral":
             return smoothing.bilateral(pictures, *self.numbers, guide=guide, keep_sum=keep)
         sigma, kernel = (*self.numbers, None, None)[:2]
-        # without a σ only where there is no picture, which is what it refuses
+        # σ is missing only without a picture, which gaussian refuses
         width = smoothing.LEAST if sigma is None else sigma
         return smoothing.gaussian(pictures, width, keep_sum=keep, kernel=kernel)
 
@@ -90,36 +90,36 @@ def postprocess(
     patch: int | tuple[int, int] | None = None,
     sequence: bool = False,
 ) -> Explanation:
-    """The explanation with its matrix processed by ``steps``, in order, and its sum taken again.
+    """The explanation with its matrix processed by ``steps``, in order, and its sum recomputed.
 
     ===================  ==========================================================================
     ``clean``            clamp:0.01, then gaussian with σ a fortieth of the shorter side
     ``clamp:q``          cut to the [q, 1−q] quantiles (1 %), see :func:`omenn.viz.clamp`
     ``mad:k``            cut to median ± k·1.4826·MAD (2.5), see :func:`omenn.viz.mad`
-    ``gaussian:σ``       smooth; ``gaussian:σ,taps`` with that many taps; without a number σ as
+    ``gaussian:σ``       smooth; ``gaussian:σ,taps`` with that many taps; the default σ is that of
                          ``clean``, see :func:`omenn.viz.gaussian`
-    ``bilateral:σ,ρ``    smooth where the map is alike, or ``bilateral:σ,ρ,input`` the input, see
-                         :func:`omenn.viz.bilateral`
+    ``bilateral:σ,ρ``    smooth where the map is similar, or with ``bilateral:σ,ρ,input`` where the
+                         input is, see :func:`omenn.viz.bilateral`
     a callable           on the maps (B, *locations) in double precision, to the same shape
     ===================  ==========================================================================
 
-    Each keeps Σ C. With ``-lossy`` behind the name (``clean-lossy``, ``gaussian-lossy:2``), or all
-    of them with ``keep_sum=False``, it is the published form, which does not. ``processing`` of the
-    result says which, ``residual``, ``exact`` and ``magnitude`` what became of the sum.
+    Each step keeps Σ C. With ``-lossy`` after the name (``clean-lossy``, ``gaussian-lossy:2``), or
+    with ``keep_sum=False`` for all, it is the published form, which does not. ``processing`` of the
+    result names the steps; ``residual``, ``exact`` and ``magnitude`` describe the new sum.
 
-    ``weight``, ``contribution``, ``bias`` and ``sources`` stay the raw ones: after processing,
-    ``matrix`` is no longer contribution plus bias. Of several inputs each matrix is processed
-    alone. The given explanation is not touched; the result has no history for gradients.
+    ``weight``, ``contribution``, ``bias`` and ``sources`` stay raw: after processing, ``matrix`` is
+    no longer contribution plus bias. For several inputs each matrix is processed alone. The given
+    explanation does not change; the result has no history for gradients.
 
     Args:
-        keep_sum: False for the lossy form of every step. A callable does what it does.
+        keep_sum: False for the lossy form of every step; it has no effect on a callable.
         guide: of ``bilateral``: ``"input"``, or a tensor, see :func:`omenn.viz.bilateral`.
-        grid, patch, sequence: how tokens and patches lie, for all steps, see
-            :func:`omenn.viz.gaussian`. Tokens in front of a grid stay as they are in every step.
+        grid, patch, sequence: the layout of tokens and patches, for all steps, see
+            :func:`omenn.viz.gaussian`. No step changes tokens in front of a grid.
 
     Raises:
         InputError: no step, an unknown one, malformed numbers; a matrix with NaN, or one that a
-            step cannot take.
+            step cannot process.
 
     Example:
         >>> import omenn
@@ -137,7 +137,12 @@ def postprocess(
     layout = Layout.of(grid, patch, sequence)
     chosen: Steps = [one for given in steps for one in parsed(given, keep_sum, guide)]
     if guide is not None and not any(isinstance(one, Step) and one.word for one in chosen):
-        raise InputError("guide= is for the step 'bilateral', which is not among the steps.")
+        raise InputError(
+            "guide= is for the step 'bilateral', which is not among the steps.",
+            argument="guide",
+            got=quoted(guide),
+            remedy="Omit guide=, or add a step such as 'bilateral:2,0.1'.",
+        )
     done: list[tuple[str, ...]] = []
     maps = leaves(explanation.matrix)
     for k, matrix in enumerate(maps):
@@ -155,10 +160,10 @@ def parsed(
     keep_sum: bool = True,
     guide: Tensor | str | None = None,
 ) -> Steps:
-    """The steps of a specification, a preset having several; a callable as it is.
+    """The steps of a specification: several for a preset, the callable itself for a callable.
 
     Raises:
-        InputError: an unknown name; numbers that are none, too few or too many.
+        InputError: an unknown name; malformed numbers, too few or too many.
 
     >>> [str(step) for step in parsed("clean-lossy")]
     ['clamp-lossy:0.01', 'gaussian-lossy']
@@ -166,21 +171,21 @@ def parsed(
     if not isinstance(given, str):
         if callable(given):
             return [given]
-        raise InputError(f"a step is a name or a callable, got {type(given).__name__}.")
+        raise wrong("step", given, "a name or a callable")
     name, colon, rest = given.strip().partition(":")
     lossy = name.endswith(LOSSY)
     base = name.removesuffix(LOSSY)
     keep = keep_sum and not lossy
     if base in PRESETS:
         if colon:
-            raise InputError(f"step {given!r}: {base!r} is a preset and takes no numbers.")
+            raise _malformed(given, f": {base!r} is a preset and takes no numbers.")
         return [one for step in PRESETS[base] for one in parsed(step, keep)]
     if base not in KINDS:
-        raise InputError(f"step {given!r} is not known: {did_you_mean(base, [*PRESETS, *KINDS])}")
+        raise unknown("step", base, [*PRESETS, *KINDS])
     values = [value.strip() for value in rest.split(",")] if colon else []
     word = values.pop() if values and values[-1] in KINDS[base].words else ""
     if isinstance(guide, str) and guide != "input":
-        raise InputError(f"guide={quoted(guide)} is not known, expected 'input' or a tensor.")
+        raise wrong("guide", guide, "'input' or a tensor")
     if base == "bilateral" and not word and guide is not None:
         word = "input" if isinstance(guide, str) else "guide"
     return [Step(base, _numbers(given, KINDS[base], values), word, not keep)]
@@ -189,17 +194,18 @@ def parsed(
 def _numbers(given: str, kind: _Kind, values: list[str]) -> tuple[float, ...]:
     if not kind.least <= len(values) <= len(kind.numbers):
         form = f"{kind.least}" if kind.least == len(kind.numbers) else f"up to {len(kind.numbers)}"
-        raise InputError(
-            f"step {given!r} has {len(values)} numbers, expected {form} "
-            f"({', '.join(kind.numbers)}), such as {kind.example!r}."
-        )
+        form += f" ({', '.join(kind.numbers)}), such as {kind.example!r}"
+        raise _malformed(given, f" has {len(values)} numbers, expected {form}.", form)
     try:
         return tuple(float(value) for value in values)
     except ValueError:
-        wrong = next(value for value in values if not _is_number(value))
-        raise InputError(
-            f"step {given!r}: {wrong!r} is no number, expected something such as {kind.example!r}."
-        ) from None
+        text = next(value for value in values if not _is_number(value))
+        form = f"numbers, such as {kind.example!r}"
+        raise _malformed(given, f": {text!r} is not a number, expected {form}.", form) from None
+
+
+def _malformed(given: str, text: str, expected: str = "no numbers") -> InputError:
+    return InputError(f"step {given!r}{text}", argument="step", got=given, expected=expected)
 
 
 def _is_number(text: str) -> bool:
@@ -211,7 +217,7 @@ def _is_number(text: str) -> bool:
 
 
 class _Seen:
-    """One matrix of an explanation as the steps see it, and the guide that belongs to it."""
+    """One matrix of an explanation in the form that steps process, and its guide."""
 
     def __init__(self, explanation: Explanation, k: int, guide: Any, layout: Layout) -> None:
         matrices = leaves(explanation.matrix)
@@ -222,12 +228,12 @@ class _Seen:
         self.inputs = [inputs[k]] if len(inputs) == len(matrices) else inputs
 
     def guide(self, word: str) -> Tensor | None:
-        """(B, C, …, h, w): the input, the tensor that was given, or None for the map itself."""
+        """(B, C, …, h, w): the input, the given tensor, or None for the map itself."""
         if not word:
             return None
         if word == "guide":
             if not isinstance(self.given, Tensor):
-                raise InputError("'bilateral:…,guide' needs guide= with a tensor.")
+                raise wrong("guide", self.given, "a tensor for 'bilateral:…,guide'")
             found = smoothing.as_guide(self.given, self.matrix)
         else:
             found = self._input()
@@ -243,13 +249,17 @@ class _Seen:
                 if tuple(x.shape[:axis]) + tuple(x.shape[axis + 1 :]) == places:
                     return as_maps(x, name="the input").movedim(axis, 1)
         raise InputError(
-            f"no input lies at the places of the matrix, {places}. Give guide= a tensor of the "
-            "shape (samples, *locations) or (samples, channels, *locations)."
+            f"no input has the locations of the matrix, {places}.",
+            argument="guide",
+            got="input",
+            expected=str(places),
+            remedy="Give guide= a tensor of the shape (samples, *locations) or "
+            "(samples, channels, *locations).",
         )
 
 
 def _run(steps: Steps, seen: _Seen) -> tuple[Tensor, tuple[str, ...]]:
-    """The processed map (B, *locations) in double precision, and what was done."""
+    """The processed map (B, *locations) in double precision, and the steps that ran."""
     pictures = seen.layout.pictures(seen.matrix)
     taken: list[str] = []
     for step in steps:
@@ -264,22 +274,29 @@ def _run(steps: Steps, seen: _Seen) -> tuple[Tensor, tuple[str, ...]]:
 
 
 def _called(function: Callable[[Tensor], Any], pictures: Tensor) -> tuple[Tensor, str]:
-    """What a callable makes of the map, and its name, which says whether it kept the sum."""
+    """The result of a callable on the map, and its name, which says whether it kept the sum."""
     name = getattr(function, "__name__", type(function).__name__)
     try:
         result = function(pictures.clone())
     except OmennError:
         raise
     except Exception as error:  # a function of the caller's may raise anything
+        shape = tuple(pictures.shape)
         raise InputError(
-            f"step {name!r} raised {type(error).__name__}: {reason(error)}. It was given maps, a "
-            f"tensor of the shape {tuple(pictures.shape)}."
+            f"step {name!r} raised {type(error).__name__}: {reason(error)}.",
+            argument="step",
+            got=name,
+            remedy=f"Its argument was a tensor of maps of the shape {shape}; correct the step.",
         ) from error
     if not isinstance(result, Tensor) or result.shape != pictures.shape:
         kind = type(result).__name__
         got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else kind
+        expected = f"a tensor of the shape {tuple(pictures.shape)}"
         raise InputError(
-            f"step {name!r} must return a tensor of the shape {tuple(pictures.shape)}, got {got}."
+            f"step {name!r} must return {expected}, got {got}.",
+            argument="step",
+            got=got,
+            expected=expected,
         )
     result = as_maps(result, name=f"the result of step {name!r}")
     before, after = pictures.flatten(1), result.flatten(1)
@@ -292,9 +309,12 @@ def _check(explanation: Any, steps: tuple[Any, ...]) -> None:
     from omenn import Explanation
 
     if not isinstance(explanation, Explanation):
-        raise InputError(
-            f"postprocess takes an Explanation, got {type(explanation).__name__}. For a tensor "
-            "use omenn.viz.clamp, mad, gaussian or bilateral."
-        )
+        remedy = "For a tensor use omenn.viz.clamp, mad, gaussian or bilateral."
+        raise wrong("explanation", explanation, "an Explanation", remedy)
     if not steps:
-        raise InputError(f"no step was given: name at least one, such as {next(iter(PRESETS))!r}.")
+        raise InputError(
+            "no step was given.",
+            argument="steps",
+            expected="at least one step",
+            remedy=f"Name at least one, such as {next(iter(PRESETS))!r}.",
+        )

@@ -1,11 +1,11 @@
-"""Smoothing of maps: every entry is spread over its neighbours, so that the sum stays.
+"""Smoothing of maps: every entry is spread over its neighbours, and the sum is kept.
 
 NOTE [columns]
 A smoothed map is K C. The usual filter has rows that sum to one (each result is a mean) or pads
 with zeros, and either changes Σ C. Here the columns of K sum to one, 1ᵀK = 1ᵀ: each entry is
-divided among its neighbours, none of it is lost, and Σ K C = Σ C. K is symmetric besides, so its
-rows sum to one too: each result is a mean, and an even map stays even up to the border.
-``keep_sum=False`` is the usual form. In both a smoothed entry speaks for its neighbourhood.
+divided among its neighbours, nothing is lost, and Σ K C = Σ C. K is also symmetric, so its
+rows sum to one too: each result is a mean, and a constant map stays constant up to the border.
+``keep_sum=False`` is the usual form. In both, a smoothed entry stands for its neighbourhood.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.check import real
+from omenn.check import positive, wrong
 from omenn.errors import InputError
 from omenn.filters import gaussian_filter
 from omenn.viz.map_layout import Layout, as_maps, as_pictures, given_form
 
-SHARE = 40  # without a σ: a fortieth of the shorter side, as in the command line
-LEAST = 0.5  # but half an entry at least
+SHARE = 40  # the default σ is a fortieth of the shorter side, as on the command line
+LEAST = 0.5  # and at least half an entry
 
 Slices = tuple[Any, ...]
 
 
 def default_sigma(height: int, width: int) -> float:
-    """σ of a picture for which none is given: a fortieth of its shorter side, at least a half.
+    """The default σ of a picture: a fortieth of its shorter side, at least a half.
 
-    The shorter side of one row of tokens is its length.
-    5.6 pixels at 224, within the 5 to 7 of the code that followed the OMENN paper.
+    For one row of tokens it is a fortieth of the length. At 224 pixels σ is 5.6, within the 5 to 7
+    of the code that followed the OMENN paper.
 
     >>> default_sigma(224, 224), default_sigma(14, 14)
     (5.6, 0.5)
@@ -55,7 +55,7 @@ def gaussian(
 
     ``K_H C K_Wᵀ``. With ``keep_sum`` the map is continued by reflection (d c b a | a b c d), which
     makes the columns (and the rows) of K sum to one; without, by zeros, so that what leaves the
-    map is lost. An axis with one entry has no neighbours and is left alone.
+    map is lost. An axis with one entry has no neighbours and does not change.
 
     Args:
         sigma: width in entries (with ``grid`` or ``patch`` in cells), above 0, at most the longer
@@ -70,7 +70,7 @@ def gaussian(
         batched: False for one map without the axis of samples.
 
     Raises:
-        InputError: a width out of range; an even kernel; NaN; maps that lie otherwise.
+        InputError: a width out of range; an even kernel; NaN; maps of another layout.
 
     >>> spike = torch.zeros(1, 9, 9); spike[0, 0, 4] = 2
     >>> soft = gaussian(spike, 1.5)
@@ -98,7 +98,7 @@ def bilateral(
     sequence: bool = False,
     batched: bool = True,
 ) -> Tensor:
-    """Spread every entry over those neighbours at which the guide is alike; shapes as given.
+    """Spread every entry over the neighbours with a similar guide; shapes stay the same.
 
     ``w_ij = exp(−|i−j|²/2σ²) · exp(−d²(g_i, g_j)/2ρ²)`` within 3σ, d² the mean over the channels
     of the guide, and s_i = Σ_j w_ij. The usual form is ``out_i = Σ_j w_ij C_j / s_i``. With
@@ -107,7 +107,7 @@ def bilateral(
 
     Args:
         sigma: width in entries or cells, as in :func:`gaussian`.
-        range: ρ as a share of the guide's span, largest minus smallest value, in each sample.
+        range: ρ, above 0, as a share of the guide's span (largest minus smallest value) per sample.
         guide: (B, *locations) or (B, C, *locations), for example the input; the map itself if
             not given.
         keep_sum, grid, patch, sequence, batched: see :func:`gaussian`.
@@ -127,16 +127,14 @@ def bilateral(
     values = as_maps(maps, batched)
     pictures = as_pictures(values, layout)
     sigma = _width(sigma, pictures)
-    rho = real("range", range)
-    if not rho > 0:
-        raise InputError(f"range={rho:g} must be above 0: it is a share of the guide's span.")
+    rho = positive("range", range)
     given = values[:, None] if guide is None else as_guide(guide, values, batched)
     pairs = _Pairs(layout.channels(given), sigma, rho)
     return given_form(layout.back(pairs.mixed(pictures, keep_sum), values), maps)
 
 
 class _Pairs:
-    """All pairs of neighbours of a guide (B, C, …, h, w), each once, with their weights."""
+    """Every pair of neighbours of a guide (B, C, …, h, w), once, with its weight."""
 
     def __init__(self, guide: Tensor, sigma: float, rho: float) -> None:
         self.guide, self.sigma = guide, sigma
@@ -182,32 +180,25 @@ def as_guide(guide: Any, values: Tensor, batched: bool = True) -> Tensor:
     if given.ndim == values.ndim + 1 and given.select(1, 0).shape == values.shape:
         return given
     start = 0 if batched else 1
+    shape, expected = tuple(given.shape[start:]), tuple(values.shape[start:])
     raise InputError(
-        f"the guide has shape {tuple(given.shape[start:])}, the map {tuple(values.shape[start:])}. "
-        "Give one number, or one for each channel (second axis), at every place of the map."
+        f"the guide has shape {shape}, the map {expected}.",
+        argument="guide",
+        got=str(shape),
+        expected=str(expected),
+        remedy="Give one number, or one per channel (second axis), for every location of the map.",
     )
 
 
 def _width(sigma: Any, pictures: Tensor) -> float:
-    sigma = real("sigma", sigma)
-    if not sigma > 0:
-        raise InputError(f"sigma={sigma:g} must be above 0; omit the step for no smoothing.")
-    height, width = pictures.shape[-2:]
-    if sigma > max(height, width):
-        raise InputError(
-            f"sigma={sigma:g} is wider than the map of {height} x {width}: nothing would be left "
-            f"but its mean. Give at most {max(height, width)}."
-        )
+    sigma, most = positive("sigma", sigma), max(pictures.shape[-2:])
+    if sigma > most:
+        raise wrong("sigma", sigma, f"at most {most}, the longer side of the map")
     return sigma
 
 
 def _reach_of(kernel: Any, longest: int) -> int:
-    taps = real("kernel", kernel)
-    if taps < 1 or taps % 2 != 1:
-        raise InputError(f"kernel={taps:g} has no middle, expected an odd number of taps.")
-    if taps > 2 * longest + 1:
-        raise InputError(
-            f"kernel={taps:g} is more than twice as wide as the map, "
-            f"expected at most {2 * longest + 1}."
-        )
+    taps, most = positive("kernel", kernel), 2 * longest + 1
+    if taps % 2 != 1 or taps > most:
+        raise wrong("kernel", kernel, f"an odd number of taps, at most {most} for this map")
     return int(taps) // 2
