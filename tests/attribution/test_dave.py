@@ -101,7 +101,7 @@ def test_it_is_the_formula(build: Any) -> None:
     e = explained(net, x, steps=steps, noise=noise, seed=3)
     inputs = FrozenRun(net, x, None, "none", None, {}).inputs
     rows = []
-    for i, step in enumerate(Moves(noise, None, None, None, None).steps(inputs, steps, 3)):
+    for i, step in enumerate(Moves(steps, 3, noise, None, None, None, None).of(inputs)):
         t = noise * i / (steps - 1)
         turn = matrix_of(step.affine, (2, 6, 6))
         moved = (turn @ x.flatten()).reshape(x.shape)
@@ -172,7 +172,7 @@ def test_a_rotation_keeps_distances_in_images_that_are_not_square() -> None:
 )
 def test_moves_stay_in_their_range(rotation, translation, scaling, seed) -> None:
     inputs = FrozenRun(nn.Identity().eval(), torch.ones(1, 1, 2, 2), None, "none", None, {}).inputs
-    for step in Moves(0.5, rotation, translation, scaling, None).steps(inputs, 5, seed):
+    for step in Moves(5, seed, 0.5, rotation, translation, scaling, None).of(inputs):
         one = step.affine or Affine()
         assert abs(one.angle) <= math.radians(rotation) + 1e-12
         assert max(abs(one.right), abs(one.down)) <= 2 * translation + 1e-12
@@ -183,7 +183,7 @@ def test_noise_is_standard_normal_and_other_in_every_step_and_input() -> None:
     x = torch.zeros(4, 9, 50)
     inputs = FrozenRun(nn.Identity().eval(), x, None, "none", None, {}).inputs
     inputs.batch.append(0)  # a second input
-    steps = Moves(0.3, None, None, None, None).steps(inputs, 6, 0)
+    steps = Moves(6, 0, 0.3, None, None, None, None).of(inputs)
     found = torch.stack([step._noise(0, x) for step in steps])
     assert torch.equal(found[:, 0], found[:, 3])  # the same for every sample
     assert abs(float(found[:, 0].mean())) < 0.06
@@ -325,7 +325,7 @@ def test_the_bilateral_filter_keeps_what_is_even_inside() -> None:
 def test_published_is_the_lower_median_and_the_published_form() -> None:
     net, x, steps = seeded(convnet()), draw(1, 2, 6, 6), 4
     inputs = FrozenRun(net, x, None, "none", None, {}).inputs
-    moves = Moves(0.6, 0, 0, 0, False).steps(inputs, steps, 3)
+    moves = Moves(steps, 3, 0.6, 0, 0, 0, False).of(inputs)
     rows = []
     for i, step in enumerate(moves):
         t = 0.6 * i / (steps - 1)

@@ -137,10 +137,12 @@ def test_against_the_formula(options: dict[str, Any]) -> None:
     } | options
     plain = omenn.explain(net, X, 1, bias=o.get("bias", "spatial"))
     named = {"rotation": 0.0, "translation": 0.0, "scaling": 0.0, "flip": False}
-    moves = Moves(o["noise"], *(o.get(name, value) for name, value in named.items()))  # type: ignore[arg-type]
+    moves = Moves(
+        o["steps"], o["seed"], o["noise"], *(o.get(name, value) for name, value in named.items())
+    )  # type: ignore[arg-type]
     mean = torch.zeros_like(X)
     inputs = FrozenRun(net, X, None, "none", None, {}).inputs
-    for step in moves.steps(inputs, o["steps"], o["seed"]):
+    for step in moves.of(inputs):
         leaf = X.clone().requires_grad_()
         away = step(0, leaf)
         w = omenn.explain(net, away.detach(), 1).weight

@@ -61,14 +61,19 @@ def explain(
     )
     if several and method != "omenn" and "at" in found.options:
         raise InputError(
-            f"at={quoted(at)}: only method='omenn' mixes depths. Give method {quoted(method)} the "
-            "name of one module."
+            f"at={quoted(at)}: only method='omenn' mixes depths.",
+            argument="at",
+            got=quoted(at),
+            remedy=f"Give method {quoted(method)} the name of one module.",
         )
     e = found(model, inputs, target, **options)
     if not isinstance(e, Explanation):
         raise InputError(
-            f"method {method!r} returned {type(e).__name__}, but a method returns an Explanation. "
-            "omenn.attribution.propagate makes one."
+            f"method {method!r} returned {type(e).__name__}, but a method returns an Explanation.",
+            argument="method",
+            got=type(e).__name__,
+            expected="Explanation",
+            remedy="omenn.attribution.propagate makes one.",
         )
     if method == "omenn":
         return e

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.attribution.ordinary_gradient import Moved
-from omenn.attribution.perturbations import MOST_SEED, Moves, is_image
+from omenn.attribution.ordinary_gradient import Move, Moved
+from omenn.attribution.perturbations import Moves, is_image
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
-from omenn.check import choose, flag, real, whole
+from omenn.check import choose, flag, quoted, real, whole
 from omenn.engine.inputs import Inputs
 from omenn.engine.run import Gradients
 from omenn.errors import InputError
@@ -82,74 +82,87 @@ def dave(
 
     Source: Wróbel et al. 2026, arXiv 2602.06613, equations 3 and 6 to 9.
     """
-    moves = Moves(noise, rotation, translation, scaling, flip)
-    steps, seed = whole("steps", steps, 1), whole("seed", seed, 0, MOST_SEED)
-    _check_outliers(outliers)
-    flag("published", published)
-    postprocess = "published" if published else postprocess
+    moves = Moves(whole("steps", steps, 1), seed, noise, rotation, translation, scaling, flip)
+    mean = RobustMean(outliers, lower=published)
     choose("postprocess", postprocess, POSTPROCESSING)
+    processed = published or postprocess == "published"
     run = question.frozen_run()
     f, index = question.number(run)
-    _check_images(run.inputs, moves, postprocess)
-    fixed = question.with_fixed_target(run, index)
-    gradients = [
-        fixed.gradients(fixed.frozen_run(tracer=Moved, move=step))
-        for step in moves.steps(run.inputs, steps, seed)
-    ]
-    weights = [
-        _mean(each, x, outliers, published)
-        for each, x in zip(zip(*gradients, strict=True), run.inputs.values, strict=True)
-    ]
+    _check_images(run.inputs, moves, processed)
+    each = _weights(question.with_fixed_target(run, index), moves.of(run.inputs))
+    weights = [mean(w, x) for w, x in zip(each, run.inputs.values, strict=True)]
     e = run.wrap(f, index, Gradients(weights, [], {}))
-    return e if postprocess == "none" else _processed(e)
+    return _processed(e) if processed else e
 
 
-def _check_outliers(outliers: Any) -> None:
-    if outliers is not None and real("outliers", outliers, 0) == 0:
-        raise InputError("outliers=0 would leave every value out. Give a number above 0, or None.")
+def _weights(question: Question, moves: Sequence[Move]) -> list[tuple[Tensor, ...]]:
+    """W of the moved inputs, for each input one of every move."""
+    runs = (question.frozen_run(tracer=Moved, move=move) for move in moves)
+    return list(zip(*(question.gradients(run) for run in runs), strict=True))
 
 
-def _check_images(inputs: Inputs, moves: Moves, postprocess: str) -> None:
-    odd = [k for k in range(len(inputs.leaves)) if not is_image(inputs, k)]
-    if not odd:
+def _check_images(inputs: Inputs, moves: Moves, processed: bool) -> None:
+    odd = next((leaf for k, leaf in enumerate(inputs.leaves) if not is_image(inputs, k)), None)
+    if odd is None:
         return
-    shape = tuple(inputs.leaves[odd[0]].shape)
-    if moves.asked():
+    about = f"images (B, C, H, W), but an input of the shape {tuple(odd.shape)} is explained."
+    for name in moves.asked():
         raise InputError(
-            f"{moves.asked()[0]}= moves images (B, C, H, W), but an input of the shape {shape} is "
-            "explained. Leave it at None, which moves images alone, or switch it off."
+            f"{name}= moves {about}",
+            argument=name,
+            got=quoted(getattr(moves, name)),
+            remedy="Leave it at None, which moves images alone, or switch it off.",
         )
-    if postprocess != "none":
+    if processed:
         raise InputError(
-            f"postprocess={postprocess!r} is for images (B, C, H, W), but an input of the shape "
-            f"{shape} is explained. Choose postprocess='none'."
+            f"postprocess='published' is for {about}",
+            argument="postprocess",
+            got="'published'",
+            remedy="Choose postprocess='none'.",
         )
 
 
 # --- aggregation and post-processing ------------------------------------------------------------
 
 
-def _mean(gradients: Sequence[Tensor], x: Tensor, outliers: float | None, lower: bool) -> Tensor:
-    """The mean of the gradients, without those whose product with x is far from the median."""
-    flat = torch.stack(list(gradients)).reshape(len(gradients), -1)
-    parts = zip(flat.split(1 << 18, 1), x.to(flat.dtype).flatten().split(1 << 18), strict=True)
-    return torch.cat([_robust(g, g * own, outliers, lower) for g, own in parts]).reshape(x.shape)
+@dataclass(frozen=True)
+class RobustMean:
+    """The mean of weights, element by element, without those whose x ⊙ w is far from the median.
 
+    ``outliers``: how far, in 1.4826 · MAD; None leaves none out. ``lower``: of an even number the
+    median is the lower of the two middle values, not their mean.
+    """
 
-def _robust(gradients: Tensor, values: Tensor, outliers: float | None, lower: bool) -> Tensor:
-    if outliers is None or len(values) == 1:
-        return gradients.mean(0)
-    distance = (values - _median(values, lower)).abs()
-    kept = distance <= outliers * (1.4826 * _median(distance, lower) + 1e-8)
-    return (gradients * kept).sum(0) / kept.sum(0)
+    outliers: float | None
+    lower: bool
 
+    def __post_init__(self) -> None:
+        flag("published", self.lower)
+        if self.outliers is not None and real("outliers", self.outliers, 0) == 0:
+            raise InputError(
+                "outliers=0 would leave every value out.",
+                argument="outliers",
+                got="0",
+                expected="a number above 0, or None",
+                remedy="Give a number above 0, or None.",
+            )
 
-def _median(values: Tensor, lower: bool) -> Tensor:
-    """The middle value over the first dimension; of two their mean, or the lower one."""
-    ordered, n = values.sort(0).values, len(values)
-    if lower:
-        return ordered[(n - 1) // 2]
-    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    def __call__(self, weights: Sequence[Tensor], x: Tensor) -> Tensor:
+        flat = torch.stack(list(weights)).reshape(len(weights), -1)
+        parts = zip(flat.split(1 << 18, 1), x.to(flat.dtype).flatten().split(1 << 18), strict=True)
+        return torch.cat([self._mean(w, w * own) for w, own in parts]).reshape(x.shape)
+
+    def _mean(self, weights: Tensor, values: Tensor) -> Tensor:
+        if self.outliers is None or len(values) == 1:
+            return weights.mean(0)
+        distance = (values - self._median(values)).abs()
+        kept = distance <= self.outliers * (1.4826 * self._median(distance) + 1e-8)
+        return (weights * kept).sum(0) / kept.sum(0)
+
+    def _median(self, values: Tensor) -> Tensor:
+        ordered, n = values.sort(0).values, len(values)
+        lower = ordered[(n - 1) // 2]
+        return lower if self.lower else (lower + ordered[n // 2]) / 2
 
 
 def _processed(e: Explanation) -> Explanation:
@@ -157,8 +170,10 @@ def _processed(e: Explanation) -> Explanation:
     maps = e.matrix if isinstance(e.matrix, Tensor) else None
     if maps is None or maps.ndim != 3:
         raise InputError(
-            "the published form of DAVE is of one map of an image, (B, H, W). Choose "
-            "postprocess='none'."
+            "the published form of DAVE is of one map of an image, (B, H, W).",
+            argument="postprocess",
+            got="'published'",
+            remedy="Choose postprocess='none'.",
         )
     m = maps.clamp_min(0)
     m = bilateral(0.5 * m + 0.5 * gaussian_filter(m, 7.0, 5, "zeros"), 5, 0.5, 0.05)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.attribution.question import Question
 from omenn.attribution.registry import method
 from omenn.check import quoted
-from omenn.engine import explain as engine
 from omenn.engine.depth import levels_of
 from omenn.engine.explainable import check_model
 from omenn.engine.target import Target
@@ -69,43 +69,44 @@ def omenn(
 
     Source: arXiv 2412.02399, section 3; a mixture is exact because each of its parts is.
     """
-    at_depth = partial(
-        engine.explain,
-        model,
-        inputs,
-        target,
-        resample=resample,
-        bias=bias,
-        output=output,
-        products=products,
-        channel_dim=channel_dim,
-        create_graph=create_graph,
-    )
-    names = _names(model, inputs, at, mix, channel_dim)
+    question = Question(model, inputs, target, None, resample, output, channel_dim)
+    names = _names(question, at, mix)
     weights = _weights(names, mix)
+    explained = partial(question.exact, bias=bias, products=products, create_graph=create_graph)
     if len(names) == 1:
-        return at_depth(at=names[0])
+        return explained(at=names[0])
     if resample == "none":
-        raise InputError(
-            "resample='none' leaves maps where their modules are, but depths are mixed at the "
-            "input. Choose 'bilinear' or 'nearest'."
-        )
-    parts = [at_depth(at=_module(model, name)) for name in names]
+        raise _not_at_the_input()
+    parts = [explained(at=_module(model, name)) for name in names]
     return _mixed(names, weights, parts)
 
 
-def _names(model: Any, inputs: Any, at: Any, mix: Any, channel_dim: Any) -> list[Any]:
+def _not_at_the_input() -> InputError:
+    return InputError(
+        "resample='none' leaves maps where their modules are, but depths are mixed at the input.",
+        argument="resample",
+        got="'none'",
+        remedy="Choose 'bilinear' or 'nearest'.",
+    )
+
+
+def _names(question: Question, at: Any, mix: Any) -> list[Any]:
     """The depths that are asked for: modules by name, None for the input alone."""
-    several = isinstance(at, (list, tuple))
+    model = question.model
     if isinstance(at, str) and at == "auto" and not is_module(model, "auto"):
         if mix is not None:
-            raise InputError("mix= weighs depths that are named; at='auto' chooses its own.")
-        at = auto(model, inputs, channel_dim=channel_dim)
-    elif not several:
+            raise _no_mixture(mix, "at='auto' chooses its own depths.", "Omit it, or name them.")
+        at = auto(model, question.inputs, channel_dim=question.channel_dim)
+    elif not isinstance(at, (list, tuple)):
         if mix is not None:
-            raise InputError("mix= weighs several depths; give at= a list of as many names.")
+            raise _no_mixture(mix, "there is one depth.", "Give at= a list of as many names.")
         return [_module(model, at)]
     return [_module(model, at[0])] if len(at) == 1 else list(at)
+
+
+def _no_mixture(mix: Any, why: str, remedy: str) -> InputError:
+    text = f"mix={quoted(mix)} does not fit: {why}"
+    return InputError(text, argument="mix", got=quoted(mix), remedy=remedy)
 
 
 @alone()
@@ -150,27 +151,25 @@ def _module(model: Any, name: Any) -> Any:
 
 def _weights(names: Sequence[str], mix: Sequence[float] | None) -> list[float]:
     """The weights of a convex mixture."""
-    if not names:
-        raise InputError("at=[] names no depth; give at least one module, or 'input'.")
-    if any(names.count(name) > 1 for name in names):
+    if not names or len({*names}) < len(names):
         raise InputError(
-            f"at={quoted(names)} names a depth twice; give each once, with its weight."
+            f"at={quoted(names)} names {'a depth twice' if names else 'no depth'}.",
+            argument="at",
+            got=quoted(names),
+            remedy="Give at least one module, or 'input', and each once.",
         )
     if mix is None:
         return [1 / len(names)] * len(names)
     try:
         weights = [float(w) for w in mix]
     except (TypeError, ValueError):
-        raise InputError(f"mix={quoted(mix)} is no list of numbers.") from None
+        raise _no_mixture(mix, "it is no list of numbers.", "Give one for each depth.") from None
     if len(weights) != len(names):
-        raise InputError(
-            f"mix= has {len(weights)} weights for {len(names)} depths; give one for each."
-        )
+        why = f"it has {len(weights)} weights for {len(names)} depths."
+        raise _no_mixture(mix, why, "Give one for each.")
     if not all(math.isfinite(w) and w >= 0 for w in weights) or abs(sum(weights) - 1) > 1e-6:
-        raise InputError(
-            f"mix={weights} is no convex mixture: give weights that are not negative and sum to "
-            f"one; these sum to {sum(weights):g}."
-        )
+        why = f"its weights have the sum {sum(weights):g}, and the least is {min(weights):g}."
+        raise _no_mixture(mix, why, "Give weights of at least 0 with the sum 1.")
     return weights
 
 
@@ -182,8 +181,12 @@ def _mixed(names: Sequence[str], weights: Sequence[float], parts: list[Explanati
         if apart or len(own) > 1 or own[0].shape != maps[0][0].shape:
             raise InputError(
                 f"the map at '{key}' cannot be mixed with the others: it is not brought to one "
-                "explained input. Name modules whose output has places on the input, of a model "
-                "with one explained input."
+                "explained input.",
+                argument="at",
+                got=quoted(key),
+                module=key,
+                remedy="Name modules whose output has places on the input, of a model with one "
+                "explained input.",
             )
     matrix = _sum(weights, [own[0] for own in maps])
     bias = _sum(weights, [leaves(p.bias)[0] for p in parts])

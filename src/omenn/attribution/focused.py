@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,8 +25,7 @@ from omenn.attribution.ordinary_gradient import Move, Moved
 from omenn.attribution.perturbations import MOST_SEED, Moves, is_image
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
-from omenn.check import choose, real, whole
-from omenn.engine import explain as engine
+from omenn.check import choose, quoted, real, whole
 from omenn.engine.run import FrozenRun
 from omenn.engine.target import Contrast
 from omenn.errors import InputError
@@ -121,34 +120,68 @@ def focused(
     Source: ours, on arXiv 2412.02399 (C) and arXiv 2602.06613 (the average); what it gains is
     measured in docs/benchmarks.md.
     """
-    moves = Moves(noise, rotation, translation, scaling, flip)
-    counts = {"steps": steps, "path": path, "seed": seed}
-    shares = {"scale": scale, "wide": wide, "tolerance": tolerance, "power": power, "start": start}
-    _check(counts, shares)
-    choose("bias", bias, PLACED)  # "separate" leaves constants off the map, on which mass is moved
-    if not (scale or wide or path):
-        raise InputError("scale=0, wide=0 and path=0 leave nothing to do. Use method 'omenn'.")
+    moves = Moves(steps, seed, noise, rotation, translation, scaling, flip)
+    focus = Focus(scale, power, wide, path, start, tolerance)
     network = _Network(_contrasted(question, against), bias, products)
-    leader = network.averaged(moves, steps, seed) if scale and steps else network.weight
-    e, said = network.averaged_on_the_way(path, start, tolerance)
-    c = e.contribution.double().sum(1) + e.bias.double()  # type: ignore[union-attr]
-    size = min(c.shape[1:])
-    if scale:
-        c = _led(c, scale * size, network, leader, power)
-        said.append(f"mass moved within {scale * size:.3g} pixels")
-    if wide:
-        c = moved_within(c, wide * size, lambda sign: _even(sign * c))
-        said.append(f"mass gathered within {wide * size:.3g} pixels")
-    matrix = c.to(e.matrix.dtype)  # type: ignore[union-attr]
-    return network.pack(e.with_matrix(matrix, processing=(", ".join(said),)))
+    return focus.of(network, moves)
 
 
-def _check(counts: dict[str, Any], shares: dict[str, Any]) -> None:
-    for name, value in counts.items():
-        whole(name, value, 0, MOST_SEED)
-    for name, value in shares.items():
-        if value is not None or name != "start":
-            real(name, value, 0, 8 if name == "power" else 1)
+@dataclass(frozen=True)
+class Focus:
+    """What is asked: how far mass moves, and the path along which weights are averaged."""
+
+    scale: float
+    power: float
+    wide: float
+    path: int
+    start: float | None
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        whole("path", self.path, 0, MOST_SEED)
+        for name, most in {"scale": 1, "wide": 1, "tolerance": 1, "power": 8, "start": 1}.items():
+            if name != "start" or self.start is not None:
+                real(name, getattr(self, name), 0, most)
+        if not (self.scale or self.wide or self.path):
+            text = "scale=0, wide=0 and path=0 leave nothing to do."
+            raise InputError(text, argument="scale", got="0", remedy="Use method 'omenn'.")
+
+    def of(self, network: _Network, moves: Moves) -> Explanation:
+        """The explanation of a network, with its mass moved."""
+        leader = network.weight
+        if self.scale and moves.steps:
+            leader = network.averaged(moves)
+        e, said = self._averaged(network)
+        c = e.contribution.double().sum(1) + e.bias.double()  # type: ignore[union-attr]
+        size = min(c.shape[1:])
+        if self.scale:
+            sigma = self.scale * size
+            c = _led(c, sigma, network, leader, self.power)
+            said.append(f"mass moved within {sigma:.3g} pixels")
+        if self.wide:
+            sigma = self.wide * size
+            c = moved_within(c, sigma, lambda sign: _even(sign * c))
+            said.append(f"mass gathered within {sigma:.3g} pixels")
+        matrix = c.to(e.matrix.dtype)  # type: ignore[union-attr]
+        return network.pack(e.with_matrix(matrix, processing=(", ".join(said),)))
+
+    def _averaged(self, network: _Network) -> tuple[Explanation, list[str]]:
+        """The explanation averaged along the path to x; from where, in words."""
+        if not self.path or self.start == 1:
+            return network.e, []
+        average = _PathAverage(network.x, network.e)
+        least, tolerance = (0.0, self.tolerance) if self.start is None else (self.start, math.inf)
+        for k in reversed(range(self.path)):
+            alpha = max(least + (1 - least) * k / self.path, FIRST)
+            try:
+                found = network.moved(_dimmed(alpha))
+            except InputError:
+                if self.start is not None:
+                    raise
+                break  # no finite output there, though there is one at x
+            if not average.extended(alpha, *found, tolerance):
+                break
+        return average.explanation(), [f"averaged from {average.said()} of the way to the image"]
 
 
 class _Network:
@@ -158,16 +191,9 @@ class _Network:
     """
 
     def __init__(self, question: Question, bias: str, products: str) -> None:
+        choose("bias", bias, PLACED)  # "separate" leaves constants off the map, whose mass moves
         self.bias, self.products = bias, products
-        e = engine.explain(
-            question.model,
-            question.inputs,
-            question.target,
-            bias=bias,
-            output=question.output,
-            products=products,
-            channel_dim=question.channel_dim,
-        )
+        e = question.exact(bias=bias, products=products)
         run = question.frozen_run(products=products)
         _, index = question.number(run)
         _check_image(run)
@@ -175,45 +201,21 @@ class _Network:
         self.e, self.pack = _unpacked(e)
         self.x, self.weight = run.inputs.values[0].double(), self.e.weight.double()  # type: ignore[union-attr]
 
-    def moved(self, move: Move, bias: str) -> tuple[Tensor, Explanation]:
+    def moved(self, move: Move, bias: str | None = None) -> tuple[Tensor, Explanation]:
         """Weights at x of the moved network, and the explanation there for its constants."""
         options: dict[str, Any] = {"products": self.products, "move": move}
-        run = self.fixed.frozen_run(bias=bias, tracer=Moved, **options)
+        run = self.fixed.frozen_run(bias=bias or self.bias, tracer=Moved, **options)
         f, index = self.fixed.number(run)
         gradients = run.pull_back(f)
         e, _ = _unpacked(run.wrap(f, index, gradients))
         return gradients.inputs[0].double(), e
 
-    def averaged(self, moves: Moves, steps: int, seed: int) -> Tensor:
+    def averaged(self, moves: Moves) -> Tensor:
         """The mean of W over noisy images."""
         mean = torch.zeros_like(self.weight)
-        for step in moves.steps(self.inputs, steps, seed):
-            mean += self.moved(step, "none")[0] / steps
+        for move in moves.of(self.inputs):
+            mean += self.moved(move, "none")[0] / moves.steps
         return mean
-
-    def averaged_on_the_way(
-        self, steps: int, start: float | None, tolerance: float
-    ) -> tuple[Explanation, list[str]]:
-        """The explanation averaged from ``start`` · x to x; from how far, in words."""
-        if not steps or start == 1:
-            return self.e, []
-        way = self._walked(steps, start, tolerance)
-        return way.averaged(), [f"averaged from {way.said()} of the way to the image"]
-
-    def _walked(self, steps: int, start: float | None, tolerance: float) -> _Way:
-        """The way from x to ``start`` · x, or as far as the tolerance lets each image go."""
-        way, least = _Way(self.x, self.e), 0.0 if start is None else start
-        for k in reversed(range(steps)):
-            alpha = max(least + (1 - least) * k / steps, FIRST)
-            try:
-                found = self.moved(_dimmed(alpha), self.bias)
-            except InputError:
-                if start is not None:
-                    raise
-                break  # no finite output there, though there is one at x
-            if not way.went(alpha, *found, math.inf if start is not None else tolerance):
-                break
-        return way
 
 
 def _led(c: Tensor, sigma: float, network: _Network, leader: Tensor, power: float) -> Tensor:
@@ -240,7 +242,7 @@ def _dimmed(alpha: float) -> Move:
     return lambda k, x: x + (alpha - 1) * x.detach()
 
 
-class _Way:
+class _PathAverage:
     """Goes from α = 1 down, and has of each image the averages from the least α so far."""
 
     def __init__(self, x: Tensor, e: Explanation) -> None:
@@ -253,7 +255,7 @@ class _Way:
         self.open = torch.ones_like(self.missing, dtype=torch.bool)
         self.places = {1.0: (e.located, e.unlocated)}  # α → where its constants belong
 
-    def went(self, alpha: float, slope: Tensor, there: Explanation, tolerance: float) -> bool:
+    def extended(self, alpha: float, slope: Tensor, there: Explanation, tolerance: float) -> bool:
         """Take in W(α x) and C_b(α x); whether any image goes on.
 
         It does if no more than the tolerance is missing of f(x), as a share of Σ|C|.
@@ -272,7 +274,7 @@ class _Way:
         self.places[alpha] = (there.located, there.unlocated)
         return bool(self.open.any())
 
-    def averaged(self) -> Explanation:
+    def explanation(self) -> Explanation:
         """The explanation with the averages, and evenly what is missing."""
         e, kind = self.e, self.e.matrix.dtype  # type: ignore[union-attr]
         bias = self.constants + self.missing[:, None, None] / self.constants[0].numel()
@@ -321,12 +323,19 @@ def _check_image(run: FrozenRun) -> None:
     if not inputs.batched or (is_image(inputs, 0) and len(inputs.leaves[0]) != inputs.samples):
         raise InputError(
             "method 'omenn-focused' is for a number of each image, but the target has "
-            f"{inputs.samples} for {shapes}. Use method 'omenn'."
+            f"{inputs.samples} for {shapes}.",
+            argument="target",
+            got=f"{inputs.samples} numbers",
+            remedy="Use method 'omenn'.",
         )
     if len(inputs.leaves) != 1 or not is_image(inputs, 0):
         raise InputError(
             f"method 'omenn-focused' is for one batch of images (B, C, H, W), but {shapes} is "
-            "explained. Use method 'omenn', whose map can be smoothed with processed()."
+            "explained.",
+            argument="inputs",
+            got=shapes,
+            expected="(B, C, H, W)",
+            remedy="Use method 'omenn', whose map can be smoothed with processed().",
         )
 
 
@@ -357,7 +366,12 @@ def _contrasted(question: Question, against: str | None) -> Question:
         return question
     target = question.target
     if isinstance(target, Contrast) or callable(target):
-        raise InputError("against= is for a class. Omit it: the target is a contrast itself.")
+        raise InputError(
+            "against= is for a class, but the target is a contrast itself.",
+            argument="against",
+            got=quoted(against),
+            remedy="Omit it.",
+        )
     if target is None:
         target = question.number(question.frozen_run())[1]
     return replace(question, target=Contrast(target, against))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from omenn.attribution.ordinary_gradient import Plain, PlainRun
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
 from omenn.check import choose, flag
-from omenn.engine import explain as engine
+from omenn.engine.explain import PRODUCTS
 from omenn.engine.inputs import Inputs
 from omenn.engine.location import Place, full
 from omenn.engine.location.constants import Location
@@ -106,20 +106,11 @@ def libragrad(
 
     Source: LibraGrad, CVPR 2025, arXiv 2411.16760.
     """
-    choose("products", products, engine.PRODUCTS)
+    choose("products", products, PRODUCTS)
     if _is_published(psi, published):
         options: dict[str, Any] = {"bias": "spatial", "products": products}
         return _shown(question, question.frozen_run(kind=LayersRun, tracer=Layers, **options))
-    return engine.explain(
-        question.model,
-        question.inputs,
-        question.target,
-        at=question.at,
-        resample=question.resample,
-        output=question.output,
-        products=products,
-        channel_dim=question.channel_dim,
-    )
+    return question.exact(products=products)
 
 
 def _is_published(psi: str, published: bool) -> bool:

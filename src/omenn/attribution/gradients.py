@@ -169,16 +169,13 @@ def smoothgrad(
     seed, noise = whole("seed", seed, 0, MOST_SEED), real("noise", noise, 0)
     flag("absolute", absolute)
 
+    copies = {"nt_type": "smoothgrad", "nt_samples": steps, "nt_samples_batch_size": chunk}
+
     def attribute(captum: Any, xs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
+        tunnel, spread = captum.NoiseTunnel(captum.Saliency(task)), _spread(xs, noise)
         with seeded(seed, xs[0]):
-            return captum.NoiseTunnel(captum.Saliency(task)).attribute(
-                xs,
-                nt_type="smoothgrad",
-                nt_samples=steps,
-                nt_samples_batch_size=chunk,
-                stdevs=_spread(xs, noise),
-                abs=False,
-                additional_forward_args=extras,
+            return tunnel.attribute(
+                xs, abs=False, stdevs=spread, additional_forward_args=extras, **copies
             )
 
     found = task.one_by_one(attribute)

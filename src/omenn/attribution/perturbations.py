@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from omenn.attribution.ordinary_gradient import Move
-from omenn.check import flag, real
+from omenn.check import flag, real, whole
 from omenn.engine.inputs import Inputs
 
 # What images are moved by, if it is not said: degrees, share of the size, share of the scale.
@@ -22,8 +22,13 @@ _MOST = {"noise": 1.0, "rotation": 180.0, "translation": 1.0, "scaling": 0.99}
 
 @dataclass(frozen=True)
 class Moves:
-    """How far inputs are moved; None: as far as is usual for an image, and nothing else."""
+    """How often and how far inputs are moved.
 
+    None: as far as is usual for an image, and nothing else.
+    """
+
+    steps: int
+    seed: int
     noise: float
     rotation: float | None
     translation: float | None
@@ -31,6 +36,8 @@ class Moves:
     flip: bool | None
 
     def __post_init__(self) -> None:
+        whole("steps", self.steps, 0, MOST_SEED)
+        whole("seed", self.seed, 0, MOST_SEED)
         for name, most in _MOST.items():
             if name == "noise" or getattr(self, name) is not None:
                 real(name, getattr(self, name), 0, most)
@@ -42,10 +49,10 @@ class Moves:
         names = ("rotation", "translation", "scaling", "flip")
         return [name for name in names if getattr(self, name)]
 
-    def steps(self, inputs: Inputs, steps: int, seed: int) -> Sequence[Move]:
+    def of(self, inputs: Inputs) -> Sequence[Move]:
         """One move of the inputs for each step."""
-        generator = torch.Generator().manual_seed(seed)
-        strength = torch.linspace(0, self.noise, steps, dtype=torch.float64).tolist()
+        generator = torch.Generator().manual_seed(int(self.seed))
+        strength = torch.linspace(0, self.noise, int(self.steps), dtype=torch.float64).tolist()
         return [
             Step(
                 inputs,

@@ -10,6 +10,7 @@ from torch import Tensor
 from omenn.attribution.ordinary_gradient import Move, Plain, PlainRun
 from omenn.attribution.rule_table import RuleTable
 from omenn.check import choose
+from omenn.engine import explain as engine
 from omenn.engine.depth import RESAMPLINGS
 from omenn.engine.run import FrozenRun
 from omenn.engine.target import Contrast, Target, pick_output
@@ -87,6 +88,16 @@ class Question:
     def propagate(self, rules: RuleTable) -> Explanation:
         """R = x ⊙ g by the rules of a table, R = f_c(x) at the target."""
         return self.answered_by(self.run_under(rules))
+
+    def exact(self, **options: Any) -> Explanation:
+        """The exact explanation; ``options`` of :func:`omenn.engine.explain.explain`."""
+        standing = {
+            "at": self.at,
+            "resample": self.resample,
+            "output": self.output,
+            "channel_dim": self.channel_dim,
+        }
+        return engine.explain(self.model, self.inputs, self.target, **(standing | options))
 
     def number(self, run: FrozenRun) -> tuple[Tensor, Tensor]:
         """(f, class index): the explained numbers of a run."""
