@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
+from omenn.engine.trace.handler import Handler
 from omenn.errors import WeightsError
 from omenn.files.atomic import write_checkpoint, write_files
 from omenn.models.checkpoints import read_checkpoint
@@ -186,15 +186,15 @@ def follow(average: nn.Module, network: nn.Module, step: int, most: float) -> No
                 mean.copy_(value)
 
 
-class ExplicitAttention(TorchFunctionMode):
+class ExplicitAttention(Handler):
     """Attention as two products: in bfloat16 on a CPU the fused kernel takes 2.5 times as long."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func is F.scaled_dot_product_attention:
             query, key, value = args
             scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)
             return scores.softmax(-1).to(value.dtype) @ value
-        return func(*args, **(kwargs or {}))
+        return super().handle(func, args, kwargs)
 
 
 def write_network(network: nn.Module, card: Mapping[str, Any], weights: Path) -> Path:

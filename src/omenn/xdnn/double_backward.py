@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from omenn.engine.torch_private import (
     forward_ad_level,
@@ -27,6 +26,7 @@ from omenn.engine.torch_private import (
     push_saved_tensor_hooks,
 )
 from omenn.engine.trace.checkpointing import checkpointed
+from omenn.engine.trace.handler import Handler
 
 _CONVOLUTION = torch.ops.aten.convolution.default
 _BACKWARD = torch.ops.aten.convolution_backward.default
@@ -120,17 +120,14 @@ class PulledBack(torch.autograd.Function):
         return by_grad, by_weight, None, None
 
 
-class Ordinary(TorchFunctionMode):
+class Ordinary(Handler):
     """Around a forward pass: the same numbers, with ``graph`` ready to be differentiated twice."""
 
     def __init__(self, graph: bool) -> None:
         super().__init__()
         self.graph, self.pulling = graph, False
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         _keep_what_is_saved()
         if func in _RECURRENT:  # cuDNN has no derivative in evaluation mode, and no second one
             with torch.backends.cudnn.flags(enabled=False):

@@ -16,8 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
+from omenn.engine.trace.handler import Handler
 from omenn.engine.trace.spelling import bind, tables
 from omenn.xdnn.homogeneous_layers import (
     ReLUSoftmax,
@@ -196,18 +196,15 @@ def _exchanged(kind: str, name: str, func: Callable[..., Any]) -> Callable[..., 
     return relu_attention if name == "scaled_dot_product_attention" else relu_multi_head
 
 
-class Exchanged(TorchFunctionMode):
+class Exchanged(Handler):
     """Calls what stands in for a function, for the time that a method runs."""
 
     def __init__(self, kinds: frozenset[str]) -> None:
         super().__init__()
         self.table = _table(kinds)
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        other: Any = self.table.get(func, func)
-        return other(*args, **(kwargs or {}))
+    def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return self.table.get(func, func)(*args, **kwargs)
 
 
 def exchange(module: nn.Module, methods: Iterable[str], kinds: Iterable[str]) -> None:
