@@ -61,12 +61,9 @@ def joint(call: Call, vjp: Callable[..., Any], xs: list[Tensor]) -> Tensor:
 
 def passed(dual: Tensor, found: Sequence[Tensor | None], xs: Sequence[Tensor]) -> Tensor:
     """Σ V x, from Vᵀ as a function of the gradient: V x = ∂⟨x, Vᵀ g⟩/∂g, whatever g is."""
-    parts = [(x * g).sum() for x, g in zip(xs, found, strict=True) if g is not None]
-    reached = [p for p in parts if p.requires_grad]
-    if not reached:
-        return torch.zeros_like(dual)
     with torch.enable_grad():
-        total = torch.stack(reached).sum()
+        parts = [(x * g).sum() for x, g in zip(xs, found, strict=True) if g is not None]
+        total = torch.stack([*parts, dual.sum() * 0]).sum()
     return torch.autograd.grad(total, dual)[0]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from omenn.check import choose
-from omenn.engine.explain import BIASES, PRODUCTS
+from omenn.engine.explain import BIASES, PRODUCTS, Rules, tracer_options
 from omenn.engine.run import FrozenRun
 from omenn.engine.target import Target
 from omenn.engine.trace.guards import alone
@@ -96,6 +96,7 @@ def certify(
     output: Any = None,
     products: str = "half",
     channel_dim: int | None = None,
+    rules: Rules | None = None,
 ) -> Certificate:
     """Checks an explanation: fidelity, structure, sum and bias.
 
@@ -122,7 +123,7 @@ def certify(
     """
     choose("bias", bias, BIASES)
     choose("products", products, PRODUCTS)
-    options = {"products": products, "create_graph": False}
+    options = tracer_options(products, False, rules)
     try:
         run = FrozenRun(model, inputs, at, bias, channel_dim, options)
         f, index = run.target(target, output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,23 @@ BIASES = ("spatial", "attention", "uniform", "separate")
 PRODUCTS = ("half", "left", "right")
 
 
+class Rules(Protocol):
+    """A table of rules, as the tracer takes it: see :class:`omenn.attribution.RuleTable`."""
+
+    @property
+    def freeze_bounded(self) -> bool: ...
+
+    def table(self) -> Any: ...
+
+
+def tracer_options(products: str, create_graph: bool, rules: Rules | None) -> dict[str, Any]:
+    """What the tracer is made with."""
+    options: dict[str, Any] = {"products": products, "create_graph": create_graph}
+    if rules is not None:
+        options |= {"rules": rules.table(), "freeze_bounded": rules.freeze_bounded}
+    return options
+
+
 @alone()
 def explain(
     model: nn.Module | Callable[..., Any],
@@ -38,6 +55,7 @@ def explain(
     products: str = "half",
     channel_dim: int | None = None,
     create_graph: bool = False,
+    rules: Rules | None = None,
 ) -> Explanation:
     """The exact decomposition of one output: C = C_w ⊙ X + C_b with Σ C = f_c(x).
 
@@ -78,6 +96,9 @@ def explain(
             is summed (default −3 for images, −1 for sequences, none for tables and ids, until a
             convolution tells otherwise); 0 keeps all dimensions.
         create_graph: keep the result differentiable with respect to the parameters.
+        rules: another table of rules than the frozen one, for example
+            ``omenn.attribution.lrp.gamma()``. What its rules keep goes to the places of their
+            operators, as constants do, so that the sum is exact whatever the rules are.
 
     Raises:
         InputError, TargetError, ModelError: what was given cannot be explained.
@@ -95,7 +116,7 @@ def explain(
     choose("products", products, PRODUCTS)
     choose("resample", resample, RESAMPLINGS)
     flag("create_graph", create_graph)
-    options = {"products": products, "create_graph": create_graph}
+    options = tracer_options(products, create_graph, rules)
     run = FrozenRun(model, inputs, at, bias, channel_dim, options, resample=resample)
     f, index = run.target(target, output)
     run.compare(output)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from omenn.check import choose, quoted, whole
-from omenn.engine.explain import BIASES, PRODUCTS
+from omenn.engine.explain import BIASES, PRODUCTS, Rules, tracer_options
 from omenn.engine.run import FrozenRun
 from omenn.engine.target import Contrast, Target
 from omenn.engine.trace.guards import alone
@@ -72,6 +72,7 @@ def rows(
     products: str = "half",
     channel_dim: int | None = None,
     chunk: int = 1,
+    rules: Rules | None = None,
 ) -> Rows:
     """Rows of W(x) and b(x) for many outputs: backward passes on the graph of one forward pass.
 
@@ -97,7 +98,7 @@ def rows(
     chunk = whole("chunk", chunk, 1)
     choose("bias", bias, BIASES)
     choose("products", products, PRODUCTS)
-    options = {"products": products, "create_graph": False}
+    options = tracer_options(products, False, rules)
     run = FrozenRun(model, inputs, at, bias, channel_dim, options)
     count, exact = len(targets), True
     found: Any = None
