@@ -111,22 +111,29 @@ def test_a_batch_norm_is_folded_into_its_layer() -> None:
     torch.testing.assert_close(e.matrix, expected.matrix, rtol=1e-9, atol=1e-12)
 
 
+BOX = {"rules": "epsilon-gamma-box"}
+# Options → the argument at fault, how it is quoted, and a word of the message.
 REFUSED = [
-    ({"rules": "epsilon-plos"}, "epsilon-plus"),
-    ({"rules": [("conv", "zpluss")]}, "zplus"),
-    ({"rules": [("conv",)]}, "pairs"),
-    ({"rules": 3}, "pairs"),
-    ({"rules": "epsilon-gamma-box"}, "low"),
-    ({"rules": "epsilon-gamma-box", "low": 1, "high": 0}, "high"),
-    ({"rules": "epsilon-gamma-box", "low": -0.5, "high": 0.5}, "from"),
-    ({"epsilon": -1}, "epsilon"),
+    ({"rules": "epsilon-plos"}, "rules", "epsilon-plos", "epsilon-plus"),
+    ({"rules": [("conv", "zpluss")]}, "rules", "zpluss", "zplus"),
+    ({"rules": [("conv",)]}, "rules", "('conv',)", "pairs"),
+    ({"rules": 3}, "rules", "3", "pairs"),
+    (BOX, "low", "None", "number"),
+    (BOX | {"low": 0}, "high", "None", "number"),
+    (BOX | {"low": 1, "high": 0}, "high", "0", "above low=1"),
+    (BOX | {"low": -0.5, "high": 1}, "low", "-0.5", "has the value -1"),
+    (BOX | {"low": -1, "high": 0.5}, "high", "0.5", "has the value 1"),
+    ({"low": 0.0}, "low", "0.0", "'box', which is not used"),
+    ({"high": 1}, "high", "1", "'box', which is not used"),
+    ({"epsilon": -1}, "epsilon", "-1", "at least 0"),
 ]
 
 
-@pytest.mark.parametrize(("options", "word"), REFUSED)
-def test_what_is_refused(options: dict[str, Any], word: str) -> None:
-    with pytest.raises(InputError, match=word):
+@pytest.mark.parametrize(("options", "argument", "got", "word"), REFUSED)
+def test_what_is_refused(options: dict[str, Any], argument: str, got: str, word: str) -> None:
+    with pytest.raises(InputError, match=word) as caught:
         omenn.explain(network(), picture(), 2, method="composite", **options)
+    assert (caught.value.argument, caught.value.got) == (argument, got)
 
 
 def test_a_table_that_is_read_twice() -> None:

@@ -25,10 +25,11 @@ from omenn.attribution.lrp_layers import (
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
 from omenn.attribution.rule_table import RuleTable
+from omenn.check import quoted, real, wrong
 from omenn.engine.inputs import nothing
 from omenn.engine.run import FrozenRun, Gradients
 from omenn.engine.trace.call import Call, tensors_in
-from omenn.errors import InputError, did_you_mean
+from omenn.errors import InputError, unknown
 from omenn.explanation import Explanation, owned
 
 Rules = Sequence[tuple[str, str]]
@@ -76,8 +77,8 @@ def composite(
     A batch norm behind a layer is folded into it; all else is as in the frozen table.
 
     Raises:
-        InputError: a pattern or a rule that is not known, bounds that are missing, or no bounds of
-            the input.
+        InputError: a pattern or a rule that is not known; bounds that are missing, do not hold the
+            input, or are given without the rule ``"box"``.
 
     Example:
         >>> import torch, omenn
@@ -124,19 +125,16 @@ def _with_zeros(run: FrozenRun, f: Tensor, index: Tensor, gradients: Gradients) 
 def _checked(rules: Any) -> Rules:
     if isinstance(rules, str):
         if rules not in COMPOSITES:
-            hint = did_you_mean(rules, COMPOSITES)
-            raise InputError(f"rules={rules!r} is no composite that is known: {hint}")
+            raise unknown("rules", rules, COMPOSITES)
         return COMPOSITES[rules]
     pairs = list(rules) if isinstance(rules, (list, tuple)) else [rules]
     for pair in pairs:
-        right = isinstance(pair, (list, tuple)) and len(pair) == 2
-        if not right or not all(isinstance(part, str) for part in pair):
-            raise InputError(
-                f"rules must be pairs (pattern, rule) of words, but {pair!r} was given. Patterns "
-                f"are {', '.join(map(repr, _KINDS))} or names of modules."
-            )
+        two = isinstance(pair, (list, tuple)) and len(pair) == 2
+        if not two or not all(isinstance(part, str) for part in pair):
+            remedy = f"Patterns are {', '.join(map(repr, _KINDS))} or names of modules."
+            raise wrong("rules", pair, "pairs of strings (pattern, rule)", remedy)
         if pair[1] not in _RULES:
-            raise InputError(f"rule {pair[1]!r} is not known: {did_you_mean(pair[1], _RULES)}")
+            raise unknown("rules", pair[1], _RULES)
     return [(pattern, rule) for pattern, rule in pairs]
 
 
@@ -151,26 +149,35 @@ def _by_name(names: set[str], low: Any, high: Any, gamma: float, epsilon: float)
         "flat": flat_rule(epsilon),
         "pass": epsilon_rule(0.0),
     }
+    bounds = {"low": low, "high": high}
     if "box" in names:
-        numbers = all(isinstance(v, (int, float)) for v in (low, high))
-        if not numbers or not low < high:
+        least, most = (real(name, value) for name, value in bounds.items())
+        if least >= most:
+            raise wrong("high", high, f"above low={low:g}")
+        made["box"] = box_rule(least, most, epsilon)
+    for name, value in bounds.items():
+        if value is not None and "box" not in names:
             raise InputError(
-                f"the rule 'box' needs the bounds of the input, but low={low!r} and high={high!r} "
-                "were given. Give the smallest and the largest value that an input can have."
+                f"{name}={quoted(value)} is a bound for the rule 'box', which is not used.",
+                argument=name,
+                got=quoted(value),
+                remedy=f"Omit {name}=, or give a layer the rule 'box'.",
             )
-        made["box"] = box_rule(float(low), float(high), epsilon)
     return {name: made[name] for name in names}
 
 
 def _check_box(values: Sequence[Tensor], low: Any, high: Any) -> None:
+    slack = 1e-6 * max(1.0, abs(low), abs(high))
     for x in values:
-        least, most = float(x.min()), float(x.max())
-        slack = 1e-6 * max(1.0, abs(low), abs(high))
-        if least < low - slack or most > high + slack:
-            raise InputError(
-                f"the rule 'box' is for inputs from {low:g} to {high:g}, but this one goes from "
-                f"{least:g} to {most:g}. Give the bounds of the values as the model takes them."
-            )
+        for name, bound, end, over in (("low", low, x.min(), -1), ("high", high, x.max(), 1)):
+            if over * (float(end) - bound) > slack:
+                raise InputError(
+                    f"{name}={bound:g} is a bound for the rule 'box', but the input has the value "
+                    f"{float(end):g}.",
+                    argument=name,
+                    got=f"{bound:g}",
+                    remedy="Give the bounds of the values as the model takes them.",
+                )
 
 
 def _chooser(pairs: Rules, by_name: Mapping[str, Rule]) -> Callable[[Call, Layer], Layer]:
