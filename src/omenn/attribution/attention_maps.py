@@ -38,7 +38,7 @@ _MOVES = ("keeps", "reshapes", "repeats")
 _SCALING = ("masked_fill", "where", "clamp", "mul", "div")
 
 
-@dataclass
+@dataclass(eq=False)
 class Seen:
     """What the rules note in one pass: softmaxes, what became of them, and their products."""
 

@@ -46,7 +46,7 @@ from omenn.explanation import (
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Gradients:
     """What one explained number has at inputs, at their ones and, by module, at constants."""
 

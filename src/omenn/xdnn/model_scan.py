@@ -222,7 +222,7 @@ def _bits(number: int) -> Iterator[int]:
 # --- one call --------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(eq=False)
 class _Look:
     """One call of a function with an argument that depends on the input."""
 

@@ -204,7 +204,8 @@ class Exchanged(Handler):
         self.table = _table(kinds)
 
     def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        return self.table.get(func, func)(*args, **kwargs)
+        other: Any = self.table.get(func, func)
+        return other(*args, **kwargs)
 
 
 def exchange(module: nn.Module, methods: Iterable[str], kinds: Iterable[str]) -> None:

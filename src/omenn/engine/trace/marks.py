@@ -42,7 +42,7 @@ ACTIVE, FROZEN, IDS, OPAQUE = "active", "frozen", "ids", "opaque"
 MARK = "_omenn_mark"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Mark:
     """What the tracer knows of a tensor.
 

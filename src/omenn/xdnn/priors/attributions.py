@@ -22,7 +22,7 @@ from omenn.errors import InputError, ModelError, TargetError, reason
 from omenn.xdnn.double_backward import Ordinary
 
 
-@dataclass
+@dataclass(eq=False)
 class Samples:
     """The samples of a step of training: which of a model's numbers are attributed to which tensor.
 
