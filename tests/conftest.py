@@ -78,14 +78,17 @@ def inside_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def nothing_registered() -> Iterator[None]:
-    """Rules, methods and metrics that an example registers are gone before the next test."""
+    """What an example registers, such as a rule or a metric, is gone before the next test."""
     from omenn.attribution import registry
+    from omenn.data import dataset_registry as of_data
     from omenn.engine.operators import OPERATORS
     from omenn.engine.trace import spelling
     from omenn.metrics import metric_registry as of_metrics
 
     of_metrics.metrics()  # a module registers its metrics when it is imported, and never again
-    tables = (OPERATORS, *spelling.tables(), registry._METHODS, of_metrics._METRICS)
+    of_data.datasets()
+    registered = (registry._METHODS, of_metrics._METRICS, of_data._KINDS)
+    tables = (OPERATORS, *spelling.tables(), *registered)
     before = [dict(table) for table in tables]
     yield
     for table, old in zip(tables, before, strict=True):

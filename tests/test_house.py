@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import pkgutil
@@ -104,6 +105,35 @@ def test_a_file_name_stands_once() -> None:
     names = [path.name for path in (ROOT / "src" / "omenn").rglob("*.py")]
     twice = {name for name in names if names.count(name) > 1}
     assert twice == {"__init__.py"}
+
+
+# What knows pictures
+
+
+KNOWS_PICTURES = {"data", "modalities", "viz"}
+"""The only rooms that do; ``models`` besides says which modality a network has."""
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_what_a_picture_is_is_known_in_few_rooms() -> None:
+    package = ROOT / "src" / "omenn"
+    pictures = re.compile(r"PIL\b|omenn\.modalities\.image\b")
+    found = {
+        path.relative_to(package).parts[0]
+        for path in package.rglob("*.py")
+        if any(map(pictures.match, imported(path)))
+    }
+    assert found - KNOWS_PICTURES == {"models"}
 
 
 # One version, one licence

@@ -39,7 +39,7 @@ class TestNumbers:
         plan |= {"methods": ["abslrp", "constant"]}
         run(out, **plan)
         source = sources.load(net, seed=3)
-        data = Plan.from_words({"limit": 4}).pictures(16).pictures
+        data = Plan.from_words({"limit": 4}).dataset(16).samples
         seen = responses(source.model, data, source.preprocessing, indices=range(4))
         wanted = funnybirds(explainer(source.model, "abslrp"), seen)
         found = cell(out, net, "abslrp", "funnybirds")

@@ -11,8 +11,8 @@ import torch
 import bench_trees
 from bench_plans import cell, cells, run, without_costs
 from omenn.bench.cell_store import file_name
-from omenn.bench.data_sources import open_data
 from omenn.bench.plan import Plan
+from omenn.data.dataset_registry import open_data
 from omenn.metrics import in_domain
 from omenn.metrics.explainers import explainer
 from omenn.metrics.idsds import idsds
@@ -76,13 +76,13 @@ class TestFineTuning:
         out = tmp_path / "out"
         run(out, models=[net], methods=["omenn", "xgradient"], metrics=[self.METRIC])
         source = sources.load(net)
-        birds = Plan.from_words({"limit": 4}).pictures(16)
-        train = open_data("birds", "train", 8, side=16).pictures
+        birds = Plan.from_words({"limit": 4}).dataset(16)
+        train = open_data("birds", "train", 8, side=16).samples
         rows = [source.preprocessing(train.image(k)) for k in range(8)]
         labels = torch.tensor([train.label(k) for k in range(8)])
         recipe = Recipe(epochs=3, batch=4, step=1)
         tuned = fine_tune(source.model, (torch.cat(rows), labels), recipe)
-        images = torch.cat([source.preprocessing(birds.pictures.image(k)) for k in range(4)])
+        images = torch.cat([source.preprocessing(birds.sample(k)) for k in range(4)])
         targets = torch.arange(4)
         maps = explainer(tuned, "xgradient")(images, targets)
         wanted = idsds(tuned, images, targets, maps).values.tolist()
@@ -122,7 +122,7 @@ def test_quantus_by_name(tmp_path: Path, net: str) -> None:
         for value in done.record["models"][0]["methods"][0]["values"]
     }
     model, prepare = sources.load(net).model, sources.load(net).preprocessing
-    birds = Plan.from_words({"limit": 4}).pictures(16).pictures
+    birds = Plan.from_words({"limit": 4}).dataset(16).samples
     images = torch.cat([prepare(birds.image(k)) for k in range(4)])
     wanted = quantus_metric(
         "Sparseness", model, images, model(images).argmax(1), explainer(model, "omenn")

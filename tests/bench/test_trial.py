@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from omenn.bench.data_sources import MASKS, PARTS, TRAINING, BenchData, open_data
 from omenn.bench.trial import REPLACED, Subject, Trial
+from omenn.data.dataset_registry import MASKS, PARTS, TRAINING, Dataset, open_data
 from omenn.errors import InputError
 from omenn.metrics import metric_registry, quantus
 from omenn.metrics.explainers import Explainer, explainer
@@ -21,6 +21,7 @@ from omenn.metrics.in_domain import in_domain_deletion
 from omenn.metrics.localisation import boxed
 from omenn.metrics.metric_registry import Measure, Metric, metrics
 from omenn.metrics.score import Measured, Score
+from omenn.modalities.image.pictures import Pictures
 from omenn.modalities.image.preprocessing import Preprocessing
 
 QUICK: dict[str, dict[str, Any]] = {
@@ -56,10 +57,10 @@ class Network(nn.Module):
 
 
 BIRDS = open_data("birds", "test", 8, side=16)
-SMALL = Preprocessing(size=(16, 16))
+SMALL = Pictures(Preprocessing(size=(16, 16)))
 
 
-def made(network: nn.Module, data: BenchData = BIRDS, **options: Any) -> Subject:
+def made(network: nn.Module, data: Dataset = BIRDS, **options: Any) -> Subject:
     return Subject(network, data, SMALL, **options)
 
 
@@ -335,7 +336,7 @@ class TestSubject:
         assert subject.accuracy().mean == 1
 
     def test_data_without_parts_or_masks(self, subject: Subject) -> None:
-        bare = made(subject.model, dataclasses.replace(BIRDS, gives=frozenset()))
+        bare = made(subject.model, dataclasses.replace(BIRDS, parts=False, where=None))
         with pytest.raises(InputError, match="the data has no pictures with parts removed"):
             trial(bare).judge(metrics()["funnybirds"])
         with pytest.raises(InputError, match="the data has no masks of the subject"):

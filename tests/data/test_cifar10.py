@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omenn.bench.data_sources import TRAINING, kind_of, open_data
 from omenn.data.cifar10 import CLASSES, Cifar10
+from omenn.data.dataset_registry import TRAINING, kind_of, open_data
 from omenn.errors import InputError
 
 
@@ -78,7 +78,7 @@ class TestBench:
             kind, _ = kind_of(text)
             data = open_data(text, "test", 3)
             assert (kind.name, data.classes, data.gives) == ("cifar10", 10, frozenset())
-            assert [data.pictures.label(k) for k in data.indices] == [0, 3, 9]
+            assert [data.label(k) for k in data.indices] == [0, 3, 9]
 
     def test_training_pictures_if_they_are_there(self, root: Path) -> None:
         for name in CLASSES[:4]:
@@ -86,11 +86,11 @@ class TestBench:
         data = open_data(f"cifar10:{root}", "test", 6)
         assert data.gives == {TRAINING}
         assert data.train is not None
-        assert [data.train(4).pictures.label(k) for k in range(4)] == [0, 1, 2, 3]
+        assert [data.train(4).samples.label(k) for k in range(4)] == [0, 1, 2, 3]
 
     def test_classes_and_splits(self, root: Path) -> None:
         data = open_data(f"cifar10:{root}", "test", 9, classes=[9])
-        assert [data.pictures.label(k) for k in data.indices] == [9, 9]
+        assert [data.label(k) for k in data.indices] == [9, 9]
         with pytest.raises(InputError, match="has no picture of class 5 in split 'test'"):
             open_data(f"cifar10:{root}", "test", 9, classes=[5])
         with pytest.raises(InputError, match=r"does not hold CIFAR-10 .* Expected: train/<class>/"):

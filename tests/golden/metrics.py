@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from golden.flat import Record
-from omenn.bench.data_sources import open_data
 from omenn.bench.trial import Subject, Trial
+from omenn.data.dataset_registry import open_data
 from omenn.metrics.explainers import explainer
 from omenn.metrics.metric_registry import metrics
+from omenn.modalities.image.pictures import Pictures
 from omenn.modalities.image.preprocessing import Preprocessing
 from omenn.models.sources import load
 
@@ -65,7 +66,7 @@ def trial(scenes: int) -> Trial:
     fields = {name: value for name, value in vars(own).items() if not name.startswith("_")}
     preprocessing = Doubled(**fields)
     data = open_data("birds", "test", scenes, side=own.size[0])
-    subject = Subject(source.model.double(), data, preprocessing, chunk=4)
+    subject = Subject(source.model.double(), data, Pictures(preprocessing), chunk=4)
     return Trial(subject, _maker)
 
 

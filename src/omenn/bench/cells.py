@@ -99,11 +99,11 @@ class _Model:
     def _subject(self) -> Subject:
         from omenn.bench.trial import Subject
 
-        preprocessing = self.source.preprocessing
+        modality = self.source.modality
         return Subject(
             self.source.model,
-            self.plan.pictures(preprocessing.size[0]),
-            preprocessing,
+            self.plan.dataset(modality.size[0]),
+            modality,
             device=self.plan.device,
             seed=self.plan.seed,
             chunk=self.plan.chunk,

@@ -75,7 +75,7 @@ class Plan:
             else:
                 found[key] = _checked(key, value, type(known[key]))
         if "split" not in found:
-            from omenn.bench.data_sources import kind_of
+            from omenn.data.dataset_registry import kind_of
 
             found["split"] = kind_of(found.get("data", BIRDS).base)[0].splits[0]
         return cls(**found)._complete()
@@ -136,12 +136,12 @@ class Plan:
             InputError: those, their options, data that lacks what a metric needs.
             MissingExtra: a metric of Quantus, which is not installed.
         """
-        from omenn.bench.data_sources import kind_of
+        from omenn.data.dataset_registry import kind_of
         from omenn.metrics import metric_registry
 
         kind, _ = kind_of(self.data.base)
         check_options(self.data, "data", kind.options, kind.read)
-        gives = self.pictures().gives
+        gives = self.dataset().gives
         for metric in self.metrics:
             found = metric_registry.find(metric.base)
             check_options(metric, "metric", found.options, found.typed)
@@ -186,9 +186,9 @@ class Plan:
         for entry in self.models:
             check_options(entry, "model", {"weights": None, "seed": 0}, sources.load)
 
-    def pictures(self, side: int = 64) -> Any:
-        """The pictures of the plan, those that are drawn with ``side`` pixels."""
-        from omenn.bench.data_sources import open_data
+    def dataset(self, side: int = 64) -> Any:
+        """The data set of the plan; pictures that are drawn have ``side`` pixels."""
+        from omenn.data.dataset_registry import open_data
 
         return open_data(
             self.data.base,
@@ -208,7 +208,7 @@ class Plan:
         if any(entry.base == ALL for entry in self.methods):
             plan = replace(plan, methods=_all(self.methods, omenn.methods()))
         if any(entry.base == ALL for entry in self.metrics):
-            gives = self.pictures().gives
+            gives = self.dataset().gives
             fit = [name for name, metric in metrics().items() if metric.needs <= gives]
             plan = replace(plan, metrics=_all(self.metrics, fit))
         for key in KINDS:

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omenn.bench.data_sources import BenchData
-from omenn.bench.masks import seen_by
+from omenn.data.dataset_registry import PARTS, Dataset, lacking
 from omenn.engine.digest import content
 from omenn.engine.target import pick_output
 from omenn.errors import InputError
@@ -22,10 +21,10 @@ from omenn.metrics.funnybirds_protocol import FunnyBirdsScore
 from omenn.metrics.in_domain import Recipe, fine_tune
 from omenn.metrics.localisation import boxed
 from omenn.metrics.maps import Model, logits_of, not_finite
-from omenn.metrics.metric_registry import MASKS, PARTS, Metric
+from omenn.metrics.metric_registry import Metric
 from omenn.metrics.parts import Responses, responses
 from omenn.metrics.score import Measured, Score, Verdict
-from omenn.modalities.image.preprocessing import Preprocessing
+from omenn.modalities import Modality
 
 COPIES = 3  # of all pictures at the peak of a protocol: they, what replaces them, float64 maps
 REPLACED = "maps that are not finite, judged as zero"
@@ -42,25 +41,25 @@ class Subject:
     def __init__(
         self,
         model: nn.Module,
-        data: BenchData,
-        preprocessing: Preprocessing,
+        data: Dataset,
+        modality: Modality,
         *,
         device: str = "cpu",
         seed: int = 0,
         chunk: int = 16,
         folder: Path | None = None,
     ) -> None:
-        self.model, self.data, self.preprocessing = model, data, preprocessing
+        self.model, self.data, self.modality = model, data, modality
         self.folder = folder
         self._tuned: dict[tuple[int, Recipe], nn.Module] = {}
         self.device, self.seed, self.chunk = device, seed, chunk
         self.looked_at = 4 * chunk  # pictures without explanations take less memory
         self.f: Model = lambda images: pick_output(model(images), None)
-        first = preprocessing(data.pictures.image(data.indices[0]))
+        first = modality.from_user(data.sample(data.indices[0]))
         _check_room(first, len(data.indices))
-        rows = (preprocessing(data.pictures.image(index)) for index in data.indices[1:])
+        rows = (modality.from_user(data.sample(index)) for index in data.indices[1:])
         self.images = torch.cat([first, *rows]).to(device)
-        self.labels = torch.tensor([data.pictures.label(k) for k in data.indices], device=device)
+        self.labels = torch.tensor([data.label(k) for k in data.indices], device=device)
         self.logits = logits_of(self.f, self.images, self.looked_at)
         if self.logits.shape[1] < data.classes:
             raise InputError(
@@ -77,11 +76,11 @@ class Subject:
             InputError: the data has none.
         """
         if PARTS not in self.data.gives:
-            raise InputError("the data has no pictures with parts removed. Choose other data.")
+            raise lacking("pictures with parts removed")
         return responses(
             self.f,
-            self.data.pictures,
-            lambda picture: self.preprocessing(picture).to(self.device),
+            self.data.samples,
+            lambda picture: self.modality.from_user(picture).to(self.device),
             indices=self.data.indices,
             chunk=self.looked_at,
         )
@@ -93,9 +92,7 @@ class Subject:
         Raises:
             InputError: the data has none.
         """
-        if MASKS not in self.data.gives:
-            raise InputError("the data has no masks of the subject. Choose other data.")
-        found = [seen_by(self.preprocessing, self.data.mask(index)) for index in self.data.indices]
+        found = [self.modality.mask(self.data.mask(index)) for index in self.data.indices]
         return torch.stack(found).to(self.device)
 
     @cached_property
@@ -110,13 +107,13 @@ class Subject:
             InputError: the data has no training pictures; and as there.
         """
         if self.data.train is None:
-            raise InputError("the data has no training pictures. Choose other data.")
+            raise lacking("training pictures")
         key = (pictures, recipe)
         if key not in self._tuned:
             file = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
             self._tuned[key] = fine_tune(
                 self.model,
-                _Prepared(self.data.train(pictures), self.preprocessing),
+                _Prepared(self.data.train(pictures), self.modality),
                 recipe,
                 checkpoint=self.folder and self.folder / f"in-domain-{file}.pt",
             )
@@ -160,16 +157,15 @@ def _memory() -> int | None:
 class _Prepared:
     """Pictures as a model takes them, with their classes, made when they are asked for."""
 
-    def __init__(self, data: BenchData, preprocessing: Preprocessing) -> None:
-        self.data, self.preprocessing = data, preprocessing
+    def __init__(self, data: Dataset, modality: Modality) -> None:
+        self.data, self.modality = data, modality
 
     def __len__(self) -> int:
         return len(self.data.indices)
 
     def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
         place = self.data.indices[index]
-        pictures = self.data.pictures
-        return self.preprocessing(pictures.image(place))[0], pictures.label(place)
+        return self.modality.from_user(self.data.sample(place))[0], self.data.label(place)
 
 
 class Trial:

@@ -34,8 +34,7 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="DATA",
-        help="birds (default), a folder, or KIND:FOLDER (funnybirds, imagenet, imagenet-s, voc, "
-        "cifar10).",
+        help="birds (default), a folder, or NAME:FOLDER such as voc:FOLDER; --list has all.",
     ),
 ]
 Split = Annotated[

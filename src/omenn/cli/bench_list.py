@@ -17,8 +17,8 @@ _MODELS = {
 
 def records() -> dict[str, list[dict[str, Any]]]:
     """Everything for ``--json``."""
-    from omenn.bench.data_sources import KINDS
     from omenn.cli.method_list import ordered
+    from omenn.data.dataset_registry import datasets
     from omenn.metrics import quantus
     from omenn.metrics.explainers import TRIVIAL
     from omenn.metrics.metric_registry import metrics
@@ -34,7 +34,7 @@ def records() -> dict[str, list[dict[str, Any]]]:
                 "splits": list(kind.splits),
                 "options": dict(kind.options),
             }
-            for kind in KINDS.values()
+            for kind in datasets().values()
         ],
         "models": [
             {"name": name, "summary": summary} for name, summary in {**own, **_MODELS}.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from omenn.data.dataset_registry import Dataset, Request, dataset, training
 from omenn.data.folders import ImageFolder, another_layout, found_in, in_class_folders
 from omenn.errors import InputError, did_you_mean
 
@@ -58,3 +59,12 @@ class Cifar10(ImageFolder):
 def looks_like(root: Path, split: str = "test") -> bool:
     """Whether a folder holds a split with folders of CIFAR-10's classes."""
     return any((root / split / name).is_dir() for name in CLASSES)
+
+
+@dataset("cifar10", summary="test/<class>/<picture>", splits=("test", "train"), holds=looks_like)
+def cifar10(root: Path, request: Request) -> Dataset:
+    """The pictures without masks."""
+    data, classes = Cifar10(root, request.split), len(CLASSES)
+    there = looks_like(root, "train")
+    train = training(lambda: Cifar10(root, "train"), classes) if there else None
+    return Dataset(data, request.chosen(data, classes), classes, train=train)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from omenn.data.folders import ImageFolder, checked_index, read_picture
+from omenn.data.dataset_registry import Dataset, Request, dataset, training
+from omenn.data.folders import ImageFolder, another_layout, checked_index, read_picture
 from omenn.errors import InputError
 from omenn.files.reading import GB, read_json
 
@@ -51,6 +52,10 @@ class PartImages(Sized):
             for part in self.parts
             if part in MAP_COLOURS
         }
+
+    def mask(self, index: int) -> np.ndarray:
+        """Where the bird is seen: (height, width) bool."""
+        return np.any(list(self.masks(index).values()), axis=0)
 
     def background_masks(self, index: int) -> np.ndarray:
         """Where each background object is seen: (objects, height, width)."""
@@ -185,3 +190,26 @@ class FunnyBirds(ImageFolder, PartImages):
         """The picture without background object ``number``; all else is the same."""
         folder = f"{self.split}_interventions/{self._place(index)}/background_interventions"
         return self._picture(f"{folder}/{self._checked_object(index, number)}")
+
+
+@dataset(
+    "funnybirds",
+    summary="classes.json, parts.json, dataset_test.json and the pictures of FunnyBirds; masks of "
+    "the parts",
+    splits=("test", "train"),
+    holds=lambda root: any((root / n).exists() for n in ("parts.json", "dataset_test.json")),
+)
+def funnybirds(root: Path, request: Request) -> Dataset:
+    """The masks are those of all parts; parts can be removed where there are interventions."""
+    split = request.split
+    files = ("classes.json", "parts.json", f"dataset_{split}.json")
+    if not any((root / name).exists() for name in files):
+        expected = f"{', '.join(files)} and {split}/<class>/<number>.png"
+        raise another_layout("FunnyBirds", root, expected)
+    data = FunnyBirds(root, split)
+    classes = len(data.classes)
+    parts = (root / f"{split}_interventions").is_dir()
+    there = (root / "dataset_train.json").exists()
+    train = training(lambda: FunnyBirds(root, "train"), classes) if there else None
+    chosen = request.chosen(data, classes)
+    return Dataset(data, chosen, classes, data.mask if parts else None, train, parts=parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +15,7 @@ from PIL import Image
 from omenn.data import birds
 from omenn.data.birds.arrays import drawing_digest
 from omenn.data.birds.scenes import Scene, Split
+from omenn.data.dataset_registry import Dataset, Request, dataset
 from omenn.data.folders import checked_index
 from omenn.data.funnybirds import PartImages
 from omenn.errors import InputError
@@ -142,3 +143,29 @@ def _without(gone: Collection[str]) -> str:
 
 def _object(number: int) -> str:
     return f"without object {number}"
+
+
+@dataset(
+    "birds",
+    summary="generated birds with parts, drawn when asked for, at the size of the model",
+    splits=("test", "validation", "train"),
+    folder=False,
+)
+def generated_birds(_: Path, request: Request, *, seed: int = 0) -> Dataset:
+    """As many scenes as are asked for; the masks are those of all parts."""
+
+    def drawn(split: str, count: int) -> GeneratedBirds:
+        return GeneratedBirds(split, count, size=request.side, seed=seed)  # type: ignore[arg-type]
+
+    def train(count: int) -> Dataset:
+        return Dataset(drawn("train", count), tuple(range(count)), classes)
+
+    count, classes = request.limit, len(birds.CLASSES)
+    request.check_classes(classes)
+    data = drawn(request.split, count)
+    rows: Sequence[int] = () if request.classes else range(count)
+    while len(rows) < request.limit:
+        count += classes * request.limit
+        data = drawn(request.split, count)
+        rows = [k for k in range(count) if data.label(k) in request.classes]
+    return Dataset(data, tuple(rows[: request.limit]), classes, data.mask, train, parts=True)

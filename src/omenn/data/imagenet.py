@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from omenn.data.dataset_registry import Dataset, Request, dataset, training
 from omenn.data.folders import (
     SYNSET,
     Box,
@@ -245,3 +246,65 @@ def _checked(
         fault = f"{twice[0]} twice" if twice else fault
         raise InputError(f"{source} holds {fault}. Give each class once, by names like n01440764.")
     return synsets, tuple(name or synset for synset, name in pairs)
+
+
+@dataset(
+    "imagenet",
+    summary="val/<synset>/ or ILSVRC/Data/CLS-LOC/val/<synset>/; masks are the boxes of "
+    "Annotations/, if there are any; mapping: a file that numbers the classes, or folders",
+    splits=("val", "train"),
+    holds=lambda root: not segmented(root) and any(map(class_folders, _places(root))),
+)
+def imagenet(
+    root: Path, request: Request, *, mapping: str | None = None, annotations: str | None = None
+) -> Dataset:
+    """The masks are boxes, empty for a picture without any."""
+    numbers = model_numbers(root, mapping)
+    data = ImageNet(root, request.split, classes=numbers, annotations=annotations)
+    chosen = request.chosen(data, len(data.synsets))
+    boxed = {index for index in chosen if _annotated(data, index)}
+
+    def where(index: int) -> np.ndarray:
+        boxes = data.boxes(index) if index in boxed else ()
+        return within(boxes, size_of(data.path(index)))
+
+    train = training_pictures(root, data.synsets)
+    return Dataset(data, chosen, len(data.synsets), where if boxed else None, train, boxes=True)
+
+
+def training_pictures(root: Path, synsets: Sequence[str]) -> Callable[[int], Dataset] | None:
+    """The ``train`` of a data set in ImageNet's layout; None where it has no such split."""
+    places = ("train", "ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train")
+    if not any((root / place).is_dir() for place in places):
+        return None
+    return training(lambda: ImageNet(root, "train", classes=synsets), len(synsets))
+
+
+def segmented(root: Path) -> bool:
+    """Whether a folder has the layout of ImageNet-S."""
+    return root.is_dir() and any(path.is_dir() for path in root.glob("*-segmentation"))
+
+
+def model_numbers(root: Path, mapping: str | None) -> Classes | None:
+    """What gives ImageNet's classes the numbers that models know them by.
+
+    A list beside the pictures, or else all thousand: folders of a part of the classes would be
+    numbered from 0. ``mapping`` is another list, or "folders" where a model was trained on those.
+    """
+    if mapping is not None:
+        return None if mapping == "folders" else Path(mapping).expanduser()
+    beside = [root / name for name in MAPPINGS if (root / name).exists()]
+    return beside[0] if beside else imagenet_synsets()
+
+
+def _places(root: Path) -> list[Path]:
+    """Where folders of classes may lie."""
+    parts = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    return [root, *parts, *root.glob("ILSVRC/Data/CLS-LOC/*"), *root.glob("Data/CLS-LOC/*")]
+
+
+def _annotated(data: ImageNet, index: int) -> bool:
+    try:
+        return data.annotated(index)
+    except InputError:  # no folder of annotations
+        return False

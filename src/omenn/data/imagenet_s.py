@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from omenn.data.dataset_registry import Dataset, Request, dataset
 from omenn.data.folders import (
     ImageFolder,
     another_layout,
@@ -18,7 +19,14 @@ from omenn.data.folders import (
     read_ids,
     size_of,
 )
-from omenn.data.imagenet import Classes, numbered, read_classes
+from omenn.data.imagenet import (
+    Classes,
+    model_numbers,
+    numbered,
+    read_classes,
+    segmented,
+    training_pictures,
+)
 from omenn.errors import InputError
 
 IGNORED = 1000
@@ -105,3 +113,20 @@ class ImageNetS(ImageFolder):
     def ignored(self, index: int) -> np.ndarray:
         """(height, width) bool: what belongs to no class for certain."""
         return self.segmentation(index) == IGNORED
+
+
+@dataset(
+    "imagenet-s",
+    summary="validation/<synset>/ and validation-segmentation/<synset>/; mapping as above; "
+    "categories: the set's list of classes, where folders are missing",
+    splits=("validation", "train-semi"),
+    holds=segmented,
+)
+def imagenet_s(
+    root: Path, request: Request, *, mapping: str | None = None, categories: str | None = None
+) -> Dataset:
+    """The masks are segmentations."""
+    numbers = model_numbers(root, mapping)
+    data = ImageNetS(root, request.split, classes=numbers, categories=categories)
+    chosen, train = request.chosen(data, len(data.synsets)), training_pictures(root, data.synsets)
+    return Dataset(data, chosen, len(data.synsets), data.mask, train)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from omenn.data.dataset_registry import Dataset, Request, dataset, training
 from omenn.data.folders import (
     Box,
     ImageFolder,
@@ -21,6 +22,7 @@ from omenn.data.folders import (
     read_boxes,
     read_ids,
     size_of,
+    within,
 )
 from omenn.errors import InputError, TargetError, did_you_mean
 from omenn.files.reading import read_text
@@ -150,13 +152,44 @@ def _checked(label: int) -> int:
 
 def _root(given: Path, task: str) -> Path:
     """The folder with the pictures, which is the one given or lies in it."""
-    places = [given, given / "VOC2012", given / "VOCdevkit/VOC2012"]
-    root = next((place for place in places if (place / "JPEGImages").is_dir()), given)
-    if not (root / "JPEGImages").is_dir() or not (root / "ImageSets" / _SETS[task]).is_dir():
+    root = _inside(given)
+    if root is None or not (root / "ImageSets" / _SETS[task]).is_dir():
         raise another_layout(
             "Pascal VOC",
-            root,
+            root or given,
             f"JPEGImages/, Annotations/, SegmentationClass/ and ImageSets/{_SETS[task]}/, as in "
             "VOCdevkit/VOC2012/",
         )
     return root
+
+
+def _inside(given: Path) -> Path | None:
+    places = [given, given / "VOC2012", given / "VOCdevkit/VOC2012"]
+    return next((place for place in places if (place / "JPEGImages").is_dir()), None)
+
+
+@dataset(
+    "voc",
+    summary="VOC2012/ with JPEGImages/, Annotations/, SegmentationClass/ and ImageSets/; the class "
+    "of a picture is the one with the largest boxes",
+    splits=("val", "train", "trainval"),
+    holds=lambda root: _inside(root) is not None,
+)
+def voc(
+    root: Path, request: Request, *, task: Literal["segmentation", "detection"] = "segmentation"
+) -> Dataset:
+    """The masks are segmentations, or the boxes of the class for ``task="detection"``."""
+    data, classes = VOC(root, request.split, task=task), len(CLASSES)
+
+    def boxed(index: int) -> np.ndarray:
+        return within(data.boxes(index, data.label(index)), size_of(data.path(index)))
+
+    there = (data.root / "ImageSets" / _SETS[task] / "train.txt").exists()
+    return Dataset(
+        data,
+        request.chosen(data, classes),
+        classes,
+        where=data.mask if task == "segmentation" else boxed,
+        train=training(lambda: VOC(root, "train", task=task), classes) if there else None,
+        boxes=task == "detection",
+    )

@@ -1,9 +1,9 @@
 """Where a map lies: inside boxes, or inside masks (``grid.py`` asks on which cell of a mosaic).
 
 NOTE [where]
-An object's place is a mask (B, H, W) of the pictures *as the model sees them* (``bench/masks.py``
-makes them of boxes, and of masks of the pictures on disk). A picture in which nothing is marked is
-left out, and counted. A map that does not depend on where the object is gets, on average, the
+An object's place is a mask (B, H, W) of the pictures *as the model sees them*, which the
+modality makes of masks of the pictures on disk. A picture in which nothing is marked is left out,
+and counted. A map that does not depend on where the object is gets, on average, the
 marked share of the picture, ``area_shares``: large objects are found by anything, so compare with
 ``Score.chance``, which is the mean of that.
 """
@@ -209,8 +209,8 @@ def _checked(name: str, maps: Any, masks: Any) -> tuple[Tensor, Tensor]:
     """Maps (B, H, W) float64 and masks (B, H, W) bool."""
     if masks is None:
         raise InputError(
-            f"the {name} needs to know where the objects are: give masks (B, H, W), for boxes "
-            "those of box_masks. Data without any can be judged by the grid pointing game."
+            f"the {name} needs to know where the objects are: give masks (B, H, W). Data without "
+            "any can be judged by the grid pointing game."
         )
     if not isinstance(maps, Tensor) or maps.ndim not in (3, 4):
         got = f"the shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__

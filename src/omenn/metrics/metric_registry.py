@@ -9,21 +9,16 @@ for each of its measures, in their order: one, a tuple, or an object that has th
 from __future__ import annotations
 
 import inspect
-import pkgutil
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Literal
 
+from omenn.data.dataset_registry import MASKS, PARTS, TRAINING
+from omenn.discovery import import_all
 from omenn.errors import InputError, did_you_mean
-
-PARTS, MASKS, TRAINING = "parts", "masks", "training pictures"
-"""What data can give beside pictures and labels: pictures in which parts are removed; masks of the
-subject; pictures of the split that models are trained on."""
 
 _PLAIN = (
     "f", "model", "images", "labels", "targets", "classes", "maps", "explain", "make", "seed",
@@ -142,7 +137,7 @@ def metric(
 
 def metrics() -> Mapping[str, Metric]:
     """All metrics by name, family by family; those of Quantus are found by name alone."""
-    _import_all()
+    import_all(__package__ or "")
     found = sorted(_METRICS.values(), key=lambda one: FAMILIES.index(one.family))
     return MappingProxyType({one.name: one for one in found})
 
@@ -164,14 +159,6 @@ def find(name: str) -> Metric:
     if name not in known:
         raise InputError(f"unknown metric '{name}': {did_you_mean(name, known)}")
     return known[name]
-
-
-@cache
-def _import_all() -> None:
-    """Every module beside this one, as importing one registers its metrics."""
-    package = __name__.rpartition(".")[0]
-    for found in pkgutil.iter_modules(import_module(package).__path__):
-        import_module(f"{package}.{found.name}")
 
 
 def _written(hint: Any) -> bool:

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +21,7 @@ PUBLISHED_SIDE, PUBLISHED_DILATION = 256, 5
 
 
 class PartData(Protocol):
-    """A folder in FunnyBirds' layout, or generated birds."""
+    """A folder in FunnyBirds' layout, or generated birds; what a picture is, ``Prepare`` knows."""
 
     @property
     def classes(self) -> tuple[Mapping[str, int], ...]: ...
@@ -30,16 +29,16 @@ class PartData(Protocol):
     def parts(self) -> Collection[str]: ...
     def __len__(self) -> int: ...
     def label(self, index: int) -> int: ...
-    def image(self, index: int) -> Image.Image: ...
+    def image(self, index: int) -> Any: ...
     def masks(self, index: int) -> dict[str, np.ndarray]: ...
     def background_count(self, index: int) -> int: ...
     def background_masks(self, index: int) -> np.ndarray: ...
-    def with_parts(self, index: int, kept: Collection[str]) -> Image.Image: ...
-    def without_background(self, index: int, number: int) -> Image.Image: ...
+    def with_parts(self, index: int, kept: Collection[str]) -> Any: ...
+    def without_background(self, index: int, number: int) -> Any: ...
 
 
-Preprocessing = Callable[[Image.Image], Tensor]
-"""A picture → what the model takes, (1, C, H, W)."""
+Prepare = Callable[[Any], Tensor]
+"""A picture of the data → what the model takes, (1, C, H, W)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +77,7 @@ class Responses:
 def responses(
     f: Model,
     data: PartData,
-    preprocessing: Preprocessing,
+    prepare: Prepare,
     *,
     indices: Sequence[int] | None = None,
     chunk: int = 64,
@@ -99,7 +98,7 @@ def responses(
     parts = tuple(sorted(data.parts))
     rows: list[tuple[Tensor, ...]] = []
     for index in numbers:
-        batch = _stacked(index, map(preprocessing, _pictures(data, index, parts)))
+        batch = _stacked(index, map(prepare, _pictures(data, index, parts)))
         x = batch[:1]
         if rows and x.shape != rows[0][0].shape:
             raise InputError(
@@ -131,7 +130,7 @@ def responses(
     )
 
 
-def _pictures(data: PartData, index: int, parts: Sequence[str]) -> Iterator[Image.Image]:
+def _pictures(data: PartData, index: int, parts: Sequence[str]) -> Iterator[Any]:
     """A picture, the 2^P with some of the parts in the order of their bits, each object gone."""
     yield data.image(index)
     for bits in range(2 ** len(parts)):

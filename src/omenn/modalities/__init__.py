@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from omenn import Explanation
     from omenn.viz.panels import Panel
@@ -42,8 +43,17 @@ class Modality(Protocol):
         """What was assumed about the inputs because nobody said it, a sentence; or nothing."""
         ...
 
+    @property
+    def size(self) -> tuple[int, ...]:
+        """How far an input extends in each direction, such as rows and columns of pixels."""
+        ...
+
     def from_user(self, given: Any) -> Any:
         """A batch of one, as the model takes it. Raises InputError for what cannot be read."""
+        ...
+
+    def mask(self, given: np.ndarray) -> torch.Tensor:
+        """A mask (bool) over what the user has, brought to the places of ``from_user``'s input."""
         ...
 
     def noise(self) -> Any:

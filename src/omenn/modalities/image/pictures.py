@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from omenn.modalities import Unit
@@ -16,7 +17,6 @@ from omenn.viz.flat_map import drawn
 from omenn.viz.panels import Panel, case_of, panels
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from omenn import Explanation
@@ -54,8 +54,12 @@ class Pictures:
         )
 
     @property
+    def size(self) -> tuple[int, int]:
+        return self.preprocessing.size
+
+    @property
     def _size(self) -> str:
-        height, width = self.preprocessing.size
+        height, width = self.size
         return f"{width} × {height}"
 
     def from_user(self, given: str | Path | Image.Image) -> torch.Tensor:
@@ -66,6 +70,19 @@ class Pictures:
         """
         picture = given if isinstance(given, Image.Image) else read_image(given)
         return self.preprocessing(picture)
+
+    def mask(self, given: np.ndarray) -> torch.Tensor:
+        """A mask (height, width) of a picture on disk, resized and cropped as that is, (H, W).
+
+        >>> half = np.repeat([[True, False]], 4, axis=0).repeat(4, axis=1)
+        >>> Pictures(Preprocessing(size=(4, 4), crop="squash")).mask(half)[0].tolist()
+        [True, True, False, False]
+        """
+        count = self.preprocessing.channels
+        plain = replace(
+            self.preprocessing, mean=(0.0,) * count, std=(1.0,) * count, interpolation="nearest"
+        )
+        return plain(Image.fromarray(np.asarray(given, dtype=np.uint8) * 255))[0, 0] > 0.5
 
     def noise(self) -> torch.Tensor:
         import torch

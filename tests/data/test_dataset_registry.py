@@ -11,11 +11,12 @@ import torch
 
 import bench_trees
 from bench_trees import BOX, GOLDFISH, RETRIEVER, SIZE, TENCH
-from omenn.bench.data_sources import KINDS, MASKS, PARTS, TRAINING, evenly, kind_of, open_data
 from omenn.bench.trial import Subject
 from omenn.data import birds, imagenet
+from omenn.data.dataset_registry import MASKS, PARTS, TRAINING, datasets, evenly, kind_of, open_data
 from omenn.errors import InputError, MissingExtra
 from omenn.metrics.localisation import energy_pointing_game
+from omenn.modalities.image.pictures import Pictures
 from omenn.modalities.image.preprocessing import Preprocessing
 
 
@@ -27,24 +28,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_splits_of_generated_birds_are_other_pictures() -> None:
-    pictures = [open_data("birds", split, 2, side=16) for split in KINDS["birds"].splits]
-    drawn = [np.asarray(data.pictures.image(0)) for data in pictures]
+    pictures = [open_data("birds", split, 2, side=16) for split in datasets()["birds"].splits]
+    drawn = [np.asarray(data.sample(0)) for data in pictures]
     assert not any(np.array_equal(drawn[0], other) for other in drawn[1:])
     assert all(data.indices == (0, 1) and data.classes == 50 for data in pictures)
     other = open_data("birds", "test", 2, side=16, options={"seed": 1})
-    assert not np.array_equal(np.asarray(other.pictures.image(0)), drawn[0])
+    assert not np.array_equal(np.asarray(other.sample(0)), drawn[0])
 
 
 def test_a_mask_of_birds_is_their_parts() -> None:
     data = open_data("birds", "test", 1, side=32)
-    masks = data.pictures.masks(0)
+    masks = data.samples.masks(0)
     assert np.array_equal(data.mask(0), sum(masks.values()) > 0)
     assert 0 < data.mask(0).sum() < data.mask(0).size
 
 
 def test_a_folder_is_spread_over_its_classes(folder: Path) -> None:
     data = open_data(f"funnybirds:{folder}", "test", 3)
-    assert [data.pictures.label(k) for k in data.indices] == [0, 2, 4]
+    assert [data.label(k) for k in data.indices] == [0, 2, 4]
     assert data.gives == {PARTS, MASKS, TRAINING}
     assert open_data(f"funnybirds:{folder}", "test", 1000).indices == tuple(range(6))
     assert open_data(f"funnybirds:{folder}", "train", 5).gives == {TRAINING}
@@ -62,7 +63,7 @@ def test_evenly() -> None:
     ("text", "split", "words"),
     [
         ("bird", "test", "unknown data 'bird': did you mean 'birds'"),
-        ("cats", "test", r"unknown data 'cats': known are .* Write birds, funnybirds:FOLDER, im"),
+        ("cats", "test", r"unknown data 'cats': known are .* Write birds, cifar10:FOLDER, f"),
         ("imagnet:/data", "val", "unknown data 'imagnet:/data': did you mean 'imagenet'"),
         ("./nowhere", "test", r"nowhere does not hold data of a known layout\. .* no such folder"),
         ("funnybirds", "test", r"data 'funnybirds' is not complete. Write funnybirds:FOLDER\."),
@@ -99,19 +100,19 @@ class TestClasses:
     def test_of_generated_birds(self) -> None:
         for split in ("test", "train"):
             data = open_data("birds", split, 5, side=16, classes=[49, 3])
-            labels = [data.pictures.label(k) for k in data.indices]
+            labels = [data.label(k) for k in data.indices]
             assert len(labels) == 5
             assert set(labels) == {3, 49}
         first = open_data("birds", "test", 60, side=16)
         again = open_data("birds", "test", 1, side=16, classes=[3])
         (index,) = again.indices
-        assert first.pictures.label(index) == 3
-        picture = np.asarray(first.pictures.image(index))
-        assert np.array_equal(np.asarray(again.pictures.image(index)), picture)
+        assert first.samples.label(index) == 3
+        picture = np.asarray(first.sample(index))
+        assert np.array_equal(np.asarray(again.sample(index)), picture)
 
     def test_of_a_folder(self, folder: Path) -> None:
         data = open_data(f"funnybirds:{folder}", "test", 9, classes=[4, 1])
-        assert [data.pictures.label(k) for k in data.indices] == [1, 4]
+        assert [data.label(k) for k in data.indices] == [1, 4]
 
     @pytest.mark.parametrize(
         ("classes", "words"),
@@ -131,14 +132,14 @@ class TestClasses:
 class TestImageNet:
     def test_pictures_boxes_and_numbers_of_models(self, tmp_path: Path) -> None:
         data = open_data(f"imagenet:{bench_trees.imagenet(tmp_path)}", "val", 64)
-        assert [data.pictures.label(k) for k in data.indices] == [0, 0, 1, 1, 207, 207]
+        assert [data.label(k) for k in data.indices] == [0, 0, 1, 1, 207, 207]
         assert (data.classes, data.gives) == (1000, {MASKS})
         assert np.array_equal(data.mask(4), SQUARE)
 
     def test_one_class(self, tmp_path: Path) -> None:
         root = bench_trees.imagenet(tmp_path, each=3)
         data = open_data(f"imagenet:{root}", "val", 2, classes=[207])
-        assert [data.pictures.path(k).parent.name for k in data.indices] == [RETRIEVER] * 2
+        assert [data.samples.path(k).parent.name for k in data.indices] == [RETRIEVER] * 2
         with pytest.raises(InputError, match="no picture of class 208 in split 'val'"):
             open_data(f"imagenet:{root}", "val", 2, classes=[208])
 
@@ -156,7 +157,7 @@ class TestImageNet:
 
         def labels(**options: str) -> list[int]:
             data = open_data(text, "val", 3, options=options)
-            return [data.pictures.label(k) for k in data.indices]
+            return [data.label(k) for k in data.indices]
 
         assert labels(mapping="folders") == [0, 1, 2]
         (tmp_path / "list.txt").write_text(f"{RETRIEVER} dog\n{TENCH} fish\n{GOLDFISH} fish\n")
@@ -173,18 +174,18 @@ class TestImageNet:
         assert TRAINING in data.gives
         assert data.train is not None
         some = data.train(3)
-        assert [some.pictures.label(k) for k in some.indices] == [0, 1, 207]
-        assert all("_t" in some.pictures.path(k).name for k in some.indices)
+        assert [some.samples.label(k) for k in some.indices] == [0, 1, 207]
+        assert all("_t" in some.samples.path(k).name for k in some.indices)
 
 
 def test_imagenet_s(tmp_path: Path) -> None:
     data = open_data(f"imagenet-s:{bench_trees.imagenet_s(tmp_path)}", "validation", 64)
-    assert [data.pictures.label(k) for k in data.indices] == [0, 0, 1, 1, 207, 207]
+    assert [data.label(k) for k in data.indices] == [0, 0, 1, 1, 207, 207]
     assert (data.classes, data.gives) == (1000, {MASKS})
     assert all(np.array_equal(data.mask(k), SQUARE) for k in data.indices)
     own = {"mapping": "folders"}
     data = open_data(f"imagenet-s:{tmp_path}", "validation", 3, options=own)
-    assert [data.pictures.label(k) for k in data.indices] == [0, 1, 2]
+    assert [data.label(k) for k in data.indices] == [0, 1, 2]
 
 
 def test_boxes_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_boxes_are_taken_as_they_are(tmp_path: Path) -> None:
     assert data.boxes
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 20, 1000)).eval()
     plain = Preprocessing(size=(16, 20), mean=(0.0,) * 3, std=(1.0,) * 3)
-    subject = Subject(model, data, plain)
+    subject = Subject(model, data, Pictures(plain))
     assert subject.boxes.sum((1, 2)).tolist() == [32, 32, 32]
     assert bool(subject.boxes[:, 0, 0].all())
     assert not bool(subject.boxes[:, 8, 10].any())
@@ -221,7 +222,7 @@ def test_boxes_are_taken_as_they_are(tmp_path: Path) -> None:
 def test_voc(tmp_path: Path, task: str) -> None:
     text = f"voc:{bench_trees.voc(tmp_path)}"
     data = open_data(text, "val", 64, options={"task": task})
-    assert [data.pictures.label(k) for k in data.indices] == [0, 2, 7, 11]
+    assert [data.label(k) for k in data.indices] == [0, 2, 7, 11]
     assert (data.classes, data.gives) == (20, {MASKS, TRAINING})
     assert all(np.array_equal(data.mask(k), SQUARE) for k in data.indices)
     assert data.train is not None
@@ -251,8 +252,9 @@ class TestLayouts:
         (tmp_path / "cats").mkdir()
         (tmp_path / "list.txt").touch()
         words = (
-            rf"{tmp_path} does not hold data of a known layout\. Expected: funnybirds: "
-            r"classes\.json, .*; imagenet: val/<synset>/ .*; voc: .*\. Found: cats/, list\.txt\."
+            rf"{tmp_path} does not hold data of a known layout\. Expected: cifar10: "
+            r".*; funnybirds: classes\.json, .*; imagenet: val/<synset>/ .*; voc: .*\. "
+            r"Found: cats/, list\.txt\."
         )
         with pytest.raises(InputError, match=words):
             kind_of(str(tmp_path))

@@ -1,4 +1,4 @@
-"""From boxes, and from masks of pictures on disk, to masks as the model sees them."""
+"""From masks of pictures on disk to masks as the model sees them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from omenn.bench.masks import box_masks, seen_by
-from omenn.data.folders import Box
+from omenn.modalities.image.pictures import Pictures
 from omenn.modalities.image.preprocessing import Preprocessing
-
-
-def test_boxes_become_masks() -> None:
-    cat, dog = Box("cat", 1, 0, 3, 2), Box("dog", 0, 1, 1, 2)
-    masks = box_masks([[cat, dog], []], (2, 4))
-    assert masks.int().tolist() == [[[0, 1, 1, 0], [1, 1, 1, 0]], [[0] * 4, [0] * 4]]
-    assert box_masks([], (2, 4)).shape == (0, 2, 4)
 
 
 @pytest.mark.parametrize("crop", ["center", "squash", "border"])
@@ -26,7 +18,7 @@ def test_masks_move_as_their_pictures_do(crop: str) -> None:
     )
     mask = np.zeros((40, 60), dtype=bool)
     mask[8:30, 14:33] = True
-    seen = seen_by(preprocessing, mask)
+    seen = Pictures(preprocessing).mask(mask)
     as_picture = preprocessing(Image.fromarray(mask.astype(np.uint8) * 255))[0, 0]
     assert seen.dtype == torch.bool
     assert seen.shape == (24, 24)
