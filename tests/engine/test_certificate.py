@@ -13,7 +13,7 @@ from omenn.engine.trace import autograd_nodes
 from omenn.engine.trace.call import Call
 from opcases.case import Case, draw
 from opcases.linear import seeded
-from opdb import CASES
+from opdb import CASES, dense
 
 FIRST: dict[str, Case] = {}
 for _case in CASES:
@@ -85,20 +85,17 @@ def test_unbroken_rule_is_certified(operator: str) -> None:
     assert FIRST[operator].tolerance > 1e-6 or found.exact, str(found)
 
 
-# A tenth more than nothing is nothing: what ``zero_`` gives back can only leak.
-BREAKS = [(op, change) for op in CARRYING for change in (scaled, leaking)]
-BREAKS.remove(("zero", scaled))
-
-
-@pytest.mark.parametrize(
-    ("operator", "change"), BREAKS, ids=[f"{op}-{change.__name__}" for op, change in BREAKS]
-)
-def test_wrong_backward_is_refused(operator: str, change, monkeypatch) -> None:
-    monkeypatch.setitem(OPERATORS, operator, broken(OPERATORS[operator], change))
-    found = certificate(FIRST[operator])
-    assert not found.exact
-    assert not found
-    assert str(found).startswith("NOT EXACT")
+@pytest.mark.parametrize("operator", CARRYING)
+def test_wrong_backward_is_refused(operator: str, monkeypatch) -> None:
+    right = OPERATORS[operator]
+    for change in (scaled, leaking):
+        if (operator, change) == ("zero", scaled):
+            continue  # a tenth more than nothing is nothing: it can only leak
+        monkeypatch.setitem(OPERATORS, operator, broken(right, change))
+        found = certificate(FIRST[operator])
+        assert not found.exact, change.__name__
+        assert not found
+        assert str(found).startswith("NOT EXACT")
 
 
 @pytest.mark.parametrize("operator", sorted(FROZEN))
@@ -112,28 +109,33 @@ def with_a_constant() -> list[Case]:
     """One case for each operator that adds a constant of its own."""
     found: dict[str, Case] = {}
     for case in CASES:
-        bias = case.oracle(case.call, case.inputs).bias
-        if case.operator not in found and bias.abs().max() > 0.1 and case.tolerance < 1e-6:
+        if (
+            case.operator not in found
+            and case.tolerance < 1e-6
+            and dense(case).bias.abs().max() > 0.1
+        ):
             found[case.operator] = case
     return list(found.values())
 
 
-@pytest.mark.parametrize("factor", [0.0, 2.0], ids=["forgotten", "doubled"])
-@pytest.mark.parametrize("case", with_a_constant(), ids=lambda c: c.id)
-def test_wrong_constant_is_refused(case: Case, factor: float, monkeypatch) -> None:
-    assert certificate(case).exact
+def test_wrong_constants_are_refused(monkeypatch) -> None:
+    """Forgotten, or doubled."""
+    cases, factor = with_a_constant(), 1.0
+    assert len(cases) > 80
     right, layer = autograd_nodes.weighted_sum, recurrent.one_layer
     monkeypatch.setattr(autograd_nodes, "weighted_sum", lambda *given: factor * right(*given))
 
-    def broken_layer(*given):
+    def one_layer(*given):
         """Its ones, which are the last thing given, take ``factor`` of the constants."""
         ones = given[-1]
         with torch.enable_grad():
             ones = None if ones is None else ones.detach() + factor * (ones - ones.detach())
         return layer(*given[:-1], ones)
 
-    monkeypatch.setattr(recurrent, "one_layer", broken_layer)
-    assert not certificate(case).exact
+    monkeypatch.setattr(recurrent, "one_layer", one_layer)
+    for case in cases:
+        for factor in (1.0, 0.0, 2.0):  # read by the two functions above
+            assert certificate(case).exact == (factor == 1), (case.id, factor)
 
 
 def test_native_backward_of_a_nonlinear_operator_is_named(monkeypatch) -> None:

@@ -17,7 +17,7 @@ from omenn.engine.operators.record import same
 from opcases.case import Case, draw
 from opcases.linear import seeded
 from opcases.whole import IMAGE, NETWORKS, Recurrent, ViT, by_rows, close, convnet, made, mlp
-from opdb import CASES
+from opdb import dense, each_case
 from oracle import flat, unflat
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -26,10 +26,10 @@ every_network = pytest.mark.parametrize("name", NETWORKS)
 # --- against the dense matrix --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+@each_case(few=True)
 def test_every_operator_forward_and_back(case: Case) -> None:
     """One vector each way through every case of the database, against its oracle."""
-    wanted = case.oracle(case.call, case.inputs)
+    wanted = dense(case)
     op = omenn.operator(lambda v: case.call(*unflat(v, case.inputs)), flat(case.inputs))
     v, u = draw(op.shape[1], seed=3), draw(op.shape[0], seed=4)
     assert op.exact

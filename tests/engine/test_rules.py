@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +13,8 @@ from omenn.engine.operators import OPERATORS
 from omenn.engine.trace import spelling, tracer
 from omenn.engine.trace.tracer import Tracer
 from opcases.case import Case
-from opdb import CASES
+from opdb import CASES, dense, each_case
 from oracle import Affine, flat
-
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
 
 
 class Recorded(dict):
@@ -29,11 +27,6 @@ class Recorded(dict):
     def get(self, key, default=None):
         self.seen.add(key)
         return super().get(key, default)
-
-
-@cache
-def expected(case: Case) -> Affine:
-    return case.oracle(case.call, case.inputs)
 
 
 def engine(case: Case, book=None, create_graph: bool = False) -> tuple[Tensor, Affine]:
@@ -109,9 +102,9 @@ def test_no_two_cases_share_a_name() -> None:
     assert len(names) == len(set(names)), sorted(n for n in set(names) if names.count(n) > 1)
 
 
-@every_case
+@each_case()
 def test_oracle_agrees_with_the_operator(case: Case) -> None:
-    weight, bias = expected(case)
+    weight, bias = dense(case)
     close(
         weight @ flat(case.inputs) + bias,
         case.call(*case.fresh()).detach().reshape(-1),
@@ -119,7 +112,7 @@ def test_oracle_agrees_with_the_operator(case: Case) -> None:
     )
 
 
-@every_case
+@each_case()
 def test_jacobian(case: Case) -> None:
     book = Recorded(OPERATORS)
     y, got = engine(case, book)
@@ -129,34 +122,43 @@ def test_jacobian(case: Case) -> None:
         close(y, ordinary, 1e-12)  # taken apart, so the last bit may differ
     else:
         assert torch.equal(y, ordinary), "the forward pass changed"
-    wanted = expected(case)
+    wanted = dense(case)
     close(got.weight, wanted.weight, case.tolerance)
     close(got.bias, wanted.bias, case.tolerance)
 
 
-@every_case
+@each_case()
 def test_jacobian_when_differentiable(case: Case) -> None:
     y, got = engine(case, create_graph=True)
-    wanted = expected(case)
+    wanted = dense(case)
     close(y, case.call(*case.fresh()).detach(), case.tolerance)
     close(got.weight, wanted.weight, case.tolerance)
 
 
-@every_case
+@each_case()
 def test_sum(case: Case) -> None:
-    wanted = expected(case)
+    adds_up(case, "spatial")
+
+
+@each_case(few=True)
+def test_sum_of_other_biases(case: Case) -> None:
+    adds_up(case, "uniform")
+    adds_up(case, "separate")
+
+
+def adds_up(case: Case, bias: Any) -> None:
+    wanted = dense(case)
     v = direction(wanted.bias.numel())
     kept = case.fresh()
-    for bias in ("spatial", "uniform", "separate"):
-        e = omenn.explain(case.call, kept, lambda y: (y.reshape(-1) * v).sum(), bias=bias)
-        weights = e.weight if isinstance(e.weight, tuple) else (e.weight,)
-        close(flat(weights), v @ wanted.weight, 10 * case.tolerance)
-        close(e.bias_share.sum(), v @ wanted.bias, 10 * case.tolerance)
-        assert e.residual.abs() <= max(1e-9, case.tolerance) * (1 + e.magnitude)
+    e = omenn.explain(case.call, kept, lambda y: (y.reshape(-1) * v).sum(), bias=bias)
+    weights = e.weight if isinstance(e.weight, tuple) else (e.weight,)
+    close(flat(weights), v @ wanted.weight, 10 * case.tolerance)
+    close(e.bias_share.sum(), v @ wanted.bias, 10 * case.tolerance)
+    assert e.residual.abs() <= max(1e-9, case.tolerance) * (1 + e.magnitude)
     assert all(torch.equal(a, b) for a, b in zip(kept, case.inputs, strict=True))
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.samples], ids=lambda c: c.id)
+@each_case([c for c in CASES if c.samples])
 def test_samples_stay_apart(case: Case) -> None:
     """A constant added after the operator finds the way back to its own sample."""
     y = case.call(*case.fresh()).detach()

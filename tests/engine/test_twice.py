@@ -15,7 +15,7 @@ import omenn
 from omenn.explanation import leaves
 from opcases.case import Case, draw
 from opcases.linear import seeded
-from opdb import CASES
+from opdb import CASES, each_case
 
 
 class Scaled(nn.Module):
@@ -74,7 +74,7 @@ DIFFERENTIABLE = [
 ]
 
 
-@pytest.mark.parametrize("case", DIFFERENTIABLE, ids=lambda c: c.id)
+@each_case(DIFFERENTIABLE, few=True)
 def test_operator(case: Case) -> None:
     check(Scaled(case).eval(), case.fresh(), total, tolerance=2e-5)
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import omenn
 from omenn.engine.run import FrozenRun
 from opcases.case import Case, draw
-from opdb import CASES
+from opdb import each_case
 
 LAYER = nn.Linear(4, 4).double()
 HEAD = draw(4, seed=3)
@@ -163,7 +163,7 @@ class Finite(FrozenRun):
     finite = property(lambda self: True, lambda self, value: None)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@each_case(few=True)
 def test_finite_coefficients_stay_what_they_are(case: Case) -> None:
     def number(out: Tensor) -> Tensor:
         out = torch.view_as_real(out) if out.is_complex() else out
