@@ -64,9 +64,10 @@ def exact(
         if depth is not None or bias == "separate" or contrast == "runner-up":
             raise InputError(
                 f"samples={samples} averages maps at the input with all constants, against no "
-                "class or the rest. Leave away depth=, bias='separate', contrast='runner-up'."
+                "class or the rest. Omit depth=, bias='separate', contrast='runner-up'."
             )
-        e = averaged(model, inputs, goal, samples, noise, moved, seed, options)
+        how: Any = {"samples": samples, "noise": noise, "moved": moved, "seed": seed}
+        e = averaged(model, inputs, goal, **how, **options)
     else:
         e = omenn.explain(model, inputs, goal, at=_depths(model, inputs, depth), mix=mix, **options)
     steps = [post] if isinstance(post, str) else list(post or ())
@@ -94,11 +95,12 @@ def averaged(
     model: Any,
     x: Tensor,
     target: Any,
+    *,
     samples: int,
     noise: float,
     moved: bool,
     seed: int,
-    options: dict[str, Any],
+    **options: Any,
 ) -> Explanation:
     """DAVE's operator average, with the constants and with the sum.
 

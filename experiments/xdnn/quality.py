@@ -27,14 +27,14 @@ from experiments.figures import INK, REGULAR, X, figure, legend, save, tidy
 from experiments.report import environment, interval, table
 from experiments.store import version
 from experiments.xdnn.networks import PAIRS, Network, Scenes, Trained, origin, scenes
-from omenn.metrics import METRICS, blurred, keep_remove
+from omenn.metrics.keep_remove import VARIANTS, blurred, keep_remove
 from omenn.metrics.maps import descending
 
 COMMAND = Trained("quality", __doc__, scenes=200, short=10)
 BATCH = 25
 STEPS, REFERENCES = 128, 25
 IMAGE = DOCS / "images" / "xdnn-quality.png"
-ARROWS = {name: "↑" if metric.higher else "↓" for name, metric in METRICS.items()}
+ARROWS = {name: "↑" if metric.higher else "↓" for name, metric in VARIANTS.items()}
 HEADER = ["map", *(f"{name.upper()} {arrow}" for name, arrow in ARROWS.items())]
 TITLES = {
     "kpm": "keep positive",
@@ -132,7 +132,7 @@ def measured(a: argparse.Namespace, found: list[Network]) -> dict[str, dict[str,
 def rows_of(scores: Mapping[str, Found]) -> list[list[str]]:
     """A row a map; in bold what is best in its column."""
     rows = [[name] for name in scores]
-    for metric, kind in METRICS.items():
+    for metric, kind in VARIANTS.items():
         found = [interval(each["areas"][metric]) for each in scores.values()]
         best = (max if kind.higher else min)(round(mean, 3) for mean, *_ in found)
         for row, (mean, low, high) in zip(rows, found, strict=True):
@@ -175,7 +175,7 @@ def draw(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     pair = next((p for p in PAIRS.items() if set(p) <= set(rows)), (next(iter(rows)),))
     drawn = figure(10.5, 6.8)
     panels = drawn.subplots(2, 3, sharey=True)
-    for panel, metric in zip(panels.flat, METRICS, strict=True):
+    for panel, metric in zip(panels.flat, VARIANTS, strict=True):
         _bars(panel, {name: rows[name] for name in pair}, metric)
     legend(drawn, panels[0][0])
     save(drawn, path)
@@ -197,11 +197,11 @@ def _bars(panel: Any, rows: Mapping[str, Mapping[str, Any]], metric: str) -> Non
             label=network,
             error_kw={"lw": 1, "ecolor": INK},
         )
-    arrow = "higher is better →" if METRICS[metric].higher else "← lower is better"
+    arrow = "higher is better →" if VARIANTS[metric].higher else "← lower is better"
     title = f"{metric.upper()}: {TITLES[metric]}"
     panel.set_title(title, fontsize=10, color=INK, weight="bold", pad=19)
     panel.text(0.5, 1.025, arrow, transform=panel.transAxes, ha="center", fontsize=9, color=INK)
-    below = "accuracy" if METRICS[metric].sign == 0 else "logit of the class"
+    below = "accuracy" if VARIANTS[metric].sign == 0 else "logit of the class"
     panel.set_xlabel(f"area below the {below}", fontsize=8.5, color=INK)
     panel.set_yticks(range(len(names)), [n.strip("*") for n in names])
     panel.set_ylim(len(names) - 0.4, -0.6)

@@ -67,12 +67,12 @@ class TestExactMaps:
 
     def test_an_average_of_nothing_is_the_map_itself(self, net: nn.Module, images: Tensor) -> None:
         plain = omenn.explain(net, images, TARGETS).matrix
-        e = averaged(net, images, TARGETS, 3, 0.0, False, 0, {})
+        e = averaged(net, images, TARGETS, samples=3, noise=0.0, moved=False, seed=0)
         torch.testing.assert_close(e.matrix, plain)
 
     def test_an_average_is_of_weights_and_constants(self, net: nn.Module, images: Tensor) -> None:
         """Two samples, the second wholly noise: half of the weights of each, at x."""
-        e = averaged(net, images, TARGETS, 2, 1.0, False, 5, {})
+        e = averaged(net, images, TARGETS, samples=2, noise=1.0, moved=False, seed=5)
         generator = torch.Generator().manual_seed(5)
         torch.randn(3, 16, 16, generator=generator)
         noise = torch.randn(3, 16, 16, generator=generator).double().expand(2, -1, -1, -1)

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from omenn.errors import InputError, TargetError
-from omenn.metrics import METRICS, blurred, keep_remove
-from omenn.metrics.keep_remove import FRACTIONS
+from omenn.metrics.keep_remove import FRACTIONS, VARIANTS, blurred, keep_remove
 
 # --- the oracle: pixel by pixel, float64 ------------------------------------------------------
 
@@ -98,10 +97,10 @@ def case() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
 
 
 class TestAgainstTheOracle:
-    @pytest.mark.parametrize("name", METRICS)
+    @pytest.mark.parametrize("name", VARIANTS)
     def test_every_metric(self, name: str, case: Any) -> None:
         net, images, targets, maps = case
-        found = keep_remove(net, images, targets, maps, metrics=[name], kernel=5, sigma=1.5)
+        found = keep_remove(net, images, targets, maps, variants=[name], kernel=5, sigma=1.5)
         for k in range(3):
             blur = slow_blur(images[k], 5, 1.5)
             slow = slow_curve(net, images[k], int(targets[k]), maps[k], name, blur)
@@ -115,12 +114,12 @@ class TestAgainstTheOracle:
         found = keep_remove(net, images, targets, maps, published=True, **options)
         own = keep_remove(net, images, targets, maps, **options)
         blur = blurred(images, 5, 1.5)
-        for name in METRICS:
+        for name in VARIANTS:
             for k in range(3):
                 given = net, images[k], int(targets[k]), maps[k], name, blur[k]
                 expected = torch.tensor(slow_curve(*given, published=True), dtype=torch.float64)
                 torch.testing.assert_close(found.curves[name][k], expected)
-        for name, metric in METRICS.items():
+        for name, metric in VARIANTS.items():
             same = torch.equal(found.curves[name], own.curves[name])
             assert same == metric.keep
 
@@ -132,7 +131,7 @@ class TestAgainstTheOracle:
         of_targets, of_labels = (
             keep_remove(net, images, named, maps, **options) for named in (targets, labels)
         )
-        for name, metric in METRICS.items():
+        for name, metric in VARIANTS.items():
             other = of_targets if metric.sign else of_labels
             torch.testing.assert_close(found.curves[name], other.curves[name])
         assert not torch.equal(of_targets.curves["ram"], of_labels.curves["ram"])
@@ -144,7 +143,7 @@ class TestAgainstTheOracle:
     def test_maps_of_few_pixels_of_a_sign_are_capped(self, case: Any) -> None:
         net, images, targets, maps = case
         few = torch.where(maps > 1.5, maps, -maps.abs())
-        found = keep_remove(net, images, targets, few, metrics=["kpm", "rpm"])
+        found = keep_remove(net, images, targets, few, variants=["kpm", "rpm"])
         blur = blurred(images)
         everything = few[:, None] > 0
         ends = torch.where(everything, images, blur), torch.where(everything, blur, images)
@@ -206,9 +205,9 @@ def test_no_order_beats_the_exact_one_on_an_additive_model(seed: int, kind: str)
     }[kind]
     best, rest = (keep_remove(additive(weight), images, 0, m) for m in (exact, other))
     for name in ("kpm", "knm", "rpm", "rnm"):
-        gain = (best.curves[name] - rest.curves[name]) * (1 if METRICS[name].higher else -1)
+        gain = (best.curves[name] - rest.curves[name]) * (1 if VARIANTS[name].higher else -1)
         assert float(gain.min()) > -1e-9, name
-        assert METRICS[name].higher == (name in ("kpm", "rnm"))
+        assert VARIANTS[name].higher == (name in ("kpm", "rnm"))
 
 
 def test_the_same_map_with_the_other_sign_swaps_positive_and_negative(case: Any) -> None:
@@ -224,7 +223,7 @@ def test_only_the_order_of_a_map_counts_and_channels_are_averaged(case: Any) -> 
     plain = keep_remove(net, images, targets, maps)
     steep = keep_remove(net, images, targets, (7 * maps**3).float().double())
     channels = torch.stack([maps * 3, -maps], 1)
-    for name in METRICS:
+    for name in VARIANTS:
         assert torch.equal(plain.areas[name], steep.areas[name])
         averaged = keep_remove(net, images, targets, channels)
         assert torch.equal(plain.areas[name], averaged.areas[name])
@@ -244,7 +243,7 @@ def test_chunks_and_batches_do_not_change_the_result(case: Any) -> None:
     assert set(seen) == {(2, False)}
     assert len(seen) == 6 * 3 * 16 // 2
     first = keep_remove(net, images[:2], targets[:2], maps[:2])
-    for name in METRICS:
+    for name in VARIANTS:
         torch.testing.assert_close(parts.areas[name], whole.areas[name])
         torch.testing.assert_close(first.areas[name], whole.areas[name][:2])
 
@@ -260,7 +259,7 @@ def test_what_the_caller_owns_is_left_alone(case: Any) -> None:
 
 
 def test_a_result_shows_its_scores_and_can_be_sent_elsewhere(case: Any) -> None:
-    found = keep_remove(*case[:3], case[3], metrics=["kam", "rpm"])
+    found = keep_remove(*case[:3], case[3], variants=["kam", "rpm"])
     mean = float(found.areas["kam"].mean())
     assert repr(found).startswith(f"KeepRemove(kam={mean:.4g}, rpm=")
     assert repr(found).endswith("images=3, constant=0)")
@@ -287,7 +286,7 @@ def kept(maps: Tensor, name: str, fraction: float, seed: int = 0) -> Tensor:
         return torch.zeros(len(x), 2)
 
     keep_remove(
-        f, images, 0, maps, metrics=[name], fractions=[fraction, 1.0], seed=seed, chunk=10**6
+        f, images, 0, maps, variants=[name], fractions=[fraction, 1.0], seed=seed, chunk=10**6
     )
     first, _ = shown[0].view(len(maps), 2, *images.shape[1:]).unbind(1)  # of the two fractions
     return (first == images)[:, 0]
@@ -367,9 +366,9 @@ def test_maps_that_cannot_be_scored(maps: Any, text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"metrics": ["kpn"]}, "metric 'kpn' is not known: did you mean 'kpm'"),
-        ({"metrics": "kpm"}, "metrics='kpm' must be a list of names: kpm, knm, kam, rpm, rnm, ram"),
-        ({"metrics": []}, r"metrics=\[\] must be a list of names"),
+        ({"variants": ["kpn"]}, "variants='kpn' is not known. Choose one of: kpm, knm, "),
+        ({"variants": "kpm"}, "variants='kpm' must be a list of names. Choose from kpm, knm, "),
+        ({"variants": []}, r"variants=\[\] must be a list of names"),
         ({"fractions": [0.5]}, r"two or more rising numbers above 0 and up to 1, got \[0.5\]"),
         ({"fractions": [0.5, 0.1]}, r"rising numbers above 0 and up to 1, got \[0.5, 0.1\]"),
         ({"fractions": [0.0, 0.1]}, r"above 0 and up to 1, got \[0.0, 0.1\]"),

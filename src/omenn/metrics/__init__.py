@@ -1,5 +1,6 @@
-"""Judging maps: one file a protocol, each a pure function of maps, pictures and a model."""
+"""Metrics of maps: one file a protocol, each a pure function of maps, inputs and a model."""
 
-from omenn.metrics.keep_remove import METRICS, KeepRemove, Metric, blurred, keep_remove
+from omenn.metrics.metric_registry import Measure, Metric, find, metric, metrics
+from omenn.metrics.score import Score
 
-__all__ = ["METRICS", "KeepRemove", "Metric", "blurred", "keep_remove"]
+__all__ = ["Measure", "Metric", "Score", "find", "metric", "metrics"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +81,8 @@ def faithfulness_correlation(
 
     Source: Bhatt, Weller, Moura 2020, arXiv 2005.00631.
     """
-    game = Removal.of(f, images, targets, maps, fill, features, outcome, chunk)
+    how: Any = {"fill": fill, "features": features, "outcome": outcome, "chunk": chunk}
+    game = Removal.of(f, images, targets, maps, **how)
     size = game.size if subset is None else subset
     whole("subset", size, 1, game.count)
     return game.score("faithfulness correlation", _random_sets(game, [size], runs, seed)[:, 0])
@@ -113,7 +115,8 @@ def sensitivity_n(
 
     Source: Ancona et al. 2018, arXiv 1711.06104.
     """
-    game = Removal.of(f, images, targets, maps, fill, features, outcome, chunk)
+    how: Any = {"fill": fill, "features": features, "outcome": outcome, "chunk": chunk}
+    game = Removal.of(f, images, targets, maps, **how)
     found = _random_sets(game, _sizes(game, sizes), runs, seed)
     means = torch.where(found.isnan().all(1), torch.nan, found.nan_to_num(0.0).mean(1))
     return game.score("sensitivity-n", means)
@@ -146,7 +149,8 @@ def sensitivity_curve(
 
     Source: Ancona et al. 2018, arXiv 1711.06104.
     """
-    game = Removal.of(f, images, targets, maps, fill, features, outcome, chunk)
+    how: Any = {"fill": fill, "features": features, "outcome": outcome, "chunk": chunk}
+    game = Removal.of(f, images, targets, maps, **how)
     return _random_sets(game, _sizes(game, sizes), runs, seed).cpu()
 
 
@@ -178,7 +182,8 @@ def faithfulness_estimate(
 
     Source: Alvarez-Melis, Jaakkola 2018, arXiv 1806.07538.
     """
-    game = Removal.of(f, images, targets, maps, fill, features, outcome, chunk)
+    how: Any = {"fill": fill, "features": features, "outcome": outcome, "chunk": chunk}
+    game = Removal.of(f, images, targets, maps, **how)
     size = game.size if step is None else step
     whole("step", size, 1, max(1, game.count // 2))
     whole("seed", seed, 0)
@@ -219,7 +224,8 @@ def monotonicity_correlation(
 
     Source: Nguyen, Martínez 2020, arXiv 2007.07584.
     """
-    game = Removal.of(f, images, targets, maps, "zero", features, outcome, chunk)
+    how: Any = {"fill": "zero", "features": features, "outcome": outcome, "chunk": chunk}
+    game = Removal.of(f, images, targets, maps, **how)
     strength = game.values.abs()
     game = replace(game, values=strength, constant=constant_maps(strength))
     size = game.size if step is None else step

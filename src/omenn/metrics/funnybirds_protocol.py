@@ -30,7 +30,7 @@ from omenn.metrics.parts import (
     minimal_sufficient,
 )
 from omenn.metrics.ranking import partial_rank_correlation, spearman
-from omenn.metrics.score import Measured, Score, Verdict
+from omenn.metrics.score import Measured, Score, Verdict, percentile_interval, resampled
 
 THRESHOLDS = torch.linspace(0.01, 0.5, 80, dtype=torch.float64)
 MOVES = 0.05  # a removal that changes the logit by less than this share is irrelevant
@@ -95,17 +95,10 @@ class FunnyBirdsScore:
 
         The threshold is chosen anew for every resample, as it is a part of the protocol.
         """
-        generator = torch.Generator().manual_seed(seed)
-        count = len(self.single_deletion)
-        drawn = torch.randint(count, (resamples, count), generator=generator)
-        found = [self.of(rows) for rows in drawn]
-        tails = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        result = {}
-        for name in found[0]:
-            values = torch.tensor([f[name] for f in found], dtype=torch.float64)
-            low, high = torch.nanquantile(values, tails).tolist()
-            result[name] = (low, high)
-        return result
+        drawn = resampled(len(self.single_deletion), resamples, seed)
+        found = [self.of(rows) for some in drawn for rows in some]
+        values = {n: torch.tensor([f[n] for f in found], dtype=torch.float64) for n in found[0]}
+        return {name: percentile_interval([each]) for name, each in values.items()}
 
     def scores(self) -> dict[str, Score]:
         """The measures that have one number a picture, at the chosen threshold."""

@@ -21,10 +21,10 @@ from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import (
     Model,
     checked_images,
-    checked_maps,
     checked_targets,
     constant_maps,
     logits_of,
+    maps_of,
     of_targets,
 )
 from omenn.metrics.metric_registry import Measure, metric
@@ -123,54 +123,60 @@ def grid_pointing_game(
     images = checked_images(images)
     labels = checked_targets(labels, len(images), images.device)
     _check_options(images, certainty, size, cells=cells, grids=grids, smooth=smooth, chunk=chunk)
-    members, candidates = _drawn(
-        f, images, labels, cells**2, grids, confidence, certainty, seed, chunk
-    )
+    count = cells**2
+    real("confidence", confidence, 0, 1)
+    candidates = _confident(logits_of(f, images, chunk), labels, confidence, certainty)
+    _check_candidates(candidates, labels, count, confidence)
+    members = _drawn(candidates, labels, count, grids, seed)
     values, notes = [], {"constant maps": 0, "maps without positive values": 0}
-    for some in members.split(max(1, chunk // cells**2)):
+    for some in members.split(max(1, chunk // count)):
         mosaics = _mosaics(images[some.to(images.device)], cells, size)
         if not values and size == "full":
             _try(f, mosaics[:1])
-        classes = labels[some.to(labels.device)]
-        values.append(_shares(explain, mosaics, classes, cells, smooth, chunk, notes))
+        repeated = mosaics.repeat_interleave(count, 0)
+        maps = maps_of(explain, repeated, labels[some.to(labels.device)].flatten(), chunk)
+        own, total = _shares(maps, cells, smooth)
+        notes["constant maps"] += int(constant_maps(maps).sum())
+        notes["maps without positive values"] += int((total == 0).sum())
+        values.append(own)
         tick()
     counted = {
         **notes,
-        "pictures not classified with confidence": len(images) - candidates,
+        "pictures not classified with confidence": len(images) - len(candidates),
         "mosaics fewer than asked for": grids - len(members),
     }
     found = torch.cat(values).cpu()
     name = f"grid pointing game {cells}x{cells}"
-    return GridScore(Score(name, found.mean(1), counted, chance=1 / cells**2), found, members)
+    return GridScore(Score(name, found.mean(1), counted, chance=1 / count), found, members)
 
 
-def _drawn(
-    f: Model,
-    images: Tensor,
-    labels: Tensor,
-    count: int,
-    grids: int,
-    confidence: float,
-    certainty: str,
-    seed: int,
-    chunk: int,
-) -> tuple[Tensor, int]:
-    """Which pictures make the mosaics, (M, count), and how many there were to choose from."""
-    real("confidence", confidence, 0, 1)
-    logits = logits_of(f, images, chunk)
+def _confident(logits: Tensor, labels: Tensor, confidence: float, certainty: str) -> Tensor:
+    """The pictures that are classified correctly and with confidence, the most certain first."""
     chosen = of_targets(logits.softmax(1) if certainty == "softmax" else logits.sigmoid(), labels)
     fit = ((logits.argmax(1) == labels) & (chosen >= confidence)).cpu()
     order = chosen.cpu().argsort(descending=True, stable=True)
-    queues: dict[int, list[int]] = {}
-    classes_of = labels.tolist()
-    for index in order[fit[order]].tolist():
-        queues.setdefault(classes_of[index], []).append(index)
-    if len(queues) < count:
+    return order[fit[order]].to(labels.device)
+
+
+def _check_candidates(candidates: Tensor, labels: Tensor, count: int, confidence: float) -> None:
+    there = len(labels[candidates].unique())
+    if there < count:
         raise InputError(
-            f"a mosaic needs {count} classes, but only {len(queues)} have a picture that is "
-            f"classified correctly with a confidence of {confidence:g} ({int(fit.sum())} of "
-            f"{len(images)} pictures). Give more pictures, fewer cells=, or a lower confidence=."
+            f"a mosaic needs {count} classes, but only {there} have a picture that is classified "
+            f"correctly with a confidence of {confidence:g} ({len(candidates)} of {len(labels)} "
+            "pictures).",
+            argument="images",
+            got=f"{there} classes",
+            expected=f"{count} classes",
+            remedy="Give more pictures, fewer cells=, or a lower confidence=.",
         )
+
+
+def _drawn(candidates: Tensor, labels: Tensor, count: int, grids: int, seed: int) -> Tensor:
+    """Which pictures make the mosaics, (M, count), of the candidates, the best first."""
+    queues: dict[int, list[int]] = {}
+    for index in candidates.tolist():
+        queues.setdefault(int(labels[index]), []).append(index)
     generator = torch.Generator().manual_seed(seed)
     classes = sorted(queues)
     members: list[list[int]] = []
@@ -180,7 +186,7 @@ def _drawn(
             break
         picked = torch.multinomial(left, count, generator=generator).tolist()
         members.append([queues[classes[k]].pop(0) for k in picked])
-    return torch.tensor(members), int(fit.sum())
+    return torch.tensor(members)
 
 
 def _mosaics(pictures: Tensor, n: int, size: str) -> Tensor:
@@ -207,33 +213,15 @@ def _try(f: Model, mosaic: Tensor) -> None:
         ) from error
 
 
-def _shares(
-    explain: Explainer,
-    mosaics: Tensor,
-    classes: Tensor,
-    n: int,
-    smooth: int,
-    chunk: int,
-    notes: dict[str, int],
-) -> Tensor:
-    """(m, n²): of each cell, for its own class."""
-    m, count = classes.shape
-    repeated = mosaics.repeat_interleave(count, 0).split(chunk)
-    found = [
-        checked_maps(explain(some, targets), some)
-        for some, targets in zip(repeated, classes.flatten().split(chunk), strict=True)
-    ]
-    maps = torch.cat(found)
-    notes["constant maps"] += int(constant_maps(maps).sum())
+def _shares(maps: Tensor, n: int, smooth: int) -> tuple[Tensor, Tensor]:
+    """Maps (m·n², H, W) of mosaics → (m, n²): the share of each cell's own class, and its total."""
     if smooth > 1:
         maps = F.avg_pool2d(maps[:, None], smooth, stride=1, padding=smooth // 2)[:, 0]
-    part = maps.clamp(min=0)
-    height, width = (side // n for side in part.shape[1:])
-    mass = part.reshape(m, count, n, height, n, width).sum((3, 5)).flatten(2)
+    height, width = (side // n for side in maps.shape[1:])
+    cells = maps.clamp(min=0).reshape(-1, n * n, n, height, n, width)
+    mass = cells.sum((3, 5)).flatten(2)
     total = mass.sum(2)
-    notes["maps without positive values"] += int((total == 0).sum())
-    own = mass.diagonal(dim1=1, dim2=2)
-    return own / torch.where(total > 0, total, 1.0)
+    return mass.diagonal(dim1=1, dim2=2) / torch.where(total > 0, total, 1.0), total
 
 
 def _check_options(images: Tensor, certainty: str, size: str, **numbers: Any) -> None:

@@ -11,6 +11,7 @@ NeurIPS, arXiv 2407.11910.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -79,7 +80,25 @@ def idsds(
 
     Source: the module's docstring.
     """
-    return _correlations("idsds", f, images, targets, maps, cells, fill, published, seed, chunk)
+    images = checked_images(images)
+    maps = checked_maps(maps, images)
+    how: Any = {"cells": cells, "fill": fill, "published": published, "seed": seed}
+    drops = falls(f, images, targets, chunk=chunk, **how)
+    sums = cell_sums(maps, cells)
+    values = spearman(sums, drops)
+    level = {
+        "constant maps": constant_maps(maps),
+        "equal sums in all cells": (sums == sums[:, :1]).all(1) & ~constant_maps(maps),
+        "logits that no cell changes more than another": (drops == drops[:, :1]).all(1),
+    }
+    counted = {what: int(rows.sum()) for what, rows in level.items()}
+    undefined = int(torch.isnan(values).sum())
+    if not published:
+        values = values.nan_to_num(0.0)
+    elif undefined:
+        counted["skipped: no correlation"] = undefined
+    name = "published idsds" if published else "idsds"
+    return Score(name, values, counted, chance=0.0)
 
 
 @metric(
@@ -102,8 +121,9 @@ def single_deletion(
     chunk: int = 64,
 ) -> Score:
     """:func:`idsds` of a model as it was trained, which has not seen deleted cells."""
-    name = "single deletion of cells"
-    return _correlations(name, f, images, targets, maps, cells, fill, published, seed, chunk)
+    how: Any = {"cells": cells, "fill": fill, "published": published, "seed": seed, "chunk": chunk}
+    found = idsds(f, images, targets, maps, **how)
+    return replace(found, name=found.name.replace("idsds", "single deletion of cells"))
 
 
 def falls(
@@ -175,39 +195,6 @@ def cell_mask(chosen: Tensor, images: Tensor, cells: int = CELLS) -> Tensor:
     columns = torch.arange(width, device=images.device) // (width // cells)
     number = rows[:, None] * cells + columns[None, :]
     return (number[None] == chosen.to(images.device)[:, None, None])[:, None]
-
-
-def _correlations(
-    name: str,
-    f: Model,
-    images: Tensor,
-    targets: int | Tensor,
-    maps: Tensor,
-    cells: int,
-    fill: Fill,
-    published: bool,
-    seed: int,
-    chunk: int,
-) -> Score:
-    images = checked_images(images)
-    maps = checked_maps(maps, images)
-    how: Any = {"cells": cells, "fill": fill, "published": published, "seed": seed}
-    drops = falls(f, images, targets, chunk=chunk, **how)
-    sums = cell_sums(maps, cells)
-    values = spearman(sums, drops)
-    level = {
-        "constant maps": constant_maps(maps),
-        "equal sums in all cells": (sums == sums[:, :1]).all(1) & ~constant_maps(maps),
-        "logits that no cell changes more than another": (drops == drops[:, :1]).all(1),
-    }
-    counted = {what: int(rows.sum()) for what, rows in level.items()}
-    undefined = int(torch.isnan(values).sum())
-    if not published:
-        values = values.nan_to_num(0.0)
-    elif undefined:
-        counted["skipped: no correlation"] = undefined
-    full = f"published {name}" if published else name
-    return Score(full, values, counted, chance=0.0)
 
 
 def _check(images: Tensor, cells: Any) -> None:

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from omenn.check import whole
-from omenn.errors import InputError, did_you_mean
+from omenn.check import choose, quoted, whole
+from omenn.errors import InputError
 from omenn.filters import gaussian_filter
 from omenn.metrics.maps import (
     Model,
@@ -37,12 +37,11 @@ from omenn.metrics.perturbation import Outcome, curve
 from omenn.metrics.score import Score
 
 
-@dataclass(frozen=True)
-class Metric:
-    """What a score looks at.
+class Variant(NamedTuple):
+    """One of the six scores.
 
-    ``keep``: the first pixels are kept, else removed. ``sign``: of the pixels that are put in
-    order, 1, −1, or 0 for all by their absolute value. ``higher``: whether more is better.
+    ``keep``: the first pixels are kept, else removed. ``sign``: of the pixels that are ordered, 1,
+    −1, or 0 for all by their absolute value. ``higher``: whether more is better.
     """
 
     keep: bool
@@ -50,14 +49,14 @@ class Metric:
     higher: bool
 
 
-METRICS: Mapping[str, Metric] = MappingProxyType(
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
-        "kpm": Metric(keep=True, sign=1, higher=True),
-        "knm": Metric(keep=True, sign=-1, higher=False),
-        "kam": Metric(keep=True, sign=0, higher=True),
-        "rpm": Metric(keep=False, sign=1, higher=False),
-        "rnm": Metric(keep=False, sign=-1, higher=True),
-        "ram": Metric(keep=False, sign=0, higher=False),
+        "kpm": Variant(keep=True, sign=1, higher=True),
+        "knm": Variant(keep=True, sign=-1, higher=False),
+        "kam": Variant(keep=True, sign=0, higher=True),
+        "rpm": Variant(keep=False, sign=1, higher=False),
+        "rnm": Variant(keep=False, sign=-1, higher=True),
+        "ram": Variant(keep=False, sign=0, higher=False),
     }
 )
 """Keep or remove, by positive, negative or absolute mask."""
@@ -70,10 +69,10 @@ SIDE, KERNEL, SIGMA = 224, 51, 41.0  # the published blur, and the pictures it w
 class KeepRemove:
     """The scores of B maps.
 
-    ``curves``: metric → (B, fractions), float64: the target's logit, or for the absolute masks 1
-    where the label has the largest logit and 0 elsewhere. ``areas``: metric → (B,), the area
+    ``curves``: variant → (B, fractions), float64: the target's logit, or for the absolute masks 1
+    where the label has the largest logit and 0 elsewhere. ``areas``: variant → (B,), the area
     below each curve over ``fractions`` by trapezoids. ``constant``: how many of the maps have the
-    same value everywhere. ``empty``: metric → how many have no pixel of its sign.
+    same value everywhere. ``empty``: variant → how many have no pixel of its sign.
     """
 
     fractions: Tensor
@@ -84,12 +83,12 @@ class KeepRemove:
 
     @property
     def means(self) -> dict[str, float]:
-        """Metric → mean area over the images; that of accuracies is the area of the accuracy."""
+        """Variant → mean area over the images; that of accuracies is the area of the accuracy."""
         return {name: float(areas.mean()) for name, areas in self.areas.items()}
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """A score for each metric, by the area."""
+        """A score for each variant, by the area."""
         return tuple(
             Score(
                 name,
@@ -98,7 +97,7 @@ class KeepRemove:
                     "constant maps": self.constant,
                     f"maps without a pixel of the sign of {name}": self.empty[name],
                 },
-                higher=METRICS[name].higher,
+                higher=VARIANTS[name].higher,
             )
             for name, areas in self.areas.items()
         )
@@ -111,11 +110,11 @@ class KeepRemove:
 
 @metric(
     "keep-remove",
-    *(Measure(name, m.higher, headline=name in ("kam", "ram")) for name, m in METRICS.items()),
+    *(Measure(name, v.higher, headline=name in ("kam", "ram")) for name, v in VARIANTS.items()),
     family="faithfulness",
     summary="keep or remove the first pixels by positive, negative or absolute values",
     source="arXiv 1905.04610",
-    hidden=("metrics", "fractions"),
+    hidden=("variants", "fractions"),
 )
 def keep_remove(
     f: Model,
@@ -124,7 +123,7 @@ def keep_remove(
     maps: Tensor,
     *,
     labels: Tensor | None = None,
-    metrics: Sequence[str] = tuple(METRICS),
+    variants: Sequence[str] = tuple(VARIANTS),
     fractions: Sequence[float] = FRACTIONS,
     kernel: int | None = None,
     sigma: float | None = None,
@@ -141,7 +140,7 @@ def keep_remove(
     replaced by the :func:`blurred` picture. With ``published=True`` rpm, rnm and ram are those of
     the X-DNN paper, which keep the *last* k of the pixels of the sign and blur all others, also
     those of the other sign; the other three are the same. By default they are SHAP's. Better is
-    more for kpm, kam, rnm, and less for knm, ram, rpm (``METRICS``). An area depends on the scale
+    more for kpm, kam, rnm, and less for knm, ram, rpm (``VARIANTS``). An area depends on the scale
     of the logits: compare maps of one model.
 
     Pixels with the same value come in random order, another for each image: the i-th image always
@@ -156,7 +155,7 @@ def keep_remove(
         targets: class index of each image, (B,), or one for all.
         maps: (B, H, W), or (B, C, H, W), of which the mean over channels is taken.
         labels: right classes (B,), whose accuracy kam and ram are; the targets if not given.
-        metrics: names of ``METRICS``.
+        variants: names of ``VARIANTS``.
         fractions: shares of the pixels, rising, in (0, 1].
         kernel, sigma: of the blur; published are 51 and 41 for a side of 224, and by default they
             are in proportion to the shorter side.
@@ -184,12 +183,12 @@ def keep_remove(
     values = checked_maps(maps, images).flatten(1)
     targets = checked_targets(targets, len(images), images.device)
     named = targets if labels is None else checked_targets(labels, len(images), images.device)
-    shares = _checked_options(metrics, fractions, seed, chunk)
+    shares = _checked_options(variants, fractions, seed, chunk)
     blur = blurred(images, kernel, sigma)
-    selected = {s: _Selection.of(values, s, seed) for s in {METRICS[m].sign for m in metrics}}
+    selected = {s: _Selection.of(values, s, seed) for s in {VARIANTS[v].sign for v in variants}}
     curves = {}
-    for name in metrics:
-        keep, sign = METRICS[name].keep, METRICS[name].sign
+    for name in variants:
+        keep, sign, _ = VARIANTS[name]
         order = selected[sign].last_first() if published and not keep else selected[sign].order
         counts = selected[sign].counts(shares)
         outcome: Outcome = "logit" if sign else "accuracy"
@@ -202,7 +201,7 @@ def keep_remove(
         curves=curves,
         areas={name: torch.trapezoid(y, x) for name, y in curves.items()},
         constant=int(constant_maps(values).sum()),
-        empty={m: int((selected[METRICS[m].sign].available == 0).sum()) for m in metrics},
+        empty={v: int((selected[VARIANTS[v].sign].available == 0).sum()) for v in variants},
     )
 
 
@@ -268,12 +267,17 @@ class _Selection:
         return torch.minimum(self.available[:, None], torch.tensor(most).to(self.available))
 
 
-def _checked_options(metrics: Any, fractions: Any, seed: Any, chunk: Any) -> list[float]:
-    if isinstance(metrics, str) or not metrics:
-        raise InputError(f"metrics={metrics!r} must be a list of names: {', '.join(METRICS)}.")
-    for name in metrics:
-        if name not in METRICS:
-            raise InputError(f"metric {name!r} is not known: {did_you_mean(str(name), METRICS)}")
+def _checked_options(variants: Any, fractions: Any, seed: Any, chunk: Any) -> list[float]:
+    if isinstance(variants, str) or not variants:
+        raise InputError(
+            f"variants={variants!r} must be a list of names.",
+            argument="variants",
+            got=quoted(variants),
+            expected=", ".join(VARIANTS),
+            remedy=f"Choose from {', '.join(VARIANTS)}.",
+        )
+    for name in variants:
+        choose("variants", name, tuple(VARIANTS))
     shares = list(fractions)
     numbers = all(isinstance(r, (int, float)) for r in shares)
     if len(shares) < 2 or not numbers or not _rising([0.0, *shares]) or shares[-1] > 1:

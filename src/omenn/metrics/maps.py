@@ -89,6 +89,18 @@ def explained(
     return maps.detach().double()
 
 
+def maps_of(
+    explain: Callable[[Tensor, Tensor], Tensor], images: Tensor, targets: Tensor, chunk: int = 16
+) -> Tensor:
+    """An explainer's maps (B, H, W), float64 and checked, ``chunk`` images at a time.
+
+    >>> maps_of(lambda x, t: x.sum(1), torch.ones(3, 2, 4, 4), torch.zeros(3), chunk=2).shape
+    torch.Size([3, 4, 4])
+    """
+    parts = zip(images.split(chunk), targets.split(chunk), strict=True)
+    return torch.cat([checked_maps(explain(x, t), x) for x, t in parts])
+
+
 def not_finite(maps: Tensor) -> Tensor:
     """(B,) bool: which maps have a NaN or an infinity."""
     return ~torch.isfinite(maps).flatten(1).all(1)

@@ -125,7 +125,8 @@ def quantus_metric(
             f"{known} needs masks of the objects, (B, H, W) = "
             f"{(len(images), *images.shape[2:])}, got {got}."
         )
-    call = _Call(known, model, images, targets, explain, make, masks, softmax, chunk)
+    given: Any = {"make": make, "masks": masks, "softmax": softmax, "chunk": chunk}
+    call = _Call(known, model, images, targets, explain, **given)
     with _lock, _contained(package_for(known), seed, call):
         try:
             found = call.result(dict(options))
@@ -167,6 +168,7 @@ class _Call:
         images: Tensor,
         targets: Tensor,
         explain: Explainer,
+        *,
         make: Make | None,
         masks: Tensor | None,
         softmax: bool | None,

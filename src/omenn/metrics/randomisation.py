@@ -6,7 +6,8 @@ Model-parameter randomisation, plain, efficient and smooth, and the random logit
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,16 @@ from torch import Tensor, nn
 from omenn.check import real, whole
 from omenn.errors import InputError, did_you_mean
 from omenn.metrics.explainers import Explainer
-from omenn.metrics.maps import checked_images, checked_maps, checked_targets, constant_maps
+from omenn.metrics.maps import (
+    checked_images,
+    checked_maps,
+    checked_targets,
+    constant_maps,
+    maps_of,
+)
 from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.random_layers import Order, randomisations, randomised
-from omenn.metrics.robustness import maps_of, noisy
+from omenn.metrics.robustness import noisy
 from omenn.metrics.score import Score
 from omenn.metrics.similarity import SIMILARITIES, Similarity, histogram_entropy
 
@@ -106,8 +113,20 @@ def parameter_randomisation(
 
     Source: Adebayo et al. 2018, arXiv 1810.03292.
     """
-    name = "mprt"
-    return _cascade(name, make, model, images, targets, order, similarity, absolute, seed, chunk)
+    images, targets = _checked(images, targets, chunk)
+    compare = _similarity(similarity)
+    own = maps_of(make(model), images, targets, chunk)
+    names, found, constant = [], [], 0
+    for layer, random in randomisations(model, order, seed):
+        other = maps_of(make(random), images, targets, chunk)
+        constant += int(constant_maps(other).sum())
+        pair = (maps.abs() if absolute else maps for maps in (own, other))
+        found.append(compare(*pair).cpu())
+        names.append(layer)
+    counted = _counts(own)
+    if constant:
+        counted["constant maps of random models"] = constant
+    return ParameterRandomisation("mprt", tuple(names), torch.stack(found, 1), counted)
 
 
 @metric(
@@ -138,9 +157,10 @@ def smooth_randomisation(
     """
     images = checked_images(images)
     smooth: Make = lambda m: smoothed(make(m), samples, noise, seed, chunk)  # noqa: E731
-    whole = len(images)  # the noise of an image depends on its place in the batch
-    name = "smooth mprt"
-    return _cascade(name, smooth, model, images, targets, order, similarity, absolute, seed, whole)
+    how: Any = {"order": order, "similarity": similarity, "absolute": absolute, "seed": seed}
+    how["chunk"] = len(images)  # the noise of an image depends on its place in the batch
+    found = parameter_randomisation(smooth, model, images, targets, **how)
+    return replace(found, name="smooth mprt")
 
 
 @metric(
@@ -261,34 +281,6 @@ def smoothed(
         return total / samples
 
     return smooth
-
-
-def _cascade(
-    name: str,
-    make: Make,
-    model: nn.Module,
-    images: Tensor,
-    targets: int | Tensor,
-    order: Order,
-    similarity: str,
-    absolute: bool,
-    seed: int,
-    chunk: int,
-) -> ParameterRandomisation:
-    images, targets = _checked(images, targets, chunk)
-    compare = _similarity(similarity)
-    own = maps_of(make(model), images, targets, chunk)
-    names, found, constant = [], [], 0
-    for layer, random in randomisations(model, order, seed):
-        other = maps_of(make(random), images, targets, chunk)
-        constant += int(constant_maps(other).sum())
-        pair = (maps.abs() if absolute else maps for maps in (own, other))
-        found.append(compare(*pair).cpu())
-        names.append(layer)
-    counted = _counts(own)
-    if constant:
-        counted["constant maps of random models"] = constant
-    return ParameterRandomisation(name, tuple(names), torch.stack(found, 1), counted)
 
 
 def _checked(images: Tensor, targets: int | Tensor, chunk: int) -> tuple[Tensor, Tensor]:

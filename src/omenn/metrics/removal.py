@@ -59,6 +59,7 @@ class Removal:
         images: Tensor,
         targets: int | Tensor,
         maps: Tensor,
+        *,
         fill: Fill,
         features: Features,
         outcome: Outcome,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,13 @@ from torch import Tensor
 from omenn.check import real, whole
 from omenn.errors import InputError
 from omenn.metrics.explainers import Explainer
-from omenn.metrics.maps import checked_images, checked_maps, checked_targets, constant_maps
+from omenn.metrics.maps import (
+    checked_images,
+    checked_maps,
+    checked_targets,
+    constant_maps,
+    maps_of,
+)
 from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.score import Score
 from omenn.metrics.similarity import by_largest
@@ -51,7 +58,8 @@ def max_sensitivity(
 
     Source: Yeh et al. 2019, arXiv 1901.09392.
     """
-    return sensitivities(explain, images, targets, radius, samples, seed, chunk)[0]
+    how: Any = {"radius": radius, "samples": samples, "seed": seed, "chunk": chunk}
+    return sensitivities(explain, images, targets, **how)[0]
 
 
 def avg_sensitivity(
@@ -68,7 +76,8 @@ def avg_sensitivity(
 
     Source: Yeh et al. 2019, arXiv 1901.09392.
     """
-    return sensitivities(explain, images, targets, radius, samples, seed, chunk)[1]
+    how: Any = {"radius": radius, "samples": samples, "seed": seed, "chunk": chunk}
+    return sensitivities(explain, images, targets, **how)[1]
 
 
 @metric(
@@ -83,6 +92,7 @@ def sensitivities(
     explain: Explainer,
     images: Tensor,
     targets: int | Tensor,
+    *,
     radius: float = 0.2,
     samples: int = 50,
     seed: int = 0,
@@ -91,7 +101,8 @@ def sensitivities(
     """:func:`max_sensitivity` and :func:`avg_sensitivity`, from the same noisy pictures."""
     _positive("radius", radius)
     noise = _uniform(radius)
-    maps, moved, _ = _moved(explain, images, targets, noise, samples, seed, chunk, False)
+    how: Any = {"samples": samples, "seed": seed, "chunk": chunk}
+    maps, moved, _ = _moved(explain, images, targets, noise, **how)
     length = maps.flatten(1).norm(dim=1, keepdim=True)
     found = torch.where(length > 0, moved / length, torch.nan)
     counted = {"constant maps": int(constant_maps(maps).sum()), ZEROS: int((length == 0).sum())}
@@ -128,19 +139,11 @@ def local_lipschitz(
     """
     _positive("sigma", sigma)
     noise = _normal(sigma)
-    maps, moved, far = _moved(explain, images, targets, noise, samples, seed, chunk, normalise)
+    scaled: Explainer = lambda x, t: by_largest(checked_maps(explain(x, t), x))  # noqa: E731
+    how: Any = {"samples": samples, "seed": seed, "chunk": chunk}
+    maps, moved, far = _moved(scaled if normalise else explain, images, targets, noise, **how)
     counted = {"constant maps": int(constant_maps(maps).sum())}
     return Score("local lipschitz estimate", (moved / far).amax(1), counted, higher=False)
-
-
-def maps_of(explain: Explainer, images: Tensor, targets: Tensor, chunk: int = 16) -> Tensor:
-    """An explainer's maps (B, H, W), float64 and checked, ``chunk`` images at a time.
-
-    >>> maps_of(lambda x, t: x.sum(1), torch.ones(3, 2, 4, 4), torch.zeros(3), chunk=2).shape
-    torch.Size([3, 4, 4])
-    """
-    parts = zip(images.split(chunk), targets.split(chunk), strict=True)
-    return torch.cat([checked_maps(explain(x, t), x) for x, t in parts])
 
 
 Noise = Callable[[Tensor, torch.Generator], Tensor]
@@ -172,10 +175,10 @@ def _moved(
     images: Tensor,
     targets: int | Tensor,
     noise: Noise,
+    *,
     samples: int,
     seed: int,
     chunk: int,
-    normalise: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The maps (B, H, W), ‖a(x + δ) − a(x)‖ (B, samples), and ‖δ‖ (B, samples)."""
     images = checked_images(images)
@@ -183,11 +186,10 @@ def _moved(
     whole("samples", samples, 1)
     whole("seed", seed, 0)
     whole("chunk", chunk, 1)
-    scaled = by_largest if normalise else lambda maps: maps
-    maps = scaled(maps_of(explain, images, targets, chunk))
+    maps = maps_of(explain, images, targets, chunk)
     moved, far = [], []
     for rows, pictures in noisy(images, noise, samples, seed, chunk):
-        found = scaled(checked_maps(explain(pictures, targets[rows]), pictures))
+        found = checked_maps(explain(pictures, targets[rows]), pictures)
         moved.append((found - maps[rows]).flatten(1).norm(dim=1))
         far.append((pictures - images[rows]).double().flatten(1).norm(dim=1))
     shape = (len(images), samples)

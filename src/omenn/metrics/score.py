@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -134,13 +134,26 @@ def bootstrap_interval(
         sums, counts = (empty.index_add(0, place, each) for each in (sums, counts))
     if len(sums) < 2:
         return math.nan, math.nan
-    generator, found = torch.Generator().manual_seed(seed), []
-    at_once = max(1, RESAMPLED // len(sums))
+    drawn = resampled(len(sums), resamples, seed)
+    return percentile_interval([sums[rows].sum(1) / counts[rows].sum(1) for rows in drawn], level)
+
+
+def resampled(count: int, resamples: int, seed: int) -> Iterator[Tensor]:
+    """Bootstrap resamples: (some, count) indices drawn with replacement, chunk by chunk.
+
+    >>> [tuple(rows.shape) for rows in resampled(3, 100, seed=0)]
+    [(100, 3)]
+    """
+    generator = torch.Generator().manual_seed(seed)
+    at_once = max(1, RESAMPLED // count)
     for start in range(0, resamples, at_once):
-        size = (min(at_once, resamples - start), len(sums))
-        drawn = torch.randint(len(sums), size, generator=generator)
-        found.append(sums[drawn].sum(1) / counts[drawn].sum(1))
-    means = torch.cat(found)
+        size = (min(at_once, resamples - start), count)
+        yield torch.randint(count, size, generator=generator)
+
+
+def percentile_interval(found: Sequence[Tensor], level: float = 0.95) -> tuple[float, float]:
+    """The interval that ``level`` of the values of all resamples lie in; NaN is left out."""
     tail = (1 - level) / 2
-    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
+    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    low, high = torch.nanquantile(torch.cat(list(found)), ends).tolist()
     return low, high
