@@ -88,7 +88,7 @@ def nothing_registered() -> Iterator[None]:
     of_metrics.metrics()  # a module registers its metrics when it is imported, and never again
     of_data.datasets()
     registered = (registry._METHODS, of_metrics._METRICS, of_data._KINDS)
-    tables = (OPERATORS, *spelling.tables(), *registered)
+    tables = (OPERATORS, spelling.by_function(), *registered)
     before = [dict(table) for table in tables]
     yield
     for table, old in zip(tables, before, strict=True):

@@ -24,7 +24,7 @@ from opcases.networks import ROWS
 @pytest.fixture(autouse=True)
 def tables_as_before() -> Iterator[None]:
     """Rules are global: each test takes its own back."""
-    tables = (OPERATORS, *spelling.tables())
+    tables = (OPERATORS, spelling.by_function())
     before = [dict(t) for t in tables]
     with omenn.rules():
         yield

@@ -85,13 +85,13 @@ def test_every_spelling_is_called(monkeypatch) -> None:
             called.add(func)
             return super().get(func, default)
 
-    known_by_func, orders = spelling.tables()
-    monkeypatch.setattr(tracer, "tables", lambda: (Asked(known_by_func), orders))
+    asked = Asked(spelling.by_function())
+    monkeypatch.setattr(tracer, "by_function", lambda: asked)
     for case in CASES:
         engine(case)
     missing = [
         f"{known.operator}: {getattr(func, '__qualname__', func)}"
-        for func, known in spelling.tables()[0].items()
+        for func, known in spelling.by_function().items()
         if func not in called | ELSEWHERE and getattr(func, "__name__", "") not in NOT_CALLED
     ]
     assert not missing, f"spellings without a case: {missing}"

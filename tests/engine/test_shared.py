@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import omenn
-from omenn.engine.explainable import modules_of
 from omenn.engine.location.constants import Location, fixed
+from omenn.engine.model_state import modules_of
 
 
 class Windows(nn.Module):

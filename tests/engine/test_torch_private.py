@@ -172,10 +172,10 @@ def traces_are_known() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     assert torch_private.tracing_state() is None
-    assert torch_private.dispatch_mode("PROXY") is None
-    assert torch_private.dispatch_mode("FAKE") is None
+    assert torch_private.proxy_mode() is None
+    assert torch_private.fake_mode() is None
     with FakeTensorMode() as mode:
-        assert torch_private.dispatch_mode("FAKE") is mode
+        assert torch_private.fake_mode() is mode
 
 
 def saved_tensors_pass_hooks() -> None:
@@ -256,7 +256,7 @@ USES = {
     operators_have_packets_and_overloads: "Overload OverloadPacket operator_names",
     transforms_wrap_and_are_unwrapped: "innermost_transform is_wrapped unwrapped batched",
     batched_gradients_are_known: "batched",
-    traces_are_known: "tracing_state dispatch_mode",
+    traces_are_known: "tracing_state fake_mode proxy_mode",
     saved_tensors_pass_hooks: ("saved_tensor_hooks push_saved_tensor_hooks pop_saved_tensor_hooks"),
     nodes_give_what_they_saved: "saved_by",
     objects_change_places: "swap_tensors",

@@ -11,7 +11,8 @@ from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
 from omenn.attribution.rule_table import stabilised
 from omenn.check import choose, flag
-from omenn.engine.run import FrozenRun, Gradients
+from omenn.engine.backward import Gradients
+from omenn.engine.run import FrozenRun
 from omenn.engine.target import Contrast, Target, pick_output
 from omenn.errors import InputError, TargetError
 from omenn.explanation import Explanation

@@ -26,8 +26,9 @@ from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
 from omenn.attribution.rule_table import RuleTable
 from omenn.check import quoted, real, wrong
+from omenn.engine.backward import Gradients
 from omenn.engine.inputs import nothing
-from omenn.engine.run import FrozenRun, Gradients
+from omenn.engine.run import FrozenRun
 from omenn.engine.trace.call import Call, tensors_in
 from omenn.errors import InputError, unknown
 from omenn.explanation import Explanation, owned

@@ -14,8 +14,8 @@ from omenn.attribution.perturbations import Moves, is_image
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
 from omenn.check import choose, flag, quoted, real, whole
+from omenn.engine.backward import Gradients
 from omenn.engine.inputs import Inputs
-from omenn.engine.run import Gradients
 from omenn.errors import InputError
 from omenn.explanation import Explanation
 from omenn.filters import gaussian_filter

@@ -13,11 +13,12 @@ from omenn.attribution.ordinary_gradient import Plain, PlainRun
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
 from omenn.check import choose, flag
+from omenn.engine.backward import Gradients
 from omenn.engine.explain import PRODUCTS
 from omenn.engine.inputs import Inputs
 from omenn.engine.location import Place, full
 from omenn.engine.location.constants import Location
-from omenn.engine.run import FrozenRun, Gradients
+from omenn.engine.run import FrozenRun
 from omenn.engine.trace.autograd_nodes import Constant
 from omenn.engine.trace.call import Call, Mark
 from omenn.engine.trace.tracer import Tracer

@@ -23,9 +23,9 @@ from omenn.engine.location.channels import Reoriented
 from omenn.engine.location.entries import structured
 from omenn.engine.location.spread import spread
 from omenn.engine.model_state import State
-from omenn.engine.trace.blame import blame
 from omenn.engine.trace.marks import released
 from omenn.engine.trace.opaque import raise_opaque
+from omenn.engine.trace.refusals import blame
 from omenn.engine.trace.tracer import Tracer
 from omenn.errors import OmennError, UnsupportedOperator
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from omenn.engine.backward import Overwritten, all_finite, overwritten
 from omenn.engine.segment import Span
 from omenn.engine.trace.autograd_nodes import own_precision
-from omenn.engine.trace.blame import no_way_back
-from omenn.engine.unreached import Overwritten, all_finite, overwritten
+from omenn.engine.trace.refusals import no_way_back
 from omenn.errors import ModelError
 
 

@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from omenn.check import quoted
+from omenn.engine.model_state import modules_of
 from omenn.engine.torch_private import Overload
 from omenn.errors import ModelError
 
@@ -46,28 +46,6 @@ def check_model(model: Any, at: str | None) -> None:
         raise ModelError(
             f"at={quoted(at)} is not a module of the model.{hint} See model.named_modules()."
         )
-
-
-def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """``list(model.named_modules())``: the same without a generator for each level of nesting."""
-    found: list[tuple[str, nn.Module]] = []
-    seen: set[int] = set()
-    todo = [("", model)]
-    while todo:
-        prefix, module = todo.pop()
-        if id(module) in seen:
-            continue
-        if type(module).named_modules is not nn.Module.named_modules:  # it counts its own way
-            return list(model.named_modules())
-        seen.add(id(module))
-        found.append((prefix, module))
-        below = [
-            (f"{prefix}.{k}" if prefix else k, m)
-            for k, m in module._modules.items()
-            if m is not None
-        ]
-        todo += reversed(below)
-    return found
 
 
 _FLOAT = "Explain the floating-point model that it was made from."
@@ -142,9 +120,3 @@ def _exported(model: nn.Module) -> bool:
 
 def _kinds(module: nn.Module) -> set[str]:
     return {kind.__name__ for kind in type(module).__mro__}
-
-
-def precision(types: set[torch.dtype]) -> torch.dtype:
-    """That in which a model of such tensors computes: double if any is, or nobody knows."""
-    single = any(t.is_floating_point for t in types) and torch.float64 not in types
-    return torch.float32 if single else torch.float64

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from omenn.engine.target import pick_output
-from omenn.engine.trace.blame import blame
 from omenn.engine.trace.foreign import look_again
+from omenn.engine.trace.refusals import blame
 from omenn.errors import OmennError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import random
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from operator import is_, itemgetter
 from typing import Any, TypeVar
 
@@ -24,11 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from omenn.engine.explainable import modules_of
 from omenn.engine.torch_private import DisableTorchFunction, swap_tensors
 from omenn.engine.trace.call import tensors_in
-from omenn.engine.trace.compiled import eager, imported
-from omenn.engine.trace.marks import memory_of
+from omenn.engine.trace.compiled import COMPILER, eager
+from omenn.engine.trace.marks import addresses, memory_of
 from omenn.errors import ModelError
 
 Result = TypeVar("Result")
@@ -46,22 +45,7 @@ class Again(BaseException):
 
 
 class State:
-    """What a model, or a function around models, holds when it is made.
-
-    >>> import torch
-    >>> class Counting(torch.nn.Module):
-    ...     def __init__(self):
-    ...         super().__init__()
-    ...         self.register_buffer("calls", torch.zeros(1))
-    ...     def forward(self, x):
-    ...         self.calls += 1
-    ...         return x * self.calls
-    >>> model = Counting()
-    >>> state = State(model)
-    >>> assert state.watched(lambda: model(torch.ones(1))) == state.watched(
-    ...     lambda: model(torch.ones(1))) == 1
-    >>> assert model.calls == 0
-    """
+    """What a model, or a function around models, holds when it is made."""
 
     def __init__(self, model: Any) -> None:
         # All that the model has is held, so that no id and no address of it is given out again.
@@ -118,7 +102,7 @@ class State:
         ``attempt`` may be called several times, so it makes what it gives to the model.
         """
         while True:
-            before = imported()
+            before = COMPILER in sys.modules
             try:
                 with self.kept():
                     out = attempt()
@@ -127,10 +111,10 @@ class State:
                     self._written.add(found.written)
                 continue
             except Exception:
-                if imported() is before:
+                if (COMPILER in sys.modules) is before:
                     raise
                 continue
-            if imported() is before:
+            if (COMPILER in sys.modules) is before:
                 return out
             # NOTE the pass imported the compiler, and so may have run compiled parts as they are.
 
@@ -155,7 +139,7 @@ class State:
         if not shared:
             self._randomness.put_back()
         try:
-            with eager():
+            with eager() if COMPILER in sys.modules else nullcontext():
                 yield
         finally:
             self._exchange(twins)
@@ -280,6 +264,61 @@ def modules_behind(model: Any) -> list[nn.Module]:
     names = getattr(getattr(function, "__code__", None), "co_names", ())
     parts += [getattr(function, "__globals__", {}).get(name) for name in names]
     return [part for part in parts if isinstance(part, nn.Module)]
+
+
+# --- what belongs to a model ---------------------------------------------------------------------
+
+
+def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """``list(model.named_modules())``: the same without a generator for each level of nesting."""
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[int] = set()
+    todo = [("", model)]
+    while todo:
+        prefix, module = todo.pop()
+        if id(module) in seen:
+            continue
+        if type(module).named_modules is not nn.Module.named_modules:  # it counts its own way
+            return list(model.named_modules())
+        seen.add(id(module))
+        found.append((prefix, module))
+        below = [
+            (f"{prefix}.{k}" if prefix else k, m)
+            for k, m in module._modules.items()
+            if m is not None
+        ]
+        todo += reversed(below)
+    return found
+
+
+class Own:
+    """Names of modules and ids of tensors of a model, and the addresses of their memory.
+
+    NOTE held while they are keys. A forward pass may drop a buffer or a module; were it gone, a new
+    tensor could get its id or its address, and count as the model's own.
+    """
+
+    def __init__(self, model: nn.Module | None, state: State | None) -> None:
+        self.names: dict[int, str] = {}
+        self.ids: set[int] = set()
+        types: set[torch.dtype] = set()
+        self._held: list[nn.Module | Tensor] = []
+        for name, m in [] if model is None else modules_of(model):
+            self.names[id(m)] = name
+            found = [t for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
+            self._held += [m, *found]
+            self.ids.update(map(id, found))
+            types.update([t.dtype for t in found])
+        self.memory = addresses([t for t in self._held if isinstance(t, Tensor)])
+        if state is not None:  # values of what is written into may change
+            self.ids -= state.exchanged()
+        self.dtype = precision(types)
+
+
+def precision(types: set[torch.dtype]) -> torch.dtype:
+    """That in which a model of such tensors computes: double if any is, or nobody knows."""
+    single = any(t.is_floating_point for t in types) and torch.float64 not in types
+    return torch.float32 if single else torch.float64
 
 
 # --- writes --------------------------------------------------------------------------------------

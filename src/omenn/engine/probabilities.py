@@ -115,11 +115,9 @@ def _arranged(
     return None if first is None else lambda: first().reshape(shape)
 
 
-def logits_of(mode: Tracer, out: Tensor) -> tuple[Tensor, str]:
+def logits_of(end: End, out: Tensor) -> tuple[Tensor, str]:
     """The logits in front of an output of probabilities, and what they are; else the output."""
-    mark = mode.mark_of(out)
-    end = None if mark is None else mark.end
-    if end is None or end.version != out._version:
+    if end.version != out._version:
         return out, ""
     logits = end.logits()
     if end.operator not in _SIGMOIDS and not _over_classes(end.operator, logits, out):

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from omenn.engine.backward import Backward, Gradients
 from omenn.engine.depth import Depth, depth_of
 from omenn.engine.explainable import check_model
-from omenn.engine.fidelity import Compared
 from omenn.engine.inputs import NOT_COLLECTED, Inputs, nothing
-from omenn.engine.location.batch_axis import along_samples, counted
+from omenn.engine.location.batch_axis import along_samples, of_samples, recounted
 from omenn.engine.location.channels import Reoriented
-from omenn.engine.location.common_rows import parted
 from omenn.engine.location.spread import spread
 from omenn.engine.model_state import Again, State
 from omenn.engine.probabilities import logits_of
 from omenn.engine.target import Target, check_numbers, pick_output, select
 from omenn.engine.trace.attempt import Pass
-from omenn.engine.trace.autograd_nodes import last_pass, own_precision
-from omenn.engine.trace.blame import blame, no_way_back, nothing_flows
 from omenn.engine.trace.call import tensors_in
 from omenn.engine.trace.departures import check_departures
 from omenn.engine.trace.graph import violations
-from omenn.engine.trace.opaque import raise_opaque
+from omenn.engine.trace.marks import Mark
+from omenn.engine.trace.refusals import blame, nothing_flows
 from omenn.engine.trace.tracer import Tracer
 from omenn.engine.trace.transforms import NeedsHistory
-from omenn.engine.unreached import Overwritten, all_finite, overwritten
 from omenn.errors import (
     InputError,
     OmennError,
@@ -46,17 +44,7 @@ from omenn.explanation import (
 )
 
 
-@dataclass(eq=False)
-class Gradients:
-    """What one explained number has at inputs, at their ones and, by module, at constants."""
-
-    inputs: list[Tensor]
-    ones: list[Tensor]
-    sources: dict[str, Tensor]
-    means: list[Tensor] = field(default_factory=list)  # without a place, by input and sample
-
-
-class FrozenRun(Compared):
+class FrozenRun(Backward):
     """One forward pass of the frozen model, from which outputs are pulled back.
 
     With ``bias`` in ``NOT_COLLECTED`` constants are not collected, as other rule tables want it.
@@ -130,6 +118,14 @@ class FrozenRun(Compared):
         same = depth is not None and depth.describes(self.inputs.leaves)
         self.depth = depth if same else None
 
+    def take_samples(self, count: int) -> None:
+        """From now on the inputs are so many samples."""
+        self.samples = count
+
+    def take_axes(self, axes: dict[int, int]) -> None:
+        """From now on the samples of these entries lie along these dimensions."""
+        self.axes = axes
+
     def forward_finite(self) -> None:
         """Another forward pass that saves finite copies."""
         self.how = replace(self.how, finite=True)
@@ -159,7 +155,7 @@ class FrozenRun(Compared):
         return f, index
 
     def _number(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
-        f, index = counted(self, target, output)
+        f, index = self._counted(target, output)
         if f.ndim == 0 and self.inputs.batched:
             # One number for the whole batch: the samples are one object.
             self._forward(batched=False)
@@ -171,9 +167,11 @@ class FrozenRun(Compared):
                 "target that returns one number for the whole batch."
             )
         self._check(f)
-        f, index = along_samples(self, f, index, lambda: self._select(target, output))
-        chosen = index if target is None else target
-        check_departures(self, f, lambda twin: twin._select(chosen, output)[0])
+        if f.ndim and any(entry.unsure for entry in self.inputs.entries):
+            f, index = along_samples(self, f, index, lambda: self._select(target, output))
+        if self.mode.departures.errors:
+            chosen = index if target is None else target
+            check_departures(self, f, lambda twin: twin._select(chosen, output)[0])
         if f.ndim == 0:
             with torch.enable_grad(), self.mode:
                 f = f.reshape(-1)
@@ -184,26 +182,44 @@ class FrozenRun(Compared):
             )
         return f, index
 
+    def _counted(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
+        """The explained numbers; the inputs are as many samples as there are of these."""
+        try:
+            f, index = self._select(target, output)
+        except TargetError as error:
+            if callable(target):
+                raise
+            return recounted(self, target, output, error)
+        if f.ndim and self.inputs.batched and len(f) != self.inputs.samples:
+            return of_samples(self, len(f), target, output) or (f, index)
+        return f, index
+
     def _select(self, target: Target, output: Any) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             with self.mode:
                 logits = pick_output(self.out, output)
-            raise_opaque(self.mode, logits)
+            mark, self.explains = self._mark(logits), ""
             with self.mode:
-                self.explains = ""
-                if not callable(target):  # which gets what the model returned, as it is
-                    logits, self.explains = logits_of(self.mode, logits)
+                # A callable gets what the model returned, as it is.
+                if mark is not None and mark.end is not None and not callable(target):
+                    logits, self.explains = logits_of(mark.end, logits)
                 return select(logits, target, self.inputs.samples)
 
+    def _mark(self, t: Tensor) -> Mark | None:
+        """The mark of a tensor. Raises the error of an opaque one."""
+        mark = self.mode.mark_of(t)
+        if mark is not None and mark.error is not None:
+            raise copy(mark.error)
+        return mark
+
     def _check(self, f: Tensor) -> None:
-        raise_opaque(self.mode, f)
+        mark = self._mark(f)
         check_numbers(f)
         if not bool(torch.isfinite(f.detach()).all()):
             raise InputError(
                 "the model's output is not finite (NaN or infinite), so there is nothing to "
                 "explain. Check the weights and the range of the input."
             )
-        mark = self.mode.mark_of(f)
         if mark is None:
             where = f"the output of '{self.at}'" if self.at else "the input"
             raise TargetError(f"the explained output does not depend on {where}.")
@@ -217,109 +233,6 @@ class FrozenRun(Compared):
                 "the autograd graph has a node that is not linear at fixed coefficients",
                 "It was reached by code that the tracer cannot see; use its plain form.",
             )
-
-    def pull_back(self, f: Tensor, retain: bool = False, create_graph: bool = False) -> Gradients:
-        """∂Σf/∂(inputs, ones, sources) of the frozen network."""
-
-        def pull(fs: Sequence[Tensor]) -> Sequence[Tensor | None]:
-            keep = retain or self.mode.location.common()
-            return self._gradients(fs[0], torch.ones_like(f), keep, create_graph)
-
-        return parted(self, f, self._sorted(self._pulled([f], pull)), retain, create_graph)
-
-    def pulled_once(self, f: Tensor, grad: Tensor, retain: bool, create_graph: bool) -> Gradients:
-        """The same of ⟨f, grad⟩, once this graph has proved to be of use."""
-        return self._sorted(self._gradients(f, grad, retain, create_graph))
-
-    def pull_back_together(self, rows: Sequence[Tensor], retain: bool) -> list[Gradients]:
-        """The gradients of several explained numbers in one pass, which holds them all."""
-        if len(rows) == 1:
-            return [self.pull_back(rows[0], retain)]
-        grads = self._pulled(rows, lambda fs: self._stacked(fs, retain))
-        found = [
-            self._sorted([None if g is None else g[k] for g in grads]) for k in range(len(rows))
-        ]
-        last = len(rows) - 1
-        return [parted(self, f, found[k], retain or k < last) for k, f in enumerate(rows)]
-
-    def _pulled(
-        self, rows: Sequence[Tensor], pull: Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
-    ) -> Sequence[Tensor | None]:
-        """What ``pull`` gives; from another forward pass, where this one cannot be used."""
-        once_more = not self.how.finite and all(id(f) in self.asked for f in rows)
-        try:
-            grads = pull(rows)
-        except Overwritten as error:
-            if not once_more:
-                raise no_way_back(error) from error
-        else:
-            if not once_more or all_finite(grads):
-                return grads
-        return pull(self._again(rows))
-
-    def _stacked(self, rows: Sequence[Tensor], retain: bool) -> Sequence[Tensor | None]:
-        with torch.enable_grad():
-            f = torch.stack(list(rows))
-        each = torch.eye(len(f), dtype=f.dtype, device=f.device).unsqueeze(-1).expand(-1, *f.shape)
-        return self._gradients(f, each, retain or self.mode.location.common(), batched=True)
-
-    def _again(self, rows: Sequence[Tensor]) -> list[Tensor]:
-        """The explained numbers of another forward pass, which saves finite copies."""
-        self.forward_finite()
-        fresh = []
-        for f in rows:
-            _, target, output = self.asked[id(f)]
-            fresh.append(self._number(target, output)[0])
-            self.renewed[id(f)] = fresh[-1]
-        return fresh
-
-    def _leaves(self) -> list[Tensor]:
-        """Explained inputs, then ones: of their samples and of their locations, if wanted."""
-        ones = [u for u in self.inputs.ones if u.requires_grad]
-        return [*self.inputs.leaves, *self._means(), *ones]
-
-    def _means(self) -> list[Tensor]:
-        means = [self.mode.location.means.get(k) for k in range(len(self.inputs.ones))]
-        return [m for m in means if m is not None and m.requires_grad]
-
-    def _gradients(
-        self,
-        f: Tensor,
-        grad: Tensor,
-        retain: bool,
-        create_graph: bool = False,
-        batched: bool = False,
-    ) -> Sequence[Tensor | None]:
-        wrt = [*self._leaves(), *self.mode.location.ones()]
-        keep = retain or create_graph
-        try:
-            with own_precision(f), last_pass(not (keep or batched)):
-                return torch.autograd.grad(
-                    f, wrt, grad, keep, create_graph, allow_unused=True, is_grads_batched=batched
-                )
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            if overwritten(error) and not self.how.finite:
-                raise Overwritten(str(error)) from error
-            raise no_way_back(error, batched) from error
-
-    def _sorted(self, grads: Sequence[Tensor | None]) -> Gradients:
-        """Gradients at the leaves, zero where none arrived; those at the constants summed."""
-        leaves, n, means = self._leaves(), len(self.inputs.leaves), self._means()
-        wanted = [entry for entry in self.inputs.entries if entry.ones.requires_grad]
-        for kind in (grads[n : n + len(means)], grads[n + len(means) :]):
-            for entry, found in zip(wanted, kind, strict=False):
-                entry.reached = entry.reached or found is not None
-        self.mode.location.reached(grads[len(leaves) :])
-        filled = [
-            torch.zeros_like(w) if g is None else g
-            for g, w in zip(grads[: len(leaves)], leaves, strict=True)
-        ]
-        terms = list(grads[len(leaves) :])
-        sources = self.mode.location.by_module(terms, self.inputs.samples)
-        m = n + len(means)
-        return Gradients(filled[:n], filled[m:], sources, filled[n:m])
 
     def wrap(self, f: Tensor, index: Tensor, g: Gradients) -> Explanation:
         """The explanation from one set of gradients."""

@@ -51,8 +51,8 @@ _is_batched_gradient = _private("_C._functorch.is_legacy_batchedtensor")
 
 # Traces, in which tensors have no numbers.
 tracing_state = _private("_C._get_tracing_state")
-_dispatch_mode = _private("_C._get_dispatch_mode")
-_dispatch_keys = _private("_C._TorchDispatchModeKey")
+fake_mode = partial(_private("_C._get_dispatch_mode"), _private("_C._TorchDispatchModeKey.FAKE"))
+proxy_mode = partial(_private("_C._get_dispatch_mode"), _private("_C._TorchDispatchModeKey.PROXY"))
 
 # The hooks that saved tensors pass: one level of their stack.
 # The innermost pair of hooks that saved tensors pass now, or None. Asked at every call.
@@ -83,11 +83,6 @@ def unwrapped(t: Tensor) -> Tensor:
 def batched(t: Tensor) -> bool:
     """Whether torch.func.vmap or ``is_grads_batched`` (which has its own vmap) runs over t."""
     return _is_batched(t) or _is_batched_gradient(t)
-
-
-def dispatch_mode(key: str) -> Any:
-    """The mode of this kind that is in force ("FAKE", "PROXY"), or None."""
-    return _dispatch_mode(getattr(_dispatch_keys, key))
 
 
 def forward_ad_level() -> int:

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from omenn.engine.explainable import check_model, modules_of
+from omenn.engine.explainable import check_model
+from omenn.engine.model_state import modules_of
 from omenn.engine.operators import OPERATORS, known
 from omenn.engine.operators.degrees import bounded, normalised, smooth
 from omenn.engine.torch_private import BatchNorm

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omenn.engine.trace.handler import Handler
-from omenn.engine.trace.spelling import bind, tables
+from omenn.engine.trace.spelling import bind, by_function
 from omenn.xdnn.homogeneous_layers import (
     ReLUSoftmax,
     ScaleNorm,
@@ -176,11 +176,11 @@ def _inplace(made: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _table(kinds: frozenset[str]) -> dict[Any, Callable[..., Any]]:
     """Every spelling of a function → what stands in for it."""
     found: dict[Any, Callable[..., Any]] = {}
-    for func, (operator, inplace, _) in tables()[0].items():
-        kind = function_kind(operator, getattr(func, "__name__", ""))
+    for func, spelling in by_function().items():
+        kind = function_kind(spelling.operator, getattr(func, "__name__", ""))
         if kind in kinds:
-            made = _exchanged(kind, operator, func)
-            found[func] = _inplace(made) if inplace else made
+            made = _exchanged(kind, spelling.operator, func)
+            found[func] = _inplace(made) if spelling.inplace else made
     return found
 
 

@@ -58,36 +58,33 @@ def _at(first: bool, g: Tensor, inputs: Inputs, k: int) -> bool:
     rows = g.movedim(inputs.batch[k], 0)
     count = max(1, len(rows) // inputs.samples)
     there = rows[:count] if first else rows[count:]
-    return bool(there.nan_to_num(0.0).any())  # NaN is zero times infinity: see unreached.py
+    return bool(there.nan_to_num(0.0).any())  # NaN is zero times infinity: see backward.py
 
 
-def counted(run: FrozenRun, target: Target, output: Any) -> tuple[Tensor, Tensor]:
-    """The explained numbers; the inputs are as many samples as there are of these."""
-    refused, out = None, None
-    try:
-        found = run._select(target, output)
-        count = found[0].shape[0] if found[0].ndim else run.inputs.samples
-    except TargetError as error:
-        refused, found = error, None
-        if callable(target):
-            raise
-        out = pick_output(run.out, output)
-        count = out.shape[0] if out.ndim else 0
+def of_samples(
+    run: FrozenRun, count: int, target: Target, output: Any
+) -> tuple[Tensor, Tensor] | None:
+    """The explained numbers where the inputs are so many samples; None if they cannot be."""
     if not plausible(run.inputs, count):
-        if refused is not None and not (run.inputs.batched and _single(out)):
-            raise refused
-        if refused is not None:  # one row of logits for all: the samples are one object
-            run._forward(batched=False)
-            return run._select(target, output)
-        assert found is not None
-        return found
-    run.samples = count
+        return None
+    run.take_samples(count)
     run._forward(batched=True)
     return run._select(target, output)
 
 
-def _single(out: Tensor | None) -> bool:
-    return out is not None and out.ndim < 3 and (out.ndim == 0 or out.shape[0] == 1)
+def recounted(
+    run: FrozenRun, target: Target, output: Any, refused: TargetError
+) -> tuple[Tensor, Tensor]:
+    """The explained numbers where the output is refused for as many samples as were taken."""
+    out = pick_output(run.out, output)
+    found = of_samples(run, out.shape[0] if out.ndim else 0, target, output)
+    if found is not None:
+        return found
+    single = out.ndim < 3 and (out.ndim == 0 or out.shape[0] == 1)
+    if not (run.inputs.batched and single):
+        raise refused
+    run._forward(batched=False)  # one row of logits for all: the samples are one object
+    return run._select(target, output)
 
 
 def along_samples(
@@ -102,7 +99,7 @@ def along_samples(
         left = [_left(e, run.inputs.samples, tried[k]) for k, e in zip(wrong, entries, strict=True)]
         found = {k: d for k, d in zip(wrong, left, strict=True) if d is not None}
         mixed = len(found) < len(wrong)
-        run.axes = {} if mixed else run.axes | found
+        run.take_axes({} if mixed else run.axes | found)
         if mixed and not all(e.value.shape[0] == run.inputs.samples for e in entries):
             raise TargetError(
                 f"the target gives {f.shape[0]} numbers, but the inputs, "

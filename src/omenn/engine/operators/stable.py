@@ -17,7 +17,6 @@ from torch import Tensor
 
 from omenn.engine.trace.autograd_nodes import Several
 from omenn.engine.trace.call import FROZEN, Call
-from omenn.engine.trace.links import fits
 
 _NEAR = 1e-3  # a constant may be added under the logarithm
 
@@ -78,3 +77,10 @@ def _largest(z: Tensor, m: Tensor) -> bool:
 def _repeated(t: Tensor, y: Tensor) -> list[int]:
     dims = range(-y.ndim, 0)
     return [d for d in dims if y.shape[d] > 1 and (-d > t.ndim or t.shape[d] == 1)]
+
+
+def fits(constant: Tensor, shape: torch.Size) -> bool:
+    """Whether a constant leaves a result the shape that it is combined with."""
+    given = tuple(constant.shape)
+    there = shape[len(shape) - len(given) :]
+    return len(given) <= len(shape) and all(a in (1, b) for a, b in zip(given, there, strict=True))

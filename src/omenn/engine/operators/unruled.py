@@ -75,10 +75,8 @@ UNTOUCHED: frozenset[Any] = frozenset(
 # The same, of which a result that is no tensor comes.
 METADATA = GRADIENT_HOOKS | frozenset("iter hash storage_offset".split())
 
-# These make a tensor of which nothing is written yet,
+# These make a tensor of which nothing is written yet.
 EMPTY = frozenset("empty new_empty empty_like empty_strided new_empty_strided".split())
-# and these one from numbers of Python or another library.
-FROM_DATA = frozenset([torch.tensor, torch.as_tensor, torch.asarray])
 
 _LIKE = "zeros_like ones_like full_like empty_like rand_like randn_like randint_like"
 _NEW = "new_zeros new_ones new_full new_empty new_empty_strided new_tensor"

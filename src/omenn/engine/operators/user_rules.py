@@ -18,7 +18,7 @@ from omenn.engine.operators.record import same, unlocated
 from omenn.engine.trace.autograd_nodes import Frozen
 from omenn.engine.trace.call import Call
 from omenn.engine.trace.custom_functions import function_of, named, native, operator_of, watch
-from omenn.engine.trace.spelling import Spelling, spell, spellings, tables
+from omenn.engine.trace.spelling import Spelling, by_function, spell, spellings
 from omenn.errors import InputError
 
 Kind = str | Callable[[Call], Any]
@@ -55,7 +55,7 @@ class Rule:
 
 
 def _tables() -> tuple[dict[Any, Any], ...]:
-    return OPERATORS, *tables()
+    return OPERATORS, by_function()
 
 
 def _update(entries: dict[tuple[int, Any], Any]) -> None:
@@ -178,8 +178,7 @@ def rule(
     row = known(operator).with_rule(made, placer=placer, composite=False, own=True)
     entries: dict[tuple[int, Any], Any] = {(0, operator): row}
     for spelled, inplace in found:
-        entries[1, spelled] = Spelling(operator, inplace, False)
-        entries[2, spelled] = ("input",)
+        entries[1, spelled] = Spelling(operator, inplace)
     registered = Rule(functions, entries)
     if _SCOPES.open:
         _SCOPES.open[-1].append(registered)

@@ -12,7 +12,7 @@ class Pass:
 
     ``strong``: what was marked is kept alive, as ``torch.utils.swap_tensors`` wants it.
     ``history``: constants have a history, as the model takes a derivative (``transforms.py``).
-    ``finite``: what is saved for the backward pass is a finite copy (``unreached.py``).
+    ``finite``: what is saved for the backward pass is a finite copy (``backward.py``).
     ``shaken``: numbers that leave PyTorch are moved, ``only`` at one place (``departures.py``).
     ``keep_history``: derivatives of the frozen network are taken when the run is over.
     """

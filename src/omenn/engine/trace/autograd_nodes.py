@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from omenn.engine.torch_private import batched, node_class
 
@@ -301,3 +302,16 @@ def _real(grad: Tensor, term: Tensor) -> tuple[Tensor, Tensor]:
     if not (grad.is_complex() or term.is_complex()):
         return grad, term
     return (grad.conj() * term).real, torch.ones((), device=grad.device)
+
+
+def saved_apart() -> saved_tensors_hooks:
+    """A context: what is saved for the backward pass is a copy, and finite (see backward.py)."""
+    return saved_tensors_hooks(_finite_copy, lambda t: t)
+
+
+def _finite_copy(t: Tensor) -> Tensor:
+    t = t.detach()
+    if not (t.is_floating_point() or t.is_complex()) or bool(t.isfinite().all()):
+        return t.clone()
+    # ±∞ become the largest numbers, which compare with others as ±∞ do (the largest of a row).
+    return t.nan_to_num()

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omenn.engine.location import Place
 from omenn.engine.trace.autograd_nodes import Affine, Frozen, Overwrite, Rewritten
-from omenn.engine.trace.flow import Flow
-from omenn.engine.trace.marks import ACTIVE, FROZEN, IDS, OPAQUE, Layer, Mark, coarser, inputs_of
-from omenn.engine.trace.spelling import Spelling, bind
+from omenn.engine.trace.graph import Flow
+from omenn.engine.trace.marks import (
+    ACTIVE,
+    FROZEN,
+    IDS,
+    OPAQUE,
+    Layer,
+    Mark,
+    alike,
+    coarser,
+    inputs_of,
+    substitute,
+    tensors_in,
+)
+from omenn.engine.trace.spelling import Spelling, renamed
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
@@ -23,42 +36,9 @@ __all__ = ["ACTIVE", "FROZEN", "IDS", "OPAQUE", "Call", "Layer", "Mark", "alike"
            "inputs_of", "substitute", "tensors_in"]  # fmt: skip
 
 
-def tensors_in(values: Iterable[Any]) -> list[Tensor]:
-    """Tensors in arguments, also inside (nested) tuples, lists and dicts."""
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found += tensors_in(value)
-        elif isinstance(value, dict):
-            found += tensors_in(value.values())
-    return found
-
-
-def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
-    """``value`` with ``sub`` applied to each tensor in it (nested tuples, lists and dicts)."""
-    if isinstance(value, Tensor):
-        return sub(value)
-    if isinstance(value, (list, tuple)):
-        return alike(value, [substitute(v, sub) for v in value])
-    if isinstance(value, dict):
-        return {k: substitute(v, sub) for k, v in value.items()}
-    return value
-
-
 def _whole(value: Tensor) -> Tensor:
     """A value that is no view: a custom function may not hand out views of what it made."""
     return value.clone() if value._is_view() else value
-
-
-def alike(value: list[Any] | tuple[Any, ...], items: list[Any]) -> Any:
-    """The items as a sequence of the kind of ``value``: a list, a named tuple, a tuple."""
-    if isinstance(value, list):
-        return items
-    if hasattr(value, "n_sequence_fields"):  # torch.return_types
-        return type(value)(items)
-    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
 
 
 class Call:
@@ -85,7 +65,9 @@ class Call:
         self.kwargs = kwargs
         self.marked = marked
         self.active = [t for t, m in marked if m.kind == ACTIVE]
-        self.bound = bind(func, args, kwargs)  # the arguments by name
+        self.bound = dict(zip(spelling.arguments, args, strict=False))  # the arguments by name
+        if kwargs:
+            self.bound |= renamed(kwargs)
         self.get: Callable[..., Any] = self.bound.get
         self.inplace = spelling.inplace or bool(self.bound.get("inplace"))
         self.first: Any = args[0] if args else next(iter(kwargs.values()), None)
@@ -278,3 +260,44 @@ class Call:
             why,
             remedy or "Give it a rule with omenn.rule(...), or explain at a later module with at=.",
         )
+
+
+# --- where a call comes from ---------------------------------------------------------------------
+
+_ENGINE = "omenn.engine."
+# Where PyTorch calls hooks and ``forward``.
+_MODULES = "torch.nn.modules.module"
+_CALLS = ("_call_impl", "inner")
+
+
+def running_module(names: Mapping[int, str]) -> str:
+    """Dotted name of the innermost module whose method is running; ``""`` outside of all.
+
+    ``names``: the names of the model's modules by ``id``; any other has that of its class.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_argcount and code.co_varnames[0] == "self":
+            # The engine's own frames are passed by: to read the locals of each takes time.
+            home = frame.f_globals.get("__name__")
+            if not (isinstance(home, str) and home.startswith(_ENGINE)):
+                owner = frame.f_locals.get("self")
+                if isinstance(owner, nn.Module):
+                    return names.get(id(owner), type(owner).__name__)
+        frame = frame.f_back
+    return ""
+
+
+def running_hook() -> str:
+    """The name of the innermost hook of a module that is running; ``""`` where there is none."""
+    frame = sys._getframe(1)
+    while frame is not None and (caller := frame.f_back) is not None:
+        calls = caller.f_globals.get("__name__") == _MODULES and caller.f_code.co_name in _CALLS
+        inside = frame.f_globals.get("__name__") == _MODULES
+        if calls and not inside:
+            hook = caller.f_locals.get("hook")
+            code = getattr(getattr(hook, "__func__", hook), "__code__", None)
+            return frame.f_code.co_name if code is frame.f_code else ""
+        frame = caller
+    return ""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,9 @@ from omenn.engine.operators import OPERATORS, SHIPPED, known
 from omenn.engine.operators.chain import FROZEN_CHAIN
 from omenn.engine.operators.pointwise import GATE
 from omenn.engine.operators.record import Operator
+from omenn.engine.operators.stable import fits
 from omenn.engine.trace.autograd_nodes import Overwrite
 from omenn.engine.trace.call import ACTIVE, Call, Mark, substitute
-from omenn.engine.trace.links import Link, common, fits, function
 from omenn.engine.trace.spelling import Spelling
 
 if TYPE_CHECKING:
@@ -40,6 +41,99 @@ _MANY = 48  # links in a chain, beyond which a tensor counts as the start of a n
 _SHAPING = frozenset("shift clipped smooth power frozen product quotient sum".split())
 _IDLE = frozenset(("linear", "scale", "bent"))
 _CURVED = _SHAPING - {"shift", "sum"}
+
+
+# --- links ---------------------------------------------------------------------------------------
+
+
+class Link:
+    """How one tensor was computed, elementwise; a link without a function starts a chain.
+
+    ``parents``: the links among its arguments. ``above``: those that everything passes on its way
+    here, the nearest first.
+    """
+
+    __slots__ = ("above", "args", "func", "inplace", "kind", "kwargs", "parents", "tensor",
+                 "version", "written")  # fmt: skip
+
+    def __init__(self, kind: str = "start", parents: tuple[Link, ...] = ()) -> None:
+        self.kind, self.parents = kind, parents
+        self.func: Callable[..., Any] | None = None
+        self.args: Any = ()
+        self.kwargs: Any = {}
+        self.inplace = False
+        self.written: list[tuple[Tensor, int]] = []  # constants, and how often they were written
+        self.tensor: weakref.ref[Tensor] | None = None
+        self.version = 0
+        self.above = common(parents)
+
+    def now(self) -> Tensor | None:
+        """The tensor, if it is there and what it was."""
+        t = None if self.tensor is None else self.tensor()
+        return t if t is not None and t._version == self.version else None
+
+    def between(self, start: Link) -> list[Link]:
+        """This link and those behind ``start`` that lead to it."""
+        found: list[Link] = []
+        todo: list[Link] = [self]
+        while todo:
+            link = todo.pop()
+            if link is not start and link not in found:
+                found.append(link)
+                todo.extend(link.parents)
+        return found
+
+
+def common(links: tuple[Link, ...]) -> tuple[Link, ...]:
+    """Links through which all of these come, the nearest first; themselves count."""
+    if not links:
+        return ()
+    first, *rest = ([link, *link.above] for link in links)
+    return tuple(link for link in first if all(link in other for other in rest))
+
+
+def function(link: Link, start: Link) -> Callable[[Tensor], Tensor]:
+    """φ: what leads from one link to another, of any tensor that takes its place."""
+
+    def chain(x: Tensor) -> Tensor:
+        known = {start: x}
+        for here in _order(link, start):
+            args, kwargs = _swapped(here.args, known), _swapped(here.kwargs, known)
+            if here.inplace:
+                args = (args[0].clone(), *args[1:]) if args else args
+                kwargs = kwargs if args else {**kwargs, "input": kwargs["input"].clone()}
+            assert here.func is not None
+            known[here] = here.func(*args, **kwargs)
+        return known[link]
+
+    return chain
+
+
+def _order(link: Link, start: Link) -> Iterator[Link]:
+    """The links behind ``start`` up to ``link``, each after its parents."""
+    seen = {start}
+    todo = [link]
+    while todo:
+        here = todo[-1]
+        waiting = [p for p in here.parents if p not in seen]
+        if waiting:
+            todo += waiting
+            continue
+        todo.pop()
+        if here not in seen:
+            seen.add(here)
+            yield here
+
+
+def _swapped(value: Any, known: dict[Link, Tensor]) -> Any:
+    if isinstance(value, Link):
+        return known[value]
+    if isinstance(value, dict):
+        return {k: _swapped(v, known) for k, v in value.items()}
+    return tuple(_swapped(v, known) for v in value) if isinstance(value, tuple) else value
+
+
+# --- chains --------------------------------------------------------------------------------------
 
 
 class Chains:
@@ -160,7 +254,7 @@ class Chains:
         """The same of a comparison."""
         name = getattr(func, "__name__", "").strip("_")
         if known(name).link == "step" and isinstance(out, Tensor) and out.dtype == torch.bool:
-            call = Call(self.owner, func, Spelling(name, False, False), args, kwargs, marked)
+            call = Call(self.owner, func, Spelling(name), args, kwargs, marked)
             link = self.link(call)
             if link is not None and out.shape == marked[0][0].shape:
                 self.set(out, link)
@@ -277,7 +371,7 @@ class Chain(Call):
         (slope,) = torch.autograd.grad(at_origin, zero, one, create_graph=twice)
         if call.inplace:
             x = x.clone()  # what it was, since it may be what is written into
-        own = cls(mark.owner, phi, Spelling(OPERATOR, False, False), (x,), {}, [(x, mark)])
+        own = cls(mark.owner, phi, Spelling(OPERATOR), (x,), {}, [(x, mark)])
         own.at_origin = at_origin if twice else at_origin.detach()
         own.slope = slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         own.last, own.link, own.places = call, link, [mark.place]

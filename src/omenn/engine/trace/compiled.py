@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,19 +36,13 @@ class _Stance:
 
 
 _STANCE = _Stance()
-
-
-def imported() -> bool:
-    """Whether the compiler is there: importing it takes seconds, so nobody does it for nothing."""
-    return "torch._dynamo" in sys.modules
+# Whether this is in ``sys.modules``: importing it takes seconds, so nobody does it for nothing.
+COMPILER = "torch._dynamo"
 
 
 @contextmanager
 def eager() -> Iterator[None]:
-    """Compiled modules and functions run as Python, if the compiler is there when this begins."""
-    if not imported():
-        yield
-        return
+    """Compiled modules and functions run as Python. Only where the compiler is imported."""
     prior = set_compiled_frames(None)  # of this thread: where the caller itself is compiled
     try:
         with _STANCE:

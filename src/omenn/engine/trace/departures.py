@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from omenn.engine.trace.attempt import Pass
 from omenn.engine.trace.call import ACTIVE, OPAQUE, substitute
 from omenn.errors import UnsupportedOperator
 
@@ -28,13 +29,13 @@ Key = tuple[str, str]  # operator and module
 _MOST = 8  # places of which it is tried which one it was
 
 
+@dataclass
 class Departures:
-    """What left in one run. ``shaken``: whether it was moved, and ``only`` at which place."""
+    """What left in one run."""
 
-    def __init__(self, shaken: bool = False, only: Key | None = None) -> None:
-        self.errors: dict[Key, UnsupportedOperator] = {}
-        self.shaken, self.only = shaken, only
-        self._count = 0
+    how: Pass
+    errors: dict[Key, UnsupportedOperator] = field(default_factory=dict)
+    _count: int = 0
 
     def leave(self, mode: Tracer, call: Any, error: UnsupportedOperator) -> Any:
         """The result of ``call`` (function, arguments, keywords) on copies of what it is given.
@@ -43,7 +44,7 @@ class Departures:
         """
         key = (error.operator, error.module)
         self.errors.setdefault(key, error)
-        moved = self.shaken and self.only in (None, key)
+        moved = self.how.shaken and self.how.only in (None, key)
 
         def out(t: Tensor) -> Tensor:
             mark = mode.mark_of(t)

@@ -17,11 +17,9 @@ from torch.overrides import TorchFunctionMode
 
 from omenn.engine.operators.unruled import LEAVES_TORCH, UNTOUCHED
 from omenn.engine.torch_private import unwrapped
-from omenn.engine.trace.call import tensors_in
-from omenn.engine.trace.caller import running_module
+from omenn.engine.trace.call import running_module, tensors_in
 from omenn.engine.trace.inplace import unshared
-from omenn.engine.trace.marks import memory_of
-from omenn.engine.trace.origins import Origins, stored, version
+from omenn.engine.trace.marks import Origins, memory_of, stored, version
 from omenn.engine.trace.spelling import spell
 from omenn.errors import UnsupportedOperator
 

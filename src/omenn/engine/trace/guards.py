@@ -7,17 +7,19 @@ parts in their eager form, and refuses to run where there are no numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from omenn.engine.torch_private import (
-    dispatch_mode,
+    fake_mode,
     function_modes,
     function_modes_disabled,
     innermost_transform,
+    proxy_mode,
     tracing_state,
 )
-from omenn.engine.trace.compiled import eager
+from omenn.engine.trace.compiled import COMPILER, eager
 from omenn.engine.trace.marks import released
 from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError, ModelError
@@ -33,7 +35,8 @@ def alone() -> Iterator[None]:
     _needs_numbers()
     outer = [m for m in active() if not m.paused]
     with ExitStack() as stack:
-        stack.enter_context(eager())
+        if COMPILER in sys.modules:
+            stack.enter_context(eager())
         for mode in outer:
             stack.enter_context(mode.pause())
         stack.enter_context(released())
@@ -55,7 +58,7 @@ def not_nested() -> None:
 
 
 def _needs_numbers() -> None:
-    where = next((name for name, inside in _SYMBOLIC if inside()), None)
+    where = next((name for name, inside in _SYMBOLIC if inside() is not None), None)
     if where is not None:
         raise InputError(
             f"an explanation needs numbers, but it was called inside of {where}. Call it outside."
@@ -66,13 +69,9 @@ def _needs_numbers() -> None:
         )
 
 
-def _mode(key: str) -> Callable[[], bool]:
-    return lambda: dispatch_mode(key) is not None
-
-
-_SYMBOLIC: tuple[tuple[str, Callable[[], bool]], ...] = (
-    ("torch.func or torch.vmap", lambda: innermost_transform() is not None),
-    ("torch.jit.trace", lambda: tracing_state() is not None),
-    ("make_fx or torch.export", _mode("PROXY")),
-    ("FakeTensorMode", _mode("FAKE")),
+_SYMBOLIC = (
+    ("torch.func or torch.vmap", innermost_transform),
+    ("torch.jit.trace", tracing_state),
+    ("make_fx or torch.export", proxy_mode),
+    ("FakeTensorMode", fake_mode),
 )

@@ -14,10 +14,16 @@ memory with one that is active: an alias made where no mark can follow (``nn.Par
 detached or NumPy alias of a buffer that is written later) would take a part of the input for a
 constant, and the sum would still be right. So the memory of every active tensor is remembered,
 weakly, and a constant found in it is refused.
+
+NOTE where constants come from. What counts as a constant was made by an operator seen on constants,
+or was there before the run, or comes from where the tracer cannot see: a TorchScript function, a
+worker thread, NumPy, memory shared with another library. The last may depend on the input. A tensor
+is known by its memory, and by how often that was written into.
 """
 
 from __future__ import annotations
 
+import numbers
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omenn.engine.torch_private import DisableTorchFunction, swap_tensors
 from omenn.errors import UnsupportedOperator
@@ -40,6 +46,8 @@ if TYPE_CHECKING:
 
 ACTIVE, FROZEN, IDS, OPAQUE = "active", "frozen", "ids", "opaque"
 MARK = "_omenn_mark"
+# These make a tensor from numbers of Python or another library.
+FROM_DATA = frozenset([torch.tensor, torch.as_tensor, torch.asarray])
 
 
 @dataclass(slots=True, eq=False)
@@ -107,6 +115,42 @@ def coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
     return b if a is None or torch.finfo(b).eps > torch.finfo(a).eps else a
 
 
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
+    """Tensors in arguments, also inside (nested) tuples, lists and dicts."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += tensors_in(value)
+        elif isinstance(value, dict):
+            found += tensors_in(value.values())
+    return found
+
+
+def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
+    """``value`` with ``sub`` applied to each tensor in it (nested tuples, lists and dicts)."""
+    if isinstance(value, Tensor):
+        return sub(value)
+    if isinstance(value, (list, tuple)):
+        return alike(value, [substitute(v, sub) for v in value])
+    if isinstance(value, dict):
+        return {k: substitute(v, sub) for k, v in value.items()}
+    return value
+
+
+def alike(value: list[Any] | tuple[Any, ...], items: list[Any]) -> Any:
+    """The items as a sequence of the kind of ``value``: a list, a named tuple, a tuple."""
+    if isinstance(value, list):
+        return items
+    if hasattr(value, "n_sequence_fields"):  # torch.return_types
+        return type(value)(items)
+    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+
+
 # --- memory --------------------------------------------------------------------------------------
 
 
@@ -154,6 +198,82 @@ class Memory:
     def holds(self, t: Tensor) -> bool:
         known = self._known.get(memory_of(t)) if self._known else None
         return known is not None and known() is not None
+
+
+# --- constants -----------------------------------------------------------------------------------
+
+
+class Origins:
+    """The memory that seen operators made in one run, and the tensors that came from elsewhere.
+
+    ``met``: those, as they were met, with their version. ``meets`` is called with each.
+    """
+
+    def __init__(self, meets: Callable[[Tensor], None] | None = None) -> None:
+        # By the address of the data: the memory, and the versions in which it is known. There may
+        # be several: ``t.data`` counts its own.
+        self._made: dict[int, tuple[ref[torch.UntypedStorage], set[int]]] = {}
+        self.met: list[tuple[Tensor, int]] = []
+        self._meets = meets
+
+    def made(self, t: Tensor) -> None:
+        """The tensor is the output of an operator that was seen."""
+        if continuous(t) and not hasattr(t, "fake_mode"):
+            inner = stored(t)
+            address = memory_of(inner)
+            known = self._made.get(address)
+            if known is not None and known[0]() is not None:
+                known[1].add(version(inner))
+            elif address:
+                self._made[address] = (ref(inner.untyped_storage()), {version(inner)})
+
+    def meet(self, t: Tensor) -> None:
+        """The tensor is the argument of an operator, and counts as a constant."""
+        if not continuous(t) or not t.numel() or hasattr(t, "fake_mode"):
+            return  # there is nothing to follow
+        inner = stored(t)
+        known, now = self._made.get(memory_of(inner)), version(inner)
+        if known is not None and now in known[1] and known[0]() is not None:
+            return
+        self.met.append((t, now))
+        self.made(t)
+        if self._meets is not None:
+            self._meets(t)
+
+    def unknown(self) -> bool:
+        """Whether anything was met that is no parameter, as those of a function around a model."""
+        return any(not isinstance(t, nn.Parameter) for t, _ in self.met)
+
+    def called(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        """An operator was called on constants: its outputs, and what it wrote into, are known."""
+        if func in FROM_DATA and not _plain(args[0] if args else kwargs.get("data")):
+            return
+        for t in tensors_in((out,)):
+            self.made(t)
+        for t in tensors_in((*args, *kwargs.values())):
+            if memory_of(stored(t)) in self._made:
+                self.made(t)
+
+
+def version(t: Tensor) -> int:
+    """How often the memory of a tensor was written into; -1 where that is not counted."""
+    return -1 if t.is_inference() else t._version
+
+
+def _plain(data: Any) -> bool:
+    return isinstance(data, (numbers.Number, Tensor))
+
+
+def continuous(t: Tensor) -> bool:
+    """Whether its numbers are real or complex; whole numbers and truth values are decisions."""
+    return t.is_floating_point() or t.is_complex()
+
+
+def stored(t: Tensor) -> Tensor:
+    """The tensor whose memory tells about t: the values of a sparse one."""
+    if t.layout is torch.sparse_coo:
+        return t._values()
+    return t if t.layout is torch.strided else t.values() if t.is_sparse_csr else t
 
 
 # --- the end of a run ----------------------------------------------------------------------------

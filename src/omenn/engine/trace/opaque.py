@@ -1,4 +1,7 @@
-"""Operators that have no rule, or whose rule refuses this call: run natively, opaque from there on.
+"""Results that no rule makes: opaque ones, and frozen ones, through which nothing flows.
+
+An operator without a rule, or whose rule refuses this call, runs natively. Of frozen arguments the
+result is frozen again.
 
 NOTE refused at the explained number. What such an operator makes of the input is not known to be
 affine, so a floating-point result is marked opaque, with the error that says why, and so is
@@ -19,17 +22,30 @@ from torch import Tensor
 from torch.overrides import resolve_name
 from torch.utils.hooks import RemovableHandle
 
-from omenn.engine.location.provenance import mark_frozen
+from omenn.engine import probabilities
+from omenn.engine.location import Place
+from omenn.engine.location.lookups import looked_up
+from omenn.engine.location.provenance import mark_frozen, mark_written, taken
+from omenn.engine.operators.unruled import LEAVES_TORCH
 from omenn.engine.trace.autograd_nodes import Opaque
-from omenn.engine.trace.call import OPAQUE, Mark, alike, inputs_of, substitute, tensors_in
-from omenn.engine.trace.caller import running_hook
+from omenn.engine.trace.call import (
+    OPAQUE,
+    Call,
+    Mark,
+    alike,
+    inputs_of,
+    running_hook,
+    substitute,
+    tensors_in,
+)
 from omenn.engine.trace.custom_functions import operator_of
-from omenn.engine.trace.inplace import OWN, owned
-from omenn.engine.trace.marks import memory_of
+from omenn.engine.trace.inplace import OWN, check_unshared, owned
+from omenn.engine.trace.marks import continuous, memory_of, version
 from omenn.engine.trace.spelling import spell, spellings
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
+    from omenn.engine.operators import Operator
     from omenn.engine.trace.tracer import Tracer
 
 
@@ -143,7 +159,7 @@ class Result:
 
     def write(self, t: Tensor) -> None:
         """t was written into: it is opaque, and so is what it is a part of."""
-        if not _continuous(t):
+        if not continuous(t):
             return
         if owned(self.mode, t):
             raise UnsupportedOperator(self.error.operator, self.error.module, *OWN)
@@ -173,9 +189,9 @@ class Result:
     def _tensor(self, t: Tensor) -> Tensor:
         if any(t is x for x in self.given):
             return t
-        if not _continuous(t) and any(memory_of(p) == memory_of(t) for p in self.parents):
+        if not continuous(t) and any(memory_of(p) == memory_of(t) for p in self.parents):
             raise copy(self.error)  # the bits of a number are no decision
-        if not _continuous(t):
+        if not continuous(t):
             mark_frozen(self.mode, self.func, self.marked, t)
             return t
         y = self._alias(t)
@@ -210,10 +226,46 @@ def _named_targets(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
     yield from tensors_in([kwargs.get("out")])
 
 
-def version(t: Tensor) -> int:
-    """How often a tensor was written into: an operator may return nothing and write."""
-    return -1 if t.is_inference() else t._version
+# --- frozen results ------------------------------------------------------------------------------
 
 
-def _continuous(t: Tensor) -> bool:
-    return t.is_floating_point() or t.is_complex()
+def frozen_result(
+    mode: Tracer,
+    known: tuple[Call, Operator] | None,
+    func: Any,
+    args: Any,
+    kwargs: Any,
+    marked: Any,
+) -> Any:
+    """Again frozen, ids if it is integer; of a table at ids its rows, which are explained.
+
+    ``known``: the call and its row, where the table of rules has one.
+    """
+    if known is not None and known[0].operator == "embedding_bag":
+        return known[1].rule(known[0])
+    if known is not None and (rows := looked_up(mode, known[0])) is not None:
+        return rows
+    with torch.set_grad_enabled(mode.create_graph or mode.aside.history):
+        out = func(*args, **kwargs)
+    mark_frozen(mode, func, marked, out, _places(mode, known, out))
+    if inputs_of(marked) and getattr(func, "__name__", "") in LEAVES_TORCH:
+        mode.location.frozen_constants.add(mode.module_path())
+    if known is not None:
+        call = known[0]
+        mode.chains.note(call, out)
+        probabilities.note(mode, call, out, None)
+        if call.inplace:
+            check_unshared(call)
+            mark_written(mode, call.first, marked)
+    return out
+
+
+def _places(mode: Tracer, known: tuple[Call, Operator] | None, out: Any) -> list[Place | None]:
+    """NOTE a courtesy: what is frozen carries no constant, so a placer may fail here."""
+    if known is None or known[1].composite:
+        return []
+    try:
+        at = taken(known[0], out)
+        return mode.location.places(*known, out) if at is None else [at]
+    except (RuntimeError, IndexError, TypeError, ValueError, AttributeError):
+        return []

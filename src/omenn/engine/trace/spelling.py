@@ -17,9 +17,12 @@ from omenn.engine.torch_private import nn_functions
 
 
 class Spelling(NamedTuple):
+    """How a function spells an operator, and the names of its arguments in order."""
+
     operator: str
-    inplace: bool
-    reverse: bool
+    inplace: bool = False
+    reverse: bool = False
+    arguments: tuple[str, ...] = ("input",)
 
 
 # Where a name is looked for, as it is and with a trailing underscore.
@@ -42,11 +45,10 @@ _SYNONYMS = {
 }  # fmt: skip
 
 
-def _build() -> tuple[dict[Any, Spelling], dict[Any, tuple[str, ...]]]:
+def _build() -> dict[Any, Spelling]:
     from omenn.engine.operators import OPERATORS  # its rules use this module
 
     table: dict[Any, Spelling] = {}
-    orders: dict[Any, tuple[str, ...]] = {}
     # A name of its own comes first: torch has some operators under another's name as well.
     names = [(name, name) for name in OPERATORS]
     names += [(other, name) for name, known in OPERATORS.items() for other in known.names.split()]
@@ -55,10 +57,10 @@ def _build() -> tuple[dict[Any, Spelling], dict[Any, tuple[str, ...]]]:
         reverse = name in known.exchanged.split()
         for home in _HOMES:
             order = known.orders.get(f"{_PREFIXES.get(home, '')}{name}") or known.orders.get(name)
+            arguments = tuple((order or known.arguments).split())
             for func, inplace in _functions(home, name):
-                table.setdefault(func, Spelling(operator, inplace, reverse))
-                orders.setdefault(func, tuple((order or known.arguments).split()))
-    return table, orders
+                table.setdefault(func, Spelling(operator, inplace, reverse, arguments))
+    return table
 
 
 def _functions(home: Any, name: str) -> Iterator[tuple[Any, bool]]:
@@ -73,20 +75,20 @@ def _functions(home: Any, name: str) -> Iterator[tuple[Any, bool]]:
             yield found, inplace
 
 
-_TABLES: tuple[dict[Any, Spelling], dict[Any, tuple[str, ...]]] | None = None
+_TABLE: dict[Any, Spelling] | None = None
 
 
-def tables() -> tuple[dict[Any, Spelling], dict[Any, tuple[str, ...]]]:
-    """(function -> spelling, function -> argument names); built once, at the first explanation."""
-    global _TABLES
-    if _TABLES is None:
-        _TABLES = _build()
-    return _TABLES
+def by_function() -> dict[Any, Spelling]:
+    """Function → spelling; built once, at the first explanation."""
+    global _TABLE
+    if _TABLE is None:
+        _TABLE = _build()
+    return _TABLE
 
 
 def spell(func: Callable[..., Any]) -> Spelling | None:
     """The canonical operator of a torch function, or None if it is not in the table."""
-    return tables()[0].get(func)
+    return by_function().get(func)
 
 
 def spellings(name: str) -> list[tuple[Callable[..., Any], bool]]:
@@ -109,12 +111,10 @@ def bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str,
     >>> bound = bind(torch.nn.functional.linear, (), {"input": 1, "weight": 2, "bias": None})
     >>> assert bound == {"input": 1, "weight": 2, "bias": None}
     """
-    bound = dict(zip(names_of(func), args, strict=False))
-    if kwargs:
-        bound |= {_SYNONYMS.get(key, key): value for key, value in kwargs.items()}
-    return bound
+    spelling = by_function().get(func, Spelling(""))
+    return dict(zip(spelling.arguments, args, strict=False)) | renamed(kwargs)
 
 
-def names_of(func: Any) -> tuple[str, ...]:
-    """The names of a function's arguments in order, as far as the signature table has them."""
-    return tables()[1].get(func, ("input",))
+def renamed(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments by the names that the rules use."""
+    return {_SYNONYMS.get(key, key): value for key, value in kwargs.items()}

@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 from omenn.engine import probabilities
 from omenn.engine.location.constants import Location
 from omenn.engine.location.lookups import converted
-from omenn.engine.model_state import State
+from omenn.engine.model_state import Own, State
 from omenn.engine.operators import OPERATORS, Operator
 from omenn.engine.operators.unruled import UNTOUCHED, VALUED, valued
 from omenn.engine.operators.user_results import run_own
@@ -39,16 +39,12 @@ from omenn.engine.torch_private import (
 )
 from omenn.engine.trace import refusals, transforms
 from omenn.engine.trace.attempt import Pass
-from omenn.engine.trace.autograd_nodes import NODES
-from omenn.engine.trace.belongings import Own
-from omenn.engine.trace.call import Call, tensors_in
-from omenn.engine.trace.caller import running_module
+from omenn.engine.trace.autograd_nodes import NODES, saved_apart
+from omenn.engine.trace.call import Call, running_module, tensors_in
 from omenn.engine.trace.chains import Chains
 from omenn.engine.trace.checkpointing import checkpointed, kept
 from omenn.engine.trace.departures import Departures
-from omenn.engine.trace.flow import Flow
-from omenn.engine.trace.frozen_results import frozen_result
-from omenn.engine.trace.graph import reaches
+from omenn.engine.trace.graph import Flow, reaches
 from omenn.engine.trace.inplace import owned, place_base, prepare_write, seen_through
 from omenn.engine.trace.marks import (
     ACTIVE,
@@ -57,15 +53,14 @@ from omenn.engine.trace.marks import (
     MARK,
     OPAQUE,
     Mark,
-    Memory,
+    Origins,
     coarser,
     names_in,
     opened,
+    version,
 )
-from omenn.engine.trace.opaque import native, unknown, version
-from omenn.engine.trace.origins import Origins
-from omenn.engine.trace.spelling import tables
-from omenn.engine.unreached import saved_apart
+from omenn.engine.trace.opaque import frozen_result, native, unknown
+from omenn.engine.trace.spelling import by_function
 from omenn.errors import UnsupportedOperator
 
 _PYTHON_NODE = torch.autograd.function.BackwardCFunction
@@ -107,7 +102,7 @@ class Tracer(TorchFunctionMode):
         self.rules = OPERATORS if rules is None else rules
         self.engine = rules is None and type(self) is Tracer  # no other table, no subclass
         self.notes: dict[str, Any] = {}  # what the rules of a table keep between two calls
-        self._spellings = tables()[0]
+        self._spellings = by_function()
         self.state = state  # learns what is written into, and puts it back
         self._model = Own(model, state)
         self.names, self.own, self.memory = self._model.names, self._model.ids, self._model.memory
@@ -120,8 +115,8 @@ class Tracer(TorchFunctionMode):
         # Explanations inside of which this one runs: what depends on their input is refused.
         self.outer = [m for m in function_modes() if isinstance(m, Tracer)]
         self.outside = Origins()
-        self.aside = transforms.Aside(Memory(), self.how.history)
-        self.departures = Departures(self.how.shaken, self.how.only)
+        self.aside = transforms.Aside(self.how.history)
+        self.departures = Departures(self.how)
         self.chains = Chains(self)
         self.paused = False  # while the engine itself works between two of the model's calls
         self.last_frozen = ""  # the last operator whose result was frozen

@@ -12,6 +12,7 @@ them. If the derivative is by what was there before, the model must run once mor
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,11 +20,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from omenn.engine.torch_private import innermost_transform, is_wrapped, make_dual, unwrapped
-from omenn.engine.trace.call import tensors_in
+from omenn.engine.trace.marks import Memory, tensors_in
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
-    from omenn.engine.trace.marks import Memory
     from omenn.engine.trace.tracer import Tracer
 
 DERIVATIVES = frozenset([torch.autograd.grad, torch.autograd.backward, Tensor.backward])
@@ -43,19 +43,15 @@ class NeedsHistory(UnsupportedOperator):
     """The model differentiates constants, so it must be run with ``Aside.history``."""
 
 
+@dataclass
 class Aside:
-    """What one run knows of transforms and derivatives of constants.
+    """What one run knows of transforms and derivatives of constants."""
 
-    ``whole``: memory of whole numbers that depend on the input, made inside of ``torch.vmap``.
-    ``history``: whether constants keep a history; ``gradients``: whether the model has gradients
-    on, as far as it said. ``duals``: whether it makes dual tensors, for forward-mode AD.
-    """
-
-    def __init__(self, whole: Memory, history: bool = False) -> None:
-        self.whole = whole
-        self.history = history
-        self.gradients = True
-        self.duals = False
+    history: bool  # whether constants keep a history
+    gradients: bool = True  # whether the model has gradients on, as far as it said
+    duals: bool = False  # whether it makes dual tensors, for forward-mode AD
+    # Of whole numbers that depend on the input, made inside of ``torch.vmap``.
+    whole: Memory = field(default_factory=Memory)
 
 
 def run(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

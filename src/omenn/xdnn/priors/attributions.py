@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from omenn.engine.explain import explain
-from omenn.engine.explainable import modules_of
+from omenn.engine.model_state import modules_of
 from omenn.engine.target import pick_output, select
 from omenn.engine.torch_private import RunningNorm
 from omenn.errors import InputError, ModelError, TargetError, reason
