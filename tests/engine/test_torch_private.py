@@ -196,9 +196,10 @@ def nodes_give_what_they_saved() -> None:
     x, weight = torch.ones(1, 1, 3, requires_grad=True), torch.ones(1, 1, 2)
     node = torch.conv1d(x, weight).grad_fn
     assert type(node).__name__ == "ConvolutionBackward0"
-    assert torch.equal(torch_private.saved_by(node, "input"), x)
-    assert torch_private.saved_by(node, "weight") is weight
-    assert list(torch_private.saved_by(node, "stride")) == [1]
+    given, weighed, stride = torch_private.saved_by(node, "input", "weight", "stride")
+    assert torch.equal(given, x)
+    assert weighed is weight
+    assert list(stride) == [1]
     with pytest.raises(AttributeError):
         torch_private.saved_by(node, "no_such_thing")
 

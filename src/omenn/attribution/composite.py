@@ -27,7 +27,6 @@ from omenn.attribution.registry import attribution
 from omenn.attribution.rule_table import RuleTable
 from omenn.check import quoted, real, wrong
 from omenn.engine.backward import Gradients
-from omenn.engine.inputs import nothing
 from omenn.engine.run import FrozenRun
 from omenn.engine.trace.call import Call, tensors_in
 from omenn.errors import InputError, unknown
@@ -118,7 +117,7 @@ def _with_zeros(run: FrozenRun, f: Tensor, index: Tensor, gradients: Gradients) 
     found = replace(
         e,
         inputs=run.inputs.by_leaf(values, lambda entry: entry.value),
-        weight=run.inputs.by_leaf(weights, nothing),
+        weight=run.inputs.by_leaf(weights),
     )
     return owned(found, False, tensors_in([run.inputs.items]))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from omenn.engine.depth import boxed
-from omenn.engine.inputs import Inputs, nothing
+from omenn.engine.inputs import Inputs
 from omenn.engine.location import Place
 from omenn.engine.trace.call import tensors_in
 from omenn.explanation import TOLERANCES, Explanation, owned, sums
@@ -28,8 +28,8 @@ def explanation_of(
         output=f,
         target=index,
         inputs=inputs.by_leaf(inputs.values, lambda entry: entry.value),
-        weight=inputs.by_leaf([torch.zeros_like(x) for x in inputs.values], nothing),
-        contribution=inputs.by_leaf(contributions, nothing),
+        weight=inputs.by_leaf([torch.zeros_like(x) for x in inputs.values]),
+        contribution=inputs.by_leaf(contributions),
         bias=inputs.shaped([torch.zeros_like(m) for m in matrix]),
         matrix=inputs.shaped(matrix),
         residual=residual,

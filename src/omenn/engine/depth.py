@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from omenn.engine.inputs import Inputs
 from omenn.engine.location import Place, full, resampled
-from omenn.engine.location.channels import Reoriented
-from omenn.engine.location.entries import structured
-from omenn.engine.location.spread import spread
+from omenn.engine.location.constants import spread
+from omenn.engine.location.entries import Reoriented, structured
 from omenn.engine.model_state import State
 from omenn.engine.trace.marks import released
 from omenn.engine.trace.opaque import raise_opaque

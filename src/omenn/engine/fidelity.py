@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omenn.engine.target import pick_output
 from omenn.engine.trace.foreign import look_again
@@ -82,7 +82,9 @@ class Compared:
         Raises UnsupportedOperator if what cannot be followed moves with the input, InputError or
         ModelError if the ordinary model fails both ways.
         """
-        if thorough or self.mode.outside.unknown():
+        # A function around a model has its parameters from outside.
+        unknown = any(not isinstance(t, nn.Parameter) for t, _ in self.mode.outside.met)
+        if thorough or unknown:
             look_again(self, output, thorough)
         frozen = self.picked(output)
         allowed = FIDELITY.get(self.mode.coarsest or frozen.dtype, 1e-5)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from omenn.check import quoted
 from omenn.engine.location import Place, compacted, full, unplaced
-from omenn.engine.location.channels import look
-from omenn.engine.location.entries import Entry, Key, Spread, direct, entry_of, placed, structured
+from omenn.engine.location.entries import (
+    Entries,
+    Entry,
+    Key,
+    Spread,
+    direct,
+    entry_of,
+    look,
+    placed,
+)
 from omenn.engine.location.provenance import placed_for
-from omenn.engine.named_inputs import check, items_of, normal
-from omenn.engine.trace.call import ACTIVE, IDS, Mark
+from omenn.engine.trace.marks import ACTIVE, IDS, Mark, tensors_in
 from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError
 
@@ -31,7 +39,7 @@ def default_channel(ndim: int) -> int | None:
     return {1: None, 2: None, 3: -1}.get(ndim, -(ndim - 1))
 
 
-class Inputs:
+class Inputs(Entries):
     """The explained inputs of one run: entries with their leaves, and the call's arguments."""
 
     def __init__(
@@ -46,24 +54,14 @@ class Inputs:
         axes: Mapping[int, int] | None = None,
         channel_dims: Mapping[int, int] | None = None,
     ) -> None:
-        self.channel_dims = (
-            channel_dims or {}
-        )  # entry -> dimension of its channels, as a convolution told
+        super().__init__(*items_of(inputs), batched)
+        # Entry -> dimension of its channels, as a convolution told.
+        self.channel_dims = channel_dims or {}
         self.guessed: list[int] = []  # entries whose channels are a guess
         self.axes = axes or {}  # entry -> dimension of the samples, where that is known
-        self.mode, self.bias, self.batched = mode, bias, batched
+        self.mode, self.bias = mode, bias
         self.channel_dim = channel_dim
         self.known = known  # channel dimensions of the first leaves, where they are known
-        self.kind, self.items = items_of(inputs)
-        self.at = False  # whether the leaves are what a module returned
-        self.entries: list[Entry] = []
-        # By leaf: its entry, itself, its value, and its dimensions of channels and samples.
-        self.owners: list[int] = []
-        self.leaves: list[Tensor] = []
-        self.values: list[Tensor] = []
-        self.channels: list[int | None] = []
-        self.batch: list[int] = []
-        self.spreads: list[Spread | None] = []  # of leaves of integer inputs
         self.mismatch: tuple[int, ...] | None = None  # shape of a leaf without a batch dimension
         self.samples = self._samples(samples)
 
@@ -72,21 +70,12 @@ class Inputs:
         if not tensors:
             raise InputError("no tensor was given to explain: inputs must hold at least one.")
         for key, t in tensors:
-            self.mode.refuse_foreign(t)
+            if self.mode.outer:
+                self.mode.refuse_foreign(t)
             check(key, t)
         if not self.batched:
             return 1
         return tensors[0][1].shape[0] if count is None else count
-
-    @property
-    def keys(self) -> list[Key]:
-        """The keys of the leaves."""
-        return [self.entries[k].key for k in self.owners]
-
-    @property
-    def ones(self) -> list[Tensor]:
-        """The ones images of the entries."""
-        return [entry.ones for entry in self.entries]
 
     # --- leaves ----------------------------------------------------------------------------
 
@@ -152,6 +141,7 @@ class Inputs:
                 there = placed(*how, False, self.batched, wide, True)
             entry.home_ones, entry.home = there
         self.entries.append(entry)
+        self.ones.append(ones)
         self.mode.location.add_entries(self.entries)
         return entry
 
@@ -238,7 +228,7 @@ class Inputs:
         """Calls the model under the tracer, with marked inputs (or a marked module output)."""
         self.at = at is not None
         if at is None:
-            args, kwargs = _given((k, self._enter(k, normal(v))) for k, v in self.items)
+            args, kwargs = _given((k, self._enter(k, v)) for k, v in self.items)
         else:
             args, kwargs = self.arguments()
         with self.mode.taking(self._made, self._convolved):
@@ -265,6 +255,8 @@ class Inputs:
     def _enter(self, key: Key, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
+        if value.is_inference():  # one that autograd accepts
+            value = value.clone()
         if value.is_floating_point():
             return self.leaf(key, value, value)
         pixels = value.dtype == torch.uint8 and value.ndim > 3
@@ -311,59 +303,85 @@ class Inputs:
             return fresh
         return out
 
-    # --- results ---------------------------------------------------------------------------
-
-    def located(self, contributions: Sequence[Tensor]) -> list[Tensor]:
-        """What the leaves have, summed at the locations of each entry, (B, *locations)."""
-        found: dict[int, Tensor] = {}
-        for c, spread in zip(contributions, self.spreads, strict=True):
-            if spread is not None:
-                for k, there in spread.back(c, self.entries).items():
-                    found[k] = found[k] + there if k in found else there
-        maps = []
-        for k, entry in enumerate(self.entries):
-            if entry.home is not None:
-                c = found[k] if k in found else torch.zeros_like(entry.ones)
-            else:
-                (leaf,) = entry.leaves
-                c = contributions[leaf] if self.batched else contributions[leaf].unsqueeze(0)
-                c = c if entry.channel is None else c.sum(entry.channel)
-            maps.append(self.batch_first(c, k))
-        return maps
-
-    def batch_first(self, locations: Tensor, k: int) -> Tensor:
-        """(B, *locations), wherever the samples of entry k are."""
-        return locations.movedim(self.entries[k].axis, 0)
-
-    def shaped(self, maps: Sequence[Any]) -> Any:
-        """One value per entry in the structure of the inputs; of what a module returned, in order.
-
-        Entries that nothing is explained of are left out.
-        """
-        found = {e.key: m for e, m in zip(self.entries, maps, strict=True) if e.shown}
-        if self.at:
-            return next(iter(found.values())) if len(found) == 1 else tuple(found.values())
-        return structured(self.kind, [key for key, _ in self.items], found)
-
-    def by_leaf(self, values: Sequence[Tensor], none: Callable[[Entry], Tensor]) -> Any:
-        """One value per leaf in the structure of the inputs: a tuple for several lookups of one.
-
-        ``none(entry)`` for an entry without leaves.
-        """
-        found = []
-        for entry in self.entries:
-            own = [values[k] for k in entry.leaves]
-            found.append(own[0] if len(own) == 1 else tuple(own) if own else none(entry))
-        return self.shaped(found)
-
-
-def nothing(entry: Entry) -> Tensor:
-    """The weights of an input that only constants lie at: zero."""
-    return torch.zeros(entry.value.shape, dtype=entry.ones.dtype, device=entry.value.device)
-
 
 def _given(items: Iterable[tuple[Key, Any]]) -> tuple[list[Any], dict[str, Any]]:
     """Positional and keyword arguments."""
     found = list(items)
     args = [v for k, v in found if not isinstance(k, str)]
     return args, {k: v for k, v in found if isinstance(k, str)}
+
+
+# --- what is given -------------------------------------------------------------------------------
+
+
+def items_of(inputs: Any) -> tuple[str, list[tuple[Key, Any]]]:
+    """Whether inputs are a ``tensor``, a ``tuple`` or a ``dict``; and what they are by key."""
+    if isinstance(inputs, Tensor):
+        return "tensor", [(None, _bare(inputs))]
+    if isinstance(inputs, Mapping):
+        bad = [k for k in inputs if not isinstance(k, str)]
+        if bad:
+            raise InputError(
+                f"the keys of inputs must be argument names, but {bad[0]!r} was given."
+            )
+        return "dict", _plain(inputs.items())
+    if isinstance(inputs, (tuple, list)):
+        return "tuple", _plain(enumerate(inputs))
+    raise InputError(
+        f"inputs must be a tensor, a tuple or a dict of them, but {type(inputs).__name__} is given."
+    )
+
+
+def _plain(items: Iterable[tuple[Key, Any]]) -> list[tuple[Key, Any]]:
+    """The items, none of which may hide tensors inside: those would not be explained."""
+    found = list(items)
+    for key, value in found:
+        if not isinstance(value, Tensor) and tensors_in([value]):
+            raise InputError(
+                f"input {key!r} is a {type(value).__name__} of tensors. Give each tensor as an "
+                "input of its own, and let a function put them together for the model."
+            )
+    return [(key, _bare(value)) for key, value in found]
+
+
+def _bare(value: Any) -> Any:
+    """A tensor without the class of its own that other libraries give it, and its metadata.
+
+    Such a class (MONAI's MetaTensor, torchvision's tv_tensors) may copy the mark of a tensor along.
+    """
+    own = isinstance(value, Tensor) and type(value) is not Tensor and not value.is_nested
+    return value.as_subclass(Tensor) if own else value
+
+
+def check(key: Key, t: Tensor) -> None:
+    """Raises InputError for a tensor that cannot be explained."""
+    name = "the input" if key is None else f"input {key!r}"
+    if isinstance(t, (UninitializedBuffer, UninitializedParameter)):
+        raise InputError(f"{name} is not initialised: it has neither a shape nor numbers.")
+    odd = t.layout != torch.strided or t.is_nested
+    if odd or t.is_complex() or t.is_meta or t.is_quantized:
+        kind = (
+            "complex"
+            if t.is_complex()
+            else "meta"
+            if t.is_meta
+            else "nested"
+            if t.is_nested
+            else "sparse or quantised"
+        )
+        raise InputError(f"{name} is {kind}; give an ordinary tensor of real numbers.")
+    if t.is_floating_point() and t.element_size() < 2:
+        raise InputError(
+            f"{name} is {str(t.dtype)[6:]}, a type for storage in which nothing is computed. "
+            "Convert it with .float() or .half()."
+        )
+    if t.numel() == 0:
+        raise InputError(f"{name} is empty: its shape is {tuple(t.shape)}.")
+    if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+        count = int((~torch.isfinite(t)).sum())
+        raise InputError(
+            f"{name} has {count} values that are NaN or infinite; an explanation would be "
+            "meaningless. Clean the input first."
+        )
+    if t.ndim == 0:
+        raise InputError(f"{name} is a single number; a batch dimension is needed.")

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from omenn.engine.backward import Backward, Gradients
 from omenn.engine.depth import Depth, depth_of
 from omenn.engine.explainable import check_model
-from omenn.engine.inputs import NOT_COLLECTED, Inputs, nothing
+from omenn.engine.inputs import NOT_COLLECTED, Inputs
 from omenn.engine.location.batch_axis import along_samples, of_samples, recounted
-from omenn.engine.location.channels import Reoriented
-from omenn.engine.location.spread import spread
+from omenn.engine.location.constants import spread
+from omenn.engine.location.entries import Reoriented
 from omenn.engine.model_state import Again, State
 from omenn.engine.probabilities import logits_of
 from omenn.engine.target import Target, check_numbers, pick_output, select
@@ -258,8 +258,8 @@ class FrozenRun(Backward):
             output=self._ordinary(f),
             target=index,
             inputs=inputs.by_leaf(inputs.values, lambda entry: entry.value),
-            weight=inputs.by_leaf(g.inputs, nothing),
-            contribution=inputs.by_leaf(contribution, nothing),
+            weight=inputs.by_leaf(g.inputs),
+            contribution=inputs.by_leaf(contribution),
             bias=constant if apart else self.brought(bias, acts)[1],
             matrix=shown,
             residual=residual,

@@ -103,9 +103,9 @@ def node_class(function: type[torch.autograd.Function]) -> type:
     return function._backward_cls  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def saved_by(node: Any, name: str) -> Any:
-    """What a node of the autograd graph has saved under this name.
+def saved_by(node: Any, *names: str) -> list[Any]:
+    """What a node of the autograd graph has saved under these names.
 
     Raises AttributeError for another node, RuntimeError where it was overwritten since.
     """
-    return getattr(node, f"_saved_{name}")
+    return [getattr(node, f"_saved_{name}") for name in names]

@@ -4,11 +4,16 @@ An entry is an input of the model (or, with ``at=``, a tensor that a module retu
 floating-point input is the one leaf of its entry. An integer, bool or uint8 input has no
 derivative; the leaves of its entry are the floats that are made of it and explained: each lookup
 in a table, each conversion of an 8-bit picture. They lie at the places of the input.
+
+NOTE a guess by the rank. Which dimension holds channels is a guess, until a convolution tells: it
+slides along its last dimensions and mixes the one in front of them. Where it slides along the
+dimension that was taken for the channels (a signal (B, C, T), images with their channels last), the
+pass begins again with the right one; the convolution is the first operator or nearly so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +21,7 @@ import torch
 from torch import Tensor
 
 from omenn.engine.location import Grid, Place, full, input_place
+from omenn.engine.trace.marks import Mark
 from omenn.errors import InputError
 
 Key = int | str | None
@@ -78,19 +84,6 @@ def direct(index: int) -> int:
 def entry_of(name: int) -> int:
     """The number of the entry that a name in a provenance belongs to."""
     return ~name if name < 0 else name
-
-
-def structured(kind: str, keys: Sequence[Key], found: Mapping[Key, Any]) -> Any:
-    """Values by key in the structure and the order of the inputs.
-
-    A tensor for a tensor; a tuple with None where nothing of an input is explained; a dict of
-    what is explained.
-    """
-    if kind == "tensor":
-        return found[None]
-    if kind == "dict":
-        return {key: found[key] for key in keys if key in found}
-    return tuple(found.get(key) for key in keys)
 
 
 def placed(
@@ -176,3 +169,136 @@ class Spread:
 def _home(entry: Entry) -> Grid:
     assert entry.home is not None
     return entry.home.grid
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+def nothing(entry: Entry) -> Tensor:
+    """The weights of an input that only constants lie at: zero."""
+    return torch.zeros(entry.value.shape, dtype=entry.ones.dtype, device=entry.value.device)
+
+
+class Entries:
+    """The entries of one run, and their results in the structure of the inputs.
+
+    ``kind``, ``items``: the inputs as they were given, see :func:`omenn.engine.inputs.items_of`.
+    ``at``: whether the leaves are what a module returned. ``batched``: whether the inputs are
+    ``samples`` of their own, not one object.
+    """
+
+    samples: int
+
+    def __init__(self, kind: str, items: list[tuple[Key, Any]], batched: bool) -> None:
+        self.kind, self.items, self.batched = kind, items, batched
+        self.at = False
+        self.entries: list[Entry] = []
+        self.ones: list[Tensor] = []  # the ones images of the entries
+        # By leaf: its entry, itself, its value, and its dimensions of channels and samples.
+        self.owners: list[int] = []
+        self.leaves: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.channels: list[int | None] = []
+        self.batch: list[int] = []
+        self.spreads: list[Spread | None] = []  # of leaves of integer inputs
+
+    @property
+    def keys(self) -> list[Key]:
+        """The keys of the leaves."""
+        return [self.entries[k].key for k in self.owners]
+
+    def located(self, contributions: Sequence[Tensor]) -> list[Tensor]:
+        """What the leaves have, summed at the locations of each entry, (B, *locations)."""
+        found: dict[int, Tensor] = {}
+        for c, spread in zip(contributions, self.spreads, strict=True):
+            if spread is not None:
+                for k, there in spread.back(c, self.entries).items():
+                    found[k] = found[k] + there if k in found else there
+        maps = []
+        for k, entry in enumerate(self.entries):
+            if entry.home is not None:
+                c = found[k] if k in found else torch.zeros_like(entry.ones)
+            else:
+                (leaf,) = entry.leaves
+                c = contributions[leaf] if self.batched else contributions[leaf].unsqueeze(0)
+                c = c if entry.channel is None else c.sum(entry.channel)
+            maps.append(self.batch_first(c, k))
+        return maps
+
+    def batch_first(self, locations: Tensor, k: int) -> Tensor:
+        """(B, *locations), wherever the samples of entry k are."""
+        return locations.movedim(self.entries[k].axis, 0)
+
+    def shaped(self, maps: Sequence[Any]) -> Any:
+        """One value per entry in the structure of the inputs; of what a module returned, in order.
+
+        Entries that nothing is explained of are left out.
+        """
+        found = {e.key: m for e, m in zip(self.entries, maps, strict=True) if e.shown}
+        if self.at:
+            return next(iter(found.values())) if len(found) == 1 else tuple(found.values())
+        return structured(self.kind, [key for key, _ in self.items], found)
+
+    def by_leaf(self, values: Sequence[Tensor], none: Callable[[Entry], Tensor] = nothing) -> Any:
+        """One value per leaf in the structure of the inputs: a tuple for several lookups of one.
+
+        ``none(entry)`` for an entry without leaves.
+        """
+        found = []
+        for entry in self.entries:
+            own = [values[k] for k in entry.leaves]
+            found.append(own[0] if len(own) == 1 else tuple(own) if own else none(entry))
+        return self.shaped(found)
+
+
+def structured(kind: str, keys: Sequence[Key], found: Mapping[Key, Any]) -> Any:
+    """Values by key in the structure and the order of the inputs.
+
+    A tensor for a tensor; a tuple with None where nothing of an input is explained; a dict of
+    what is explained.
+    """
+    if kind == "tensor":
+        return found[None]
+    if kind == "dict":
+        return {key: found[key] for key in keys if key in found}
+    return tuple(found.get(key) for key in keys)
+
+
+# --- channels ------------------------------------------------------------------------------------
+
+
+class Reoriented(BaseException):
+    """The channels of an entry are in another dimension. No error: models must not catch it."""
+
+    def __init__(self, index: int, channel: int) -> None:
+        super().__init__(f"input {index} has its channels in dimension {channel}")
+        self.index, self.channel = index, channel
+
+
+def look(
+    entries: Sequence[Entry], guessed: Sequence[int], x: Tensor, mark: Mark, spatial: int
+) -> None:
+    """Raises Reoriented where a convolution over the last ``spatial`` dimensions of x says so."""
+    for k in guessed:
+        entry = entries[k]
+        if mark.inputs != {k} or entry.channel is None or x.ndim < spatial + 2:
+            continue
+        if mark.place is None:  # no places are followed
+            wrong = x.shape == entry.value.shape and -entry.channel <= spatial
+        elif mark.place.grid is entry.place.grid:
+            cells = full(mark.place.cells, x.shape)
+            last = range(x.ndim - spatial, x.ndim)
+            wrong = any(cells.shape[d] == 1 < x.shape[d] for d in last)
+        else:
+            continue
+        if wrong:
+            raise Reoriented(k, _channel_of(entry, x, spatial))
+
+
+def _channel_of(entry: Entry, x: Tensor, spatial: int) -> int:
+    """The channels of a convolution as a dimension of the input; 0 where it has none of its own."""
+    shape, mixed = entry.value.shape, x.shape[-spatial - 1]
+    if x.shape == shape:
+        return -spatial - 1
+    found = [d for d, n in enumerate(shape) if n == mixed and d != entry.batch]
+    return found[0] - len(shape) if len(found) == 1 and x.ndim == len(shape) else 0

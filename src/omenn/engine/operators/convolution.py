@@ -67,11 +67,10 @@ def behind(y: Tensor) -> Behind | None:
     if source is None or any(other is not None for other, _ in others):
         return None  # its weight or bias depends on the input
     try:
-        x, weight = saved_by(node, "input"), saved_by(node, "weight")
-        options = tuple([saved_by(node, name) for name in _OPTIONS])
+        x, weight, *options = saved_by(node, "input", "weight", *_OPTIONS)
     except (RuntimeError, AttributeError):  # overwritten since, or told otherwise by this torch
         return None
-    return Behind(x, weight, options, term, ones) if x.grad_fn is source else None
+    return Behind(x, weight, tuple(options), term, ones) if x.grad_fn is source else None
 
 
 def scaled_convolution(call: Call, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor | None:

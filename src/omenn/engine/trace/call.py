@@ -19,10 +19,8 @@ from omenn.engine.trace.marks import (
     OPAQUE,
     Layer,
     Mark,
-    alike,
     coarser,
     inputs_of,
-    substitute,
     tensors_in,
 )
 from omenn.engine.trace.spelling import Spelling, renamed
@@ -34,6 +32,26 @@ if TYPE_CHECKING:
 
 __all__ = ["ACTIVE", "FROZEN", "IDS", "OPAQUE", "Call", "Layer", "Mark", "alike", "coarser",
            "inputs_of", "substitute", "tensors_in"]  # fmt: skip
+
+
+def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
+    """``value`` with ``sub`` applied to each tensor in it (nested tuples, lists and dicts)."""
+    if isinstance(value, Tensor):
+        return sub(value)
+    if isinstance(value, (list, tuple)):
+        return alike(value, [substitute(v, sub) for v in value])
+    if isinstance(value, dict):
+        return {k: substitute(v, sub) for k, v in value.items()}
+    return value
+
+
+def alike(value: list[Any] | tuple[Any, ...], items: list[Any]) -> Any:
+    """The items as a sequence of the kind of ``value``: a list, a named tuple, a tuple."""
+    if isinstance(value, list):
+        return items
+    if hasattr(value, "n_sequence_fields"):  # torch.return_types
+        return type(value)(items)
+    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
 
 
 def _whole(value: Tensor) -> Tensor:
@@ -85,7 +103,8 @@ class Call:
     @property
     def inputs(self) -> frozenset[Any]:
         """Keys of the explained inputs that flow into it."""
-        return inputs_of([(t, m) for t, m in self.marked if m.kind == ACTIVE])
+        found = [m.inputs for _, m in self.marked if m.kind == ACTIVE]
+        return found[0] if len(found) == 1 else frozenset().union(*found)
 
     def is_active(self, value: Any) -> bool:
         return any(value is t for t in self.active)

@@ -28,12 +28,12 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from omenn.engine.torch_private import DisableTorchFunction, swap_tensors
 from omenn.errors import UnsupportedOperator
@@ -131,26 +131,6 @@ def tensors_in(values: Iterable[Any]) -> list[Tensor]:
     return found
 
 
-def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
-    """``value`` with ``sub`` applied to each tensor in it (nested tuples, lists and dicts)."""
-    if isinstance(value, Tensor):
-        return sub(value)
-    if isinstance(value, (list, tuple)):
-        return alike(value, [substitute(v, sub) for v in value])
-    if isinstance(value, dict):
-        return {k: substitute(v, sub) for k, v in value.items()}
-    return value
-
-
-def alike(value: list[Any] | tuple[Any, ...], items: list[Any]) -> Any:
-    """The items as a sequence of the kind of ``value``: a list, a named tuple, a tuple."""
-    if isinstance(value, list):
-        return items
-    if hasattr(value, "n_sequence_fields"):  # torch.return_types
-        return type(value)(items)
-    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-
-
 # --- memory --------------------------------------------------------------------------------------
 
 
@@ -167,6 +147,7 @@ def addresses(tensors: Iterable[Tensor]) -> set[int]:
     return {memory_of(t) for t in tensors} - {0}
 
 
+@dataclass(eq=False)
 class Memory:
     """The memory that holds some values, by address. Being remembered keeps no data alive.
 
@@ -174,11 +155,7 @@ class Memory:
     NumPy array), so a weak reference to it tells whether the address is still the same memory.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[int, ref[torch.UntypedStorage]] = {}  # by the address of the data
-
-    def __bool__(self) -> bool:
-        return bool(self._known)
+    _known: dict[int, ref[torch.UntypedStorage]] = field(default_factory=dict)  # by the address
 
     def add(self, t: Tensor) -> None:
         try:
@@ -203,18 +180,18 @@ class Memory:
 # --- constants -----------------------------------------------------------------------------------
 
 
+@dataclass(eq=False)
 class Origins:
     """The memory that seen operators made in one run, and the tensors that came from elsewhere.
 
     ``met``: those, as they were met, with their version. ``meets`` is called with each.
     """
 
-    def __init__(self, meets: Callable[[Tensor], None] | None = None) -> None:
-        # By the address of the data: the memory, and the versions in which it is known. There may
-        # be several: ``t.data`` counts its own.
-        self._made: dict[int, tuple[ref[torch.UntypedStorage], set[int]]] = {}
-        self.met: list[tuple[Tensor, int]] = []
-        self._meets = meets
+    meets: Callable[[Tensor], None] | None = None
+    met: list[tuple[Tensor, int]] = field(default_factory=list)
+    # By the address of the data: the memory, and the versions in which it is known. There may be
+    # several: ``t.data`` counts its own.
+    _made: dict[int, tuple[ref[torch.UntypedStorage], set[int]]] = field(default_factory=dict)
 
     def made(self, t: Tensor) -> None:
         """The tensor is the output of an operator that was seen."""
@@ -237,12 +214,8 @@ class Origins:
             return
         self.met.append((t, now))
         self.made(t)
-        if self._meets is not None:
-            self._meets(t)
-
-    def unknown(self) -> bool:
-        """Whether anything was met that is no parameter, as those of a function around a model."""
-        return any(not isinstance(t, nn.Parameter) for t, _ in self.met)
+        if self.meets is not None:
+            self.meets(t)
 
     def called(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         """An operator was called on constants: its outputs, and what it wrote into, are known."""

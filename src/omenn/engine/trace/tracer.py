@@ -260,7 +260,7 @@ class Tracer(TorchFunctionMode):
             return
         if self.followed.active.holds(t):  # NOTE one memory, one story
             raise refusals.alias(self)
-        if self.aside.whole:
+        if self.aside.whole is not None:
             transforms.check_outside(self, t)
         self.outside.meet(t)
         if t.is_nested:
@@ -364,13 +364,13 @@ class Tracer(TorchFunctionMode):
     def _mark_outputs(self, call: Call, row: Operator, out: Any) -> None:
         if call.result_frozen:
             self.last_frozen = call.operator
-        found = self.location.places(call, row, out)
+        found = call.places or self.location.places(call, row, out)
         boundedness = call.boundedness if row.bounded is None else row.bounded
         if boundedness is None:
             boundedness = min([m.boundedness for _, m in call.marked if m.kind == ACTIVE])
-        inputs = of = names_in(call.marked)
-        if len(call.active) < len(call.marked):
-            of = call.inputs
+        inputs = of = call.marked[0][1].inputs
+        if len(call.marked) > 1:
+            inputs, of = names_in(call.marked), call.inputs
         twin = call.twin(out) if self.create_graph else None
         for k, t in enumerate([out] if isinstance(out, Tensor) else out):
             if not isinstance(t, Tensor):

@@ -12,7 +12,7 @@ them. If the derivative is by what was there before, the model must run once mor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,7 +51,15 @@ class Aside:
     gradients: bool = True  # whether the model has gradients on, as far as it said
     duals: bool = False  # whether it makes dual tensors, for forward-mode AD
     # Of whole numbers that depend on the input, made inside of ``torch.vmap``.
-    whole: Memory = field(default_factory=Memory)
+    whole: Memory | None = None
+
+    def holds(self, t: Tensor) -> bool:
+        """Whether a tensor is made of such numbers."""
+        return self.whole is not None and self.whole.holds(t)
+
+    def add(self, t: Tensor) -> None:
+        self.whole = self.whole or Memory()
+        self.whole.add(t)
 
 
 def run(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -65,11 +73,7 @@ def run(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     ids = False
     for t in tensors_in((*args, *kwargs.values())):
         inner = unwrapped(t)
-        if (
-            mode.mark_of(inner) is None
-            and mode.mark_of(t) is None
-            and not mode.aside.whole.holds(inner)
-        ):
+        if mode.mark_of(inner) is None and mode.mark_of(t) is None and not mode.aside.holds(inner):
             mode.outside.meet(inner)
         elif inner.is_floating_point() or inner.is_complex():
             raise refusal(mode, _name(), "tensor")
@@ -81,7 +85,7 @@ def run(mode: Tracer, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if ids and (inner.is_floating_point() or inner.is_complex()):
             raise refusal(mode, _name(), "integer tensor")
         if ids and inner.dtype != torch.bool:
-            mode.aside.whole.add(inner)
+            mode.aside.add(inner)
         mode.outside.made(inner)
     return out
 
@@ -132,7 +136,7 @@ def check_duals(mode: Tracer, args: Any, kwargs: dict[str, Any]) -> None:
 
 def check_outside(mode: Tracer, t: Tensor) -> None:
     """Refuses what left a transform without its mark: whole numbers made of explained ids."""
-    if mode.aside.whole.holds(unwrapped(t)) and t.dtype != torch.bool:
+    if mode.aside.holds(unwrapped(t)) and t.dtype != torch.bool:
         raise refusal(mode, "torch.vmap", "integer tensor")
 
 
