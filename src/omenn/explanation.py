@@ -16,13 +16,13 @@ from omenn.engine.trace.marks import addresses
 # A tensor, or tensors in the structure of the inputs (the explained ones).
 Structure = Any
 
-# What it means, by the promise of the method, that the sum misses the output.
+# By the promise of the method: how a result with an inexact sum is described.
 PROMISES = ("exact", "approximate", "none")
 _INEXACT = {"exact": "NOT EXACT", "approximate": "approximate", "none": "no sum promised"}
 
-_ROUNDING = 30  # times the tolerance: a sum of many numbers that cancel
+_ROUNDING = 30  # times the tolerance: rounding of a sum of many numbers that cancel
 
-# Relative to 1 + Σ|C|: how far the sum may miss the output and still count as exact.
+# Relative to 1 + Σ|C|: how far an exact sum may be from the output.
 TOLERANCES = {
     torch.float64: 1e-9,
     torch.complex128: 1e-9,
@@ -52,7 +52,7 @@ def sums(
 
 
 def located_shares(names: list[str], split: Tensor) -> tuple[float, dict[str, dict[str, float]]]:
-    """Shares of Σ|constants|: with a place; and module → reason → without one, largest first."""
+    """Shares of Σ|constants|: located; and module → reason → not located, largest first."""
     sums = dict(zip(names, split.abs().sum(2).tolist(), strict=True))
     total = sum(map(sum, sums.values()))
     if not total:
@@ -70,7 +70,7 @@ def leaves(value: Structure) -> list[Tensor]:
     """The tensors of a structure, in order."""
     if isinstance(value, Tensor):
         return [value]
-    if value is None:  # an input that nothing is explained of
+    if value is None:  # an input without an explanation
         return []
     if isinstance(value, Mapping):
         return [t for v in value.values() for t in leaves(v)]
@@ -94,9 +94,9 @@ class Explanation:
 
     Shapes, for B samples (``locations`` are (H, W) of an image, (T,) of a sequence, (F,) of a
     table row). ``weight``, ``contribution``, ``bias`` and ``matrix`` have the structure and the
-    order of the inputs: a tuple has None where nothing of an input is explained, a dict is without
-    it. All matrices together sum to the output. Ids (B, T) have a matrix (B, T); their weight is
-    that of the rows that were looked up, a tuple for several lookups, zero for none.
+    order of the inputs. For an input without an explanation, a tuple has None and a dict no entry.
+    All matrices together sum to the output. Ids (B, T) have a matrix (B, T); their weight is that
+    of the rows that were looked up, a tuple for several lookups, zero for none.
 
     ========================  =====================================================================
     ``output`` (B,)           f_c(x), the explained number
@@ -109,16 +109,16 @@ class Explanation:
     ``exact``                 every residual is within ``tolerance`` · (1 + Σ|C|), and ``fidelity``
                               within ``fidelity_tolerance``
     ``fidelity``              largest |frozen − ordinary forward pass| relative to the largest
-                              |output|; None where they were not compared
-    ``cause``                 why it is not exact, as far as that can be told
+                              |output|; None if they were not compared
+    ``cause``                 why it is not exact, as far as known
     ``promise``               of the method, for ΣC = f: ``exact``, ``approximate`` or ``none``
     ``sources``               module → its constants' share of the output (B,)
-    ``located``               share of Σ|constants| that has a place on the input, 0 to 1
-    ``unlocated``             module → reason → share of Σ|constants| without a place
+    ``located``               share of Σ|constants| that has a location on the input, 0 to 1
+    ``unlocated``             module → reason → share of Σ|constants| without a location
     ``channel_dim``           which dimension of each input ``matrix`` is summed over, 0 for none
-    ``explains``              which number f is, where it is not the output itself: ``"the logit
+    ``explains``              which number f is, if it is not the output itself: ``"the logit
                               before sigmoid"`` of a model that returns probabilities
-    ``processing``            what was done to ``matrix`` afterwards (outliers, smoothing), in order
+    ``processing``            the steps that changed ``matrix`` afterwards, in order
     ========================  =====================================================================
 
     Source: arXiv 2412.02399, section 3 (C = C_w ⊙ X + C_b).
@@ -158,12 +158,12 @@ class Explanation:
 
     @property
     def faithful(self) -> bool:
-        """Whether the frozen forward pass has the output of the ordinary one."""
+        """Whether the frozen and the ordinary forward pass have the same output."""
         return self.fidelity is None or self.fidelity <= self.fidelity_tolerance
 
     @property
     def cause(self) -> str:
-        """Why an exact sum was missed, as far as it can be told; empty where it was not missed."""
+        """Why the sum is not exact although it should be, as far as known; otherwise empty."""
         if self.exact or self.promise != "exact" or self.processing:
             return ""
         if not self.faithful:
@@ -197,12 +197,12 @@ class Explanation:
 
     @property
     def reasons(self) -> dict[str, float]:
-        """Why constants have no place: reason → share of Σ|constants|, the largest first.
+        """Why constants have no location: reason → share of Σ|constants|, the largest first.
 
-        ``token``: a token that stands for no place (class token, register, learned query).
-        ``pooled``: made from the whole input (after global pooling, a layer over all positions).
-        ``operator``: an operator whose output has no known place. ``uniform``, ``attention``:
-        spread evenly, or along the frozen attention, as ``bias=`` says.
+        ``token``: a token without a location (class token, register, learned query).
+        ``pooled``: computed from the whole input (global pooling, a layer over all positions).
+        ``operator``: an operator whose output has no known location. ``uniform``, ``attention``:
+        spread evenly, or along the frozen attention, because of ``bias=``.
         """
         total: dict[str, float] = {}
         for shares in self.unlocated.values():
@@ -211,9 +211,9 @@ class Explanation:
         return dict(sorted(total.items(), key=lambda item: -item[1]))
 
     def with_matrix(self, matrix: Structure, **fields: Any) -> Explanation:
-        """The same explanation with another ``matrix``; its residual and Σ|C| are summed again.
+        """The same explanation with another ``matrix``; its residual and Σ|C| are recomputed.
 
-        ``fields`` are replaced as well. Constants that are kept apart (``bias="separate"``) count.
+        ``fields`` are replaced as well. Separate constants (``bias="separate"``) count.
 
         >>> import omenn
         >>> e = omenn.explain(torch.nn.Linear(3, 1, bias=False).eval(), torch.ones(1, 3))
@@ -226,7 +226,7 @@ class Explanation:
         return replace(changed, residual=residual, magnitude=magnitude)
 
     def heatmap(self, index: int = 0, **options: Any) -> Any:
-        """The matrix of sample ``index`` as an (H, W, 3) uint8 picture; white is zero."""
+        """The matrix of sample ``index`` as a picture (H, W, 3), uint8; white is zero."""
         from omenn.viz import heatmap  # pictures need numpy and matplotlib
 
         return heatmap(self, index, **options)
@@ -234,9 +234,9 @@ class Explanation:
     def processed(self, *steps: Any, **options: Any) -> Explanation:
         """The same with outliers removed and noise smoothed, for example by ``"clean"``.
 
-        The sum stays, unless a form is asked for that does not keep it; ``residual`` and
-        ``processing`` tell. ``weight``, ``contribution`` and ``bias`` stay the raw ones. Steps and
-        options: see :func:`omenn.viz.postprocess`.
+        The sum stays the same, except for the lossy forms; see ``residual`` and ``processing``.
+        ``weight``, ``contribution`` and ``bias`` stay raw. Steps and options: see
+        :func:`omenn.viz.postprocess`.
 
         >>> import omenn
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten()).eval()
@@ -297,9 +297,9 @@ _TENSORS = (
 
 
 def owned(e: Explanation, differentiable: bool, others: Iterable[Tensor]) -> Explanation:
-    """The same, with tensors of its own: they share no memory with each other and ``others``.
+    """The same with tensors that share no memory with each other and with ``others``.
 
-    Without a history, unless ``differentiable``.
+    They have no history, unless ``differentiable``.
     """
     taken = addresses(others)
     values = {name: _owned(getattr(e, name), differentiable, taken) for name in _TENSORS}
@@ -308,9 +308,9 @@ def owned(e: Explanation, differentiable: bool, others: Iterable[Tensor]) -> Exp
 
 
 def _owned(value: Structure, differentiable: bool, taken: set[int]) -> Structure:
-    """The same tensors with all of their memory their own, plain and, as a rule, without history.
+    """Plain tensors with the same values, no shared memory and, unless differentiable, no history.
 
-    ``taken``: addresses of the memory that is another's.
+    ``taken``: addresses of memory that is already used.
     """
     if isinstance(value, Mapping):
         return {name: _owned(v, differentiable, taken) for name, v in value.items()}

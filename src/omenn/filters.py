@@ -1,4 +1,4 @@
-"""The Gaussian filter of maps and pictures, for everybody who smooths or blurs."""
+"""The Gaussian filter that smooths maps and blurs pictures."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 def gaussian_filter(
     maps: Tensor, sigma: float, reach: int | None = None, border: str = "symmetric"
 ) -> Tensor:
-    """K_H C K_Wᵀ on (…, H, W), σ > 0 in entries; an axis with one entry is left alone.
+    """K_H C K_Wᵀ on (…, H, W), σ > 0 in entries; an axis with one entry does not change.
 
-    ``border``, how a map is continued (the first two as ``numpy.pad`` names them):
+    ``border``, how a map is continued (the first two names are those of ``numpy.pad``):
 
-    - ``symmetric``: d c b a | a b c d. K is symmetric with rows and columns that sum to one, so an
-      even map stays even and Σ stays the same.
-    - ``reflect``: d c b | a b c d. An even map stays even; needs ``reach`` below the side.
+    - ``symmetric``: d c b a | a b c d. K is symmetric with rows and columns that sum to one, so a
+      constant map stays constant and Σ stays the same.
+    - ``reflect``: d c b | a b c d. A constant map stays constant; needs ``reach`` below the side.
     - ``zeros``: what leaves the map is lost.
 
     ``reach``: taps to either side, 4σ if not given.
@@ -35,7 +35,7 @@ def _along(values: Tensor, axis: int, sigma: float, reach: int | None, border: s
     """Along one axis: entry i gets Σ_o w_o · entry i+o of the continued map."""
     length = values.shape[axis]
     if reach is None:
-        # beyond eight lengths the folded Gaussian is even, whatever its tail
+        # beyond eight lengths the folded Gaussian is flat, whatever its tail
         reach = max(1, math.ceil(min(4 * sigma, 8 * length)))
     weights = [math.exp(-0.5 * min(abs(o) / sigma, 1e9) ** 2) for o in range(-reach, reach + 1)]
     total = math.fsum(weights)
@@ -47,10 +47,10 @@ def _along(values: Tensor, axis: int, sigma: float, reach: int | None, border: s
 
 
 def _continued(values: Tensor, axis: int, reach: int, border: str) -> Tensor:
-    """The map with ``reach`` entries more at either end of an axis."""
+    """The map with ``reach`` more entries at either end of an axis."""
     length = values.shape[axis]
     places = torch.arange(-reach, length + reach, device=values.device)
-    twice = int(border != "reflect")  # whether the entry at the edge stands on both sides of it
+    twice = int(border != "reflect")  # whether the entry at the edge is repeated
     folded = places % (2 * length - 2 + 2 * twice)
     longer = values.index_select(axis, torch.minimum(folded, 2 * length - 2 + twice - folded))
     if border != "zeros":

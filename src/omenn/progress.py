@@ -1,4 +1,4 @@
-"""The progress bar of long work: seen on a terminal, silent in a pipe or a log."""
+"""The progress bar: visible on a terminal, silent in a pipe or a log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def progress_bar(console: Console | None = None) -> Progress:
-    """A bar on ``console`` (standard error by default), disabled where that is no terminal.
+    """A bar on ``console`` (standard error by default), disabled unless that is a terminal.
 
     >>> import io
     >>> progress_bar(Console(file=io.StringIO())).disable

@@ -21,6 +21,7 @@ from omenn.modalities.image.preprocessing import (
     from_torchvision,
 )
 from omenn.models.torchvision_remedy import prepare
+from refusals import refused
 
 
 def gradient(width: int = 12, height: int = 8) -> Image.Image:
@@ -123,7 +124,8 @@ class TestBadFiles:
         with pytest.raises(InputError, match=words) as caught:
             read_image(path)
         message = str(caught.value)
-        assert path.name in message
+        assert (caught.value.argument, caught.value.got) == ("path", str(path))
+        assert caught.value.remedy
         assert "\n" not in message
 
     def test_missing(self, tmp_path: Path) -> None:
@@ -136,11 +138,11 @@ class TestBadFiles:
         self.refuse(Path("/dev/zero"), "not a regular file")
 
     def test_impossible_name(self) -> None:
-        with pytest.raises(InputError, match=r"cannot be read|does not exist"):
+        with refused("path", "b.png"):
             read_image("a\0b.png")
 
     def test_name_too_long(self) -> None:
-        with pytest.raises(InputError, match=r"cannot be read|does not exist"):
+        with refused("path", "a" * 5000):
             read_image("a" * 5000)
 
     def test_empty(self, tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ class TestBadFiles:
     def test_the_limit_counts_pixels(self, tmp_path: Path) -> None:
         gradient(12, 8).save(tmp_path / "x.png")
         assert read_image(tmp_path / "x.png", max_pixels=96).size == (12, 8)
-        with pytest.raises(InputError, match="12 x 8 pixels"):
+        with refused("path", "x.png"):
             read_image(tmp_path / "x.png", max_pixels=95)
         assert MAX_PIXELS < Image.MAX_IMAGE_PIXELS
 
@@ -206,11 +208,11 @@ class TestPreprocessing:
         assert grey.display(x[0]).shape == (8, 8, 3)
 
     def test_a_model_without_pictures_is_refused(self) -> None:
-        with pytest.raises(InputError, match="takes 5 channels"):
+        with refused("picture", "3 channels"):
             Preprocessing(mean=(0.0,) * 5, std=(1.0,) * 5)(gradient())
 
     def test_an_elongated_picture_is_refused_before_it_fills_the_memory(self) -> None:
-        with pytest.raises(InputError, match="too elongated"):
+        with refused("picture", "40000 x 1 pixels"):
             Preprocessing()(Image.new("RGB", (40_000, 1)))
 
     def test_a_single_pixel_is_enough(self) -> None:
@@ -280,18 +282,20 @@ class TestSettings:
         assert settings.source == "net.py"
 
     @pytest.mark.parametrize(
-        ("settings", "words"),
+        ("settings", "argument", "got"),
         [
-            ({"sise": 32}, "unknown preprocessing setting 'sise': did you mean 'size'"),
-            ({"size": "large"}, "cannot be used"),
-            ({"size": [1, 2, 3]}, "cannot be used"),
-            ({"size": 0}, "positive size"),
-            ({"mean": [0.5], "std": [0.5, 0.5]}, "as many mean"),
-            ({"std": [0.0, 1.0, 1.0]}, "positive std"),
-            ({"interpolation": "bicubik"}, "did you mean 'bicubic'"),
-            ({"crop": "middle"}, "unknown crop 'middle'"),
+            ({"sise": 32}, "preprocessing setting", "sise"),
+            ({"size": "large"}, "preprocess", "large"),
+            ({"size": [1, 2, 3]}, "preprocess", "[1, 2, 3]"),
+            ({"size": 0}, "preprocess", "size (0, 0)"),
+            ({"mean": [0.5], "std": [0.5, 0.5]}, "preprocess", "mean (0.5,)"),
+            ({"std": [0.0, 1.0, 1.0]}, "preprocess", "std (0.0, 1.0, 1.0)"),
+            ({"interpolation": "bicubik"}, "interpolation", "bicubik"),
+            ({"crop": "middle"}, "crop", "middle"),
         ],
     )
-    def test_bad_settings_are_refused(self, settings: dict[str, object], words: str) -> None:
-        with pytest.raises(ModelError, match=words):
+    def test_bad_settings_are_refused(
+        self, settings: dict[str, object], argument: str, got: str
+    ) -> None:
+        with refused(argument, got, ModelError):
             from_mapping(settings, "net.py")

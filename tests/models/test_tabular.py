@@ -22,6 +22,7 @@ from omenn.models.table_training import split, train_table
 from omenn.models.tabular import TableNetwork, roc_auc
 from omenn.xdnn import AttributionPrior
 from omenn.xdnn.priors import sparsity
+from refusals import refused
 
 SMALL = {"hidden": (8, 4), "epochs": 6, "learning_rate": 0.02}
 
@@ -74,9 +75,9 @@ class TestRocAuc:
         assert roc_auc(torch.zeros(3), target) == 0.5
 
     def test_refuses(self) -> None:
-        with pytest.raises(InputError, match="needs rows of both classes"):
+        with refused("target", "one class"):
             roc_auc(torch.zeros(3), torch.ones(3).long())
-        with pytest.raises(InputError, match="cannot order scores that are NaN"):
+        with refused("scores", "nan"):
             roc_auc(torch.tensor([0.0, math.nan]), torch.tensor([0, 1]))
 
 
@@ -95,7 +96,7 @@ class TestSplit:
 
     def test_a_class_that_is_too_small(self) -> None:
         table = Table(torch.zeros(4, 1), torch.tensor([0, 0, 0, 1]), ("a",), ("x", "rare"))
-        with pytest.raises(InputError, match=r"class 'rare' has 1 row; .* need one each\. Add"):
+        with refused("target", "1 row"):
             split(table, 0)
 
 
@@ -306,8 +307,9 @@ class TestInterruption:
             state = torch.load(checkpoint, weights_only=True)
             del state[part]
             torch.save(state, checkpoint)
-            with pytest.raises(WeightsError, match=f"lacks {part}: .* Remove it"):
+            with pytest.raises(WeightsError) as caught:
                 train_table(file, "kind", out, **SMALL)
+            assert caught.value.expected == part
             checkpoint.write_bytes(whole)
         prior = AttributionPrior("sparsity", 1.0)
         for other in ({"seed": 3}, {"bias": False}, {"prior": prior}, {"hidden": (8,)}):
@@ -320,7 +322,7 @@ class TestInterruption:
         with pytest.raises(WeightsError, match="belongs to another training"):
             train_table(file, "kind", out, **SMALL)
         checkpoint.write_bytes(whole[:500])
-        with pytest.raises(WeightsError, match=r"cannot be read: .* Remove it to start afresh"):
+        with refused("weights", str(checkpoint), WeightsError):
             train_table(file, "kind", out, **SMALL)
 
 
@@ -379,34 +381,34 @@ class TestNotFinite:
 
 class TestRefuses:
     def test_requests_without_sense(self, file: Path, tmp_path: Path) -> None:
-        for options, text in (
-            ({"epochs": 0}, "epochs is 0; at least 1"),
-            ({"hidden": (8, 0)}, r"hidden is \(8, 0\); every width is at least 1"),
-            ({"learning_rate": 0.0}, "learning_rate is 0.0; choose one above 0"),
-            ({"learning_rate": math.nan}, "learning_rate is nan"),
-            ({"learning_rate": 1e300}, r"learning_rate is 1e\+300"),
-            ({"seed": -1}, "the seed is -1; choose a whole number from 0 to 4294967295"),
+        for argument, value, got in (
+            ("epochs", 0, "0"),
+            ("hidden", (8, 0), "0"),
+            ("learning_rate", 0.0, "0.0"),
+            ("learning_rate", math.nan, "nan"),
+            ("learning_rate", 1e300, "1e+300"),
+            ("seed", -1, "-1"),
         ):
-            with pytest.raises(InputError, match=text):
-                train_table(file, "kind", tmp_path / "out", **SMALL | options)
-        with pytest.raises(InputError, match="hidden is '8;4'; give whole numbers with commas"):
+            with refused(argument, got):
+                train_table(file, "kind", tmp_path / "out", **SMALL | {argument: value})
+        with refused("hidden", "'8;4'"):
             table_training.widths("8;4")
 
     def test_a_place_that_cannot_be_written(self, file: Path) -> None:
-        with pytest.raises(OutputError, match="cannot be written"):
+        with refused("path", str(file), OutputError):
             train_table(file, "kind", file / "out", **SMALL)
 
     def test_folders_without_a_network(self, file: Path, tmp_path: Path) -> None:
-        with pytest.raises(WeightsError, match=r"table.json' cannot be read: it does not exist"):
+        with refused("path", "table.json", WeightsError):
             tabular.load(tmp_path)
         out = tmp_path / "out"
         train_table(file, "kind", out, **SMALL)
         (out / "table.safetensors").unlink()
-        with pytest.raises(WeightsError, match=r"table.safetensors' cannot be read"):
+        with refused("path", "table.safetensors", WeightsError):
             tabular.load(out)
-        for text in ("{", "[]", "{}"):
+        for text, argument in (("{", "path"), ("[]", "folder"), ("{}", "folder")):
             (out / "table.json").write_text(text)
-            with pytest.raises(WeightsError, match=r"the card .* (cannot be read|is no JSON)"):
+            with refused(argument, str(out), WeightsError):
                 tabular.load(out)
 
 

@@ -11,13 +11,14 @@ from safetensors.torch import load_file
 
 from omenn.data import birds
 from omenn.data.birds.arrays import scene_arrays
-from omenn.errors import InputError, ModelError, OutputError, WeightsError
+from omenn.errors import ModelError, OutputError, WeightsError
 from omenn.models import fit, training
 from omenn.models.architectures import ARCHITECTURES
 from omenn.models.augmentation import augmented, drawn_move, normalised
 from omenn.models.checkpoints import load_weights
 from omenn.models.recipes import RECIPES, recipe_of
 from omenn.models.training import accuracy, train_birds
+from refusals import refused
 
 pytestmark = pytest.mark.usefixtures("tiny_recipes")
 
@@ -78,25 +79,25 @@ def test_checkpoints_that_do_not_fit(tmp_path, cache):
     with pytest.raises(WeightsError, match="belongs to another training"):
         train_birds("birds-convnet", tmp_path, epochs=1, cache=cache)
     checkpoint.write_bytes(whole[:1000])
-    with pytest.raises(WeightsError, match=r"cannot be read: .* Remove it to start afresh"):
+    with refused("weights", str(checkpoint), WeightsError):
         train_birds("birds-convnet", tmp_path, epochs=1, cache=cache)
 
 
 def test_requests_without_sense(tmp_path, cache):
-    with pytest.raises(ModelError, match=r"unknown architecture 'birds-restnet'.*'birds-resnet'"):
+    with refused("architecture", "birds-restnet", ModelError):
         train_birds("birds-restnet", tmp_path)
-    with pytest.raises(InputError, match="epochs is 0"):
+    with refused("epochs", "0"):
         train_birds("birds-vit", tmp_path, epochs=0)
-    with pytest.raises(InputError, match="train_scenes 7; at least 1 and 8"):
+    with refused("train_scenes", "7"):
         train_birds("birds-vit", tmp_path, train_scenes=7)
-    with pytest.raises(InputError, match=r"is -1; it must be above 0 and up to 1e\+30"):
+    with refused("learning_rate", "-1"):
         train_birds("birds-vit", tmp_path, learning_rate=-1)
-    with pytest.raises(InputError, match=r"learning_rate is 1e\+38"):
+    with refused("learning_rate", "1e+38"):
         train_birds("birds-vit", tmp_path, learning_rate=1e38)
-    with pytest.raises(InputError, match="the seed is 4294967296; choose a whole number from 0"):
+    with refused("seed", "4294967296"):
         train_birds("birds-vit", tmp_path, seed=2**32)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with refused("path", "file", OutputError):
         train_birds("birds-convnet", tmp_path / "file", epochs=1, cache=cache)
 
 

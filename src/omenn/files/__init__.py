@@ -1,1 +1,1 @@
-"""Files: foreign ones are checked before they are read, ours are there whole or not at all."""
+"""Safe file access: foreign files are checked before reading, own files are written atomically."""

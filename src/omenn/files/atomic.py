@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: a file appears completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,52 +14,50 @@ from omenn.errors import OutputError
 from omenn.files.reading import is_folder, why
 
 LONGEST = 255
-"""Bytes of a name, of the usual file systems."""
+"""Bytes that the usual file systems allow in a name."""
 
 _numbers = itertools.count()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to; moved to ``path`` on success, else removed.
+    """A temporary path in the folder of ``path``; moved to ``path`` on success, removed otherwise.
 
     Missing folders are created, and removed again on failure.
 
     Raises:
-        OutputError: the place cannot be written.
+        OutputError: the path cannot be written.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "new" / "a.txt"
-    >>> with replacing(target) as beside:
-    ...     _ = beside.write_text("whole")
+    >>> with replacing(target) as temporary:
+    ...     _ = temporary.write_text("whole")
     >>> target.read_text(), len(list(target.parent.iterdir()))
     ('whole', 1)
     """
     check_writable(path)
-    # short, as a name of the greatest length must not become longer; some writers need the ending
-    beside = path.with_name(f".omenn-{os.getpid()}-{next(_numbers)}{path.suffix[:20]}")
+    # short, so that the longest allowed name does not grow; some writers need the ending
+    temporary = path.with_name(f".omenn-{os.getpid()}-{next(_numbers)}{path.suffix[:20]}")
     missing = [place for place in (path.parent, *path.parent.parents) if not place.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        os.replace(beside, path)
+        yield temporary
+        os.replace(temporary, path)
         missing.clear()
     except OSError as error:
-        raise OutputError(
-            f"'{path}' cannot be written: {why(error)}. Choose another folder."
-        ) from error
+        raise unwritable(path, why(error)) from error
     finally:
         with suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         for folder in missing:
-            with suppress(OSError):  # another file may have come into it
+            with suppress(OSError):  # another file may be in it by now
                 folder.rmdir()
 
 
 def write_files(files: Mapping[Path, bytes | memoryview]) -> None:
-    """Write all files. Nothing is moved to its place before everything is written.
+    """Write all files. No file is moved into place before all are written.
 
-    So an error or an interruption while writing leaves what was there before.
+    So an error or an interruption while writing leaves the previous files.
 
     Raises:
         OutputError: a folder cannot be created, a file cannot be written.
@@ -75,12 +73,12 @@ def write_files(files: Mapping[Path, bytes | memoryview]) -> None:
 
 
 def write_checkpoint(state: Any, path: Path) -> None:
-    """Write what ``torch.load`` reads again, whole or not at all.
+    """Write a file for ``torch.load``, completely or not at all.
 
-    It is made in memory: torch's own writer answers a full disk with an error that does not say so.
+    It is built in memory first, since torch's writer does not report a full disk as such.
 
     Raises:
-        OutputError: the place cannot be written.
+        OutputError: the path cannot be written.
     """
     import torch
 
@@ -90,29 +88,25 @@ def write_checkpoint(state: Any, path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raises ``OutputError`` if it is clear before any work that ``path`` cannot be written."""
+    """Raises ``OutputError`` if ``path`` obviously cannot be written, before any work is done."""
     if "\0" in str(path):
-        raise OutputError(f"'{path!s}' cannot be written: no name contains a null character.")
+        raise unwritable(path, "no name contains a null character", "Choose another name.")
     try:
         if is_folder(path):
-            raise OutputError(f"'{path}' is a folder, expected the name of a file to write.")
+            raise unwritable(path, "it is a folder", "Give the name of a file.")
         nearest = next(folder for folder in path.absolute().parents if folder.exists())
         if len(os.fsencode(path.name)) > LONGEST:
-            raise OutputError(
-                f"'{path}' cannot be written: its name is longer than {LONGEST} bytes. "
-                "Choose a shorter one."
-            )
+            reason = f"its name is longer than {LONGEST} bytes"
+            raise unwritable(path, reason, "Choose a shorter one.")
     except (OSError, ValueError) as error:
-        raise OutputError(
-            f"'{path}' cannot be written: {why(error)}. Choose another place."
-        ) from error
+        raise unwritable(path, why(error)) from error
     if not nearest.is_dir():
-        raise OutputError(
-            f"'{path}' cannot be written: '{nearest}' is a file, not a folder. "
-            "Choose another folder."
-        )
+        raise unwritable(path, f"'{nearest}' is a file, not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise OutputError(
-            f"'{path}' cannot be written: no permission to write into '{nearest}'. "
-            "Choose another folder."
-        )
+        raise unwritable(path, f"no permission to write into '{nearest}'")
+
+
+def unwritable(path: Path, reason: str, remedy: str = "Choose another folder.") -> OutputError:
+    """The error for a path that cannot be written."""
+    text = f"'{path}' cannot be written: {reason}."
+    return OutputError(text, argument="path", got=str(path), remedy=remedy)

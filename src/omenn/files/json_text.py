@@ -1,4 +1,4 @@
-"""JSON that every reader takes: without NaN, and with text that can be shown."""
+"""JSON that every parser accepts: without NaN, and with printable text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def as_json(content: Any, indent: int = 1) -> str:
 
 
 def finite(content: Any) -> Any:
-    """The same with None in place of what is no finite number, and all text printable."""
+    """The content with None for numbers that are not finite, and with printable text."""
     if isinstance(content, str):
         return printable(content)
     if isinstance(content, Mapping):

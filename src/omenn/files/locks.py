@@ -1,4 +1,4 @@
-"""One command at a time in a folder whose files belong together."""
+"""Locks on folders: one command at a time writes into a folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from omenn.errors import OutputError
+from omenn.files.atomic import unwritable
 from omenn.files.reading import why
 
 NAME = ".omenn-lock"
@@ -16,13 +17,13 @@ NAME = ".omenn-lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Inside, no other process that asks for this folder gets it; it is created if need be.
+    """Inside the block no other process can lock this folder, which is created if missing.
 
-    The lock is the system's and ends with its process however that ends, so that none is ever left
-    behind by a process that has died. A folder that is still empty at the end is removed again.
+    The operating system releases the lock when the process ends, for whatever reason. A folder that
+    is still empty at the end is removed again.
 
     Raises:
-        OutputError: another process is at work in it; it cannot be written.
+        OutputError: another process has locked the folder, or it cannot be written.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp()) / "new"
@@ -39,7 +40,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # unlinked before it is released: who waits for this file then looks for it again
+            # unlinked before the release: a process that waits for this file then looks again
             path.unlink(missing_ok=True)
             os.close(number)
     finally:
@@ -52,33 +53,28 @@ def _created(folder: Path) -> list[Path]:
     try:
         nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         if not nearest.is_dir():
-            raise OutputError(
-                f"'{folder}' cannot be written: '{nearest}' is a file, not a folder. "
-                "Choose another folder."
-            )
+            raise unwritable(folder, f"'{nearest}' is a file, not a folder")
         missing = [place for place in (*reversed(folder.parents), folder) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise OutputError(
-            f"'{folder}' cannot be written: {why(error)}. Choose another folder."
-        ) from error
+        raise unwritable(folder, why(error)) from error
     return missing
 
 
 def _acquired(path: Path, folder: Path) -> int:
-    """An open file that this process alone has locked and that still bears its name."""
+    """An open file that this process alone has locked and that still has its name."""
     while True:
         try:
             number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         except (OSError, ValueError) as error:
-            raise OutputError(
-                f"'{folder}' cannot be written: {why(error)}. Choose another folder."
-            ) from error
+            raise unwritable(folder, why(error)) from error
         if not _lock(number):
             os.close(number)
             raise OutputError(
-                f"another omenn is writing into '{folder}'. Wait until it is done, or choose "
-                "another folder."
+                f"another omenn is writing into '{folder}'.",
+                argument="path",
+                got=str(folder),
+                remedy="Wait until it is done, or choose another folder.",
             )
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(number), os.stat(path)):
@@ -87,7 +83,7 @@ def _acquired(path: Path, folder: Path) -> int:
 
 
 def _lock(number: int) -> bool:
-    """Lock an open file if nobody else has."""
+    """Lock an open file unless another process has."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -96,7 +92,7 @@ def _lock(number: int) -> bool:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks: as good as can be
+    except OSError:  # a file system without locks: nothing better is possible
         return True
     return True
 

@@ -1,9 +1,9 @@
-"""Files from outside: a regular file of bounded size, or an error before anything of it is read.
+"""Files from outside: a regular file of bounded size, or an error before anything is read.
 
 NOTE [files from outside]
-A name may lead to a pipe that never answers, to a device that never ends, to a file that is larger
-than memory. Whoever reads a file that omenn does not bring along opens it here, and reads from what
-was opened, so that what was checked is what is read.
+A path may lead to a pipe that never answers, to a device that never ends, or to a file that is
+larger than memory. Every file that omenn does not ship is opened here and read from the handle that
+was checked, so that the file cannot be exchanged in between.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from omenn.errors import InputError, OmennError
+from omenn.errors import InputError, OmennError, reason
 
 MB = 1 << 20
 GB = 1 << 30
 TEXT = 16 * MB
-"""At most as much is read of a plan, a card, a list, a file with code."""
+"""The largest plan, card, list or file with code that is read."""
 
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # not on every system
 
@@ -47,11 +48,11 @@ def opened(
     """A regular file, open to be read from its beginning.
 
     Args:
-        what: the words in front of its name in an error.
-        most: how many bytes it may have.
-        kind: of the error.
-        empty: whether it may be empty.
-        remedy: what to do if it is not there.
+        what: the words before its name in an error.
+        most: the largest size in bytes.
+        kind: the class of the error.
+        empty: whether the file may be empty.
+        remedy: what to do if there is no such file.
 
     Raises:
         kind: no such file, a folder, a pipe, a device, too large, empty, unreadable.
@@ -63,72 +64,83 @@ def opened(
     ...     file.read()
     b'abc'
     """
-    refused = f"the {what} '{path}' cannot be read"
+    refused = partial(_unreadable, kind, what, path)
     try:
-        # without NONBLOCK the opening of a pipe that nobody writes to would wait for ever
+        # without NONBLOCK, opening a pipe without a writer would block for ever
         number = os.open(path, os.O_RDONLY | _FLAGS)
     except (OSError, ValueError) as error:
-        raise kind(f"{refused}: {why(error)}. {remedy}") from error
+        raise refused(why(error), remedy) from error
     found = os.fstat(number)
-    if stat.S_ISDIR(found.st_mode):  # Python opens none
+    if stat.S_ISDIR(found.st_mode):  # os.fdopen refuses folders
         os.close(number)
-        raise kind(f"{refused}: it is a folder. Name a file.")
+        raise refused("it is a folder", "Name a file.")
     with os.fdopen(number, "rb") as file:
         if not stat.S_ISREG(found.st_mode):
-            raise kind(f"{refused}: it is not a regular file but a pipe or a device. Name a file.")
+            raise refused("it is not a regular file but a pipe or a device", "Name a file.")
         if not found.st_size and not empty:
-            raise kind(f"{refused}: it is empty. Use an intact copy of it.")
+            raise refused("it is empty", "Use an intact copy of it.")
         if found.st_size > most:
-            raise kind(
-                f"{refused}: it has {size(found.st_size)}, and at most {size(most)} are read. "
-                "Check that it is the right file."
-            )
+            reason = f"it has {size(found.st_size)}, and at most {size(most)} are read"
+            raise refused(reason, "Check that it is the right file.")
         yield file
 
 
 def read_bytes(path: str | Path, what: str = "file", **options: Any) -> bytes:
-    """The whole of a file; options and errors: see :func:`opened`."""
-    kind = options.get("kind", InputError)
+    """The content of a file; options and errors: see :func:`opened`."""
     with opened(path, what, **options) as file:
         try:
             return file.read(options.get("most", TEXT))
         except OSError as error:
-            raise kind(f"the {what} '{path}' cannot be read: {why(error)}.") from error
+            kind = options.get("kind", InputError)
+            raise _unreadable(kind, what, path, why(error), "Use an intact copy of it.") from error
+
+
+def _unreadable(
+    kind: type[OmennError], what: str, path: str | Path, reason: str, remedy: str
+) -> OmennError:
+    text = f"the {what} '{path}' cannot be read: {reason}."
+    return kind(text, argument="path", got=str(path), remedy=remedy)
 
 
 def read_text(path: str | Path, what: str = "file", **options: Any) -> str:
-    """The whole of a UTF-8 file without a byte order mark; options: see :func:`opened`.
+    """The content of a UTF-8 file without its byte order mark; options: see :func:`opened`.
 
     Raises:
-        kind: as there, and for bytes that are no UTF-8.
+        kind: as there, and for bytes that are not UTF-8.
     """
     content = read_bytes(path, what, **options)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        place = f"byte {error.start} is 0x{content[error.start]:02x}"
         raise options.get("kind", InputError)(
-            f"the {what} '{path}' is not UTF-8 (byte {error.start} is "
-            f"0x{content[error.start]:02x}). Save it as UTF-8."
+            f"the {what} '{path}' is not UTF-8 ({place}).",
+            argument="path",
+            got=str(path),
+            remedy="Save it as UTF-8.",
         ) from error
 
 
 def read_json(path: str | Path, what: str = "file", **options: Any) -> Any:
-    """What a JSON file holds; options: see :func:`opened`.
+    """The content of a JSON file; options: see :func:`opened`.
 
     Raises:
-        kind: as there, and for what is no JSON.
+        kind: as there, and for a file that is not JSON.
     """
     text = read_text(path, what, **options)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise options.get("kind", InputError)(
-            f"the {what} '{path}' is no JSON: {str(error).splitlines()[0]}. Use an intact copy."
+            f"the {what} '{path}' is not JSON: {reason(error)}.",
+            argument="path",
+            got=str(path),
+            remedy="Use an intact copy.",
         ) from error
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder; names that no file system takes lead to none."""
+    """Whether a path is a folder; False for a name that no file system allows."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -136,7 +148,7 @@ def is_folder(path: Path) -> bool:
 
 
 def why(error: OSError | ValueError) -> str:
-    """The reason of an error of the system, in words without the name of the file."""
+    """The reason of a system error in words, without the name of the file."""
     if isinstance(error, OSError):
         return _REASONS.get(error.errno or 0) or error.strerror or "the system refuses it"
     return "no name contains a null character" if "null" in str(error) else str(error)

@@ -1,1 +1,1 @@
-"""Models by name, and pictures made ready for them."""
+"""Models by name, the bundled networks, and their training."""

@@ -6,12 +6,12 @@
 ``birds-convnet``: convolutions with biases and ReLU, no normalisation.
 
 ``birds-xresnet``, ``birds-xvit``, ``birds-xconvnet``: the same without additive terms, so that
-F(αx) = αF(x) for α ≥ 0 (Hesse et al., arXiv 2111.07668). ``omenn.xdnn.convert`` makes them of the
-others: BatchNorm and LayerNorm become ``ScaleNorm``, GELU becomes ReLU, softmax a normalised ReLU,
-class token and position embedding are zero.
+F(αx) = αF(x) for α ≥ 0 (Hesse et al., arXiv 2111.07668). ``omenn.xdnn.convert`` makes them from
+the others: BatchNorm and LayerNorm become ``ScaleNorm``, GELU becomes ReLU, softmax becomes a
+normalised ReLU, class token and position embedding become zero.
 
-All take (B, 3, 64, 64), normalised as ``bundled`` says, and return logits (B, classes).
-``features`` returns what the last layer ``head`` reads, (B, D).
+All take (B, 3, 64, 64), normalised as in ``bundled``, and return logits (B, classes).
+``features`` returns the input of the last layer ``head``, (B, D).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Classifier(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions with BatchNorm beside a shortcut."""
+    """Two 3×3 convolutions with BatchNorm, and a shortcut."""
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class BirdsResNet(Classifier):
 
 
 class BirdsConvNet(Classifier):
-    """Eight convolutions with biases and ReLU, every second one halves the side."""
+    """Eight convolutions with biases and ReLU; every second one halves the side."""
 
     def __init__(self, classes: int = 50, widths: tuple[int, ...] = (32, 64, 128, 128)) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm attention and a GELU network, each beside a shortcut."""
+    """Pre-norm attention and a GELU network, each with a shortcut."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -177,12 +177,12 @@ def _without_additive_terms(network: Classifier, **options: Any) -> Classifier:
 
 
 def birds_xresnet() -> Classifier:
-    """``birds-resnet`` without additive terms; its weights are drawn as those are."""
+    """``birds-resnet`` without additive terms, with weights drawn in the same way."""
     return _without_additive_terms(BirdsResNet())
 
 
 def birds_xvit() -> Classifier:
-    """``birds-vit`` without additive terms: tokens have no positions but what the stem sees."""
+    """``birds-vit`` without additive terms, and so without position embedding."""
     return _without_additive_terms(
         BirdsViT(), stand_ins="all", inputs=torch.zeros(1, 3, SIZE, SIZE)
     )
@@ -201,4 +201,4 @@ ARCHITECTURES: dict[str, Callable[[], Classifier]] = {
     "birds-xvit": birds_xvit,
     "birds-xconvnet": birds_xconvnet,
 }
-"""Name of a bundled model → what builds it, with 50 classes and random weights."""
+"""Name → a function that builds the network with 50 classes and random weights."""

@@ -1,4 +1,4 @@
-"""Pictures of birds as the networks read them, and their random changes in training."""
+"""Pictures of birds as input of the networks, and their random changes in training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omenn.models.bundled import MEAN, STD
 
 
 def normalised(images: Tensor) -> Tensor:
-    """Pixels 0..255 (B, 3, S, S) as the networks read them: (v / 255 - MEAN) / STD."""
+    """Pixels 0..255 (B, 3, S, S) as input of the networks: (v / 255 - MEAN) / STD."""
     return (images.float() / 255 - MEAN[0]) / STD[0]
 
 
@@ -50,7 +50,7 @@ def drawn_move(batch: int, size: int, generator: torch.Generator) -> Move:
 
 
 def tinted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Varied a little in brightness, contrast and tint; (B, 3, S, S) in [-1, 1]."""
+    """Random small changes of brightness, contrast and tint; (B, 3, S, S) in [-1, 1]."""
     batch = len(images)
 
     def between(low: float, high: float, channels: int) -> Tensor:

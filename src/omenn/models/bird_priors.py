@@ -1,4 +1,4 @@
-"""Attribution priors for the training on birds: made from names and numbers, and described."""
+"""Attribution priors for the training on birds: built from names and numbers, and described."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from omenn.data.birds.arrays import scene_arrays
 from omenn.engine.digest import digest
-from omenn.errors import InputError, did_you_mean
+from omenn.errors import unknown
 from omenn.models.augmentation import normalised
 from omenn.models.bundled import SIZE
 from omenn.models.recipes import BIRD_PRIORS
@@ -36,9 +36,7 @@ def bird_prior(
     from omenn.xdnn import AttributionPrior
 
     if name not in BIRD_PRIORS:
-        raise InputError(
-            f"no prior for birds is called '{name}': {did_you_mean(name, BIRD_PRIORS)}"
-        )
+        raise unknown("prior", name, BIRD_PRIORS)
     options: dict[str, Any] = {}
     if method == "expected-gradients":
         scenes = scene_arrays("train", REFERENCES, seed=seed, size=SIZE)
@@ -49,7 +47,7 @@ def bird_prior(
 
 
 def described(prior: Any) -> dict[str, Any] | None:
-    """A prior in words and numbers, as cards and checkpoints record it; its name if it is foreign.
+    """A prior in words and numbers, for cards and checkpoints; only the name of a user's prior.
 
     >>> described(bird_prior("sparsity", 0.5, "integrated-gradients", fraction=0.25))
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -78,7 +76,7 @@ def takes_mask(prior: AttributionPrior | None) -> bool:
 
 
 def state_digest(prior: Any) -> str | None:
-    """Where the random numbers of a prior begin."""
+    """A digest of the random state from which a prior starts."""
     return digest([prior.state_dict()["generator"]]) if hasattr(prior, "options") else None
 
 

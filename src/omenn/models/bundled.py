@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omenn.data.birds import CLASS_NAMES
-from omenn.errors import ModelError, WeightsError, did_you_mean, reason
+from omenn.errors import ModelError, WeightsError, reason, unknown
 
 if TYPE_CHECKING:
     from omenn.models.architectures import Classifier
@@ -27,8 +27,8 @@ SIZE = 64
 MEAN = STD = (0.5, 0.5, 0.5)
 """Input = (pixel in [0, 1] - MEAN) / STD, for red, green and blue."""
 
-# A further network of ``ARCHITECTURES``: the two files that ``omenn train birds`` wrote, without
-# options that change its recipe, go to weights/, and its name here.
+# To bundle another network of ``ARCHITECTURES``, train it with ``omenn train birds`` and its
+# default recipe, copy the two files to weights/, and add the name here.
 _NAMES = ("birds-resnet", "birds-vit", "birds-convnet", "birds-xconvnet")
 _FOLDER = Path(__file__).with_name("weights")
 
@@ -46,14 +46,17 @@ def weights_path(name: str) -> Path:
 def card(name: str) -> dict[str, Any]:
     """Data, recipe, command and accuracy of a bundled network, as its training wrote them.
 
-    Raises ModelError for an unknown name, WeightsError where the card cannot be read.
+    Raises ModelError for an unknown name, WeightsError if the card cannot be read.
     """
     path = _FOLDER / f"{_known(name)}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"the card '{path}' cannot be read: {reason(error)}. Install omenn again."
+            f"the card '{path}' cannot be read: {reason(error)}.",
+            argument="name",
+            got=name,
+            remedy="Install omenn again.",
         ) from error
 
 
@@ -69,7 +72,7 @@ def load(name: str) -> Classifier:
     from omenn.models.architectures import ARCHITECTURES
     from omenn.models.checkpoints import load_weights
 
-    with torch.random.fork_rng(devices=[]):  # layers draw weights before they get the trained ones
+    with torch.random.fork_rng(devices=[]):  # layers draw random weights first
         network = ARCHITECTURES[name]()
     load_weights(network, path)
     return network.eval()
@@ -77,5 +80,5 @@ def load(name: str) -> Classifier:
 
 def _known(name: str) -> str:
     if name not in _NAMES:
-        raise ModelError(f"unknown bundled model '{name}': {did_you_mean(name, _NAMES)}")
+        raise unknown("bundled model", name, _NAMES, ModelError)
     return name

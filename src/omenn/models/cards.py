@@ -1,4 +1,4 @@
-"""What a training on birds writes at its end: the weights, and a card that describes them."""
+"""The result of a training on birds: the weights, and a card that describes them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Trained:
 
 
 def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval of a share seen in ``count`` independent trials; 95 % for z = 1.96.
+    """Wilson's interval of a share observed in ``count`` independent trials; 95 % for z = 1.96.
 
     (p + z²/2n ± z·√(p(1-p)/n + z²/4n²)) / (1 + z²/n)  — E. B. Wilson, JASA 22 (1927).
 
@@ -57,7 +57,7 @@ def write_result(network: nn.Module, found: Trained, out: Path) -> Path:
 
 
 def command_of(arch: str, seed: int, recipe: Recipe, prior: Mapping[str, Any] | None) -> str | None:
-    """The command line that trains the same network again; None with a prior of the caller's own.
+    """The command line that trains the same network again; None with a user's prior.
 
     >>> command_of("birds-vit", 3, RECIPES["birds-vit"], None)
     'omenn train birds --arch birds-vit --seed 3'

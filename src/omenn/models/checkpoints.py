@@ -1,4 +1,4 @@
-"""Reads trained weights from a file without running code from it, and checks that they fit."""
+"""Reads trained weights from a file without running its code, and checks that they fit."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.")
 _NAMED_IN_MESSAGE = 3
-_COPIES = 16  # of the weights of a model, in a checkpoint of its training
+_COPIES = 16  # of the weights, at most, in a checkpoint of a training
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load the weights of ``path`` into ``model``, which is left as it was if they do not fit.
+    """Load the weights of ``path`` into ``model``, which does not change if they do not fit.
 
-    Read are safetensors, and what ``torch.save`` wrote as long as it holds nothing but tensors and
-    plain values (``torch.load(weights_only=True)``). A dictionary with the weights under
-    ``state_dict`` or ``model`` and names that begin with ``module.`` are understood.
+    The file is safetensors, or a file of ``torch.save`` with nothing but tensors and plain values
+    (``torch.load(weights_only=True)``). The weights may be under ``state_dict`` or ``model`` of a
+    dictionary, and their names may begin with ``module.``.
 
     Raises:
         WeightsError: no such file, a file that could run code, names or shapes that do not fit.
@@ -45,10 +45,10 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def read_checkpoint(path: Path, device: Any) -> Any:
-    """What ``torch.save`` wrote to go on from; no code is run.
+    """The content of a checkpoint that ``torch.save`` wrote; no code is run.
 
     Raises:
-        WeightsError: it cannot be opened, or is none.
+        WeightsError: it cannot be opened, or is not a checkpoint.
     """
     import torch
 
@@ -56,15 +56,17 @@ def read_checkpoint(path: Path, device: Any) -> Any:
         try:
             _check_archive(file, 64 * GB)
             return torch.load(file, map_location=device, weights_only=True)
-        except Exception as error:  # whatever torch finds in a file that is none of its own
-            raise WeightsError(
-                f"the checkpoint {path} cannot be read: it is damaged, or no checkpoint. "
-                "Remove it to start afresh."
-            ) from error
+        except Exception as error:  # torch raises almost anything for a foreign file
+            text = f"the checkpoint {path} cannot be read: it is damaged, or not a checkpoint."
+            raise _refused(text, path, "Remove it to start afresh.") from error
+
+
+def _refused(text: str, path: Path, remedy: str) -> WeightsError:
+    return WeightsError(text, argument="weights", got=str(path), remedy=remedy)
 
 
 def _most(model: nn.Module) -> int:
-    """How many bytes of weights are read for a model: with optimisers and averages beside them."""
+    """How many bytes are read for a model: its weights, optimisers and averages."""
     own = sum(
         t.numel() * t.element_size() for t in model.state_dict().values() if hasattr(t, "numel")
     )
@@ -99,10 +101,8 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
-        raise WeightsError(
-            f"the weights '{path}' are damaged or incomplete: {reason(error)}. "
-            "Use an intact copy of the file."
-        ) from error
+        text = f"the weights '{path}' are damaged or incomplete: {reason(error)}."
+        raise _refused(text, path, "Use an intact copy of the file.") from error
 
 
 def _read_torch(path: Path, file: BinaryIO, most: int) -> Any:
@@ -111,22 +111,23 @@ def _read_torch(path: Path, file: BinaryIO, most: int) -> Any:
     try:
         _check_archive(file, most)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old pickle protocols; what counts is below
+            warnings.simplefilter("ignore")  # about old pickle protocols
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"the weights '{path}' are refused: the file is no safetensors file and, read as a "
-            "pickle, could run code. Save them as safetensors, or with torch.save(state_dict)."
+        raise _refused(
+            f"the weights '{path}' are refused: the file is not a safetensors file and, read as a "
+            "pickle, could run code.",
+            path,
+            "Save them as safetensors, or with torch.save(state_dict).",
         ) from error
     except Exception as error:  # torch raises almost anything for a damaged archive
-        raise WeightsError(
-            f"the weights '{path}' are damaged or of an unknown format: {reason(error)}. "
-            "Use a safetensors file, or torch.save(model.state_dict(), ...)."
-        ) from error
+        text = f"the weights '{path}' are damaged or of an unknown format: {reason(error)}."
+        remedy = "Use a safetensors file, or torch.save(model.state_dict(), ...)."
+        raise _refused(text, path, remedy) from error
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    """The weights themselves, without the wrappings that training scripts put around them."""
+    """The weights without the dictionaries and prefixes that training scripts add."""
     import torch
 
     for name in _WRAPPERS:
@@ -135,17 +136,17 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not any(
         isinstance(value, torch.Tensor) for value in content.values()
     ):
-        raise WeightsError(
+        raise _refused(
             f"the file '{path}' holds no weights: expected a dictionary of tensors, got "
-            f"{type(content).__name__}. Save it with torch.save(model.state_dict(), ...)."
+            f"{type(content).__name__}.",
+            path,
+            "Save it with torch.save(model.state_dict(), ...).",
         )
     state = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
     for name, value in state.items():
         if kind := _odd(value):
-            raise WeightsError(
-                f"the weights '{path}' hold a {kind} tensor ('{name}'), expected dense ones. "
-                "Save the state of the ordinary model."
-            )
+            text = f"the weights '{path}' hold a {kind} tensor ('{name}'), expected dense ones."
+            raise _refused(text, path, "Save the state of the ordinary model.")
     for prefix in _PREFIXES:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -153,7 +154,7 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _odd(value: Tensor) -> str:
-    """What a tensor is that has no plain numbers; empty for one that has."""
+    """The kind of a tensor without plain numbers; empty for an ordinary one."""
     import torch
 
     if value.is_meta:
@@ -182,10 +183,8 @@ def _check_fit(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         if names
     ]
     if faults:
-        raise WeightsError(
-            f"the weights '{path}' do not fit the model: {', '.join(faults)}. "
-            "Choose the model that they were trained for."
-        )
+        text = f"the weights '{path}' do not fit the model: {', '.join(faults)}."
+        raise _refused(text, path, "Choose the model that they were trained for.")
 
 
 def _some(names: list[str]) -> str:

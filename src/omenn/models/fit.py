@@ -1,4 +1,4 @@
-"""What all trainings share: seeded epochs that resume where they stopped, finite steps, a card."""
+"""The common part of all trainings: seeded, resumable epochs, finite steps, a card."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Stateful(Protocol):
 
 
 class Training:
-    """How far a training has come, in memory and in the file ``checkpoint``.
+    """The progress of a training, in memory and in the file ``checkpoint``.
 
-    ``settings``: all that decides the outcome; ``parts``: all that changes, by name. Where the
-    file exists, the training continues from it.
+    ``settings``: everything that determines the outcome; ``parts``: everything that changes, by
+    name. If the file exists, the training continues from it.
 
     Raises WeightsError for a checkpoint that is damaged, has other settings or lacks a part.
     """
@@ -64,13 +64,19 @@ class Training:
             known = found if isinstance(found, dict) else {}
             other = [key for key, value in self.settings.items() if known.get(key) != value]
             raise WeightsError(
-                f"the checkpoint {path} belongs to another training: {', '.join(other)} differ. "
-                "Remove it, or choose another folder."
+                f"the checkpoint {path} belongs to another training: {', '.join(other)} differ.",
+                argument="checkpoint",
+                got=str(path),
+                remedy="Remove it, or choose another folder.",
             )
         if lacking := [k for k in (*self.parts, "epoch", "seconds", "history") if k not in state]:
             raise WeightsError(
                 f"the checkpoint {path} lacks {', '.join(lacking)}: it is damaged, or of another "
-                "version of omenn. Remove it to start afresh."
+                "version of omenn.",
+                argument="checkpoint",
+                got=str(path),
+                expected=", ".join(lacking),
+                remedy="Remove it to start afresh.",
             )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
@@ -78,7 +84,7 @@ class Training:
         self.history = state["history"]
 
     def save(self) -> None:
-        """Write the checkpoint, if there is to be one."""
+        """Write the checkpoint, if one is wanted."""
         if self.checkpoint is not None:
             state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
             state |= {"settings": self.settings, "epoch": self.epoch}
@@ -88,9 +94,9 @@ class Training:
     def fit(
         self, epochs: int, train_epoch: Callable[[], Noted], *, seconds_between: float = 0.0
     ) -> Iterator[Noted]:
-        """Train the epochs that are left, and yield what ``train_epoch`` returns of each.
+        """Train the remaining epochs, and yield the result of ``train_epoch`` for each.
 
-        A checkpoint is written after an epoch where ``seconds_between`` have passed since the last
+        A checkpoint is written after an epoch if ``seconds_between`` have passed since the previous
         one, and after the last epoch.
         """
         saved = time.monotonic()
@@ -107,7 +113,7 @@ class Training:
 
 
 class Best:
-    """The weights of the first epoch with the largest score; ``epoch`` 0 is none."""
+    """The weights of the first epoch with the largest score; ``epoch`` 0 means none yet."""
 
     def __init__(self) -> None:
         self.epoch, self.score = 0, -math.inf
@@ -137,9 +143,9 @@ def descend(
     parameters: Iterable[Tensor],
     clip: float = math.inf,
 ) -> float:
-    """One step down the gradient of ``loss``, cut to the length ``clip``; returns the loss.
+    """One step down the gradient of ``loss``, clipped to the length ``clip``; returns the loss.
 
-    Raises Diverged, before the step, where the loss or the gradient is not finite.
+    Raises Diverged, before the step, if the loss or the gradient is not finite.
     """
     optimiser.zero_grad()
     loss.backward()
@@ -153,7 +159,7 @@ def descend(
 
 
 def adamw(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW, whose weight decay leaves biases and other vectors alone."""
+    """AdamW without weight decay for biases and other vectors."""
     matrices = [p for p in network.parameters() if p.ndim > 1]
     vectors = [p for p in network.parameters() if p.ndim <= 1]
     groups = [
@@ -174,7 +180,7 @@ def rate(step: int, steps: int, learning_rate: float, warmup: float) -> float:
 def follow(average: nn.Module, network: nn.Module, step: int, most: float) -> None:
     """Move ``average`` towards ``network``: an exponential moving average over the steps.
 
-    It keeps the share ``most`` of itself, and less in the first steps.
+    It keeps the share ``most`` of its value, and less in the first steps.
     """
     keep = min(most, (step + 1) / (step + 10))
     values = network.state_dict().values()
@@ -198,7 +204,7 @@ class ExplicitAttention(Handler):
 
 
 def write_network(network: nn.Module, card: Mapping[str, Any], weights: Path) -> Path:
-    """Write ``weights`` (safetensors) and beside it the card, as JSON, with their hash."""
+    """Write ``weights`` (safetensors) and, in the same folder, the card as JSON with their hash."""
     from safetensors.torch import save
 
     state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
@@ -210,7 +216,7 @@ def write_network(network: nn.Module, card: Mapping[str, Any], weights: Path) ->
 
 
 def machine(device: str) -> dict[str, Any]:
-    """On what a network was trained, for its card."""
+    """The machine that trained a network, for its card."""
     return {
         "device": device,
         "threads": torch.get_num_threads(),

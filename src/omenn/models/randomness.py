@@ -1,4 +1,4 @@
-"""Random weights that can be repeated, and that leave no layer of a fresh model trivial."""
+"""Reproducible random weights that leave no layer of a fresh model trivial."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from omenn.errors import InputError
+from omenn.check import whole
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 def check_seed(seed: int) -> None:
-    """Raises InputError for a seed that numpy and torch cannot both take.
+    """Raises InputError for a seed that numpy and torch do not both accept.
 
     >>> check_seed(-1)
     Traceback (most recent call last):
-    omenn.errors.InputError: the seed is -1; choose a whole number from 0 to 4294967295.
+    omenn.errors.InputError: seed must be an integer from 0 to 4294967295, but -1 was given.
     """
-    if not 0 <= seed < 2**32:
-        raise InputError(f"the seed is {seed}; choose a whole number from 0 to {2**32 - 1}.")
+    whole("seed", seed, 0, 2**32 - 1)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from ``seed`` inside; leave the generators of torch, numpy and random as they were.
+    """Draw from ``seed`` inside the block; restore the generators of torch, numpy and random after.
 
-    Raises InputError for a seed that they cannot take.
+    Raises InputError for a seed that they do not accept.
 
     >>> import torch
     >>> before = torch.get_rng_state()
@@ -53,7 +52,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def leave_no_layer_trivial(model: nn.Module) -> None:
-    """Draw, in place, whatever a fresh model starts with as one constant: biases, norms, zeros.
+    """Randomise, in place, whatever is constant in a fresh model: biases, norms, zeros.
 
     Zeros (and layer scales of 1e-6) become N(0, 0.1²), other constants c become c·N(1, 0.1²),
     running variances are drawn from [0.5, 1.5]. Uses the global generator (see ``seeded``).

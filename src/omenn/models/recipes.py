@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from omenn.errors import InputError, ModelError, did_you_mean
+from omenn.check import positive, whole, wrong
+from omenn.errors import ModelError, unknown
 
 # Adam divides it by 1 − β₁, and the quotient has to be a float32.
 LARGEST_RATE = 1e30
@@ -13,7 +14,7 @@ LARGEST_RATE = 1e30
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the outcome beside the seed, a prior and the rounding of the machine."""
+    """Everything that determines the outcome except seed, prior and rounding of the machine."""
 
     epochs: int
     learning_rate: float
@@ -37,14 +38,14 @@ RECIPES: dict[str, Recipe] = {
     "birds-xvit": Recipe(epochs=6, learning_rate=1e-3, weight_decay=0.05),
     "birds-xconvnet": Recipe(epochs=8, learning_rate=3e-3),
 }
-"""A network without additive terms sees what its regular twin sees, as often."""
+"""A network without additive terms has the schedule of its regular counterpart."""
 
 BIRD_PRIORS = ("sparsity", "smoothness", "right-reasons")
-"""Priors that need only the scenes. ``right-reasons``: attribution on the bird alone."""
+"""Priors that need only the scenes. ``right-reasons``: attribution only on the bird."""
 
 
 def recipe_of(arch: str, **changes: Any) -> Recipe:
-    """The recipe of an architecture with some entries changed; None leaves an entry as it is.
+    """The recipe of an architecture with some entries changed; None keeps an entry.
 
     Raises ModelError for an unknown architecture, InputError for a number that is too small.
 
@@ -52,17 +53,16 @@ def recipe_of(arch: str, **changes: Any) -> Recipe:
     2
     """
     if arch not in RECIPES:
-        raise ModelError(f"unknown architecture '{arch}': {did_you_mean(arch, RECIPES)}")
+        raise unknown("architecture", arch, RECIPES, ModelError)
     given = {name: value for name, value in changes.items() if value is not None}
     recipe = replace(RECIPES[arch], **given)
-    if recipe.epochs < 1 or recipe.train_scenes < recipe.batch_size:
-        raise InputError(
-            f"epochs is {recipe.epochs}, train_scenes {recipe.train_scenes}; "
-            f"at least 1 and {recipe.batch_size} are needed."
-        )
-    if not 0 < recipe.learning_rate <= LARGEST_RATE:
-        raise InputError(
-            f"learning_rate is {recipe.learning_rate}; "
-            f"it must be above 0 and up to {LARGEST_RATE:g}"
-        )
+    whole("epochs", recipe.epochs, 1)
+    whole("train_scenes", recipe.train_scenes, recipe.batch_size)
+    check_rate(recipe.learning_rate)
     return recipe
+
+
+def check_rate(learning_rate: float) -> None:
+    """Raises InputError for a learning rate that is not above 0, or overflows float32."""
+    if positive("learning_rate", learning_rate) > LARGEST_RATE:
+        raise wrong("learning_rate", learning_rate, f"at most {LARGEST_RATE:g}")

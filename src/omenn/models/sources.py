@@ -1,15 +1,15 @@
-"""From a word such as ``timm:resnet18`` to a model that is ready to be explained.
+"""From a name such as ``timm:resnet18`` to a model that is ready to be explained.
 
 | SPEC                    | the model                                                            |
 |-------------------------|----------------------------------------------------------------------|
-| ``birds-resnet``        | trained, comes with omenn (also ``birds-vit``, ``birds-convnet`` and |
-|                         | ``birds-xconvnet``, which has no biases)                             |
+| ``birds-resnet``        | trained, bundled with omenn (also ``birds-vit``, ``birds-convnet``   |
+|                         | and ``birds-xconvnet``, which has no biases)                         |
 | ``timm:NAME``           | ``timm.create_model(NAME)``                                          |
 | ``torchvision:NAME``    | ``torchvision.models.get_model(NAME)``                               |
-| ``file.py:function``    | whatever module ``function()`` of that file returns; runs that file  |
+| ``file.py:function``    | the module that ``function()`` returns; this runs the file           |
 
 Nothing is ever downloaded: models of timm and torchvision have random weights unless a file is
-named. The module that ``function()`` returns may carry three attributes: ``preprocess`` (a
+named. The module that ``function()`` returns may have three attributes: ``preprocess`` (a
 dictionary such as ``{"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}``), ``classes``
 (a list of names) and ``example_inputs`` (a tensor, tuple or dictionary for ``omenn certify``).
 """
@@ -42,18 +42,18 @@ _KINDS = ("timm", "torchvision")
 
 @dataclass(frozen=True)
 class Source:
-    """A model in evaluation mode with everything needed to feed it and to read its answers.
+    """A model in evaluation mode, with all that is needed to use it and to read its outputs.
 
     Attributes:
-        spec: the word that named it.
-        model: the module, in evaluation mode, on the device asked for.
+        spec: the name that it was loaded by.
+        model: the module, in evaluation mode, on the requested device.
         preprocessing: from a picture to its input, and back.
-        classes: the name of every output, or None where nobody has recorded them.
+        classes: the name of every output, or None if they are not recorded.
         weights: where the weights come from, in words.
-        trained: False for random weights, None where it cannot be known.
-        example_inputs: inputs to certify a model with that does not take pictures, or None.
-        file: the user's own file that built it, or None.
-        output: where the logits are in a structured output, a key or a position, or None.
+        trained: False for random weights, None if unknown.
+        example_inputs: inputs for ``certify`` if the model takes no pictures, or None.
+        file: the user's file that built it, or None.
+        output: the key or position of the logits in a structured output, or None.
     """
 
     spec: str
@@ -68,24 +68,24 @@ class Source:
 
     @property
     def modality(self) -> Modality:
-        """How inputs of this model are made, and explanations of it shown."""
+        """How inputs of this model are made and how its explanations are shown."""
         from omenn.modalities.image.pictures import Pictures
 
         return Pictures(self.preprocessing)
 
     @property
     def named_output(self) -> dict[str, str | int]:
-        """The argument of ``explain`` that says where the logits are; none where nobody did."""
+        """The argument ``output`` of ``explain``, if the model has one."""
         return {} if self.output is None else {"output": self.output}
 
     @property
     def warning(self) -> str:
-        """What must be said first: weights not known to be trained, a preprocessing assumed."""
+        """What a reader must know first: untrained weights, an assumed preprocessing."""
         weights = f"{self.weights[:1].upper()}{self.weights[1:]}."
         return " ".join(filter(None, ["" if self.trained else weights, self.modality.assumption]))
 
     def class_name(self, index: int) -> str:
-        """The name of output ``index``, or ``class 17`` where there is none."""
+        """The name of output ``index``, or ``class 17`` if it has none."""
         if self.classes is not None and 0 <= index < len(self.classes):
             return self.classes[index]
         return f"class {index}"
@@ -101,11 +101,11 @@ def load(
 ) -> Source:
     """Build the model that ``spec`` names (see the table above), in evaluation mode.
 
-    Random weights are drawn from ``seed`` without touching the global generators. Biases, norms and
-    whatever starts at zero are drawn too, so that no layer of an untrained model is trivial.
+    Random weights are drawn from ``seed`` without changing the global generators. Biases, norms and
+    zero-initialised parameters are drawn too, so that no layer of an untrained model is trivial.
 
     Raises:
-        ModelError: an unknown name, a device that is not there, a function that fails.
+        ModelError: an unknown name, a device that does not exist, a function that fails.
         MissingExtra: the library of the model is not installed.
         WeightsError: ``weights`` do not fit, or the file could run code.
     """
@@ -127,7 +127,11 @@ def check_device(device: str) -> None:
     except Exception as error:  # torch raises AssertionError, RuntimeError and more
         here = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
         raise ModelError(
-            f"the device '{device}' cannot be used here. Available: {', '.join(here)}."
+            f"the device '{device}' cannot be used here.",
+            argument="device",
+            got=device,
+            expected=", ".join(here),
+            remedy=f"Available: {', '.join(here)}.",
         ) from error
 
 
@@ -143,25 +147,25 @@ def _builder(spec: str) -> Callable[[str, int], Source]:
         return _from_timm
     if colon and name and kind == "torchvision":
         return _from_torchvision
+    forms = ", ".join([*bundled.names(), "timm:NAME", "torchvision:NAME or file.py:function"])
     if colon:
         near = difflib.get_close_matches(kind, _KINDS, n=1)
-        hint = f"did you mean '{near[0]}:{name or 'NAME'}'?" if near else _forms()
+        near = [f"{known}:{name or 'NAME'}" for known in near]
     else:
         near = difflib.get_close_matches(spec, bundled.names(), n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else _forms()
-    raise ModelError(f"unknown model '{spec}': {hint}")
-
-
-def _forms() -> str:
-    from omenn.models import bundled
-
-    return f"write {', '.join(bundled.names())}, timm:NAME, torchvision:NAME or file.py:function."
+    raise ModelError(
+        f"unknown model '{spec}':",
+        argument="model",
+        got=spec,
+        expected=forms,
+        remedy=f"did you mean '{near[0]}'?" if near else f"write {forms}.",
+    )
 
 
 def _from_bundled(spec: str, seed: int) -> Source:
     from omenn.models import bundled
 
-    with seeded(seed):  # the layers draw their first weights before the trained ones replace them
+    with seeded(seed):  # layers draw random weights first
         model = bundled.load(spec)
     settings = Preprocessing(
         size=(bundled.SIZE, bundled.SIZE), mean=bundled.MEAN, std=bundled.STD, source="its card"
@@ -176,13 +180,13 @@ def _from_timm(spec: str, seed: int) -> Source:
     name = spec.partition(":")[2]
     known = timm.list_models()
     if name.partition(".")[0] not in known:  # also refuses hf-hub:…, which would download
-        raise ModelError(_unknown_name(spec, name, known))
+        raise _unknown_name(spec, name, known)
     model = _random(lambda: timm.create_model(name, pretrained=False), spec, seed)
     return _untrained(spec, model, seed, timm_preprocessing(model, spec), _timm_classes(model))
 
 
 def timm_preprocessing(model: nn.Module, spec: str) -> Preprocessing:
-    """What the configuration inside of a timm model says about its input."""
+    """The preprocessing that the configuration of a timm model declares."""
     from timm.data.config import resolve_model_data_config
 
     return preprocessing.from_timm(resolve_model_data_config(model), f"configuration of {spec}")
@@ -206,7 +210,7 @@ def _from_torchvision(spec: str, seed: int) -> Source:
     name = spec.partition(":")[2]
     known = models.list_models(module=models)  # the classifiers; others would load a backbone
     if name not in known:
-        raise ModelError(_unknown_name(spec, name, known))
+        raise _unknown_name(spec, name, known)
     options = {"init_weights": True} if name in {"googlenet", "inception_v3"} else {}
     model = _random(lambda: models.get_model(name, weights=None, **options), spec, seed)
     entry = models.get_model_weights(name)
@@ -234,14 +238,17 @@ def _random(build: Callable[[], nn.Module], spec: str, seed: int) -> nn.Module:
             model = build()
         except Exception as error:
             raise ModelError(
-                f"the model '{spec}' cannot be built: {reason(error)}. Choose another name."
+                f"the model '{spec}' cannot be built: {reason(error)}.",
+                argument="model",
+                got=spec,
+                remedy="Choose another name.",
             ) from error
         leave_no_layer_trivial(model)
     return model
 
 
 def _from_file(spec: str, seed: int) -> Source:
-    prepare()  # the file may import torchvision, or timm, which does
+    prepare()  # the file may import torchvision, also through timm
     with seeded(seed):
         model = user_files.build(spec)
     file = Path(spec.rpartition(":")[0])
@@ -264,9 +271,13 @@ def _declared_preprocessing(model: nn.Module, spec: str) -> Preprocessing:
     if isinstance(declared, Mapping):
         return preprocessing.from_mapping(declared, spec)
     if declared is not None:
+        kind = type(declared).__name__
+        expected = 'a dictionary such as {"size": 224, "mean": [...], "std": [...]}'
         raise ModelError(
-            f"'preprocess' of the model of {spec} is {type(declared).__name__}, expected a "
-            'dictionary such as {"size": 224, "mean": [...], "std": [...]}.'
+            f"'preprocess' of the model of {spec} is {kind}, expected {expected}.",
+            argument="preprocess",
+            got=kind,
+            expected=expected,
         )
     if isinstance(getattr(model, "pretrained_cfg", None), Mapping) and "timm" in sys.modules:
         return timm_preprocessing(model, spec)
@@ -282,5 +293,6 @@ def _import(package: str, spec: str) -> ModuleType:
     return importlib.import_module(package)
 
 
-def _unknown_name(spec: str, name: str, known: list[str]) -> str:
-    return f"unknown model '{spec}': {did_you_mean(name, known)}"
+def _unknown_name(spec: str, name: str, known: list[str]) -> ModelError:
+    near = did_you_mean(name, known)
+    return ModelError(f"unknown model '{spec}':", argument="model", got=spec, remedy=near)

@@ -1,4 +1,4 @@
-"""Training of networks on CSV tables: seeded, resumable, the best weights on validation kept."""
+"""Training of networks on CSV tables: seeded, resumable, keeps the best weights on validation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from omenn.check import whole, wrong
 from omenn.data.tables import MOST, Scale, Table, read_table
 from omenn.errors import InputError, ModelError
 from omenn.files.reading import read_bytes, read_json
 from omenn.models.bird_priors import described, state_digest
 from omenn.models.fit import Best, Diverged, Training, descend, machine, write_network
 from omenn.models.randomness import seeded
-from omenn.models.recipes import LARGEST_RATE
+from omenn.models.recipes import check_rate
 from omenn.models.tabular import CARD, HIDDEN, WEIGHTS, TableNetwork, roc_auc
 from omenn.progress import progress_bar
 from omenn.xdnn import AttributionPrior
@@ -38,7 +39,7 @@ _SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
 @dataclass(frozen=True)
 class _Settings:
-    """All that decides the outcome beside the rounding of the machine."""
+    """Everything that determines the outcome except the rounding of the machine."""
 
     file_sha256: str
     target: str
@@ -59,7 +60,7 @@ class _Run:
         self, table: Table, settings: _Settings, prior: Prior | None, device: str, checkpoint: Path
     ) -> None:
         self.settings, self.device = settings, device
-        # Its random numbers advance, the caller's stay.
+        # a copy: the random numbers of the caller's prior must not advance
         self.prior = copy.deepcopy(prior) if isinstance(prior, AttributionPrior) else prior
         with seeded(settings.seed):
             network = TableNetwork(
@@ -75,12 +76,12 @@ class _Run:
             )
             for name, rows in self.rows.items()
         }
-        self.network = network.to(device).eval()  # no layer of it behaves otherwise in training
+        self.network = network.to(device).eval()  # no layer of it depends on the mode
         self.optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
         self.best = Best()
         saved: dict[str, Any] = {"network": self.network, "optimiser": self.optimiser}
         saved |= {"best": self.best}
-        if hasattr(self.prior, "state_dict"):  # it draws on where it was
+        if hasattr(self.prior, "state_dict"):  # it continues its random numbers
             saved["prior"] = self.prior
         self.training = Training(asdict(settings), saved, checkpoint, device)
 
@@ -108,7 +109,7 @@ class _Run:
             return prior(self.network, x, explained)
         except InputError as error:
             if not self.training.epoch and not isinstance(error, TermNotFinite):
-                raise  # a mistake of the caller, as nothing has been trained yet
+                raise  # an error of the caller: nothing has been trained yet
             raise Diverged(str(error).rstrip(".")) from error
 
     @torch.no_grad()
@@ -138,17 +139,17 @@ def train_table(
 ) -> Path:
     """Train a network on a CSV file; returns the path of its weights. ``load(out)`` reads it.
 
-    Of every class 60 % of the rows train, 20 % choose the epoch, 20 % are read once at the end.
-    Columns are standardised by the training rows. Adam takes one step an epoch, on all training
-    rows; the weights kept are those with the largest validation ROC-AUC. ``prior``, such as an
+    In every class 60 % of the rows train, 20 % choose the epoch, and 20 % are used once at the end.
+    Columns are standardised by the training rows. Adam takes one step per epoch, on all training
+    rows; the result is the weights with the largest validation ROC-AUC. ``prior``, such as an
     ``omenn.xdnn.AttributionPrior``, is added to the loss. ``bias=False`` trains an X-DNN.
 
-    Writes ``table.safetensors``, its card ``table.json``, and checkpoints: an interrupted training
-    that is started again with the same arguments continues, on a CPU to the same weights.
+    Writes ``table.safetensors``, its card ``table.json``, and checkpoints. An interrupted training
+    continues when it is started with the same arguments, on a CPU to the same weights.
 
-    Raises InputError for a table that cannot be read or split and numbers without sense,
-    ModelError where the loss is no longer finite (the best weights before that are written),
-    WeightsError for the checkpoint of another training, OutputError where nothing can be written.
+    Raises InputError for a table that cannot be read or split and for numbers out of range,
+    ModelError if the loss is no longer finite (the best weights before that are written),
+    WeightsError for the checkpoint of another training, OutputError if nothing can be written.
     """
     _check(hidden, epochs, learning_rate)
     path, out = Path(path), Path(out)
@@ -174,7 +175,7 @@ def train_table(
 
 
 def widths(text: str) -> tuple[int, ...]:
-    """Widths of hidden layers as the command line spells them. Raises InputError.
+    """Widths of hidden layers from the command line's text. Raises InputError.
 
     >>> widths("64, 16"), widths("")
     ((64, 16), ())
@@ -182,13 +183,12 @@ def widths(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",")) if text.strip() else ()
     except ValueError:
-        raise InputError(
-            f"hidden is '{text}'; give whole numbers with commas between them, such as 512,128,32."
-        ) from None
+        remedy = "Write whole numbers separated by commas, such as 512,128,32."
+        raise wrong("hidden", text, "widths of layers", remedy) from None
 
 
 def summary(weights: Path) -> tuple[str, str]:
-    """What to say of a finished training: how good, and how to read it."""
+    """Two lines about a finished training: its result, and how to load it."""
     card = read_json(weights.with_name(CARD), "card")
     found, folder = card["result"], str(weights.parent)
     return (
@@ -200,7 +200,7 @@ def summary(weights: Path) -> tuple[str, str]:
 
 
 def split(table: Table, seed: int) -> dict[str, Tensor]:
-    """Numbers of the rows that train, validate and test, drawn in every class by itself.
+    """Indices of the rows that train, validate and test, drawn separately in every class.
 
     Raises InputError for a class with fewer than three rows.
     """
@@ -209,9 +209,13 @@ def split(table: Table, seed: int) -> dict[str, Tensor]:
     for kind, name in enumerate(table.classes):
         rows = (table.target == kind).nonzero()[:, 0]
         if len(rows) < 3:
+            count = f"{len(rows)} row{'s' if len(rows) > 1 else ''}"
             raise InputError(
-                f"class '{name}' has {len(rows)} row{'s' if len(rows) > 1 else ''}; training, "
-                "validation and test need one each. Add rows, merge classes, or remove the class."
+                f"class '{name}' has {count}; training, validation and test need one each.",
+                argument="target",
+                got=count,
+                expected="three rows for each class",
+                remedy="Add rows, merge classes, or remove the class.",
             )
         rows = rows[torch.randperm(len(rows), generator=generator)]
         counts = [max(1, round(share * len(rows))) for share in SHARES.values()]
@@ -222,16 +226,14 @@ def split(table: Table, seed: int) -> dict[str, Tensor]:
 
 
 def _check(hidden: Sequence[int], epochs: int, learning_rate: float) -> None:
-    if any(width < 1 for width in hidden):
-        raise InputError(f"hidden is {tuple(hidden)}; every width is at least 1.")
-    if epochs < 1:
-        raise InputError(f"epochs is {epochs}; at least 1 is needed.")
-    if not 0 < learning_rate <= LARGEST_RATE:
-        raise InputError(f"learning_rate is {learning_rate}; choose one above 0, such as 0.001.")
+    for width in hidden:
+        whole("hidden", width, 1)
+    whole("epochs", epochs, 1)
+    check_rate(learning_rate)
 
 
 def _train(run: _Run, console: Console | None) -> None:
-    """The epochs that are left; a checkpoint now and then, and after the last."""
+    """The remaining epochs, with checkpoints from time to time and after the last."""
     epochs, state = run.settings.epochs, run.training
     with progress_bar(console) as progress:
         task = progress.add_task("table", total=epochs, completed=state.epoch)
@@ -240,17 +242,19 @@ def _train(run: _Run, console: Console | None) -> None:
 
 
 def _stopped(run: _Run, what: str, path: Path, out: Path) -> ModelError:
-    """Keep the best weights so far; what to say when the loss is NaN."""
+    """Write the best weights so far, and return the error for a loss that is not finite."""
     left = "No step was finished, so no weights were written."
     if run.best.epoch:
         weights = _write_result(run, path, out, stopped=what)
         left = f"The weights of step {run.best.epoch}, the best before, are in {weights}."
-    remedy = f"a smaller learning rate than {run.settings.learning_rate:g}"
-    if run.prior is not None:
-        remedy = f"a smaller weight of the prior, or {remedy}"
+    rate = f"a smaller learning rate than {run.settings.learning_rate:g}"
+    smaller = rate if run.prior is None else f"a smaller weight of the prior, or {rate}"
     return ModelError(
         f"training stopped at step {run.training.epoch + 1} of {run.settings.epochs}: {what}. "
-        f"{left} Use {remedy}, and another folder."
+        f"{left}",
+        argument="learning_rate",
+        got=f"{run.settings.learning_rate:g}",
+        remedy=f"Use {smaller}, and another folder.",
     )
 
 
@@ -263,7 +267,7 @@ def _write_result(run: _Run, path: Path, out: Path, stopped: str | None = None) 
 
 
 def _card(run: _Run, path: Path) -> dict[str, Any]:
-    """What one has to know of the network: its data, its training, how good it is."""
+    """The card of the network: its data, its training, its result."""
     settings = run.settings
     x, y = run.parts["test"]
     with torch.no_grad():

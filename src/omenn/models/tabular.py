@@ -1,4 +1,4 @@
-"""Multilayer perceptrons on CSV tables: trained with or without biases and attribution priors.
+"""Multilayer perceptrons on CSV tables, with or without biases and attribution priors.
 
 A network without biases is an X-DNN: f(αx) = α f(x), so that x ⊙ ∇f are its integrated gradients.
 Two classes have one output, the log-odds of the second class; more have one output each.
@@ -27,8 +27,8 @@ WEIGHTS, CARD = "table.safetensors", "table.json"
 class TableNetwork(nn.Module):
     """ReLU layers of the widths ``hidden`` on standardised columns (N, F); returns logits.
 
-    ``standardised`` takes columns as they are in a file. It is no part of ``forward``, as its
-    shift would be an additive term.
+    ``standardised`` takes raw columns of a file. It is not part of ``forward``, as its shift would
+    be an additive term.
 
     >>> network = TableNetwork(("age", "weight"), ("well", "ill"), hidden=(8,), bias=False)
     >>> x = network.standardised(torch.tensor([[61.0, 80.0]]))
@@ -72,12 +72,13 @@ class TableNetwork(nn.Module):
 
 
 def roc_auc(scores: Tensor, target: Tensor) -> float:
-    """Area under the ROC curve: the share of pairs that are in the right order, ties by half.
+    """Area under the ROC curve: the share of pairs in the right order, ties count half.
 
-    ``scores`` (N,) of the second of two classes, or (N, C), where it is the mean over the classes
-    that have rows of one class against the rest. ``target`` (N,) class indices.
+    ``scores`` are those of the second of two classes, (N,), or of all classes, (N, C). For (N, C)
+    the result is the mean, over the classes that occur, of one class against the rest. ``target``
+    (N,) holds class indices.
 
-    Raises InputError where all rows are of one class, or a score is NaN.
+    Raises InputError if all rows are of one class, or a score is NaN.
 
     >>> roc_auc(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1]))
     0.75
@@ -94,11 +95,21 @@ def _area(scores: Tensor, positive: Tensor) -> float:
     first = int(positive.sum())
     rest = len(positive) - first
     if not first or not rest:
-        raise InputError("the ROC curve needs rows of both classes; all are of one.")
+        raise InputError(
+            "the ROC curve needs rows of both classes; all are of one.",
+            argument="target",
+            got="one class",
+            expected="two classes",
+        )
     if scores.isnan().any():
-        raise InputError("the ROC curve cannot order scores that are NaN.")
+        raise InputError(
+            "the ROC curve cannot order scores that are NaN.",
+            argument="scores",
+            got="nan",
+            expected="finite numbers",
+        )
     _, place, counts = scores.unique(return_inverse=True, return_counts=True)
-    rank = counts.cumsum(0).double() - (counts - 1).double() / 2  # equal scores share their mean
+    rank = counts.cumsum(0).double() - (counts - 1).double() / 2  # ties have their mean rank
     total = float(rank[place][positive].sum())
     return (total - first * (first + 1) / 2) / (first * rest)
 
@@ -109,13 +120,13 @@ def load(folder: Path | str) -> TableNetwork:
     ``network.names`` are its columns, ``network.classes`` its classes; explain it with
     ``omenn.explain(network, network.standardised(features), method="xgradient", check=True)``.
 
-    Raises WeightsError where there is none, or a file of it is damaged.
+    Raises WeightsError if there is none, or one of its files is damaged.
     """
     card_path = Path(folder) / CARD
     try:
         card = read_json(card_path, "card", kind=WeightsError)
         shape = card["network"]
-        with seeded(0):  # layers draw weights before they get the trained ones
+        with seeded(0):  # layers draw random weights first
             network = TableNetwork(
                 card["input"]["columns"],
                 card["classes"],
@@ -124,8 +135,10 @@ def load(folder: Path | str) -> TableNetwork:
             )
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise WeightsError(
-            f"the card '{card_path}' cannot be read: {reason(error)}. "
-            "Name the folder that 'omenn train table' wrote to, or train again."
+            f"the card '{card_path}' cannot be read: {reason(error)}.",
+            argument="folder",
+            got=str(folder),
+            remedy="Name the folder that 'omenn train table' wrote to, or train again.",
         ) from error
     load_weights(network, Path(folder) / WEIGHTS)
     return network.eval()

@@ -1,10 +1,10 @@
-"""Lets ``import torchvision`` work where its compiled part cannot load.
+"""Lets ``import torchvision`` work if its compiled part cannot load.
 
 NOTE [torchvision without its library]
-The registry's torchvision wheel is built for CUDA. Beside a CPU-only torch its compiled part does
+The registry's torchvision wheel is built for CUDA. With a CPU-only torch its compiled part does
 not load, and the import then fails with "operator torchvision::nms does not exist": its Python
-part registers a meta kernel for two operators that nobody has declared. Declaring their schemas
-is enough. Nothing is imitated: calling ``nms`` still raises torchvision's own error.
+part registers a meta kernel for two operators that were never declared. Declaring their schemas
+is enough. Nothing is imitated: calling ``nms`` still raises torchvision's error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _lock = threading.Lock()
 def prepare() -> None:
     """Make the next ``import torchvision`` (or of a package that imports it) succeed.
 
-    Does nothing where torchvision is missing, is imported already, or loads as it is. Safe to call
+    Does nothing if torchvision is missing, imported already, or loads without help. May be called
     often and from several threads.
 
     >>> prepare()

@@ -2,9 +2,9 @@
 
 The loss is the cross-entropy averaged over all classes that agree with the visible parts
 (FunnyBirds' multi-target loss), plus, for every visible part, the cross-entropy of its instance
-under a linear layer on the same features. These part layers give 26 dense targets beside 50
-sparse ones, shorten the training several times, and are thrown away at the end. The weights kept
-are an exponential moving average over the steps.
+under a linear layer on the same features. These part layers add 26 dense targets to the 50 sparse
+ones, make the training several times shorter, and are discarded at the end. The final weights are
+an exponential moving average over the steps.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def accuracy(network: nn.Module, scenes: SceneArrays, batch_size: int = 250) -> 
 
 
 class Student(nn.Module):
-    """The network with its part layers, which exist in training only."""
+    """The network with its part layers, which exist only in training."""
 
     def __init__(self, network: Classifier, instances: Sequence[int]) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class _Run:
         prior: AttributionPrior | None = None,
     ) -> None:
         self.arch, self.seed, self.recipe, self.device = arch, seed, recipe, device
-        self.prior = copy.deepcopy(prior)  # its random numbers advance, the caller's stay
+        self.prior = copy.deepcopy(prior)  # the random numbers of the caller's must not advance
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             student = Student(ARCHITECTURES[arch](), [INSTANCES[part] for part in PARTS])
@@ -117,7 +117,7 @@ class _Run:
         return settings | {"prior": described(self.prior), "prior state": state_digest(self.prior)}
 
     def _parts(self) -> dict[str, Stateful]:
-        # "model", so that a checkpoint is a weights file, too
+        # "model", so that a checkpoint is also a weights file
         parts: dict[str, Stateful] = {"model": self.average, "student": self.student}
         parts["optimiser"] = self.optimiser
         return parts if self.prior is None else parts | {"prior": self.prior}
@@ -164,7 +164,7 @@ class _Run:
         images: Tensor,
         move: Move,
     ) -> Tensor:
-        """The prior, outside of autocast: as a derivative of the network it needs float32."""
+        """The prior, outside autocast: as a derivative of the network it needs float32."""
         context = {}
         if scenes.masks is not None:
             context["mask"] = move(scenes.masks[rows].to(self.device))
@@ -191,15 +191,15 @@ def train_birds(
     """Train a bundled architecture on generated birds; returns the path of the weights.
 
     Writes ``<out>/<arch>.safetensors``, its card ``<out>/<arch>.json``, and a checkpoint after
-    every epoch: an interrupted run that is started again with the same arguments continues where
-    it stopped, on a CPU to the same weights, bit for bit. The recipe is ``RECIPES[arch]``;
-    ``epochs``, ``train_scenes`` and ``learning_rate`` change it. ``prior`` is added to the loss of
-    every step, in float32, for the scenes' classes; one that takes a ``mask`` gets that of the
-    birds (B, 1, S, S). ``cache`` is the folder of the drawn scenes (default: ``<out>/scenes``).
+    every epoch. An interrupted run continues when it is started with the same arguments, on a CPU
+    to the same weights, bit for bit. The recipe is ``RECIPES[arch]``; ``epochs``, ``train_scenes``
+    and ``learning_rate`` change it. ``prior`` is added to the loss of every step, in float32, for
+    the scenes' classes; a prior that takes a ``mask`` gets that of the birds (B, 1, S, S).
+    ``cache`` is the folder of the drawn scenes (default: ``<out>/scenes``).
 
     Raises ModelError for an unknown architecture and for a loss that is no longer finite,
-    InputError for a number that is too small, WeightsError for the checkpoint of another training,
-    OutputError where nothing can be written.
+    InputError for a number out of range, WeightsError for the checkpoint of another training,
+    OutputError if nothing can be written.
     """
     check_seed(seed)
     recipe = recipe_of(arch, epochs=epochs, train_scenes=train_scenes, learning_rate=learning_rate)
@@ -211,7 +211,7 @@ def train_birds(
             scene_arrays, seed=seed, size=SIZE, cache=cache or out / "scenes", progress=progress
         )
         _train(run, scenes, progress)
-        test = scenes("test", recipe.test_scenes)  # read once
+        test = scenes("test", recipe.test_scenes)  # used once
     found = Trained(
         arch=arch,
         seed=seed,
@@ -226,7 +226,7 @@ def train_birds(
 
 
 def _train(run: _Run, scenes: Callable[..., SceneArrays], progress: Progress) -> None:
-    """The epochs that are left, each followed by validation and a checkpoint."""
+    """The remaining epochs, each followed by validation and a checkpoint."""
     recipe, state = run.recipe, run.training
     train = scenes("train", recipe.train_scenes, masks=takes_mask(run.prior))
     validation = scenes("validation", recipe.validation_scenes)
@@ -254,12 +254,15 @@ def _stopped(run: _Run, what: str, batches: int) -> ModelError:
     remedy = f"a smaller learning rate than {run.recipe.learning_rate:g}"
     if run.prior is not None:
         remedy = f"a smaller --prior-weight than {run.prior.weight:g} or {remedy}"
-    left = "No step was done, so that no weights were written."
+    left = "No step was finished, so no weights were written."
     if run.step and run.training.checkpoint is not None:
         kept = run.training.checkpoint.with_name(f"{run.arch}.stopped.pt")
         write_checkpoint({"model": run.average.state_dict()}, kept)
         left = f"The weights before that step are in {kept}."
     return ModelError(
         f"the training of {run.arch} stopped at step {run.step % batches + 1} of {batches} in "
-        f"epoch {run.training.epoch + 1}: {what}. {left} Choose {remedy}, and another folder."
+        f"epoch {run.training.epoch + 1}: {what}. {left}",
+        argument="learning_rate",
+        got=f"{run.recipe.learning_rate:g}",
+        remedy=f"Choose {remedy}, and another folder.",
     )

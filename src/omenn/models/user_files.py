@@ -18,13 +18,13 @@ _counter = itertools.count()
 
 
 def build(spec: str) -> Any:
-    """Run ``function()`` of ``path/to/file.py`` and return what it returns, a torch module.
+    """Run ``function()`` of ``path/to/file.py`` and return its result, a torch module.
 
-    The file may import its neighbours. Its code runs with the rights of the caller: name only
-    files that you trust.
+    The file may import other files of its folder. Its code runs with the rights of the caller: name
+    only files that you trust.
 
     Raises:
-        ModelError: no such file or function, an error inside of it, or no module came back.
+        ModelError: no such file or function, an error in it, or a result that is not a module.
     """
     import torch
 
@@ -34,21 +34,27 @@ def build(spec: str) -> Any:
         model = _run(function, spec, path)
     if not isinstance(model, torch.nn.Module):
         raise ModelError(
-            f"'{spec}' returned {type(model).__name__}, expected a torch.nn.Module. "
-            "Let the function build and return the model."
+            f"'{spec}' returned {type(model).__name__}, expected a torch.nn.Module.",
+            argument="model",
+            got=type(model).__name__,
+            expected="a torch.nn.Module",
+            remedy="Let the function build and return the model.",
         )
     return model
 
 
 def declared_classes(model: Any, spec: str) -> tuple[str, ...] | None:
-    """The names in ``model.classes``, if it has any; ``ModelError`` if they are no names."""
+    """The names in ``model.classes``, if any; ``ModelError`` if they are not names."""
     declared = getattr(model, "classes", None)
     if declared is None:
         return None
     names = isinstance(declared, Sequence) and not isinstance(declared, str)
     if not names or not all(isinstance(name, str) for name in declared):
         raise ModelError(
-            f"'classes' of the model of {spec} is {declared!r:.60}, expected a list of names."
+            f"'classes' of the model of {spec} is {declared!r:.60}, expected a list of names.",
+            argument="classes",
+            got=f"{declared!r:.60}",
+            expected="a list of names",
         )
     return tuple(declared)
 
@@ -56,7 +62,13 @@ def declared_classes(model: Any, spec: str) -> tuple[str, ...] | None:
 def _split(spec: str) -> tuple[Path, str]:
     file, _, name = spec.rpartition(":")
     if spec.endswith(".py") or not name.isidentifier():
-        raise ModelError(f"'{spec}' names no function. Write it as path/to/file.py:function.")
+        raise ModelError(
+            f"'{spec}' names no function.",
+            argument="model",
+            got=spec,
+            expected="path/to/file.py:function",
+            remedy="Write it as path/to/file.py:function.",
+        )
     path = Path(file)
     with opened(path, "file", kind=ModelError, remedy=f"Check the path in front of ':{name}'."):
         pass  # a regular file that is not too large
@@ -69,25 +81,40 @@ def _function(path: Path, name: str) -> Callable[[], Any]:
     module_name = f"omenn_source_{next(_counter)}"
     found = importlib.util.spec_from_file_location(module_name, path)
     if found is None or found.loader is None:
-        raise ModelError(f"'{path}' is not a Python file. Name a file that ends in .py.")
+        raise ModelError(
+            f"'{path}' is not a Python file.",
+            argument="model",
+            got=str(path),
+            remedy="Name a file that ends in .py.",
+        )
     module = importlib.util.module_from_spec(found)
     sys.modules[module_name] = module  # dataclasses and pickles look their module up there
     loader = found.loader
     _run(lambda: loader.exec_module(module), str(path), path)
     function = getattr(module, name, None)
     if isinstance(function, torch.nn.Module):
+        kind = type(function).__name__
         raise ModelError(
-            f"'{name}' of '{path}' is a module ({type(function).__name__}), expected a function "
-            f"that returns one. Write 'def build(): return {name}' there, and name {path}:build."
+            f"'{name}' of '{path}' is a module ({kind}), expected a function that returns one.",
+            argument="model",
+            got=kind,
+            expected="a function",
+            remedy=f"Write 'def build(): return {name}' there, and name {path}:build.",
         )
     if not callable(function):
-        own = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
-        raise ModelError(f"'{path}' has no function '{name}': {did_you_mean(name, own)}")
+        known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        raise ModelError(
+            f"'{path}' has no function '{name}':",
+            argument="model",
+            got=name,
+            expected=", ".join(known),
+            remedy=did_you_mean(name, known),
+        )
     return function
 
 
 def place_in(path: Path, error: BaseException) -> str:
-    """Where in a file an exception began, as `` (net.py, line 12)``; empty if not there."""
+    """Where in the user's folder an exception began: `` (net.py, line 12)``, or nothing."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f" ({Path(error.filename).name}, line {error.lineno})"
     folder = path.resolve().parent
@@ -106,14 +133,16 @@ def _run(call: Callable[[], Any], what: str, path: Path) -> Any:
         raise
     except (Exception, SystemExit) as error:
         raise ModelError(
-            f"'{what}' raised {type(error).__name__}: {reason(error)}{place_in(path, error)}. "
-            "Correct the file."
+            f"'{what}' raised {type(error).__name__}: {reason(error)}{place_in(path, error)}.",
+            argument="model",
+            got=what,
+            remedy="Correct the file.",
         ) from error
 
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Lets the user's file import its neighbours."""
+    """Lets the user's file import other files of its folder."""
     entry = str(folder.resolve())
     sys.path.insert(0, entry)
     try:

@@ -12,16 +12,16 @@ from omenn.data.folders import MAX_PIXELS
 from omenn.errors import InputError, reason
 from omenn.files.reading import GB, opened
 
-# Why a list: Pillow also opens formats that start other programs (EPS runs Ghostscript) or that
-# hold no photograph. A file is recognised by its content, never by its name.
+# Not every format of Pillow: some start other programs (EPS runs Ghostscript), or hold no
+# photograph. A file is recognised by its content, never by its name.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read one picture as it is meant to be seen: upright, RGB, 8 bits a channel.
+    """Read one picture as upright RGB with 8 bits per channel.
 
     The EXIF orientation is applied; transparency is composited on white; grey, palette, CMYK and
-    16-bit pictures are converted; of an animation the first frame is taken.
+    16-bit pictures are converted; an animation gives its first frame.
 
     Raises:
         InputError: no such file, a folder, not a picture, truncated, more than ``max_pixels``.
@@ -35,7 +35,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     path = Path(path)
     try:
         with warnings.catch_warnings(), opened(path, "picture", most=GB) as file:
-            # Pillow warns about bombs and odd metadata; the limit below is ours and is an error.
+            # Pillow warns about bombs and odd metadata; the limit below is an error instead
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_available()) as picture:
                 _check_size(path, picture.size, max_pixels)
@@ -44,35 +44,35 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     except InputError:
         raise
     except Image.DecompressionBombError as error:
-        raise InputError(
-            f"'{path}' is too large a picture: {error} Scale it down to at most "
-            f"{max_pixels / 1e6:.0f} million pixels."
-        ) from error
+        raise _refused(path, f"is too large a picture: {error}", _smaller(max_pixels)) from error
     except UnidentifiedImageError as error:
-        raise InputError(
-            f"'{path}' is not a picture that can be read. "
-            f"Readable are {', '.join(FORMATS[:-1])} and {FORMATS[-1]}."
-        ) from error
+        remedy = f"Readable are {', '.join(FORMATS[:-1])} and {FORMATS[-1]}."
+        raise _refused(path, "is not a picture that can be read.", remedy) from error
     except MemoryError as error:
-        raise InputError(f"'{path}' does not fit in memory. Scale it down first.") from error
+        raise _refused(path, "does not fit in memory.", "Scale it down first.") from error
     except Exception as error:  # decoders of broken files raise almost anything
-        raise InputError(
-            f"'{path}' is damaged or incomplete: {reason(error)}. Use an intact copy of it."
-        ) from error
+        text = f"is damaged or incomplete: {reason(error)}."
+        raise _refused(path, text, "Use an intact copy of it.") from error
+
+
+def _refused(path: Path, text: str, remedy: str) -> InputError:
+    return InputError(f"'{path}' {text}", argument="path", got=str(path), remedy=remedy)
+
+
+def _smaller(max_pixels: int) -> str:
+    return f"Scale it down to at most {max_pixels / 1e6:.0f} million pixels."
 
 
 def _available() -> list[str]:
-    Image.init()  # some of them exist only where Pillow was built with their library
+    Image.init()  # some exist only if Pillow was built with their library
     return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
-        raise InputError(
-            f"'{path}' is too large a picture: {width} x {height} pixels. "
-            f"Scale it down to at most {max_pixels / 1e6:.0f} million pixels."
-        )
+        text = f"is too large a picture: {width} x {height} pixels."
+        raise _refused(path, text, _smaller(max_pixels))
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -83,7 +83,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, layer)
     image = image.convert("RGB")
-    image.info.clear()  # what stands in the file (comments, places, names) must not travel on
+    image.info.clear()  # metadata of the file (comments, places, names) must not leak
     return image
 
 

@@ -1,4 +1,4 @@
-"""From a picture to the tensor a model was made for, and from that tensor back to a picture."""
+"""From a picture to the tensor that a model expects, and from that tensor back to a picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from omenn.errors import InputError, ModelError, did_you_mean
+from omenn.errors import InputError, ModelError, unknown
 from omenn.modalities.image.picture_files import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ class Preprocessing:
     Attributes:
         size: height and width of the tensor, in pixels.
         mean, std: one number a channel (1 channel: grey, 3: red, green, blue).
-        resize: height and width before the crop, in pixels; None: the size itself.
+        resize: height and width before the crop, in pixels; None: the same as ``size``.
         interpolation: nearest, bilinear, bicubic or lanczos.
-        crop: ``center`` covers ``resize`` keeping the aspect ratio and cuts the middle out;
-            ``squash`` stretches the picture to ``resize`` first; ``border`` fits all of it into
-            ``resize`` and fills up with the mean.
+        crop: ``center`` scales the picture to cover ``resize`` and cuts out the middle; ``squash``
+            stretches it to ``resize`` first; ``border`` fits all of it into ``resize`` and pads
+            with the mean.
         source: where these settings come from, in words.
-        assumed: whether nobody said so, and the usual ones were taken.
+        assumed: whether these are defaults because the model declares none.
 
     Raises:
         ModelError: settings that contradict each other.
@@ -65,16 +65,21 @@ class Preprocessing:
     def __post_init__(self) -> None:
         height, width = self.size
         if min(height, width) < 1 or len(self.mean) != len(self.std) or min(self.std) <= 0:
+            expected = "a positive size and as many mean as positive std values"
+            got = f"size {self.size}, mean {self.mean}, std {self.std}"
             raise ModelError(
-                f"preprocessing needs a positive size and as many mean as positive std values, got "
-                f"size {self.size}, mean {self.mean}, std {self.std}. Correct the model's settings."
+                f"preprocessing needs {expected}, got {got}.",
+                argument="preprocess",
+                got=got,
+                expected=expected,
+                remedy="Correct the model's settings.",
             )
         for what, got, known in (
             ("interpolation", self.interpolation, _RESAMPLING),
             ("crop", self.crop, _CROPS),
         ):
             if got not in known:
-                raise ModelError(f"unknown {what} '{got}': {did_you_mean(got, known)}")
+                raise unknown(what, got, known, ModelError)
 
     @property
     def channels(self) -> int:
@@ -91,8 +96,11 @@ class Preprocessing:
         mode = _MODES.get(self.channels)
         if mode is None:
             raise InputError(
-                f"the model takes {self.channels} channels, a picture has 3 (or 1 if grey). "
-                "Explain this model from Python with your own tensor."
+                f"the model takes {self.channels} channels, a picture has 3 (or 1 if grey).",
+                argument="picture",
+                got="3 channels (or 1 if grey)",
+                expected=f"{self.channels} channels",
+                remedy="Explain this model from Python with your own tensor.",
             )
         pixels = np.asarray(self._fit(image.convert(mode)), dtype=np.float32) / np.float32(255)
         pixels = pixels.reshape(*self.size, self.channels)
@@ -102,7 +110,7 @@ class Preprocessing:
     def display(self, tensor: torch.Tensor) -> np.ndarray:
         """The inverse of the normalisation: (channels, H, W) to (H, W, 3), uint8.
 
-        What lies outside of 0…255 is clipped; a single channel is repeated.
+        Values outside 0…255 are clipped; a single channel is repeated.
         """
         values = tensor.detach().to("cpu").float().numpy().transpose(1, 2, 0)
         pixels = values * self._per_channel(self.std) + self._per_channel(self.mean)
@@ -142,7 +150,7 @@ def from_mapping(settings: Mapping[str, Any], source: str) -> Preprocessing:
     known = [entry.name for entry in fields(Preprocessing) if entry.compare]
     for name in map(str, settings):
         if name not in known:
-            raise ModelError(f"unknown preprocessing setting '{name}': {did_you_mean(name, known)}")
+            raise unknown("preprocessing setting", name, known, ModelError)
     values = dict(settings)
     try:
         for name in ("size", "resize"):
@@ -157,8 +165,11 @@ def from_mapping(settings: Mapping[str, Any], source: str) -> Preprocessing:
         return Preprocessing(**values, source=source)
     except (TypeError, ValueError) as error:
         raise ModelError(
-            f"the preprocessing settings {dict(settings)} of {source} cannot be used: {error}. "
-            'Write them like {"size": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}.'
+            f"the preprocessing settings {dict(settings)} of {source} cannot be used: {error}.",
+            argument="preprocess",
+            got=str(dict(settings)),
+            remedy="Write them like "
+            '{"size": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}.',
         ) from error
 
 
@@ -195,13 +206,16 @@ def _resized(
     if width * height > MAX_PIXELS:
         raise InputError(
             f"the picture of {image.width} x {image.height} pixels is too elongated: scaled to the "
-            f"model's input it has {width} x {height}. Cut out the part that matters."
+            f"model's input it has {width} x {height}.",
+            argument="picture",
+            got=f"{image.width} x {image.height} pixels",
+            remedy="Cut out the part that matters.",
         )
     return image.resize((max(1, width), max(1, height)), resampling)
 
 
 def _middle(image: Image.Image, height: int, width: int, fill: list[int] | None) -> Image.Image:
-    """Cut out the centre; where the picture is smaller than that, fill up (black by default)."""
+    """Cut out the centre; pad a picture that is smaller (black by default)."""
     whole = Image.new(image.mode, (width, height))
     if fill:
         whole.paste(tuple(fill), (0, 0, width, height))
