@@ -72,8 +72,8 @@ class TestDataAndTraining:
             "weight must be a finite number of at least 0, but -1",
         )
         refused(run(*birds, "--prior", "sparsity", "--prior-fraction", 0), "fraction")
-        refused(run(*birds, "--learning-rate", 0), "learning_rate is 0")
-        refused(run(*birds, "--seed", 10**20), "the seed is 1000")
+        refused(run(*birds, "--learning-rate", 0), "learning_rate must be above 0")
+        refused(run(*birds, "--seed", 10**20), "seed must be .*, but 1000")
         assert not any(name.endswith(".safetensors") for name in written())
 
     def test_a_training_that_diverges(self, run: Run, inside_tmp: Path, tiny: None) -> None:

@@ -177,8 +177,8 @@ class TestOptions:
                 ["--method", "abslrp", "--bias", "uniform"],
                 "method 'abslrp' has no option 'bias': known are pooling",
             ),
-            (["--post", "claen"], "step 'claen' is not known: did you mean 'clean'"),
-            (["--post", "clamp:much"], "'much' is no number"),
+            (["--post", "claen"], "unknown step 'claen': did you mean 'clean'"),
+            (["--post", "clamp:much"], "'much' is not a number"),
             (["--contrast", "runner"], "unknown target 'runner'"),
         ],
     )

@@ -57,10 +57,10 @@ class TestTrainTable:
             "--prior-weight is an option of a prior. Add --prior spars",
         )
         refused(run(*base, "outcome", "--prior", "sparsity", "--prior-weight", -1), "weight must")
-        refused(run(*base, "outcome", "--hidden", "a"), "hidden is 'a'")
-        refused(run(*base, "outcome", "--epochs", 0), "epochs is 0")
-        refused(run(*base, "outcome", "--seed", -1), "the seed is -1")
-        refused(run(*base, "outcome", "--seed", 10**20), "the seed is 1000")
+        refused(run(*base, "outcome", "--hidden", "a"), "hidden must be .* but 'a'")
+        refused(run(*base, "outcome", "--epochs", 0), "epochs must be .*, but 0")
+        refused(run(*base, "outcome", "--seed", -1), "seed must be .*, but -1")
+        refused(run(*base, "outcome", "--seed", 10**20), "seed must be .*, but 1000")
         refused(run(*base, "outcome", "--device", "tpu"), "cannot be used")
         assert not any(name.endswith(".safetensors") for name in written())
 
@@ -87,7 +87,7 @@ class TestTrainTable:
         Path("x").mkdir()
         Path("x/table.checkpoint.pt").write_bytes(b"nothing of the kind")
         message = (
-            r"x/table.checkpoint.pt cannot be read: it is damaged, or no checkpoint\. Remove it"
+            r"x/table.checkpoint.pt cannot be read: it is damaged, or not a checkpoint\. Remove it"
         )
         refused(run(*words), message)
         Path("x/table.checkpoint.pt").unlink()

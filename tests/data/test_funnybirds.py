@@ -139,7 +139,7 @@ def test_folders_that_are_no_such_set(root, tmp_path):
         FunnyBirds(root, "other")
     copy = shutil.copytree(root, tmp_path / "copy")
     (copy / "classes.json").write_text("[{]")
-    with pytest.raises(InputError, match="is no JSON"):
+    with pytest.raises(InputError, match="is not JSON"):
         FunnyBirds(copy)
     (copy / "classes.json").write_text("{}")
     with pytest.raises(InputError, match="holds a dict, FunnyBirds a list"):
