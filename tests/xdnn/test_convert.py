@@ -645,21 +645,22 @@ def test_nothing_to_convert() -> None:
         convert(nn.Sequential(nn.BatchNorm1d(3)), "keep")
 
 
-def test_unknown_names() -> None:
-    net = nn.Linear(2, 2)
-    with pytest.raises(InputError, match=r"norm='scaled' is not known: did you mean 'scale'\?"):
-        convert(net, "scaled")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"norm=None is not known: known are fixup, scale, keep\."):
-        convert(net, None)  # type: ignore[arg-type]
-    text = r"stand_ins='gate' is not known: did you mean 'gates'\?"
-    with pytest.raises(InputError, match=text):
-        convert(net, stand_ins=["gate"])
-    with pytest.raises(InputError, match=r"stand_ins must be names, but 3 was given\. Known are"):
-        convert(net, stand_ins=3)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"seed must be an integer from"):
-        convert(net, seed=0.5)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=f"seed must be an integer .*, but {2**64} was given"):
-        convert(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), seed=2**64)
+@pytest.mark.parametrize(
+    ("options", "argument", "got", "expected"),
+    [
+        ({"norm": "scaled"}, "norm", "'scaled'", "fixup, scale, keep"),
+        ({"norm": None}, "norm", "None", "fixup, scale, keep"),
+        ({"stand_ins": ["gate"]}, "stand_ins", "'gate'", "activations, attention, gates, norms"),
+        ({"stand_ins": 3}, "stand_ins", "3", "names of stand-ins"),
+        ({"seed": 0.5}, "seed", "0.5", "an integer from"),
+        ({"seed": 2**64}, "seed", str(2**64), "an integer from"),
+    ],
+)
+def test_unknown_names(options: dict[str, Any], argument: str, got: str, expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        convert(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), **options)
+    assert (caught.value.argument, caught.value.got) == (argument, got)
+    assert caught.value.expected.startswith(expected)
 
 
 def test_what_hides_its_operators_is_refused() -> None:

@@ -162,8 +162,8 @@ class Walk:
         heads = module.num_heads
         qkv, to_x = self.leaf(module.qkv, x)
         q, k, v = qkv.reshape(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        q, from_q = self(module.q_norm, q) if hasattr(module, "q_norm") else (q, _same)
-        k, from_k = self(module.k_norm, k) if hasattr(module, "k_norm") else (k, _same)
+        q, from_q = self(module.q_norm, q) if hasattr(module, "q_norm") else (q, _together([]))
+        k, from_k = self(module.k_norm, k) if hasattr(module, "k_norm") else (k, _together([]))
         q = q * module.scale
         logits = q @ k.mT
         of_logits = ruled(logits, q.abs() @ k.abs().mT, [q, k])
@@ -227,10 +227,6 @@ def _together(backs: Sequence[Back]) -> Back:
         return relevance
 
     return back
-
-
-def _same(relevance: Tensor) -> Tensor:
-    return relevance
 
 
 def _softmax(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from omenn.attribution.attend import in_parts
-from omenn.attribution.attnlrp import joint
+from omenn.attribution.attnlrp import inputs_of, joint
 from omenn.attribution.lrp_layers import Layer, layer_of
 from omenn.attribution.rule_table import RuleTable, ruled
 from omenn.engine.location import Place, compacted, full
@@ -30,11 +30,6 @@ BRANCHES = "branches"
 
 Values = Sequence[Tensor]
 Function = Callable[[Values], Tensor]
-
-
-def inputs_of(call: Call) -> list[Tensor]:
-    """The active tensors, each once."""
-    return list({id(t): t for t in call.active}.values())
 
 
 def magnitudes(grad: Tensor, h: Tensor) -> Tensor:

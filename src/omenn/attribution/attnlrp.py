@@ -17,7 +17,12 @@ from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.chain import FROZEN_CHAIN, frozen_chain
 from omenn.engine.operators.pointwise import origin, pointwise
 from omenn.engine.trace.autograd_nodes import Halve, Pulled
-from omenn.engine.trace.call import Call
+from omenn.engine.trace.call import Call, substitute
+
+
+def inputs_of(call: Call) -> list[Tensor]:
+    """The active tensors, each once."""
+    return list({id(t): t for t in call.active}.values())
 
 
 def differentiated(call: Call) -> Any:
@@ -25,13 +30,28 @@ def differentiated(call: Call) -> Any:
 
     For softmax it is R_i = x_i (R_i − s_i Σ_j R_j) with the R_j of its output.
     """
-    xs = list({id(t): t for t in call.active}.values())
+    return _taylor(call, call.run)
+
+
+def attention(call: Call) -> Any:
+    """Fused attention in its parts: half of R to the values, a quarter each to query and key.
+
+    Only factors that depend on the input take part: between one of them and a constant there is
+    nothing to share.
+    """
+    given = arguments(call)
+    return _taylor(call, lambda sub: attend(call, *substitute(given, sub), shared=shared))
+
+
+def _taylor(call: Call, run: Callable[[Callable[[Tensor], Tensor]], Tensor]) -> Any:
+    """The Taylor rule of ``run(sub)``: the operator on its arguments, each replaced by ``sub``."""
+    xs = inputs_of(call)
 
     def vjp(grad: Tensor, *inner: Tensor) -> tuple[Tensor | None, ...]:
         with torch.enable_grad():
             leaves = [t.detach().requires_grad_() for t in inner]
             known = {id(x): leaf for x, leaf in zip(xs, leaves, strict=True)}
-            y = call.func(*_swapped(call.args, known), **_swapped(call.kwargs, known))
+            y = run(lambda t: known[id(t)] if id(t) in known else t.detach())
         return torch.autograd.grad(
             y, leaves, grad, allow_unused=True, create_graph=grad.requires_grad
         )
@@ -65,46 +85,6 @@ def passed(dual: Tensor, found: Sequence[Tensor | None], xs: Sequence[Tensor]) -
         parts = [(x * g).sum() for x, g in zip(xs, found, strict=True) if g is not None]
         total = torch.stack([*parts, dual.sum() * 0]).sum()
     return torch.autograd.grad(total, dual)[0]
-
-
-def _swapped(values: Any, known: dict[int, Tensor]) -> Any:
-    if isinstance(values, Tensor):
-        return known.get(id(values), values.detach())
-    if isinstance(values, (list, tuple)):
-        return type(values)(_swapped(v, known) for v in values)
-    if isinstance(values, dict):
-        return {k: _swapped(v, known) for k, v in values.items()}
-    return values
-
-
-def attention(call: Call) -> Any:
-    """Fused attention in its parts: half of R to the values, a quarter each to query and key.
-
-    Only factors that depend on the input take part: between one of them and a constant there is
-    nothing to share.
-    """
-    given = arguments(call)
-    active = [call.is_active(t) for t in given]
-    xs = [t for t, own in zip(given, active, strict=True) if own]
-
-    def vjp(grad: Tensor, *inner: Tensor) -> tuple[Tensor | None, ...]:
-        found = iter(inner)
-        with torch.enable_grad():
-            leaves = [
-                next(found).detach().requires_grad_() if own else _constant(t)
-                for t, own in zip(given, active, strict=True)
-            ]
-            y = attend(call, *leaves, shared=shared)
-        wanted = [leaf for leaf, own in zip(leaves, active, strict=True) if own]
-        return torch.autograd.grad(
-            y, wanted, grad, allow_unused=True, create_graph=grad.requires_grad
-        )
-
-    return joint(call, vjp, xs)
-
-
-def _constant(t: Tensor | None) -> Any:
-    return t if t is None else t.detach()
 
 
 def shared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

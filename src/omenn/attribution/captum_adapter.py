@@ -59,7 +59,9 @@ class Task:
             Tracer(None), question.inputs, "none", question.channel_dim, True
         )
         self.explained = [
-            k for k, (_, v) in enumerate(inputs.items) if isinstance(v, Tensor) and _floats(v)
+            k
+            for k, (_, v) in enumerate(inputs.items)
+            if isinstance(v, Tensor) and v.is_floating_point()
         ]
         if not self.explained:
             raise InputError(
@@ -272,10 +274,6 @@ def baselines(task: Task, baseline: Any) -> tuple[Tensor, ...]:
                 "number, or a tensor that can be expanded to it."
             ) from None
     return tuple(found)
-
-
-def _floats(t: Tensor) -> bool:
-    return t.is_floating_point()
 
 
 def _at(logits: Tensor, index: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -93,4 +93,21 @@ def over_channels(inputs: Inputs, maps: Sequence[Tensor]) -> list[Tensor]:
         else:
             even = there.unsqueeze(entry.channel) / x.shape[entry.channel]
             found.append(even.expand(x.shape).clone())
+    return found
+
+
+def mixed_shares(
+    parts: Iterable[tuple[float, Mapping[str, Mapping[str, float]]]],
+) -> dict[str, dict[str, float]]:
+    """module → reason → share of a mixture, of (weight, such shares) pairs.
+
+    >>> mixed_shares([(0.5, {"head": {"uniform": 1.0}}), (0.5, {})])
+    {'head': {'uniform': 0.5}}
+    """
+    found: dict[str, dict[str, float]] = {}
+    for weight, shares in parts:
+        for module, reasons in shares.items():
+            total = found.setdefault(module, {})
+            for why, share in reasons.items():
+                total[why] = total.get(why, 0.0) + weight * share
     return found

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.attribution.contributions import mixed_shares
 from omenn.attribution.question import Question
 from omenn.attribution.registry import method
 from omenn.check import quoted
@@ -198,7 +199,7 @@ def _mixed(names: Sequence[str], weights: Sequence[float], parts: list[Explanati
         bias=rebuilt(first.bias, iter([bias])),
         sources=_sources(weights, parts),
         located=sum(w * p.located for w, p in zip(weights, parts, strict=True)),
-        unlocated=_unlocated(weights, parts),
+        unlocated=mixed_shares(zip(weights, (p.unlocated for p in parts), strict=True)),
         tolerance=max(p.tolerance for p in parts),
         at=tuple(keys),
         mix=tuple(weights),
@@ -209,18 +210,6 @@ def _mixed(names: Sequence[str], weights: Sequence[float], parts: list[Explanati
 
 def _sum(weights: Iterable[float], values: Iterable[Tensor]) -> Tensor:
     return torch.stack([w * v for w, v in zip(weights, values, strict=True)]).sum(0)
-
-
-def _unlocated(
-    weights: Sequence[float], parts: Sequence[Explanation]
-) -> dict[str, dict[str, float]]:
-    shares: dict[str, dict[str, float]] = {}
-    for weight, part in zip(weights, parts, strict=True):
-        for module, reasons in part.unlocated.items():
-            total = shares.setdefault(module, {})
-            for why, share in reasons.items():
-                total[why] = total.get(why, 0.0) + weight * share
-    return shares
 
 
 def _sources(weights: Sequence[float], parts: Sequence[Explanation]) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.attribution.contributions import mixed_shares
 from omenn.attribution.ordinary_gradient import Move, Moved
 from omenn.attribution.perturbations import MOST_SEED, Moves, is_image
 from omenn.attribution.question import Question
@@ -301,15 +302,11 @@ class _PathAverage:
         size = float(self.constants.abs().sum())
         even = float(self.missing.abs()[self.missing.abs() > rounding].sum())
         known = 1 - even / (size + even) if size + even else 1.0
-        located, unlocated = 0.0, {"omenn-focused": {"uniform": 1 - known}} if known < 1 else {}
-        for alpha, (placed, rest) in self.places.items():
-            share = known * float((self.start == alpha).double().mean())
-            located += share * placed
-            for module, reasons in rest.items():
-                for why, part in reasons.items():
-                    sums = unlocated.setdefault(module, {})
-                    sums[why] = sums.get(why, 0.0) + share * part
-        return located, unlocated
+        even_share = {"omenn-focused": {"uniform": 1 - known}} if known < 1 else {}
+        weights = [known * float((self.start == alpha).double().mean()) for alpha in self.places]
+        located = sum(w * part for w, (part, _) in zip(weights, self.places.values(), strict=True))
+        rest = zip(weights, (shares for _, shares in self.places.values()), strict=True)
+        return located, mixed_shares([(1.0, even_share), *rest])
 
     def said(self) -> str:
         """From where the averages are taken: one α, or the least and the largest of a batch."""

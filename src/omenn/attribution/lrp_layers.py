@@ -22,7 +22,7 @@ from omenn.check import real
 from omenn.engine.operators import OPERATORS, Operator, of_kind
 from omenn.engine.torch_private import node_class
 from omenn.engine.trace.autograd_nodes import Joint, Pull, Pulled
-from omenn.engine.trace.call import Call
+from omenn.engine.trace.call import Call, tensors_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ def layer_of(call: Call) -> Layer | None:
     """The layer that is called; None where two factors depend on the input, or W does."""
     if len(call.active) != 1 or call.inplace:
         return None
-    x, (factors, base) = call.active[0], _factors_and_bias(call)
+    x, factors, base = call.active[0], _factors(call), call.get(call.known.summand)
     others = [f for f in factors if f is not x]
     if len(others) != 1 or len(factors) != 2 or not isinstance(others[0], Tensor):
         return None
@@ -87,8 +87,8 @@ def layer_of(call: Call) -> Layer | None:
 
     def linear(x_new: Tensor, w_new: Tensor) -> Tensor:
         def sub(t: Tensor) -> Any:
-            if base is not None and t is base:
-                return None if _adds_bias(call) else torch.zeros_like(base)
+            if base is not None and t is base:  # a bias may be left out
+                return None if call.known.summand == "bias" else torch.zeros_like(base)
             return x_new if t is x else w_new if t is others[0] else t
 
         return call.run(sub)
@@ -98,41 +98,26 @@ def layer_of(call: Call) -> Layer | None:
     per_row = x is factors[0] and rows.get(call.operator, False)
     with torch.enable_grad():  # in a run that saves copies the model writes over what it used
         kept = x.clone() if call.owner.how.finite else x
-    return Layer(kept, weight, _bias(call, base, weight), linear, per_row, kept._version)
+    return Layer(kept, weight, summand(call), linear, per_row, kept._version)
 
 
-def _adds_bias(call: Call) -> bool:
-    """Whether the layer has a bias by that name, which may be left out."""
-    return call.known.summand == "bias"
-
-
-def _factors_and_bias(call: Call) -> tuple[list[Any], Any]:
-    """The two factors of a product, and what is added to it."""
-    if _adds_bias(call):
-        return [call.get("input"), call.get("weight")], call.get("bias")
+def _factors(call: Call) -> list[Any]:
+    """What is multiplied."""
     if call.operator == "einsum":
-        return _tensors(call.args), None
-    if call.operator.startswith("add"):
-        return [call.get("mat1"), call.get("mat2")], call.get("input")
-    return [call.get("input"), call.get("other")], None
+        return list(tensors_in(call.args))
+    names = call.known.factors or call.known.arguments
+    return [call.get(name) for name in names.split()]
 
 
-def _tensors(args: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    for a in args:
-        found += (
-            [a] if isinstance(a, Tensor) else _tensors(a) if isinstance(a, (list, tuple)) else []
-        )
-    return found
-
-
-def _bias(call: Call, base: Any, weight: Tensor) -> Tensor | None:
-    if not isinstance(base, Tensor):
+def summand(call: Call) -> Tensor | None:
+    """The constant that is added to a product, broadcastable to it; None if there is none."""
+    base = call.get(call.known.summand)
+    if not isinstance(base, Tensor) or call.is_active(base):
         return None
     base = call.constant(base)
     if call.operator in ("conv", "conv_transpose"):
-        return base.reshape(-1, *[1] * (weight.ndim - 2))
-    beta = call.get("beta", 1) if call.operator.startswith("add") else 1
+        return base.reshape(-1, *[1] * (call.get("weight").ndim - 2))
+    beta = call.get("beta")
     return base * (1 if beta is None else beta)
 
 

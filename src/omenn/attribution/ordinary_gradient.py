@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.attribution.lrp_layers import summand
 from omenn.check import choose
 from omenn.engine.depth import RESAMPLINGS
 from omenn.engine.inputs import NOT_COLLECTED
@@ -194,18 +195,8 @@ def affine(call: Call) -> Any:
         active = call.is_active(call.get("input"))
     if active <= (0 if single else 1):
         return OPERATORS[call.operator].rule(call)
-    return _with_constant(call, native(call))
-
-
-def _with_constant(call: Call, out: Tensor) -> Tensor:
-    """The constant that such a product adds."""
-    base = call.get("input") if call.operator.startswith("add") else call.get("bias")
-    if not isinstance(base, Tensor) or call.is_active(base):
-        return out
-    if call.operator.startswith("conv"):
-        base = base.reshape(-1, *[1] * (out.ndim - 2))
-    beta = call.get("beta", 1) if call.operator.startswith("add") else 1
-    return call.attach(out, call.constant(base) * (1 if beta is None else beta))
+    out, constant = native(call), summand(call)
+    return out if constant is None else call.attach(out, constant)
 
 
 def clipped(call: Call) -> Any:

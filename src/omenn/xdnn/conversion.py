@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from omenn.check import SEEDS, quoted, whole
-from omenn.errors import InputError, ModelError, did_you_mean
+from omenn.check import SEEDS, choose, whole, wrong
+from omenn.errors import ModelError
 from omenn.xdnn.fixup import initialise, scales
 from omenn.xdnn.model_scan import Found, scan
 from omenn.xdnn.obstacle_check import (
@@ -74,7 +74,7 @@ def convert(
 
     Source: Hesse et al. 2021, arXiv 2111.07668.
     """
-    _choose("norm", norm, get_args(Norm))
+    choose("norm", norm, get_args(Norm))
     kinds = _kinds(stand_ins)
     seed = whole("seed", seed, *SEEDS)
     fresh = copied(model, "convert")
@@ -110,25 +110,15 @@ def _converted(
     return fresh
 
 
-def _choose(name: str, value: Any, known: Iterable[str]) -> None:
-    names = tuple(known)
-    if not isinstance(value, str) or value not in names:
-        hint = did_you_mean(value, names) if isinstance(value, str) else ""
-        hint = hint or f"known are {', '.join(names)}."
-        raise InputError(f"{name}={quoted(value)} is not known: {hint}")
-
-
 def _kinds(stand_ins: Any) -> dict[str, bool]:
     """Stand-in → whether it was asked for by its name."""
     try:
         names = [stand_ins] if isinstance(stand_ins, str) else list(stand_ins)
     except Exception:  # what it is made of may raise what it likes
-        raise InputError(
-            f"stand_ins must be names, but {quoted(stand_ins)} was given. Known are "
-            f"{', '.join(STAND_INS)}, or 'all'."
-        ) from None
+        remedy = f"Choose from: {', '.join(STAND_INS)}, all."
+        raise wrong("stand_ins", stand_ins, "names of stand-ins", remedy) from None
     for name in names:
-        _choose("stand_ins", name, (*STAND_INS, "all"))
+        choose("stand_ins", name, (*STAND_INS, "all"))
     if "all" in names:
         return dict.fromkeys(STAND_INS, False)
     return dict.fromkeys(names, True)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omenn.engine.operators import OPERATORS
+from omenn.engine.operators.attention import projected
 
 # What is added to a score and is no larger than this closes its place.
 CLOSED = -1e9
@@ -196,8 +197,7 @@ def _mixed(
     return weights @ value, weights
 
 
-def _arguments() -> list[str]:
-    return OPERATORS["multi_head_attention_forward"].arguments.split()
+_ARGUMENTS = OPERATORS["multi_head_attention_forward"].arguments.split()
 
 
 def relu_multi_head(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
@@ -205,12 +205,12 @@ def relu_multi_head(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
 
     Static keys and values are not supported (NotImplementedError).
     """
-    a: dict[str, Any] = dict(zip(_arguments(), args, strict=False)) | kwargs
+    a: dict[str, Any] = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
     if a.get("static_k") is not None or a.get("static_v") is not None:
         raise NotImplementedError("static keys and values have no homogeneous stand-in")
     batched = a["query"].ndim == 3
     given = [t if batched else t.unsqueeze(1) for t in (a["query"], a["key"], a["value"])]
-    q, k, v = _projected(a, given)
+    q, k, v = projected(a, given)
     if a.get("bias_k") is not None:
         k = torch.cat([k, a["bias_k"].expand(1, k.shape[1], -1)])
         v = torch.cat([v, a["bias_v"].expand(1, v.shape[1], -1)])
@@ -226,16 +226,6 @@ def relu_multi_head(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         return out, None
     weights = weights.mean(1) if a.get("average_attn_weights", True) else weights
     return out, weights if batched else weights.squeeze(0)
-
-
-def _projected(a: dict[str, Any], given: Sequence[Tensor]) -> list[Tensor]:
-    bias = a.get("in_proj_bias")
-    biases = (None, None, None) if bias is None else bias.chunk(3)
-    if a.get("use_separate_proj_weight"):
-        weights = (a["q_proj_weight"], a["k_proj_weight"], a["v_proj_weight"])
-    else:
-        weights = a["in_proj_weight"].chunk(3)
-    return [F.linear(x, w, b) for x, w, b in zip(given, weights, biases, strict=True)]
 
 
 def _allowed(a: dict[str, Any], keys: int, batched: bool) -> Tensor | None:

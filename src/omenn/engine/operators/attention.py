@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ def multi_head(call: Call) -> Any:
 def _multi_head(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     batched = a["query"].ndim == 3
     q, k, v = (t if batched else t.unsqueeze(1) for t in (a["query"], a["key"], a["value"]))
-    q, k, v = _projected(a, q, k, v)
+    q, k, v = projected(a, (q, k, v))
     heads = a["num_heads"]
     seen = a.get("need_weights", True) or a.get("key_padding_mask") is not None
     # As PyTorch does: elsewhere the mask is but a hint, and is_causal alone is what counts.
@@ -127,14 +128,15 @@ def _multi_head(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     return (out if batched else out.squeeze(1)), weights
 
 
-def _projected(a: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+def projected(a: dict[str, Any], given: Sequence[Tensor]) -> list[Tensor]:
+    """Query, key and value as the arguments of ``F.multi_head_attention_forward`` project them."""
     bias = a.get("in_proj_bias")
     biases = (None, None, None) if bias is None else bias.chunk(3)
     if a.get("use_separate_proj_weight"):
         weights = (a["q_proj_weight"], a["k_proj_weight"], a["v_proj_weight"])
     else:
         weights = a["in_proj_weight"].chunk(3)
-    return [F.linear(x, w, b) for x, w, b in zip((q, k, v), weights, biases, strict=True)]
+    return [F.linear(x, w, b) for x, w, b in zip(given, weights, biases, strict=True)]
 
 
 def _merged_mask(a: dict[str, Any], q: Tensor, k: Tensor, batched: bool) -> Tensor | None:
