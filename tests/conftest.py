@@ -10,6 +10,7 @@ import os
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model built from a configuration needs no hub
 
+import gc
 import ipaddress
 import socket
 from collections.abc import Iterator
@@ -37,6 +38,11 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("omenn")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is collected stays until the end: the garbage collector need not visit it each time."""
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

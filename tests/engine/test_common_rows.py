@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import omenn
 from opcases.case import draw
 from opcases.linear import seeded
+from products import spread
 
 Model = Callable[[Tensor], Tensor]
 BIASES = ["spatial", "attention", "uniform", "separate"]
@@ -112,16 +113,15 @@ def alike(model: Model, x: Tensor, bias: str) -> None:
     assert set(e.reasons) == {reason for a in alone for reason in a.reasons}
 
 
-@pytest.mark.parametrize("bias", BIASES)
-@pytest.mark.parametrize("count", [1, 2, 3, 6])
-@pytest.mark.parametrize("model", TABLES)
+@pytest.mark.parametrize(("model", "count", "bias"), spread(TABLES, [1, 2, 3, 6], BIASES, one_in=4))
 def test_tables(model: Callable[..., Tensor], count: int, bias: str) -> None:
     alike(lambda x: model(x, draw(count, 5, seed=4)), draw(3, 5), bias)
 
 
-@pytest.mark.parametrize("bias", BIASES)
-@pytest.mark.parametrize("count", [1, 2, 3])
-@pytest.mark.parametrize("model", [pictures, stacked_pictures, padded_pictures])
+@pytest.mark.parametrize(
+    ("model", "count", "bias"),
+    spread([pictures, stacked_pictures, padded_pictures], [1, 2, 3], BIASES, one_in=4),
+)
 def test_pictures(model: Callable[..., Tensor], count: int, bias: str) -> None:
     alike(lambda x: model(x, draw(count, 3, 8, 8, seed=4)), draw(3, 3, 8, 8), bias)
 

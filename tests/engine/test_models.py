@@ -6,8 +6,11 @@ import torch
 import omenn
 from experiments.zoo_models import CASES, cast
 
-# The larger ones have a smaller relative among the others: ResNet-18, DeiT-S/16, Swin-T.
-LARGE = {"VGG-11", "ResNet-50", "ViT-B/16", "BEiT-B/16", "MaxViT-T"}
+# The larger ones have a smaller relative among the others: ResNet-18, DeiT-S/16, SwinV2-T.
+LARGE = {
+    "VGG-11", "ResNet-50", "ConvNeXt-T", "ViT-B/16", "BEiT-B/16", "Swin-T", "MaxViT-T",
+}  # fmt: skip
+SMALL = {"MLP", "EVA-02-T/14", "LSTM classifier"}
 MODELS = [
     pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.name in LARGE else [])
     for case in CASES
@@ -40,7 +43,7 @@ def test_the_large_ones_are_there():
 def test_constants_matter_in_these_models():
     """The perturbation works: without their constants most models would not be complete."""
     missing = 0
-    for case in CASES[:3]:
+    for case in (c for c in CASES if c.name in SMALL):
         model, inputs = case.make(torch.float64, small=True)
         e = omenn.explain(model, inputs, **case.options)
         alone = e.contribution.reshape(len(e.output), -1).sum(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import omenn
 from omenn.engine.operators import recurrent
 from opcases.case import draw
+from products import spread
 
 KINDS: dict[str, Callable[..., nn.Module]] = {
     "lstm": nn.LSTM,
@@ -22,7 +22,6 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
     "tanh": nn.RNN,
     "relu": lambda *a, **k: nn.RNN(*a, nonlinearity="relu", **k),
 }
-FORMS = list(itertools.product(KINDS, (1, 2), (False, True), (True, False)))
 X, LENGTHS = draw(2, 5, 4), torch.tensor([3, 5])
 
 
@@ -93,8 +92,10 @@ def parts(e: omenn.Explanation) -> list[Tensor]:
     return [e.output, e.weight, e.matrix, e.bias, *constants, torch.tensor(e.located)]
 
 
-@pytest.mark.parametrize("model", [outputs, last, begun, packed], ids=lambda f: f.__name__)
-@pytest.mark.parametrize(("kind", "number", "both", "bias"), FORMS)
+@pytest.mark.parametrize(
+    ("kind", "number", "both", "bias", "model"),
+    spread(KINDS, (1, 2), (False, True), (True, False), [outputs, last, begun, packed], one_in=4),
+)
 def test_the_same_as_unrolled(
     kind: str, number: int, both: bool, bias: bool, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
