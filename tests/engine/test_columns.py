@@ -1,4 +1,4 @@
-"""What no gradient reaches is left out, and nothing else: columns and rows of linear layers."""
+"""What no gradient reaches is left out, and nothing else: columns of linear layers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 import omenn
 from omenn.engine.kernels import columns
-from omenn.engine.kernels.sparsity import live
-from omenn.engine.operators import attention, products
+from omenn.engine.operators import attention, linear, products
 from opcases.case import draw
 from opcases.linear import seeded
 
@@ -116,11 +115,15 @@ def test_any_shape(lead, cut, written_out, heads) -> None:
 def test_the_backward_pass_reads_the_columns_of_the_value_alone(monkeypatch) -> None:
     """Weights of query and key that are NaN in the backward pass would be seen."""
     model = seeded(Fused("unbind"))
-    before = columns.row_product
+    before = columns.product_of
     seen: list[int] = []
-    monkeypatch.setattr(
-        columns, "row_product", lambda rows, w: seen.append(w.shape[0]) or before(rows, w)
-    )
+
+    def noted(x: Tensor):
+        product = before(x)
+        return lambda grad, w: seen.append(w.shape[0]) or product(grad, w)
+
+    for module in (columns, linear):
+        monkeypatch.setattr(module, "product_of", noted)
     omenn.explain(model, X, 1)
     assert seen == [3, 6], "proj, then six of the eighteen columns of qkv"
 
@@ -272,57 +275,6 @@ def test_nothing_more_is_kept_alive(monkeypatch) -> None:
     finally:
         gc.enable()
     assert any(log)
-
-
-# --- rows -------------------------------------------------------------------------------------
-
-
-class Token(nn.Module):
-    """Two blocks of which the head sees one token."""
-
-    def __init__(self, token: int) -> None:
-        super().__init__()
-        self.token = token
-        self.one, self.two = (
-            nn.TransformerEncoderLayer(6, 2, 8, batch_first=True, activation="gelu")
-            for _ in range(2)
-        )
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.two(self.one(x))[:, self.token])
-
-
-@pytest.mark.parametrize("token", [0, 7, -1])
-def test_tokens_that_the_output_does_not_see(token: int, monkeypatch) -> None:
-    model, x = seeded(Token(token)), draw(3, 15, 6)
-    found: list[int] = []
-
-    def noted(t: Tensor, dim: int) -> Tensor | None:
-        index = live(t, dim)
-        found.append(-1 if index is None else index.numel())
-        return index
-
-    monkeypatch.setattr(columns, "live", noted)
-    few = omenn.explain(model, x, 1)
-    assert 3 in found, "one row of each sample was to be multiplied alone"
-    monkeypatch.setattr(columns, "live", lambda t, dim: None)
-    equal(few, omenn.explain(model, x, 1))
-
-
-def test_rows_that_live() -> None:
-    t = torch.zeros(16, 3)
-    assert live(t, 0).tolist() == []
-    t[2, 1], t[15, 2] = 1, torch.nan
-    assert live(t, 0).tolist() == [2, 15]
-    assert live(t.T, 1).tolist() == [2, 15]
-    t[8] = 1
-    assert live(t, 0).tolist() == [2, 8, 15]
-    t[9] = 1
-    assert live(t, 0) is None, "both neighbours in the middle live"
-    t[9], t[:8] = 0, 1
-    assert live(t, 0) is None, "too many live"
-    assert live(torch.zeros(7, 2), 0) is None, "too few to look"
 
 
 def test_the_bias_of_the_values_is_not_made_from_the_input() -> None:

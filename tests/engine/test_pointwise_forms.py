@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 import omenn
 from omenn.engine.operators import pointwise
-from omenn.engine.trace.autograd_nodes import last_pass, times
 from opcases.case import draw
 
 THROUGH_ZERO = [F.silu, F.hardswish, F.mish, F.elu, F.gelu, torch.tanh, F.softsign]
@@ -67,23 +66,6 @@ def test_a_small_gate_outlives_what_it_was_made_from() -> None:
 
     e = omenn.explain(model, VALUES, lambda y: y)
     assert e.exact
-
-
-@torch.no_grad()
-def test_coefficients_are_overwritten_in_the_last_pass_alone() -> None:
-    grad = draw(2, 3)
-    own = grad + 1
-    expected, before = grad * own, own.clone()
-    assert torch.equal(times(grad, own), expected)
-    assert torch.equal(own, before)
-    with last_pass():
-        for other in (own.float(), own.t().contiguous().t(), own[:1].expand(2, -1)):  # not alike
-            kept = other.clone()
-            assert torch.equal(times(grad, other), grad * other)
-            assert torch.equal(other, kept)
-        assert times(grad, own) is own
-    assert torch.equal(own, expected)
-    assert times(grad, own) is not own
 
 
 @pytest.mark.parametrize("function", [F.silu, F.gelu, torch.tanh])

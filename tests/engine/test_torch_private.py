@@ -192,18 +192,6 @@ def saved_tensors_pass_hooks() -> None:
     assert torch.equal(grad, 3 * torch.ones(1).exp())
 
 
-def nodes_give_what_they_saved() -> None:
-    x, weight = torch.ones(1, 1, 3, requires_grad=True), torch.ones(1, 1, 2)
-    node = torch.conv1d(x, weight).grad_fn
-    assert type(node).__name__ == "ConvolutionBackward0"
-    given, weighed, stride = torch_private.saved_by(node, "input", "weight", "stride")
-    assert torch.equal(given, x)
-    assert weighed is weight
-    assert list(stride) == [1]
-    with pytest.raises(AttributeError):
-        torch_private.saved_by(node, "no_such_thing")
-
-
 def objects_change_places() -> None:
     a, b = torch.zeros(1, requires_grad=True) * 1, torch.ones(2)
     torch_private.swap_tensors(a, b)
@@ -221,15 +209,6 @@ def levels_of_forward_ad_are_counted() -> None:
 def compiled_frames_are_set_and_put_back() -> None:
     before = torch_private.set_compiled_frames(None)
     assert torch_private.set_compiled_frames(before) is None
-
-
-def kernels_are_those_of_attention() -> None:
-    q = torch.rand(1, 2, 5, 4)
-    assert isinstance(torch_private.attention_kernel(q, q, q), int)
-    out, log_sums = torch_private.flash_attention_for_cpu(q, q, q)
-    scores = q @ q.transpose(-1, -2) / 2
-    torch.testing.assert_close(out, scores.softmax(-1) @ q)
-    torch.testing.assert_close(log_sums.view(1, 2, 5), scores.logsumexp(-1))
 
 
 def a_view_that_is_none() -> None:
@@ -259,11 +238,9 @@ USES = {
     batched_gradients_are_known: "batched",
     traces_are_known: "tracing_state fake_mode proxy_mode",
     saved_tensors_pass_hooks: ("saved_tensor_hooks push_saved_tensor_hooks pop_saved_tensor_hooks"),
-    nodes_give_what_they_saved: "saved_by",
     objects_change_places: "swap_tensors",
     levels_of_forward_ad_are_counted: "forward_ad_level",
     compiled_frames_are_set_and_put_back: "set_compiled_frames",
-    kernels_are_those_of_attention: "attention_kernel flash_attention_for_cpu",
     a_view_that_is_none: "unsafe_view",
     norms_share_classes: "BatchNorm RunningNorm",
 }

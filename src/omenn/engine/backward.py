@@ -32,7 +32,7 @@ from torch import Tensor
 from omenn.engine.fidelity import Compared
 from omenn.engine.target import Target
 from omenn.engine.trace.attempt import Pass
-from omenn.engine.trace.autograd_nodes import last_pass, own_precision
+from omenn.engine.trace.autograd_nodes import own_precision
 from omenn.engine.trace.refusals import no_way_back
 
 
@@ -149,7 +149,7 @@ class Backward(Compared):
         wrt = [*self._leaves(), *self.mode.location.ones()]
         keep = retain or create_graph
         try:
-            with own_precision(f), last_pass(not (keep or batched)):
+            with own_precision(f):
                 return torch.autograd.grad(
                     f, wrt, grad, keep, create_graph, allow_unused=True, is_grads_batched=batched
                 )

@@ -63,9 +63,7 @@ pop_saved_tensor_hooks = _private("_C._autograd._pop_saved_tensors_default_hooks
 # The object stays, its memory and history are those of another one.
 swap_tensors = _private("_C._swap_tensor_impl")
 
-# Kernels of ATen: which one attention takes, that of processors, and a view that is no view.
-attention_kernel = _private("ops.aten._fused_sdp_choice")
-flash_attention_for_cpu = _private("ops.aten._scaled_dot_product_flash_attention_for_cpu")
+# A kernel of ATen: a view that is no view.
 unsafe_view = _private("ops.aten._unsafe_view")
 
 # The classes that the batch norms share, the second one with the instance norms.
@@ -101,11 +99,3 @@ def set_compiled_frames(callback: Any) -> Any:
 def node_class(function: type[torch.autograd.Function]) -> type:
     """The class of the nodes that a Function leaves in the autograd graph."""
     return function._backward_cls  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def saved_by(node: Any, *names: str) -> list[Any]:
-    """What a node of the autograd graph has saved under these names.
-
-    Raises AttributeError for another node, RuntimeError where it was overwritten since.
-    """
-    return [getattr(node, f"_saved_{name}") for name in names]

@@ -1,4 +1,4 @@
-"""Rows and columns of a linear layer's output that no gradient reaches, and that cost nothing.
+"""Columns of a linear layer's output that no gradient reaches, and that cost nothing.
 
 A fused projection y = x [W_q; W_k; W_v]ᵀ is cut into query, key and value, of which the frozen
 network carries the value alone: two thirds of the gradient at y are zeros. Where a rule takes a
@@ -7,7 +7,6 @@ view of y that shows some of its columns, it is connected with x by those column
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from omenn.engine.kernels.sparsity import live
 from omenn.engine.trace.autograd_nodes import Affine, Frozen
 from omenn.engine.trace.call import ACTIVE, Call, Layer
 from omenn.engine.trace.graph import short
@@ -41,15 +39,6 @@ def plain(t: Tensor) -> bool:
     """Whether a weight is an ordinary matrix: autograd knows best what to do with any other."""
     kind = type(t)
     return (kind is Tensor or kind is torch.nn.Parameter) and t.layout == torch.strided
-
-
-def row_product(rows: Tensor, matrix: Tensor) -> Tensor:
-    """``rows @ matrix``; rows of zeros (tokens that the output does not see) are left out."""
-    index = None if torch.is_grad_enabled() else live(rows, 0)
-    if index is None:
-        return rows @ matrix
-    out = rows.new_zeros(rows.shape[0], matrix.shape[1])
-    return out.index_copy_(0, index, rows[index] @ matrix)
 
 
 def layer_of(call: Call, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Layer | None:
@@ -85,7 +74,7 @@ def connected(call: Call, v: Tensor) -> Tensor:
         z = Frozen.apply(x, [value], vjp, weight)
     else:
         ones = call.owner.location.share(call, mark.place, layer.name)
-        z = Affine.apply(x, [value], vjp, (layer.bias[block],), ones, None, weight)
+        z = Affine.apply(x, [value], vjp, layer.bias[block], ones, weight)
     shape = value.shape
 
     def laid(grad: Tensor) -> Tensor:
@@ -98,14 +87,8 @@ def connected(call: Call, v: Tensor) -> Tensor:
 
 def product_of(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """(gradient at x Wᵀ, W) → gradient at x."""
-    shape, dtype = x.shape, x.dtype
-    lines = math.prod(shape[:-1])  # not −1, of which a layer without outputs leaves any number
-
-    def vjp(grad: Tensor, weight: Tensor) -> Tensor:
-        rows = grad.reshape(lines, weight.shape[0])
-        return row_product(rows, weight.to(grad.dtype)).reshape(shape).to(dtype)
-
-    return vjp
+    dtype = x.dtype
+    return lambda grad, weight: (grad @ weight.to(grad.dtype)).to(dtype)
 
 
 def _only_views(v: Tensor, y: Tensor) -> bool:

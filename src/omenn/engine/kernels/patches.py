@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.engine.kernels.columns import plain, row_product
+from omenn.engine.kernels.columns import plain
 from omenn.engine.location.constants import finite
 from omenn.engine.trace.call import Call
 
@@ -36,7 +36,7 @@ def patches(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 
     def vjp(grad: Tensor, weight: Tensor) -> Tensor:
         rows = grad.movedim(1, -1).reshape(-1, grad.shape[1])
-        found = row_product(rows, weight.reshape(weight.shape[0], -1).to(grad.dtype))
+        found = rows @ weight.reshape(weight.shape[0], -1).to(grad.dtype)
         found = found.reshape(shape[0], *grad.shape[2:], shape[1], *kernel)
         d = len(kernel)
         # (B, h, w, C, k, l) -> (B, C, h, k, w, l) -> (B, C, h k, w l)

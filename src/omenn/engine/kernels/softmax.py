@@ -1,8 +1,4 @@
-"""Aᵀ g for the softmax weights A of an attention, block by block: no (L, S) matrix is kept.
-
-The native kernel gives with its output the logarithm of every row's sum, lse. With it a block of
-weights is one product and one exponential, A = exp(scale · q kᵀ + mask − lse); without, a softmax.
-"""
+"""Aᵀ g for the softmax weights A of an attention, block by block: no (L, S) matrix is kept."""
 
 from __future__ import annotations
 
@@ -12,8 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-from omenn.engine.kernels.sparsity import live
 
 BLOCK = 1 << 18  # elements of a block of weights: 1 MB, which a processor keeps at hand
 
@@ -33,9 +27,19 @@ class Softmax(NamedTuple):
         return cls(bool(call.get("is_causal")), scale, bool(call.get("enable_gqa")))
 
 
-def weights(query: Tensor, key: Tensor, mask: Tensor | None, how: Softmax) -> Tensor:
-    """softmax(scale · q kᵀ + mask), (…, L, S), in one piece."""
-    return _normalised(masked((query * how.scale) @ key.transpose(-2, -1), mask, how.causal), mask)
+def weights(
+    query: Tensor, key: Tensor, mask: Tensor | None, how: Softmax, rows: Tensor | None = None
+) -> Tensor:
+    """softmax(scale · q kᵀ + mask), (…, L, S), in one piece; or ``rows`` of it, (…, rows, S)."""
+    if how.grouped:
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+    if rows is not None:
+        if how.causal:
+            mask, how = _seen(rows, key.shape[-2]), how._replace(causal=False)
+        elif mask is not None and mask.ndim > 1 and mask.shape[-2] > 1:
+            mask = mask[..., rows, :]
+        query = query[..., rows, :]
+    return _normalised(masked((query * how.scale) @ key.mT, mask, how.causal), mask)
 
 
 def masked(logits: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -64,46 +68,39 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _Rows(NamedTuple):
-    """Queries, all (batch, heads, rows, ·): q, the gradient at the output, mask and −lse."""
+    """Queries, the gradient at the output and the mask, all (batch, heads, rows, ·)."""
 
     query: Tensor
     grad: Tensor
     mask: Tensor | None
-    minus: Tensor | None
 
-    def at(self, batch: slice, heads: slice, rows: slice | Tensor) -> _Rows:
-        def cut(t: Tensor | None) -> Tensor | None:
-            if t is None:
-                return None
-            where = (batch, heads, rows)
-            return t[tuple(slice(None) if n == 1 else w for w, n in zip(where, t.shape))]  # noqa: B905
-
-        return _Rows(*(cut(t) for t in self))  # type: ignore[arg-type]
+    def at(self, *where: slice) -> _Rows:
+        """A block; what is the same along a dimension is so in the block."""
+        sizes = [() if t is None else t.shape for t in self]
+        cuts = [tuple(slice(None) if n == 1 else w for n, w in zip(s, where)) for s in sizes]  # noqa: B905
+        return _Rows(*(t if t is None else t[cut] for t, cut in zip(self, cuts, strict=True)))  # type: ignore[arg-type]
 
 
 def at_values(
-    grad: Tensor, query: Tensor, key: Tensor, mask: Tensor | None, lse: Tensor | None, how: Softmax
+    grad: Tensor, query: Tensor, key: Tensor, mask: Tensor | None, how: Softmax
 ) -> Tensor:
     """Aᵀ grad, (…, heads, S, D), for grad (…, heads, L, D); has no derivatives of its own."""
     if how.grouped:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
-    lead, index = grad.shape[:-2], live(grad, -2)
+    lead = grad.shape[:-2]
     dtype = torch.float32 if grad.dtype in (torch.float16, torch.bfloat16) else grad.dtype
     rows = _Rows(
         _four(query.to(dtype), lead),
         _four(grad.to(dtype), lead),
         None if mask is None else _four(additive(mask, dtype), lead, spread=False),
-        None if lse is None else _four(-lse.to(dtype).unsqueeze(-1), lead),
     )
-    number = torch.arange(grad.shape[-2], device=grad.device)
-    if index is not None:  # queries that the output does not see
-        rows, number = rows.at(slice(None), slice(None), index), index
     key = _four(key.to(dtype), lead)
     out = key.new_zeros(*key.shape[:3], grad.shape[-1])
-    step = number.numel() if not how.causal else 128  # later keys are left out of a block
-    size = (key.shape[0], key.shape[1], number.numel(), key.shape[2])
+    size = (key.shape[0], key.shape[1], grad.shape[-2], key.shape[2])
+    step = 128 if how.causal else grad.shape[-2]  # later keys are left out of a block
     for batch, heads, part in _blocks(size, step):
-        seen = _seen(number[part], key.shape[2]) if how.causal else None
+        number = torch.arange(part.start, min(part.stop, grad.shape[-2]), device=grad.device)
+        seen = _seen(number, min(key.shape[2], part.stop)) if how.causal else None
         keys = slice(None if seen is None else seen.shape[1])
         block = rows.at(batch, heads, part)
         found = _block(block, key[batch, heads, keys], seen, how.scale).transpose(1, 2)
@@ -113,26 +110,18 @@ def at_values(
 
 def _block(rows: _Rows, key: Tensor, seen: Tensor | None, scale: float) -> Tensor:
     """Weights of some queries, (batch · heads, rows, keys)."""
-    query, keys = rows.query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2)
-    if rows.minus is None:
-        logits = torch.bmm(query, keys).mul_(scale)
-    else:
-        logits = torch.baddbmm(rows.minus.flatten(0, 1), query, keys, alpha=scale)
+    logits = torch.bmm(rows.query.flatten(0, 1), key.flatten(0, 1).mT).mul_(scale)
     if rows.mask is not None:
         upto = 1 if rows.mask.shape[-1] == 1 else key.shape[2]
         logits.unflatten(0, key.shape[:2]).add_(rows.mask[..., :upto])
-    if rows.minus is not None:
-        found = logits.exp_()
-        return found if seen is None else found.masked_fill_(~seen, 0)
     if seen is not None:
         logits.masked_fill_(~seen, -math.inf)
     return _normalised(logits, rows.mask)
 
 
 def _seen(rows: Tensor, keys: int) -> Tensor:
-    """Which of the keys, up to the last that matters, the query of each number sees."""
-    columns = torch.arange(min(keys, int(rows[-1]) + 1), device=rows.device)
-    return columns <= rows.unsqueeze(1)
+    """Which of the first ``keys`` keys the query of each number sees, if later ones are hidden."""
+    return torch.arange(keys, device=rows.device) <= rows.unsqueeze(1)
 
 
 def _four(t: Tensor, lead: Sequence[int], spread: bool = True) -> Tensor:

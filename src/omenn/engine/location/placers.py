@@ -9,15 +9,14 @@ between (the hidden units of the mixing layer, the frequencies) has no place.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from omenn.engine import location as places
+from omenn.engine.kernels.softmax import Softmax, weights
 from omenn.engine.location import Place
 from omenn.engine.operators.record import at_source, unlocated
 from omenn.engine.trace.call import Call
@@ -110,22 +109,11 @@ def attention_place(call: Call, out: Tensor) -> Any:
 
 
 def _weights_of_rows(call: Call, index: Tensor) -> Tensor:
-    """softmax(scale · q kᵀ + mask) of some queries, (…, rows, keys)."""
-    query, key, mask = (call.get(name) for name in ("query", "key", "attn_mask"))
-    query, key = call.true(query)[..., index, :], call.true(key)
-    if call.get("enable_gqa"):
-        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
-    scale = call.get("scale")
-    logits = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
-    if call.get("is_causal"):
-        later = torch.arange(key.shape[-2], device=index.device) > index[:, None]
-        logits = logits.masked_fill(later, -math.inf)
-    if isinstance(mask, Tensor):
-        mask = call.true(mask)
-        mask = mask[..., index, :] if mask.ndim > 1 and mask.shape[-2] > 1 else mask
-        boolean = mask.dtype == torch.bool
-        logits = logits.masked_fill(~mask, -math.inf) if boolean else logits + mask
-    return logits.softmax(-1)
+    """The attention weights of some queries, (…, rows, keys)."""
+    mask = call.get("attn_mask")
+    mask = call.true(mask) if isinstance(mask, Tensor) else None
+    query, key = call.true(call.get("query")), call.true(call.get("key"))
+    return weights(query, key, mask, Softmax.of(call), index)
 
 
 def einsum_place(call: Call, out: Tensor) -> Any:

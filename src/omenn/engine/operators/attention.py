@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend
 
 from omenn.engine.kernels.columns import connected
 from omenn.engine.kernels.softmax import Softmax, additive, at_values, weights
 from omenn.engine.location.placers import attention_place
 from omenn.engine.operators import degrees
 from omenn.engine.operators.record import DROPOUT, Operator, records
-from omenn.engine.torch_private import attention_kernel, batched, flash_attention_for_cpu
+from omenn.engine.torch_private import batched
 from omenn.engine.trace.call import Call
 
 
@@ -27,10 +26,11 @@ def fused(call: Call) -> Any:
         raise call.refuse(*DROPOUT)
     if not call.is_active(v):
         return call.freeze()
-    mask, shape, how = call.get("attn_mask"), v.shape, Softmax.of(call)
+    mask, how, shape = call.get("attn_mask"), Softmax.of(call), v.shape
     mask = call.true(mask) if isinstance(mask, Tensor) else None
 
-    def grouped(out: Tensor) -> Tensor:
+    def summed(out: Tensor) -> Tensor:
+        """Over the heads that share a value, and where it was broadcast."""
         if how.grouped:
             # Not unflatten, which rows that travel together (chunk=) have no rule for.
             groups = (shape[-3], out.shape[-3] // shape[-3])
@@ -38,44 +38,15 @@ def fused(call: Call) -> Any:
         return out.sum_to_size(shape)
 
     if call.owner.how.finite:  # a mask of −∞ is no coefficient; the weights that it makes are
-        key = call.true(k)
-        if how.grouped:
-            key = key.repeat_interleave(q.shape[-3] // key.shape[-3], -3)
-        seen = weights(call.true(q), key, mask, how)
-        back = lambda grad, seen: grouped(seen.transpose(-2, -1) @ grad)  # noqa: E731
-        return call.frozen(v, call.value(), back, seen)
-    value, lse = native(call, mask, how)
+        back = lambda grad, seen: summed(seen.mT @ grad)  # noqa: E731
+        return call.frozen(v, call.value(), back, weights(call.true(q), call.true(k), mask, how))
 
-    def vjp(
-        grad: Tensor, query: Tensor, key: Tensor, mask: Tensor | None, lse: Tensor | None
-    ) -> Tensor:
+    def vjp(grad: Tensor, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
         if torch.is_grad_enabled() or batched(grad):
-            if how.grouped:
-                key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
-            out = weights(query, key, mask, how).transpose(-2, -1) @ grad
-        else:
-            out = at_values(grad, query, key, mask, lse, how)
-        return grouped(out)
+            return summed(weights(query, key, mask, how).mT @ grad)
+        return summed(at_values(grad, query, key, mask, how))
 
-    return call.frozen(connected(call, v), value, vjp, call.true(q), call.true(k), mask, lse)
-
-
-def native(call: Call, mask: Tensor | None, how: Softmax) -> tuple[Tensor, Tensor | None]:
-    """The ordinary output; and where its kernel is the one for processors, the rows' log sums."""
-    q, k, v = (call.get(name).detach() for name in ("query", "key", "value"))
-    if q.device.type != "cpu" or call.owner.create_graph:
-        return call.value(), None
-    given = None if mask is None else mask.detach()
-    choice = attention_kernel(
-        q, k, v, given, 0.0, how.causal, scale=call.get("scale"), enable_gqa=how.grouped
-    )
-    if choice != SDPBackend.FLASH_ATTENTION.value:
-        return call.value(), None
-    given = None if given is None else additive(given, q.dtype)
-    with torch.no_grad():
-        return flash_attention_for_cpu(
-            q, k, v, 0.0, how.causal, attn_mask=given, scale=call.get("scale")
-        )
+    return call.frozen(connected(call, v), call.value(), vjp, call.true(q), call.true(k), mask)
 
 
 _MULTI_HEAD = (
@@ -154,9 +125,8 @@ def _merged_mask(a: dict[str, Any], q: Tensor, k: Tensor, batched: bool) -> Tens
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    if mask.dtype != torch.bool:
-        return mask.to(dtype)
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -math.inf)
+    """The module's boolean masks tell what may not be seen."""
+    return additive(~mask if mask.dtype == torch.bool else mask, dtype)
 
 
 RECORDS: dict[str, Operator] = records(

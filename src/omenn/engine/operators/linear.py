@@ -34,7 +34,7 @@ from omenn.engine.trace.call import Call
 
 
 def linear_layer(call: Call) -> Tensor:
-    """W x + b with a backward of its own, which leaves out what is zero by construction."""
+    """W x + b with a backward of its own, in which other rules find its columns."""
     x, weight, bias = call.get("input"), call.get("weight"), call.get("bias")
     if len(call.active) > 1 or not call.is_active(x) or not plain(weight) or x.is_complex():
         return affine_layer(call)

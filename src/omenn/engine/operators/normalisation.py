@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from omenn.engine.operators import degrees
-from omenn.engine.operators.convolution import scaled_convolution
 from omenn.engine.operators.record import Operator, records, same
 from omenn.engine.torch_private import batched
+from omenn.engine.trace.autograd_nodes import scaled
 from omenn.engine.trace.call import Call
 
 
@@ -59,8 +59,7 @@ def batch_norm(call: Call) -> Tensor:
         return parts
     scale, shift = _scale_and_shift(call, mean, var, eps)
     scale, shift = _column(scale, x.ndim).to(x.dtype), _column(shift, x.ndim)
-    out = scaled_convolution(call, x, scale, shift)
-    return call.affine(x, call.value(), _scaled, shift, scale) if out is None else out
+    return call.affine(x, call.value(), scaled, shift, scale)
 
 
 def _scale_and_shift(call: Call, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -73,10 +72,6 @@ def _scale_and_shift(call: Call, mean: Tensor, var: Tensor, eps: float) -> tuple
         if weight is not None:
             scale = scale * weight
         return scale, -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
-
-
-def _scaled(grad: Tensor, scale: Tensor) -> Tensor:
-    return grad * scale
 
 
 def layer_norm(call: Call) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from omenn.engine.operators import degrees
 from omenn.engine.operators.coefficients import frozen_value
 from omenn.engine.operators.record import Operator, named, records, same
-from omenn.engine.trace.autograd_nodes import scaled, times
+from omenn.engine.trace.autograd_nodes import scaled
 from omenn.engine.trace.call import Call
 
 # How readily an operator's output is frozen as a factor of a product.
@@ -42,7 +42,7 @@ def pointwise(call: Call) -> Tensor:
     else:
         result = call.again(call.true) if call.owner.create_graph else value
         coefficient = _secant(true, result, at_zero, slope)
-    out = call.frozen(x, value, scaled if coefficient.is_complex() else times, coefficient)
+    out = call.frozen(x, value, scaled, coefficient)
     if at_zero == 0:
         return out
     return call.attach(out, torch.as_tensor(at_zero, dtype=out.dtype, device=out.device))
@@ -63,10 +63,10 @@ def _overwritten(
     if closed is not None:
         coefficient = closed(before)
         call.overwrite()
-        return call.rewritten(x, times, coefficient)
+        return call.rewritten(x, scaled, coefficient)
     before = before.clone()
     call.overwrite()
-    return call.rewritten(x, times, _ratio(x.detach(), before, slope, out=before))
+    return call.rewritten(x, scaled, _ratio(x.detach(), before, slope, out=before))
 
 
 _GATES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -240,7 +240,7 @@ def parametric(call: Call) -> Tensor:
         slope = slope.reshape(-1, *[1] * (x.ndim - 2))
     true = call.true(x)
     coefficient = torch.where(true > 0, torch.ones_like(true), slope.to(true.dtype))
-    return call.frozen(x, call.value(), times, coefficient)
+    return call.frozen(x, call.value(), scaled, coefficient)
 
 
 _POINTWISE = Operator(pointwise, same, kind="pointwise", link="smooth")

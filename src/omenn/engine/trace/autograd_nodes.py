@@ -6,9 +6,7 @@ coefficients, so an explanation can itself be differentiated.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
@@ -59,10 +57,9 @@ class Rewritten(torch.autograd.Function):
 
 
 class Affine(torch.autograd.Function):
-    """A value W x + Σ term ⊙ u computed by the native kernel: backward by x and by the ones u.
+    """A value W x + term ⊙ u computed by the native kernel: backward by x and by the ones u.
 
-    ``vjp(grad, *coefficients)`` is Wᵀ grad. There are at most two terms, in the order of the ones
-    ``first`` and ``second`` that are not None.
+    ``vjp(grad, *coefficients)`` is Wᵀ grad.
     """
 
     @staticmethod
@@ -71,24 +68,20 @@ class Affine(torch.autograd.Function):
         x: Tensor,
         value: list[Tensor],
         vjp: Callable[..., Tensor],
-        terms: Sequence[Tensor],
-        first: Tensor | None,
-        second: Tensor | None,
+        term: Tensor,
+        u: Tensor,
         *coefficients: Tensor,
     ) -> Tensor:
         ctx.vjp = vjp
-        ctx.ones = [None if u is None else (u.shape, u.dtype) for u in (first, second)]
-        ctx.save_for_backward(*coefficients, *terms)
-        ctx.coefficients = len(coefficients)
+        ctx.ones = (u.shape, u.dtype)
+        ctx.save_for_backward(term, *coefficients)
         return value.pop()
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        grad, n = dense(grads[0]), ctx.coefficients
-        saved = ctx.saved_tensors
-        terms = iter(saved[n:])
-        sums = [None if u is None else weighted_sum(grad, next(terms), *u) for u in ctx.ones]
-        return ctx.vjp(grad, *saved[:n]), None, None, None, *sums, *[None] * n
+        grad, (term, *saved) = dense(grads[0]), ctx.saved_tensors
+        at_ones = weighted_sum(grad, term, *ctx.ones)
+        return ctx.vjp(grad, *saved), None, None, None, at_ones, *[None] * len(saved)
 
 
 class Constant(torch.autograd.Function):
@@ -98,18 +91,14 @@ class Constant(torch.autograd.Function):
     def forward(ctx, y: Tensor, u: Tensor, term: Tensor) -> Tensor:
         ctx.save_for_backward(term)
         ctx.ones = (u.shape, u.dtype)
-        ctx.carried_to = u  # a batch norm behind a convolution takes its constant over
         # In place, so that y may still be modified in place by the model (ReLU, residual add).
         ctx.mark_dirty(y)
         return y
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        (grad,) = grads
-        (term,) = ctx.saved_tensors
-        shape, dtype = ctx.ones
-        grad = dense(grad)
-        return grad, weighted_sum(grad, term, shape, dtype), None
+        grad, (term,) = dense(grads[0]), ctx.saved_tensors
+        return grad, weighted_sum(grad, term, *ctx.ones), None
 
 
 class Overwrite(torch.autograd.Function):
@@ -235,36 +224,6 @@ def dense(grad: Tensor) -> Tensor:
         return grad.contiguous()
     last = grad.ndim == 4 and grad.is_contiguous(memory_format=torch.channels_last)
     return grad if last else grad.contiguous()
-
-
-class _Pass(threading.local):
-    last = False
-
-
-_PASS = _Pass()
-
-
-@contextmanager
-def last_pass(last: bool = True) -> Iterator[None]:
-    """Around the last backward pass of a graph: its nodes may overwrite what they own."""
-    before, _PASS.last = _PASS.last, last
-    try:
-        yield
-    finally:
-        _PASS.last = before
-
-
-def times(grad: Tensor, own: Tensor) -> Tensor:
-    """grad ⊙ own; in the last pass in the memory of ``own``, which belongs to one node alone.
-
-    New memory costs more than the product: its pages are cleared before they are written.
-    """
-    alike = grad.dtype == own.dtype and grad.shape == own.shape
-    if not (_PASS.last and alike and grad.stride() == own.stride()):
-        return grad * own
-    if torch.is_grad_enabled() or batched(grad) or own.is_complex():
-        return grad * own
-    return torch.mul(grad, own, out=own)
 
 
 def scaled(grad: Tensor, coefficient: Tensor) -> Tensor:

@@ -249,7 +249,7 @@ class Call:
         if not self.collects:
             return self.frozen(x, value, vjp, *coefficients)
         ones = self.owner.location.ones_for(self, value)
-        y = Affine.apply(x, [_whole(value)], vjp, (term,), ones, None, *coefficients)
+        y = Affine.apply(x, [_whole(value)], vjp, term, ones, *coefficients)
         return self.written(x, y)
 
     def written(self, x: Tensor, y: Tensor) -> Tensor:
