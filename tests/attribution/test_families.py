@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import omenn
 from nets import draw, seeded
 from omenn.models.sources import load
+from products import spread
 
 BOOKS = ["cp-lrp", "attnlrp", "reslrp", "abslrp", "epsilon", "zplus", "alpha1beta0", "gamma"]
 
@@ -100,7 +101,7 @@ FAMILIES = {
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module")
 def family(request: pytest.FixtureRequest) -> tuple[nn.Module, Any, Any]:
     found = FAMILIES[request.param]
     torch.manual_seed(0)
@@ -109,7 +110,9 @@ def family(request: pytest.FixtureRequest) -> tuple[nn.Module, Any, Any]:
 
 # timm tells that a model is not pretrained for what it is given; transformers names its own future.
 @pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::FutureWarning")
-@pytest.mark.parametrize("method", BOOKS)
+@pytest.mark.parametrize(
+    ("family", "method"), spread(FAMILIES, BOOKS, one_in=4), indirect=["family"]
+)
 def test_every_book_runs_on_every_family(family: tuple[nn.Module, Any, Any], method: str) -> None:
     net, inputs, target = family
     together = omenn.explain(net, inputs, target, method=method).matrix

@@ -108,6 +108,7 @@ def test_a_prior_changes_the_training_and_its_seed_does_too(tmp_path, cache):
     assert not any(one.equal(rest) for rest in (none, other))
 
 
+@pytest.mark.slow  # 16 epochs
 def test_right_reasons_bring_attribution_onto_the_bird(tmp_path, cache):
     scenes = training.scene_arrays("train", 24, masks=True)
     images = training.normalised(scenes.images)
