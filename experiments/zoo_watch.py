@@ -42,7 +42,7 @@ class Watch:
         native = self._carry
 
         def carry(where: Location, call: Any, y: Tensor, term: Tensor, *rest: Any) -> Tensor:
-            module = call.owner.module_path()
+            module = call.context.module_path()
             reported = module in where.frozen_constants or call.operator in _CHOOSING
             reported |= any(m.kind == FROZEN and m.inputs for _, m in call.marked)
             total = float(term.detach().abs().double().sum())

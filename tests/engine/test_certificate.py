@@ -60,7 +60,7 @@ def replaced(call: Call, out, change):
         if call.inplace:  # the model goes on with the tensor that it wrote into
             return out.copy_(fresh)
     if mark is not None:
-        call.owner.set_mark(fresh, mark)
+        call.context.set_mark(fresh, mark)
     return fresh
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from experiments.walk import changes, walked
+import re
+import subprocess
+import sys
 
 # What it must come to is 15 and 80. Lowered with each step towards it, never raised.
 FILES, CHANGES = 37, 240
 
 
 def test_one_call_goes_through_few_files() -> None:
-    steps = walked()
-    assert len({called.split()[0] for _, called in steps}) <= FILES
-    assert sum(changes(steps).values()) <= CHANGES
+    """In a process of its own: after other tests the compiler is imported, and looked after."""
+    walk = [sys.executable, "-m", "experiments.walk"]
+    said = subprocess.run(walk, capture_output=True, text=True, check=True).stdout
+    counts = re.search(r"(\d+) files, (\d+) changes of file", said)
+    assert counts is not None
+    files, changes = map(int, counts.groups())
+    assert files <= FILES
+    assert changes <= CHANGES

@@ -85,7 +85,7 @@ def relative(
 
 def as_it_is(call: Call, constant: Tensor) -> Tensor:
     """A constant that stays what it is when the model writes into it (not into its weights)."""
-    return constant.detach() if id(constant) in call.owner.own else constant.detach().clone()
+    return constant.detach() if id(constant) in call.context.own else constant.detach().clone()
 
 
 def as_function(call: Call, absolute: bool = False) -> Function:
@@ -180,7 +180,7 @@ def pooled(pooling: str) -> Callable[[Call], Any]:
     def rule(call: Call) -> Any:
         if "with_indices" in getattr(call.func, "__name__", "") or call.get("return_indices"):
             return OPERATORS["max_pool"].rule(call)
-        notes, function = call.owner.notes, as_function(call)
+        notes, function = call.context.notes, as_function(call)
 
         def divide() -> bool:
             return pooling == "divided" or (pooling == "auto" and bool(notes.get(BRANCHES)))
@@ -201,7 +201,7 @@ def added(call: Call) -> Any:
     if len(call.active) < 2:
         x, constant = (a, b) if call.is_active(a) else (b, a)
         return shifted(call, x, constant, alpha if x is b else 1, alpha if constant is b else 1)
-    call.owner.notes[BRANCHES] = True
+    call.context.notes[BRANCHES] = True
     first = call.active[0] is a
 
     def total(values: Values, factor: float) -> Tensor:

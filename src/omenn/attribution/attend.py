@@ -26,7 +26,7 @@ def arguments(call: Call) -> list[Any]:
 def in_parts(call: Call) -> Tensor:
     """A rule: the parts of fused attention, each seen by the tracer."""
     given = arguments(call)
-    with call.owner:
+    with call.context:
         return attend(call, *given)
 
 

@@ -75,7 +75,7 @@ def starting(rule: Rule) -> Rule:
         out, seen, dim = rule(call), _seen(call), call.get("dim", -1)
         if isinstance(dim, int) and out.ndim > 2 and dim % out.ndim == out.ndim - 1:
             seen.note(out, len(seen.softmaxes))
-            seen.softmaxes.append((call.owner.module_path(), out.shape))
+            seen.softmaxes.append((call.context.module_path(), out.shape))
         return out
 
     return softmax
@@ -135,7 +135,7 @@ def _watched(rules: dict[str, Operator]) -> dict[str, Operator]:
 
 
 def _seen(call: Call) -> Seen:
-    return call.owner.notes.setdefault("attention", Seen())
+    return call.context.notes.setdefault("attention", Seen())
 
 
 class AttentionRun:

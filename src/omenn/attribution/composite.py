@@ -185,14 +185,14 @@ def _chooser(pairs: Rules, by_name: Mapping[str, Rule]) -> Callable[[Call, Layer
 
     def choose(call: Call, layer: Layer) -> Layer:
         conv = call.operator.startswith("conv")
-        seen = call.owner.notes.setdefault("layers", set())
+        seen = call.context.notes.setdefault("layers", set())
         kinds = {"conv" if conv else "linear"}
         kinds |= {"first"} if not seen else set()
         kinds |= {"first conv"} if conv and "conv" not in seen else set()
         seen |= {"conv" if conv else "linear"}
-        name = call.owner.module_path()
+        name = call.context.module_path()
         rule = next((by_name[r] for p, r in pairs if p in kinds or fnmatchcase(name, p)), None)
-        roots = [r.detach() for r in call.owner.roots if r.shape == layer.x.shape]
+        roots = [r.detach() for r in call.context.roots if r.shape == layer.x.shape]
         entry = any(torch.equal(layer.x.detach(), r) for r in roots)
         return replace(layer, rule=rule, entry=entry)
 

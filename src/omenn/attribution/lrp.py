@@ -135,7 +135,7 @@ def _gated(call: Call) -> Any:
     factors = [call.get("input"), call.get("other")]
     if len({id(t) for t in call.active}) < 2:
         return OPERATORS["mul"].rule(call)
-    gates = [call.owner.chains.curved(t) for t in factors]
+    gates = [call.context.curved(t) for t in factors]
     if gates[0] == gates[1]:
         bounds = [m.boundedness for t in factors if (m := call.mark(t)) is not None]
         if bounds[0] != bounds[1]:

@@ -97,7 +97,7 @@ def layer_of(call: Call) -> Layer | None:
     rows = {"linear": x.ndim == weight.ndim == 2, "conv": x.ndim == weight.ndim}
     per_row = x is factors[0] and rows.get(call.operator, False)
     with torch.enable_grad():  # in a run that saves copies the model writes over what it used
-        kept = x.clone() if call.owner.how.finite else x
+        kept = x.clone() if call.context.how.finite else x
     return Layer(kept, weight, summand(call), linear, per_row, kept._version)
 
 
@@ -137,7 +137,7 @@ def apply(call: Call, layer: Layer, rule: Rule) -> Tensor:
 
 def joined(call: Call, value: Tensor, pull: Pull, note: Any, xs: Sequence[Tensor]) -> Tensor:
     """A value with a rule of its own for the way back, and with ones for what the rule keeps."""
-    ones = call.owner.location.ones_for(call, value) if call.collects else None
+    ones = call.context.location.ones_for(call, value) if call.collects else None
     value = value.clone() if value._is_view() else value
     return Joint.apply([value], pull, note, ones, *xs)  # type: ignore[return-value]
 

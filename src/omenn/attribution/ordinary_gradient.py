@@ -175,7 +175,7 @@ def native(call: Call) -> Any:
     """The operator as PyTorch has it, with its derivative by all that depends on the input."""
     degree = call.known.degree
     if degree != 1 and degree not in _HOMOGENEOUS and not (degree is product and _alone(call)):
-        call.owner.note(call.operator)  # type: ignore[attr-defined]
+        call.context.note(call.operator)  # type: ignore[attr-defined]
     return call.run()
 
 
@@ -204,7 +204,7 @@ def clipped(call: Call) -> Any:
     x = call.active[0]
     if not _alone(call) or (value := call.value()).shape != x.shape:
         return native(call)
-    call.owner.note(call.operator)  # type: ignore[attr-defined]
+    call.context.note(call.operator)  # type: ignore[attr-defined]
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         y = call.run(lambda t: leaf * 1 if t is x else call.constant(t))

@@ -105,7 +105,7 @@ def _terms(equation: str, operands: list[Tensor]) -> tuple[list[str], str]:
 
 def _product(call: Call, left: Tensor, right: Tensor, a: str, v: str) -> Product:
     """Checks that A (letters ``a``) stands between the tokens of v, and tells their places."""
-    operator, module = call.operator, call.owner.module_path()
+    operator, module = call.operator, call.context.module_path()
     no = lambda why: refused(operator, module, why)  # noqa: E731
     queries, keys = left.shape[-2:]
     there, rows = call.place(right), call.place(left)

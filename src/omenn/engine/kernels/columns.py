@@ -43,12 +43,12 @@ def plain(t: Tensor) -> bool:
 
 def layer_of(call: Call, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Layer | None:
     """What :func:`connected` needs to know of the layer y = x Wᵀ + b."""
-    owner = call.owner
+    context = call.context
     # Where autograd is the caller's own, a gradient at y may be asked for; second derivatives
     # take the plain path.
-    if owner.location.grid is None or owner.create_graph or not y.is_contiguous():
+    if context.location.grid is None or context.create_graph or not y.is_contiguous():
         return None
-    return Layer(weakref.ref(x), weight, bias, owner.module_path(), _versions(x, y, weight, bias))
+    return Layer(weakref.ref(x), weight, bias, context.module_path(), _versions(x, y, weight, bias))
 
 
 def _versions(*tensors: Tensor | None) -> tuple[int, ...]:
@@ -58,7 +58,7 @@ def _versions(*tensors: Tensor | None) -> tuple[int, ...]:
 def connected(call: Call, v: Tensor) -> Tensor:
     """v itself, or its equal with a shorter history: x times its columns of the layer."""
     y = v._base
-    mark = None if y is None else call.owner.worn(y)  # what torch made of its own wears none
+    mark = None if y is None else call.context.worn(y)  # what torch made of its own wears none
     if y is None or mark is None or mark.place is None or mark.layer is None:
         return v
     layer, x = mark.layer, mark.layer.input()
@@ -73,7 +73,7 @@ def connected(call: Call, v: Tensor) -> Tensor:
     if layer.bias is None:
         z = Frozen.apply(x, [value], vjp, weight)
     else:
-        ones = call.owner.location.share(call, mark.place, layer.name)
+        ones = call.context.location.share(call, mark.place, layer.name)
         z = Affine.apply(x, [value], vjp, layer.bias[block], ones, weight)
     shape = value.shape
 

@@ -49,7 +49,7 @@ def patches(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
         return found.to(dtype)
 
     value, kept, term = call.value(), call.constant(weight), None
-    if bias is not None and call.owner.location.grid is not None:
+    if bias is not None and call.context.location.grid is not None:
         term = finite(call.constant(bias))
     if term is None:
         return call.frozen(x, value, vjp, kept)

@@ -115,7 +115,7 @@ def bag(call: Call) -> Any:
     if a.get("max_norm") is not None:
         raise call.refuse("it scales rows of its table in place", "Use max_norm=None.")
     ids, pad, how = a["input"], a.get("padding_idx"), a.get("mode", "mean")
-    with call.owner:
+    with call.context:
         rows = F.embedding(ids, a["weight"])
         if a.get("per_sample_weights") is not None:
             rows = rows * a["per_sample_weights"].unsqueeze(-1)
@@ -136,7 +136,7 @@ def _bag_of_torch(call: Call) -> tuple[Any, ...]:
     weight, ids = given.pop("weight"), given.pop("indices")
     given["mode"] = ("sum", "mean", "max")[given.get("mode", 0)]
     counts = call.value()[1:]
-    with call.owner:
+    with call.context:
         return F.embedding_bag(ids, weight, **given), *counts
 
 

@@ -36,11 +36,11 @@ def product_place(call: Call, left: Tensor, right: Tensor, weights: Weights | No
     With ``weights`` a row without a location may be placed along them (``bias="attention"``).
     """
     rows, columns = call.place(left), call.place(right)
-    if call.owner.location.along_attention:
+    if call.context.location.along_attention:
         return _product_place(call, left, right, weights)
     key = ("product", left.shape, right.shape, call.mark(left) is None)
     make = lambda: _product_place(call, left, right, None)  # noqa: E731
-    return call.owner.location.once((rows, columns), key, make)
+    return call.context.location.once((rows, columns), key, make)
 
 
 def _product_place(call: Call, left: Tensor, right: Tensor, weights: Weights | None) -> Any:
@@ -50,7 +50,7 @@ def _product_place(call: Call, left: Tensor, right: Tensor, weights: Weights | N
         if columns is not None and across and left.shape[-2] > 1 and not varies(rows, left, -2):
             return places.reduced(columns, right.shape, [right.ndim - 2], True)
         rows = places.reduced(rows, left.shape, [left.ndim - 1], True)
-        if weights is None or columns is None or not call.owner.location.along_attention:
+        if weights is None or columns is None or not call.context.location.along_attention:
             return rows
         values = places.reduced(columns, right.shape, [right.ndim - 1], True)
         return places.routed(rows, left.shape[-2], values, weights)
@@ -99,7 +99,7 @@ def attention_place(call: Call, out: Tensor) -> Any:
     if call.mark(query) is not None and value.shape[-2] == out.shape[-2]:
         return places.reduced(place, value.shape, [value.ndim - 1], True)
     if (
-        call.owner.location.along_attention
+        call.context.location.along_attention
     ):  # learned queries: rows of no place, of the samples of the value
         values = places.reduced(place, value.shape, [value.ndim - 1], True)
         first = values.cells.narrow(-2, 0, 1)

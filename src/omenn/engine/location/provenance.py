@@ -8,7 +8,7 @@ factor it is a coefficient. Where it is added it is a constant of that input and
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,15 +17,12 @@ from omenn.engine import location as places
 from omenn.engine.location import Place
 from omenn.engine.location.entries import entry_of
 from omenn.engine.torch_private import is_wrapped
-from omenn.engine.trace.call import ACTIVE, FROZEN, IDS, Call, Mark
+from omenn.engine.trace.call import ACTIVE, FROZEN, IDS, Call, Context, Mark
 from omenn.engine.trace.marks import names_in
-
-if TYPE_CHECKING:
-    from omenn.engine.trace.tracer import Tracer
 
 
 def mark_frozen(
-    mode: Tracer,
+    mode: Context,
     func: Any,
     marked: Sequence[tuple[Tensor, Mark]],
     out: Any,
@@ -64,7 +61,7 @@ def _of_several(marked: Sequence[tuple[Tensor, Mark]], out: Tensor) -> bool:
     return same and any(c.shape == cells[0].shape and not torch.equal(c, cells[0]) for c in cells)
 
 
-def mark_written(mode: Tracer, target: Any, marked: Sequence[tuple[Tensor, Mark]]) -> None:
+def mark_written(mode: Context, target: Any, marked: Sequence[tuple[Tensor, Mark]]) -> None:
     """A frozen value was written into a constant: that, and what it is a part of, is frozen."""
     for t in (target, getattr(target, "_base", None)):
         if isinstance(t, Tensor) and id(t) not in mode.own and mode.mark_of(t) is None:
@@ -79,7 +76,7 @@ def _still_ids(marked: Sequence[tuple[Tensor, Mark]], out: Tensor) -> bool:
 
 
 def for_constants(
-    mode: Tracer, marked: Sequence[tuple[Tensor, Mark]], place: Place | None
+    mode: Context, marked: Sequence[tuple[Tensor, Mark]], place: Place | None
 ) -> Place | None:
     """The place of a float made of integer inputs as ``bias=`` wants it; else as it is."""
     ids = names_in(marked, (IDS,))
@@ -88,7 +85,7 @@ def for_constants(
     return placed_for(mode, ids, place)
 
 
-def placed_for(mode: Tracer, names: Iterable[int], place: Place | None) -> Place | None:
+def placed_for(mode: Context, names: Iterable[int], place: Place | None) -> Place | None:
     """A place of the homes of these inputs, for constants of all of them that lie there."""
     if place is None:
         return None

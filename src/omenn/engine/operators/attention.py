@@ -37,7 +37,7 @@ def fused(call: Call) -> Any:
             out = out.reshape(*out.shape[:-3], *groups, *out.shape[-2:]).sum(-3)
         return out.sum_to_size(shape)
 
-    if call.owner.how.finite:  # a mask of −∞ is no coefficient; the weights that it makes are
+    if call.context.how.finite:  # a mask of −∞ is no coefficient; the weights that it makes are
         back = lambda grad, seen: summed(seen.mT @ grad)  # noqa: E731
         return call.frozen(v, call.value(), back, weights(call.true(q), call.true(k), mask, how))
 
@@ -64,7 +64,7 @@ def multi_head(call: Call) -> Any:
         raise call.refuse(*DROPOUT)
     if a.get("static_k") is not None or a.get("static_v") is not None:
         raise call.refuse("static keys and values have no rule")
-    with call.owner:  # back in force: what follows is seen operator by operator
+    with call.context:  # back in force: what follows is seen operator by operator
         return _multi_head(a)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def secant(call: Chain) -> Tensor:
     """(φ(x) − φ(0))/x, and φ′(0) where x is (nearly) zero."""
     x, at_zero = call.true(call.active[0]), call.at_origin
-    y = call.run(call.true) if call.owner.create_graph else call.value()
+    y = call.run(call.true) if call.context.create_graph else call.value()
     # φ(x) − φ(0) cancels near zero; below √ε the slope is exact to ε.
     near = x.abs() <= (math.sqrt(torch.finfo(x.dtype).eps) if bool(at_zero.any()) else 0.0)
     ratio = (y - at_zero) / torch.where(near, torch.ones_like(x), x)

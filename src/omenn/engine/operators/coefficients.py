@@ -23,7 +23,7 @@ def remaining(call: Call) -> Tensor:
     """x mod y = x − ⟦y · (x div y)⟧: the slope is one."""
     x = call.active[0]
     numbers = [a for a in (*call.args, *call.kwargs.values()) if isinstance(a, (int, float))]
-    if numbers and call.owner.create_graph and (call.reverse or call.first is numbers[0]):
+    if numbers and call.context.create_graph and (call.reverse or call.first is numbers[0]):
         # PyTorch has a derivative by the divisor of tensors alone.
         call.result_frozen, value = True, call.value()
         return torch.remainder(torch.full_like(value, numbers[0]), call.true(x))

@@ -18,7 +18,7 @@ def composed(twin: Callable[..., Any], **known: Any) -> Operator:
     """The record of an operator whose plain form is ``twin``, with the same arguments."""
 
     def rule(call: Call) -> Any:
-        with call.owner:  # back in force: what follows is seen operator by operator
+        with call.context:  # back in force: what follows is seen operator by operator
             if not call.inplace:
                 return twin(*call.args, **call.kwargs)
             # What the parts need of the tensor must outlive the write.

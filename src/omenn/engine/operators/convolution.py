@@ -14,8 +14,8 @@ from omenn.engine.trace.call import Call
 def convolution(call: Call) -> Tensor:
     """W ∗ x + b. A weight that depends on the input is a factor (``affine_layer``)."""
     x, weight = call.get("input"), call.get("weight")
-    if call.owner.convolved is not None and (given := call.mark(x)) is not None:
-        call.owner.convolved(x, given, weight.ndim - 2)
+    if call.context.convolved is not None and (given := call.mark(x)) is not None:
+        call.context.convolved(x, given, weight.ndim - 2)
     alone = len(call.marked) == 1 and call.is_active(x)
     if alone and call.operator == "conv" and side_by_side(x, weight, call.args[3:]):
         return patches(call, x, weight, call.get("bias"))

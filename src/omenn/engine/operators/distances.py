@@ -31,7 +31,7 @@ def normed(call: Call) -> Any:
 
 def _gradient(call: Call, x: Tensor, true: Tensor) -> Tensor:
     """∂‖x‖/∂x for each norm of the output, zero where it has none."""
-    further = call.owner.create_graph
+    further = call.context.create_graph
     with torch.enable_grad():
         at = true if further and true.requires_grad else true.detach().requires_grad_()
         norm = call.run(lambda t: at if t is x else call.constant(t))
@@ -65,7 +65,7 @@ def spread_out(call: Call) -> Any:
 
 def mean_of_numbers(call: Call) -> Any:
     """``nanmean``: Σ ⟦1/n⟧ x over the n elements that are numbers."""
-    if not call.owner.how.finite:
+    if not call.context.how.finite:
         return call.run()
     x, dims = call.active[0], _dims(call, call.active[0])
     counted = call.true(x).isnan().logical_not()
@@ -117,10 +117,10 @@ def paired(call: Call) -> Tensor:
     euclidean = p == 2 and not a.is_complex()
     if euclidean and not (call.is_active(a) and call.is_active(b)):
         return _to_constant(call, a, b)
-    with call.owner:  # back in force
+    with call.context:  # back in force
         if not euclidean:
             out = torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
-            mark = call.owner.worn(out)
+            mark = call.context.worn(out)
             call.places = [None if mark is None else mark.place]
             return out
         lead = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])

@@ -30,7 +30,7 @@ def linear(call: Call) -> Any:
         "reshapes",
     ):  # place it while it has its shape
         after = call.run(Tensor.detach)
-        call.places = [call.owner.rules[call.operator].placer(call, after)]
+        call.places = [call.context.rules[call.operator].placer(call, after)]
     return call.run()
 
 
@@ -99,7 +99,7 @@ def regrouped(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
     if x.shape == out.shape:
         return place
     key = ("regrouped", x.shape, out.shape)
-    return call.owner.location.once(
+    return call.context.location.once(
         (place,), key, lambda: places.reshaped(place, x.shape, out.shape)
     )
 
@@ -147,7 +147,7 @@ def joined(call: Call, out: Tensor) -> Any:
         dim = {"hstack": min(1, out.ndim - 1), "vstack": 0}.get(name, 2)
     key = ("joined", call.operator == "stack", dim, *(size for _, size in parts))
     make = lambda: places.joined(parts, dim, call.operator == "stack")  # noqa: E731
-    return call.owner.location.once([p for p, _ in parts], key, make)
+    return call.context.location.once([p for p, _ in parts], key, make)
 
 
 def assembled(call: Call) -> Any:

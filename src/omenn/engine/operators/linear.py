@@ -44,7 +44,7 @@ def linear_layer(call: Call) -> Tensor:
     if value._is_view():  # of a tensor that nobody else has
         value = unsafe_view(value, value.shape)
     weight, term = call.constant(weight), None
-    if bias is not None and call.owner.location.grid is not None:
+    if bias is not None and call.context.location.grid is not None:
         term = finite(call.constant(bias))
     if term is None:
         out = call.frozen(x, value, product_of(x), weight)
@@ -91,7 +91,7 @@ def _kept(call: Call, value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     term = call.constant(value)
-    return term if id(value) in call.owner.own else term.clone()
+    return term if id(value) in call.context.own else term.clone()
 
 
 @at_source
@@ -109,7 +109,7 @@ def reduced(call: Call, out: Any, x: Tensor, place: Place) -> Any:
     else:
         return unlocated(call, out)
     key = (x.ndim, tuple(dims), first.ndim)
-    there = call.owner.location.once(
+    there = call.context.location.once(
         (place,), key, lambda: places.reduced(place, x.shape, dims, first.ndim == x.ndim)
     )
     return there if first is out else [there] * len(out)

@@ -32,14 +32,14 @@ def _affine(call: Call, norm: Callable[..., Tensor], per_channel: bool = True) -
     if not (call.is_active(weight) or call.is_active(bias)):
         return None
     shape = (-1, *[1] * (x.ndim - 2)) if per_channel else None
-    with call.owner:  # back in force: what follows is seen operator by operator
+    with call.context:  # back in force: what follows is seen operator by operator
         out = norm(x)
         if weight is not None:
             out = out * (weight if shape is None else weight.reshape(shape))
         if bias is not None:
             out = out + (bias if shape is None else bias.reshape(shape))
         out = out.to(x.dtype)
-    mark = call.owner.mark_of(out)
+    mark = call.context.mark_of(out)
     call.places = [None if mark is None else mark.place]
     return out
 
@@ -67,7 +67,7 @@ def _scale_and_shift(call: Call, mean: Tensor, var: Tensor, eps: float) -> tuple
     weight, bias = call.get("weight"), call.get("bias")
     if len(call.marked) > 1:  # no statistics that depend on the input
         mean, var = call.constant(mean), call.constant(var)
-    with torch.set_grad_enabled(call.owner.create_graph):
+    with torch.set_grad_enabled(call.context.create_graph):
         scale = torch.rsqrt(var + eps)
         if weight is not None:
             scale = scale * weight
@@ -85,7 +85,7 @@ def layer_norm(call: Call) -> Tensor:
     if parts is not None:
         return parts
     gamma = None if weight is None else call.constant(weight)
-    if call.owner.create_graph:
+    if call.context.create_graph:
         value, rstd = call.value(), _inverse_deviation(call.true(x), dims, eps)
     else:  # one native kernel gives the value and 1/σ
         with torch.no_grad():
@@ -185,7 +185,7 @@ def local_response(call: Call) -> Tensor:
     """x ⟦(k + α · local mean of x²)^−β⟧."""
     x = call.get("input")
     value, true = call.value(), call.true(x)
-    if call.owner.create_graph:
+    if call.context.create_graph:
         result: Any = call.true_value()
         ones = torch.where(true == 0, torch.ones_like(true), true)
         return call.frozen(x, value, lambda g, s: g * s, torch.where(true == 0, 0, result / ones))

@@ -40,7 +40,7 @@ def pointwise(call: Call) -> Tensor:
     if closed is not None:
         coefficient = closed(true)
     else:
-        result = call.again(call.true) if call.owner.create_graph else value
+        result = call.again(call.true) if call.context.create_graph else value
         coefficient = _secant(true, result, at_zero, slope)
     out = call.frozen(x, value, scaled, coefficient)
     if at_zero == 0:
@@ -76,7 +76,7 @@ _GATES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _small(call: Call, x: Tensor) -> bool:
-    plain = not (call.inplace or call.owner.create_graph or x.is_complex())
+    plain = not (call.inplace or call.context.create_graph or x.is_complex())
     return plain and x.numel() <= 65536
 
 
@@ -216,7 +216,7 @@ def rooted(call: Call) -> Tensor:
     """
     x, (root, slope) = call.active[0], _ROOTS[call.operator]
     mark = call.mark(x)
-    if mark is not None and mark.boundedness == GATE and not call.owner.chains.curved(x):
+    if mark is not None and mark.boundedness == GATE and not call.context.curved(x):
         return call.freeze()
     call.boundedness = LOGARITHM
     value, true = call.value(), call.true(x)

@@ -58,11 +58,11 @@ def _kept_active(call: Call, active: list[Tensor]) -> list[Tensor]:
     if len(active) > 2:
         raise call.refuse("a product of more than two tensors that depend on the input")
     bounds = [m.boundedness for f in active for m in [call.mark(f)] if m is not None]
-    if bounds[0] != bounds[1] and call.owner.freeze_bounded:
+    if bounds[0] != bounds[1] and call.context.freeze_bounded:
         return [active[bounds.index(min(bounds))]]
     if active[0] is active[1]:
         return active
-    products = call.owner.products
+    products = call.context.products
     return {"half": active, "left": active[:1], "right": active[1:]}[products]
 
 
@@ -86,7 +86,7 @@ def _copied(factor: Tensor) -> Tensor:
 
 def _product(call: Call, factors: Sequence[Any], sub: Sub, base: Tensor | None) -> Tensor:
     """½⟦a⟧b + ½a⟦b⟧ at once, or in two terms, so that the coefficients have derivatives."""
-    if not (call.owner.create_graph and sum(call.is_active(f) for f in factors) == 2):
+    if not (call.context.create_graph and sum(call.is_active(f) for f in factors) == 2):
         return call.run(sub)
     first, second = [f for f in factors if call.is_active(f)]
     kept = _kept_active(call, [first, second])
@@ -141,7 +141,7 @@ def divided(call: Call) -> Any:
         raise call.refuse("a division that rounds is not linear")
     if not call.is_active(a) or a is b:
         return call.freeze()  # nothing active is left: a frozen constant
-    if call.owner.how.finite:
+    if call.context.how.finite:
         below = call.true(b) if isinstance(b, Tensor) else torch.as_tensor(b, dtype=a.dtype)
         # 1 over integers would have the default type.
         inverse = 1 / (below if below.is_floating_point() or below.is_complex() else below.to(a))
@@ -202,7 +202,7 @@ def mixed_linearly(call: Call) -> Tensor:
     # What stands still is a copy: in place it is the one that is written into.
     still = [torch.zeros_like(t) if call.is_active(t) else t.clone() for t in (a, b)]
     term = torch.lerp(still[0], still[1], w)
-    term = term if call.owner.create_graph else term.detach()
+    term = term if call.context.create_graph else term.detach()
     frozen = isinstance(call.get("weight"), Tensor) and call.is_active(call.get("weight"))
     return call.attach(call.func(*ends, w), term, frozen=frozen)
 
@@ -235,7 +235,7 @@ def bilinear_form(call: Call) -> Tensor:
 def gated(call: Call) -> Tensor:
     """``glu``: a ⟦σ(b)⟧ for the halves a and b of x."""
     x, dim = call.get("input"), call.get("dim", -1)
-    with call.owner:
+    with call.context:
         a, b = x.chunk(2, dim)
         return a * torch.sigmoid(b)
 
@@ -244,7 +244,7 @@ def cosine(call: Call) -> Tensor:
     """``cosine_similarity``: the product of two normalised vectors."""
     a, b = call.get("x1"), call.get("x2")
     dim, eps = call.get("dim", 1), call.get("eps", 1e-8)
-    with call.owner:
+    with call.context:
         a, b = (F.normalize(t, dim=dim, eps=eps) for t in (a, b))
         return (a * b).sum(dim)
 

@@ -139,7 +139,7 @@ def same(call: Call, out: Tensor) -> Place | None:
         return places.mixed(spread, [t.shape for t, _ in found])
     there = [m.place for _, m in found if m.place is not None]
     best = places.finest(there)
-    return places.settled(there, best) if call.owner.location.along_attention else best
+    return places.settled(there, best) if call.context.location.along_attention else best
 
 
 def placed_by(call: Call, x: Tensor, place: Place, make: Callable[[], Any]) -> Any:
@@ -153,7 +153,7 @@ def placed_by(call: Call, x: Tensor, place: Place, make: Callable[[], Any]) -> A
     if kwargs and not fixed(list(kwargs.values())):
         return make()
     key = (call.func, x.shape, repr(args[1:]), repr(kwargs) if kwargs else "")
-    return call.owner.location.once((place,), key, make)
+    return call.context.location.once((place,), key, make)
 
 
 @at_source
@@ -162,7 +162,7 @@ def contracted(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
     if x.ndim == 0 or place.cells.ndim == 0:
         return place
     key = ("contracted", x.shape, out.shape)
-    return call.owner.location.once((place,), key, lambda: _contracted(call, x, place, out))
+    return call.context.location.once((place,), key, lambda: _contracted(call, x, place, out))
 
 
 def _contracted(call: Call, x: Tensor, place: Place, out: Tensor) -> Any:
@@ -191,7 +191,7 @@ def spatial(call: Call, out: Any, x: Tensor, place: Place) -> Any:
         return unlocated(call, out)
     # The maps of one size over one place share theirs: most convolutions keep both.
     key = (call.func, x.ndim, first.shape[2 if x.ndim > 3 else 1 :])
-    there = call.owner.location.once((place,), key, lambda: _on_map(call, x, place, first))
+    there = call.context.location.once((place,), key, lambda: _on_map(call, x, place, first))
     return there if first is out else [there] * len(out)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,10 +23,7 @@ from omenn.engine.operators import degrees, pointwise
 from omenn.engine.operators.layout import linear
 from omenn.engine.operators.record import DROPOUT, Operator, at_source, named, records
 from omenn.engine.torch_private import DisableTorchFunction
-from omenn.engine.trace.call import ACTIVE, FROZEN, Call, Mark
-
-if TYPE_CHECKING:
-    from omenn.engine.trace.tracer import Tracer
+from omenn.engine.trace.call import ACTIVE, FROZEN, Call, Context, Mark
 
 State = tuple[Tensor, ...]
 Gate = Callable[[Tensor], Tensor]
@@ -85,10 +82,10 @@ LAYERS: dict[str, Layer] = {
 
 def _gate(call: Call) -> Gate:
     """A sigmoid that is frozen, also where it meets a constant (the first state, a bias)."""
-    return lambda t: _held(call.owner, torch.sigmoid(t))
+    return lambda t: _held(call.context, torch.sigmoid(t))
 
 
-def _held(mode: Tracer, t: Tensor) -> Tensor:
+def _held(mode: Context, t: Tensor) -> Tensor:
     """An active tensor as a frozen coefficient; called under the mode."""
     with DisableTorchFunction():
         mark = mode.mark_of(t)
@@ -99,7 +96,7 @@ def _held(mode: Tracer, t: Tensor) -> Tensor:
     return frozen
 
 
-def _located(mode: Tracer, t: Tensor, like: Tensor) -> Tensor:
+def _located(mode: Context, t: Tensor, like: Tensor) -> Tensor:
     """A constant whose rows belong to the samples of the first rows of ``like``."""
     with DisableTorchFunction():
         mark, own = mode.mark_of(like), mode.mark_of(t)
@@ -115,7 +112,7 @@ def _located(mode: Tracer, t: Tensor, like: Tensor) -> Tensor:
     return t
 
 
-def _now(mode: Tracer, states: State, gates: Tensor) -> State:
+def _now(mode: Context, states: State, gates: Tensor) -> State:
     """The states as a step sees them: at its own place, that of ``gates``."""
     with DisableTorchFunction():
         mark = mode.mark_of(gates)
@@ -139,8 +136,8 @@ def sequence(call: Call) -> Any:
     state = tuple(state) if isinstance(state, (tuple, list)) else (state,)
     if _native(call, state, a["weights"]):
         return _over_states(call, state, a, packed)
-    a |= {"gate": _gate(call), "mode": call.owner}
-    with call.owner:
+    a |= {"gate": _gate(call), "mode": call.context}
+    with call.context:
         if packed:
             out, last = _layers(call.args[0], state, a, layer.step, call.args[1].tolist())
         else:
@@ -160,7 +157,7 @@ _PARTS = {name: pointwise.RECORDS[name] for name in ("tanh", "sigmoid", "relu")}
 
 def _native(call: Call, state: State, weights: Sequence[Tensor]) -> bool:
     """Whether the layers go back over the states of the native kernel, and not step by step."""
-    mode, x = call.owner, call.args[0]
+    mode, x = call.context, call.args[0]
     mark = call.mark(x)
     own = mode.engine and all(mode.rules.get(name) is row for name, row in _PARTS.items())
     if not own or mode.create_graph or torch.is_autocast_enabled(x.device.type):
@@ -178,7 +175,7 @@ def _native(call: Call, state: State, weights: Sequence[Tensor]) -> bool:
 
 def _over_states(call: Call, state: State, a: dict[str, Any], packed: bool) -> Any:
     """The same at once: ``recurrence.py``."""
-    mode, first = call.owner, bool(a.get("batch_first"))
+    mode, first = call.context, bool(a.get("batch_first"))
     length, batch = 0, 0
     if packed:
         rows, sizes = call.args[0], call.args[1].tolist()
@@ -255,8 +252,8 @@ def _ones(call: Call, place: Place, w: Weights, begin: State) -> Tensor | None:
     gated = fixed and begin[-1] is fixed[-1] and call.operator in ("lstm", "gru")
     reset = call.operator == "gru" and w.d is not None and bool(w.d.any())
     if gated and (reset or bool(begin[-1].any())):
-        call.owner.location.frozen_constants.add(call.owner.module_path())
-    return call.owner.location.share(call, place)
+        call.context.location.frozen_constants.add(call.context.module_path())
+    return call.context.location.share(call, place)
 
 
 def _kernel(
@@ -309,7 +306,7 @@ def _scan(
     step: Callable[[Tensor, State], State],
     sizes: list[int],
     backward: int,
-    mode: Tracer,
+    mode: Context,
 ) -> tuple[Tensor, State]:
     """One direction; ``sizes`` says how many sequences still run at each step."""
     starts = [0]
@@ -335,10 +332,10 @@ def cell(call: Call) -> Any:
     x, state, w_x, w_h, *biases = call.args
     b_x, b_h = biases if biases else (None, None)
     state = tuple(state) if isinstance(state, (tuple, list)) else (state,)
-    with call.owner:
+    with call.context:
         step = LAYERS[call.operator.removesuffix("_cell")].step
         gates = F.linear(x, w_x, b_x)
-        state = _now(call.owner, tuple(s.view_as(s) for s in state), gates)
+        state = _now(call.context, tuple(s.view_as(s) for s in state), gates)
         new = step(gates, state, w_h, b_h, _gate(call))
     return new if call.operator == "lstm_cell" else new[0]
 

@@ -50,7 +50,7 @@ def log_softmax(call: Call, a: Tensor, b: Tensor) -> Tensor | None:
     if shift.by is None:
         out = call.frozen(a, call.value(), lambda grad: grad)
         return call.attach(out, call.true_value() - call.true(a), frozen=True)
-    m, mark = shift.by, call.owner.mark_of(shift.by)
+    m, mark = shift.by, call.context.mark_of(shift.by)
     if mark is None or m._version != shift.version or not _largest(a, m):
         return None
     call.marked.append((m, mark))

@@ -11,17 +11,16 @@ from omenn.engine.trace.call import Call
 
 if TYPE_CHECKING:
     from omenn.engine.operators import Operator
-    from omenn.engine.trace.tracer import Tracer
 
 
-def run_own(mode: Tracer, call: Call, row: Operator) -> Any:
-    """The result of the rule, whose nodes count as linear at fixed coefficients.
+def run_own(call: Call, row: Operator) -> tuple[Any, set[Any]]:
+    """The result of the rule, and its nodes, which count as linear at fixed coefficients.
 
     They may be those of the operator itself. Whether the rule is right the sum shows; but not of
     one that drops its arguments, since what does not depend on the input is a constant.
     """
     before = {_node(t) for t in call.active}
-    out = row.rule(call)
+    out, vouched = row.rule(call), set[Any]()
     for t in [out] if isinstance(out, Tensor) else out:
         if not isinstance(t, Tensor) or not (t.is_floating_point() or t.is_complex()):
             continue
@@ -32,8 +31,8 @@ def run_own(mode: Tracer, call: Call, row: Operator) -> Any:
                 "Let the rule return call.run(), call.frozen(...) or what is computed from its "
                 "arguments; call.freeze() for a coefficient.",
             )
-        mode.followed.vouched |= made
-    return out
+        vouched |= made
+    return out, vouched
 
 
 def _between(out: Tensor, before: set[Any]) -> tuple[set[Any], bool]:

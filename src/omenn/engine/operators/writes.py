@@ -102,7 +102,7 @@ def written(call: Call, out: Any) -> Any:
     ]
     if not sources:
         return place or unlocated(call, out)
-    home = None if place is not None else call.owner.location.home(target, call.inputs)
+    home = None if place is not None else call.context.location.home(target, call.inputs)
     source, there = sources[0]
     adds = _adds(call)
     write = lambda into, cells: _moved(call, into, source, cells, adds)  # noqa: E731

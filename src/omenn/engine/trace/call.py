@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,10 @@ from omenn.engine.trace.spelling import Spelling, renamed
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
+    from omenn.engine.location.constants import Location
+    from omenn.engine.operators import Operator
     from omenn.engine.operators.stable import Shift
-    from omenn.engine.trace.tracer import Tracer
+    from omenn.engine.trace.attempt import Pass
 
 __all__ = ["ACTIVE", "FROZEN", "IDS", "OPAQUE", "Call", "Layer", "Mark", "alike", "coarser",
            "inputs_of", "substitute", "tensors_in"]  # fmt: skip
@@ -59,12 +61,38 @@ def _whole(value: Tensor) -> Tensor:
     return value.clone() if value._is_view() else value
 
 
+class Context(Protocol):
+    """What a rule may use of the run that its call belongs to; a tracer is one."""
+
+    products: str  # which of two equally bounded factors stays active
+    freeze_bounded: bool  # whether the bounded factor of a product is frozen
+    create_graph: bool  # whether coefficients stay differentiable
+    engine: bool  # whether the engine's own rules and tracer are at work
+    how: Pass
+    rules: dict[str, Operator]
+    location: Location
+    notes: dict[str, Any]  # what the rules of a table keep between two calls
+    own: set[int]  # ids of the model's own parameters and buffers
+    roots: list[Tensor]  # leaves whose dependence is followed
+    # Is told of convolutions: what it slides over, its mark, over how many dimensions.
+    convolved: Callable[[Tensor, Mark, int], None] | None
+
+    def mark_of(self, t: Tensor) -> Mark | None: ...
+    def worn(self, t: Tensor) -> Mark | None: ...
+    def set_mark(self, t: Tensor, mark: Mark) -> None: ...
+    def computed_in(self, dtype: torch.dtype) -> None: ...
+    def curved(self, t: Tensor) -> bool: ...
+    def __enter__(self) -> Any: ...
+    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None: ...
+    def module_path(self) -> str: ...
+
+
 class Call:
     """A call of ``func``, spelled as the model spelled it."""
 
     def __init__(
         self,
-        owner: Tracer,
+        context: Context,
         func: Callable[..., Any],
         spelling: Spelling,
         args: tuple[Any, ...],
@@ -73,7 +101,7 @@ class Call:
     ) -> None:
         from omenn.engine.operators import NOTHING, OPERATORS, UNRULED  # its rules use this module
 
-        self.owner = owner
+        self.context = context
         self.func = func
         self.operator = spelling.operator
         self.reverse = spelling.reverse
@@ -127,17 +155,17 @@ class Call:
 
     def _plain(self, value: Tensor) -> Tensor:
         written = self.inplace and value is self.first and not self.is_active(value)
-        if self.owner.create_graph or written:  # what is written into must stay itself
+        if self.context.create_graph or written:  # what is written into must stay itself
             return value
         return value.clone() if value.is_inference() else value.detach()
 
     def true(self, value: Tensor) -> Tensor:
         """The ordinary value of a tensor, to compute coefficients from."""
         mark = self.mark(value)
-        if self.owner.create_graph and mark is not None and mark.true is not None:
+        if self.context.create_graph and mark is not None and mark.true is not None:
             # In place the ordinary tensor changes below; coefficients need it as it was.
             return mark.true.clone() if self.inplace else mark.true
-        if self.owner.create_graph and mark is not None and mark.kind == ACTIVE:
+        if self.context.create_graph and mark is not None and mark.kind == ACTIVE:
             raise self.refuse("a write through a view, which cannot be differentiated twice")
         return self._plain(value)
 
@@ -163,7 +191,7 @@ class Call:
 
     def true_value(self) -> Any:
         """The result in the ordinary graph (second derivatives), else without history."""
-        if not self.owner.create_graph or self.known.steps:
+        if not self.context.create_graph or self.known.steps:
             return self.value()
         return self.again(self.true)
 
@@ -176,7 +204,7 @@ class Call:
 
     def twin(self, out: Any) -> list[Any] | None:
         """The same call in the ordinary graph (only kept for second derivatives)."""
-        if not self.owner.create_graph or self.result_frozen:
+        if not self.context.create_graph or self.result_frozen:
             return None
 
         def ordinary(t: Tensor) -> Tensor:
@@ -199,12 +227,12 @@ class Call:
         out = self.true_value()
         if not self.inplace:
             return out
-        owner = self.first
-        if self.is_active(owner):
-            if owner._is_view():
+        first = self.first
+        if self.is_active(first):
+            if first._is_view():
                 raise self.refuse("writes a frozen value into a part of a tensor")
-            owner.detach_()  # its history must go
-        return owner.copy_(out)
+            first.detach_()  # its history must go
+        return first.copy_(out)
 
     def at_zero(self) -> Any:
         """The result with every active tensor set to zero: the constant term of an affine map."""
@@ -235,7 +263,7 @@ class Call:
     def writable(self) -> bool:
         """Whether x may be overwritten where it lies: it is no part of another, and no leaf."""
         x = self.active[0]
-        return x.grad_fn is not None and not x._is_view() and not self.owner.create_graph
+        return x.grad_fn is not None and not x._is_view() and not self.context.create_graph
 
     def affine(
         self,
@@ -248,7 +276,7 @@ class Call:
         """``value`` = W x + term in one node: its backward is ``vjp(grad, *coefficients)``."""
         if not self.collects:
             return self.frozen(x, value, vjp, *coefficients)
-        ones = self.owner.location.ones_for(self, value)
+        ones = self.context.location.ones_for(self, value)
         y = Affine.apply(x, [_whole(value)], vjp, term, ones, *coefficients)
         return self.written(x, y)
 
@@ -259,14 +287,14 @@ class Call:
     @property
     def collects(self) -> bool:
         """Whether constants are carried to the input."""
-        return self.owner.location.grid is not None
+        return self.context.location.grid is not None
 
     def attach(self, y: Tensor, term: Tensor, frozen: bool = False) -> Tensor:
         """Carries the constant ``term`` (broadcastable to y) to the input's ones image.
 
         ``frozen``: its value was made from active tensors, so it is another for another input.
         """
-        return self.owner.location.attach(self, y, term, frozen=frozen)
+        return self.context.location.attach(self, y, term, frozen=frozen)
 
     def refuse(self, why: str, remedy: str | None = None) -> UnsupportedOperator:
         """The error to raise where this call is not provably linear."""
@@ -275,7 +303,7 @@ class Call:
             name = self.operator
         return UnsupportedOperator(
             name,
-            self.owner.module_path(),
+            self.context.module_path(),
             why,
             remedy or "Give it a rule with omenn.rule(...), or explain at a later module with at=.",
         )

@@ -384,7 +384,7 @@ class Chain(Call):
 
     def applied(self) -> Tensor:
         """The result by the table's rule, written where the model asked for it in place."""
-        row: Operator = self.owner.rules.get(OPERATOR, FROZEN_CHAIN)
+        row: Operator = self.context.rules.get(OPERATOR, FROZEN_CHAIN)
         out = row.rule(self)
         if not self.last.inplace:
             return out

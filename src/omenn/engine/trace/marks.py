@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from omenn.engine.location import Place
     from omenn.engine.operators.stable import Shift
     from omenn.engine.probabilities import End
-    from omenn.engine.trace.tracer import Tracer
+    from omenn.engine.trace.call import Context
 
 ACTIVE, FROZEN, IDS, OPAQUE = "active", "frozen", "ids", "opaque"
 MARK = "_omenn_mark"
@@ -62,7 +62,7 @@ class Mark:
     ``layer``: the linear layer that it is the output of. ``shift``: what was taken off it last.
     """
 
-    owner: Tracer
+    owner: Context  # the tracer that knows it
     kind: str
     place: Place | None = None
     boundedness: int = 0
@@ -283,7 +283,7 @@ class Followed:
         self.vouched.clear()  # else a cycle through the graph
         for t in alive.values():
             mark = t.__dict__.get(MARK)
-            if mark is not None and mark.owner.followed is self:
+            if mark is not None and getattr(mark.owner, "followed", None) is self:
                 delattr(t, MARK)
             if not self._keep_history and _has_history(t):
                 _detach(t)

@@ -69,8 +69,7 @@ _VIEW_NODES = ("CopySlices", "AsStridedBackward")
 
 # Makes a float of an explained integer input a leaf: (float, integers, their mark).
 Lookup = Callable[[Tensor, Tensor, Mark], Tensor]
-# Is told of convolutions: (what it slides over, its mark, over how many dimensions).
-Convolved = Callable[[Tensor, Mark, int], None]
+Convolved = Callable[[Tensor, Mark, int], None]  # see Context
 
 
 class Tracer(TorchFunctionMode):
@@ -350,8 +349,11 @@ class Tracer(TorchFunctionMode):
         use.flow = Flow(use.active, use.marked) if self.create_graph else None
         if chain is not None:
             out = chain.applied()
+        elif row.own:
+            out, nodes = run_own(call, row)
+            self.followed.vouched |= nodes
         else:
-            out = run_own(self, call, row) if row.own else row.rule(call)
+            out = row.rule(call)
         self._mark_outputs(use, row, out)
         if call.inplace:
             place_base(self, call)
@@ -393,3 +395,6 @@ class Tracer(TorchFunctionMode):
     def module_path(self) -> str:
         """Dotted name of the innermost module whose method is running, from the call stack."""
         return running_module(self.names)
+
+    def curved(self, t: Tensor) -> bool:
+        return self.chains.curved(t)
