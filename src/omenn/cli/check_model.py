@@ -93,7 +93,7 @@ def table(certificate: Certificate | Homogeneity, source: Source, words: str) ->
     shown.add_column(style="bold", no_wrap=True)
     shown.add_column(overflow="fold")
     known = [("model", source.spec), ("weights", source.weights), ("input", words)]
-    if source.preprocessing.assumed and source.example_inputs is None:
+    if source.modality.assumption and source.example_inputs is None:
         known.append(("preprocessing", f"{source.preprocessing.source}: see model.preprocess"))
     for heading, text in [*known, *lines(certificate)]:
         shown.add_row(heading, escape(text))

@@ -17,7 +17,7 @@ from omenn.models.sources import Source
 from omenn.viz.figure import figure_png
 from omenn.viz.heatmaps import png
 from omenn.viz.page import Report, page
-from omenn.viz.panels import Case, panels
+from omenn.viz.panels import Case
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,7 +120,7 @@ def pictures(cases: Sequence[Case]) -> dict[str, bytes]:
     for case in cases:
         stem = f"{case.name.lower().replace(' ', '-')}-{case.model}"
         files[f"{stem}.png"] = figure_png(case, sigma=SIGMA)
-        for panel in panels(case, sigma=SIGMA):
+        for panel in case.views(SIGMA):
             pixels = panel.exact.pixels
             enlarge = max(1, PICTURE_SIDE // pixels.shape[0])
             files[f"{stem}-{panel.key}.png"] = png(pixels, enlarge=enlarge)

@@ -117,6 +117,7 @@ def explain_tensor(
         weights=source.weights,
         warning=source.warning,
         grid=_grid_of(explanation, source, tensor),
+        modality=source.modality,
     )
     return _changed(case, request.post)
 

@@ -24,6 +24,9 @@ from omenn.viz.wording import (
     verdict,
 )
 
+LARGEST = 10
+"""How many units of an explanation ``--json`` lists by name."""
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -219,8 +222,17 @@ def record(case: Case) -> dict[str, Any]:
         "bias": float(result.bias_share[index]) if constants else None,
         "located": float(result.located) if constants else None,
         "sources": sources,
+        "largest": _largest(case),
         "seconds": case.seconds,
     }
+
+
+def _largest(case: Case) -> list[dict[str, Any]]:
+    """The units with the largest contributions, by the names of the modality."""
+    if case.modality is None:
+        return []
+    units = case.modality.units(case.explanation, case.index, LARGEST)
+    return [{"unit": unit.name, "value": unit.value} for unit in units]
 
 
 def table(cases: Sequence[Case]) -> Table:

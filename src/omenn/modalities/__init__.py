@@ -1,11 +1,11 @@
-"""What kind of thing is explained: from what a user has to tensors, and back to named units.
+"""Modalities (pictures, tables, text …): from user data to tensors, and back to named units.
 
 NOTE [modality]
-Engine, methods and metrics see tensors. That an axis is the height of a picture, a word of a
-sentence or a column of a table is known in one place, the modality of the model's inputs: it turns
-what a user has into inputs, names the units that an explanation gives a number to, and draws them.
-A new modality is a class with these members; the model's source (``omenn.models.sources``) says
-which one it takes.
+Engine, methods and metrics see tensors. Only the modality of a model's inputs knows that an axis is
+the height of a picture, a word of a sentence or a column of a table. It turns user data into
+inputs, names the units that an explanation gives numbers to, and draws them. A new modality is one
+file: a class with the members of ``Modality``. A model declares it as ``model.modality``; without
+one, its inputs are pictures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from omenn import Explanation
-    from omenn.viz.panels import Panel
+    from omenn.viz.panels import Case, Panel
 
 
 @dataclass(frozen=True)
@@ -31,51 +31,53 @@ class Unit:
 
 
 class Modality(Protocol):
-    """How a model's inputs are made from what a user has, and how its explanations are shown."""
+    """How inputs of a model are made from user data, and how its explanations are shown."""
 
     @property
     def description(self) -> str:
-        """What the model receives, for the foot of a page."""
+        """What the model receives, for the footer of a page."""
         ...
 
     @property
     def assumption(self) -> str:
-        """What was assumed about the inputs because nobody said it, a sentence; or nothing."""
+        """A sentence about what was assumed because the model does not declare it; or nothing."""
         ...
 
     @property
     def size(self) -> tuple[int, ...]:
-        """How far an input extends in each direction, such as rows and columns of pixels."""
+        """The size of an input in each direction, such as rows and columns of pixels."""
         ...
 
     def from_user(self, given: Any) -> Any:
-        """A batch of one, as the model takes it. Raises InputError for what cannot be read."""
+        """An input with one sample. Raises InputError for data that cannot be read."""
         ...
 
     def mask(self, given: np.ndarray) -> torch.Tensor:
-        """A mask (bool) over what the user has, brought to the places of ``from_user``'s input."""
+        """A mask (bool) over user data, moved to the locations of the input of ``from_user``."""
         ...
 
     def noise(self) -> Any:
-        """Inputs of random numbers in the form of ``from_user``, from torch's generator."""
+        """Random inputs in the form of ``from_user``, from torch's generator."""
         ...
 
     def remedy(self, file: Any) -> str:
-        """What to do where the model does not take these inputs; ``file`` is its own, or None."""
+        """What to do if the model rejects these inputs; ``file`` is the model's file, or None."""
         ...
 
     def shown(self, inputs: Any) -> np.ndarray | None:
-        """What the network received as pixels (H, W, 3), or None where it is no picture."""
+        """The input as pixels (H, W, 3), uint8, or None if it is not a picture."""
         ...
 
     def usual_smoothing(self, shape: tuple[int, ...]) -> float:
-        """σ of the Gaussian under which maps of this shape are shown besides; 0 for none."""
+        """σ of the Gaussian for a second, smoothed view of maps of this shape; 0 for none."""
         ...
 
-    def units(self, explanation: Explanation, index: int = 0) -> Sequence[Unit]:
-        """The units of one sample, in their order; their values sum to the matrix."""
+    def units(
+        self, explanation: Explanation, index: int = 0, most: int | None = None
+    ) -> Sequence[Unit]:
+        """The units of one sample, which sum to its matrix; or the ``most`` largest of them."""
         ...
 
-    def views(self, explanation: Explanation, index: int = 0, **words: Any) -> Sequence[Panel]:
-        """What is shown of one sample; ``words`` are fields of ``omenn.viz.panels.Case``."""
+    def views(self, case: Case, *, sigma: float = 0.0) -> Sequence[Panel]:
+        """The panels that pages and figures show; with ``sigma`` > 0 also smoothed."""
         ...

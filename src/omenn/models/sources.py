@@ -9,9 +9,10 @@
 | ``file.py:function``    | the module that ``function()`` returns; this runs the file           |
 
 Nothing is ever downloaded: models of timm and torchvision have random weights unless a file is
-named. The module that ``function()`` returns may have three attributes: ``preprocess`` (a
+named. The module that ``function()`` returns may have four attributes: ``preprocess`` (a
 dictionary such as ``{"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}``), ``classes``
-(a list of names) and ``example_inputs`` (a tensor, tuple or dictionary for ``omenn certify``).
+(a list of names), ``example_inputs`` (a tensor, tuple or dictionary for ``omenn certify``) and
+``modality`` (for inputs that are not pictures, see ``omenn.modalities``).
 """
 
 from __future__ import annotations
@@ -68,10 +69,14 @@ class Source:
 
     @property
     def modality(self) -> Modality:
-        """How inputs of this model are made and how its explanations are shown."""
+        """How inputs of this model are made and how its explanations are shown.
+
+        It is the model's attribute ``modality`` if it has one (see NOTE [modality]), else pictures.
+        """
         from omenn.modalities.image.pictures import Pictures
 
-        return Pictures(self.preprocessing)
+        declared: Any = getattr(self.model, "modality", None)
+        return declared if hasattr(declared, "from_user") else Pictures(self.preprocessing)
 
     @property
     def named_output(self) -> dict[str, str | int]:

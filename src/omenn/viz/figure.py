@@ -1,4 +1,4 @@
-"""One picture of a result: input, maps with their colour bars, the sums, and what to know."""
+"""A result as one figure: input, maps with their colour bars, sums, and caveats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omenn.files.printable import printable
 from omenn.viz.heatmaps import colours
-from omenn.viz.panels import Case, Panel, View, panels, shortened
+from omenn.viz.panels import Case, Panel, View, shortened
 from omenn.viz.wording import is_omenn, number, sum_line, verdict
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ INK, QUIET, WARNING = "#1d2433", "#5a6375", "#9a5b00"
 SIDE = 2.35  # inches of one panel
 STRIP = 0.4  # inches of the height of a row of entries
 DPI = 150
-_COLUMNS = 3  # at least as wide, for the words
+_COLUMNS = 3  # the least width, for the text
 
 
 def figure(case: Case, *, sigma: float = 0.0) -> Figure:
@@ -32,7 +32,7 @@ def figure(case: Case, *, sigma: float = 0.0) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    shown = panels(case, sigma=sigma)
+    shown = case.views(sigma)
     rows: list[list[tuple[Panel, View, str]]]
     rows = [[(panel, panel.exact, panel.title) for panel in shown]]
     if sigma:
@@ -58,9 +58,9 @@ def figure(case: Case, *, sigma: float = 0.0) -> Figure:
 def _placed(
     rows: list[list[tuple[Panel, View, str]]], width: float
 ) -> tuple[list[tuple[float, float, float]], float]:
-    """(left, top, width) of every picture in inches from the upper left; where they end.
+    """(left, top, width) of every picture in inches from the upper left; and the lower end.
 
-    Strips have a line of their own each, as wide as the figure.
+    Every strip has a separate line, as wide as the figure.
     """
     corners, top = [], 0.95
     for row in rows:
@@ -103,7 +103,7 @@ def draw(
     axes = placed(drawn, left, top - 0.25 - down, across, down)
     rows, columns = view.pixels.shape[:2]
     fits = view.scale is not None and rows <= down * DPI and columns <= across * DPI
-    # with more entries than dots, each dot is the mean of its entries: none is passed over
+    # with more entries than dots, each dot is the mean of its entries: none is skipped
     axes.imshow(
         view.pixels,
         interpolation="nearest" if fits else "auto",
@@ -133,7 +133,7 @@ def placed(drawn: Figure, left: float, bottom: float, across: float, down: float
 
 
 def titled(axes: Axes, title: str, letters: int) -> None:
-    """A title of at most so many letters above a picture."""
+    """A title of at most ``letters`` characters above a picture."""
     axes.set_title(maths(shortened(title, letters)), fontsize=10, loc="left", color=INK, pad=4)
 
 
@@ -145,7 +145,7 @@ def _colour_bar(axes: Axes, scale: float) -> None:
 
 
 def framed(drawn: Figure, title: str, line: str, warning: str, notes: str) -> None:
-    """The words above the pictures (title, a quiet line, a warning) and those below."""
+    """The text above the pictures (title, a grey line, a warning) and below them."""
     width, height = drawn.get_size_inches()
     left = 0.25 / width
 
@@ -168,7 +168,7 @@ def _words(drawn: Figure, case: Case, sigma: float) -> None:
     line = f" · {sum_line(result, case.index)} · "
     line += said.words.upper() if said.kind == "no" else said.words
     legend, room = " · red adds, blue subtracts, white is zero", int(width * 12) - len(line)
-    if room - len(legend) >= 16:  # on a narrow figure the colour bars must do
+    if room - len(legend) >= 16:  # on a narrow figure the colour bars are enough
         line, room = line + legend, room - len(legend)
     line = shortened(case.model, min(48, int(width * 3), room)) + line
     notes = "Exact is not the same as faithful; where the constants are put is a choice."
@@ -182,6 +182,6 @@ def _words(drawn: Figure, case: Case, sigma: float) -> None:
 
 
 def maths(text: str) -> str:
-    """The symbols of the page in matplotlib's notation; other dollar signs stay as they are."""
+    """The symbols of the page in matplotlib's notation; other dollar signs are escaped."""
     text = printable(text).replace("$", r"\$")
     return text.replace("C_w", "$C_w$").replace("C_b", "$C_b$").replace("⊙", r"$\odot$")

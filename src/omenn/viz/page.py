@@ -1,4 +1,4 @@
-"""The report: one HTML file with everything inside, to be read by somebody who is new to it."""
+"""The report: one self-contained HTML file, written for a newcomer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from omenn.viz.document import rendered
-from omenn.viz.panels import Case, Panel, panels
+from omenn.viz.panels import Case, Panel
 from omenn.viz.wording import Verdict, collects, in_logits, is_omenn, through
 
 MODULES_SHOWN = 12
@@ -15,7 +15,7 @@ _CHECKED = {True: Verdict("exact", "yes"), False: Verdict("not exact", "no")}
 
 @dataclass(frozen=True)
 class Report:
-    """What a page says: heading, introduction, cases, certificates (heading and words)."""
+    """The content of a page: heading, introduction, cases, certificates (heading and words)."""
 
     title: str
     introduction: str
@@ -37,7 +37,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one network says of one input; ``bars`` from ``zero`` on, module by module."""
+    """One network on one input; ``bars`` start at ``zero``, module by module."""
 
     case: Case
     panels: Sequence[Panel]
@@ -48,7 +48,7 @@ class Answer:
 def page(report: Report) -> str:
     """The report as one HTML document: no other file, no network, hardly any script.
 
-    Cases of the same name stand in one section, in the order given.
+    Cases of the same name form one section, in the given order.
     """
     sections: dict[str, list[Answer]] = {}
     for case in report.cases:
@@ -82,11 +82,11 @@ def _answer(case: Case, sigma: float) -> Answer:
         Bar(name, value, 100 * (min(0.0, value) - low) / span, 100 * abs(value) / span)
         for name, value in rows
     ]
-    return Answer(case, panels(case, sigma=sigma), bars, -100 * low / span)
+    return Answer(case, case.views(sigma), bars, -100 * low / span)
 
 
 def _modules(case: Case) -> list[tuple[str, float]]:
-    """How much of the logit came in at the input, and at the constants of each module."""
+    """How much of the logit comes from the input, and from the constants of each module."""
     sources = case.explanation.sources.items()
     values = {name: float(share[case.index].detach()) for name, share in sources}
     ranked = sorted(values.items(), key=lambda item: -abs(item[1]))
@@ -101,7 +101,7 @@ def _modules(case: Case) -> list[tuple[str, float]]:
 
 
 def _evidence(words: str) -> list[tuple[str, str]]:
-    """The lines of a certificate below its verdict: a word, two spaces, what was found."""
+    """The lines of a certificate below its verdict: a word, two spaces, the finding."""
     lines = []
     for line in words.splitlines()[1:]:
         heading, _, text = line.partition("  ") if line[:1].strip() else ("", "", line)

@@ -1,9 +1,10 @@
-"""What is shown of one explained picture: a list of panels, each with its one plain sentence."""
+"""The views of one explained input: a list of panels, each with one plain sentence."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 STRETCHED = 8
-"""From this ratio of its sides on a map would be a line: it is stretched."""
+"""From this ratio of its sides on, a map is stretched, as it would look like a line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class View:
 
     @property
     def form(self) -> str:
-        """How it is stretched to be seen: as a ``strip``, as a ``tower``, or not at all ("")."""
+        """How it is stretched: as a ``strip``, as a ``tower``, or not at all ("")."""
         height, width = self.pixels.shape[:2]
         if self.scale is None or max(height, width) < STRETCHED * min(height, width):
             return ""
@@ -45,8 +46,8 @@ class Panel:
         sentence: what it shows, for a newcomer.
         exact: the picture, entry by entry.
         smoothed: the same after ``maps.smooth``; None where nothing is smoothed.
-        total: sum of all entries, in logits where the method promises that; None for a photograph.
-        note: how the entries lie where that is not plain, and what of the number is not drawn.
+        total: sum of all entries, in logits if the method promises that; None for a photograph.
+        note: the layout of the entries if it is not obvious, and the part that is not drawn.
     """
 
     key: str
@@ -58,24 +59,35 @@ class Panel:
     note: str = ""
 
 
+class Views(Protocol):
+    """The part of a modality (``omenn.modalities``) that draws explanations and names units."""
+
+    def views(self, case: Case, *, sigma: float = 0.0) -> Sequence[Panel]: ...
+
+    def units(
+        self, explanation: Explanation, index: int = 0, most: int | None = None
+    ) -> Sequence[Any]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One explained picture with the words that belong to it.
+    """One explained input with the words that describe it.
 
     Attributes:
         name: what was explained, e.g. the name of the file.
         model: the network, e.g. ``timm:resnet18``.
-        target: the answer explained, in words.
-        explanation, index: the result and which sample of its batch is meant.
-        image: what the network saw, (H, W, 3), uint8; None for an input that is no picture.
-        before: the result as the method gave it, where ``explanation`` was changed afterwards.
+        target: the explained answer, in words.
+        explanation, index: the result, and a sample of its batch.
+        image: the input as a picture, (H, W, 3), uint8; None if it is not a picture.
+        before: the result before post-processing, if ``explanation`` was changed afterwards.
         contrast, rival: explanation of target minus runner-up, and the runner-up in words.
-        truth: the right answer where it is known.
+        truth: the right answer if it is known.
         seconds: how long the explanation took.
         weights: where the weights of the network come from.
         warning: what a reader must know first, e.g. that the weights are random.
         grid: (h, w) of the tokens of a map (tokens,), if they are a picture.
-        input: which input's map is drawn, where there are several: its name or position.
+        input: which of several inputs is drawn: its name or position.
+        modality: draws the case; None: by the shape of its matrix, see ``panels``.
     """
 
     name: str
@@ -93,21 +105,28 @@ class Case:
     warning: str = ""
     grid: tuple[int, int] | None = None
     input: str | int | None = None
+    modality: Views | None = None
+
+    def views(self, sigma: float = 0.0) -> Sequence[Panel]:
+        """The panels of the case; with ``sigma`` > 0 (in entries of the matrix) also smoothed."""
+        if self.modality is None:
+            return panels(self, sigma=sigma)
+        return self.modality.views(self, sigma=sigma)
 
     def value(self, name: str) -> float:
         """A number of the sample: output, total, residual or bias_share."""
         return float(getattr(self.explanation, name)[self.index].detach())
 
     def sample(self, structure: Any) -> Any:
-        """Of tensors in the structure of the inputs the sample's part of the one that is drawn."""
+        """The part of the sample in the tensor that is drawn, of a structure like the inputs."""
         return chosen(structure, self.input)[self.index].detach().double()
 
 
 def case_of(explanation: Explanation, index: int = 0, **words: Any) -> Case:
     """A case from an explanation alone; ``words`` are further fields of ``Case``.
 
-    Without an ``image`` the input tensor is shown if it has one or three channels, stretched to
-    its own range, as nobody knows here how it was normalised.
+    Without an ``image`` the input tensor is shown if it has one or three channels, stretched to its
+    range, as its normalisation is unknown here.
     """
     check_index(explanation, index)
     words.setdefault("name", f"sample {index}")
@@ -120,9 +139,9 @@ def case_of(explanation: Explanation, index: int = 0, **words: Any) -> Case:
 
 
 def panels(case: Case, *, sigma: float = 0.0) -> list[Panel]:
-    """All panels of a case; with ``sigma`` > 0 (in entries of the matrix) also smoothed.
+    """Panels of a case as pictures; with ``sigma`` > 0 (in entries of the matrix) also smoothed.
 
-    The maps of one logit share one scale; the contrast has its own, as it is another number.
+    The maps of one logit share one scale; the contrast has another, as it is another number.
 
     Raises:
         InputError: the matrix of this explanation has no picture, see ``drawing_of``.
@@ -144,8 +163,8 @@ def panels(case: Case, *, sigma: float = 0.0) -> list[Panel]:
     if case.contrast is not None:
         title = f"Why not {case.rival}?"
         sentence = (
-            f"{symbol(result)} for the difference of two logits: red speaks for {case.target}, "
-            f"blue for {case.rival}, the runner-up."
+            f"{symbol(result)} for the difference of two logits: red supports {case.target}, "
+            f"blue supports {case.rival}, the runner-up."
         )
         difference = {"contrast": case.sample(case.contrast.matrix)}
         words = {"contrast": (title, sentence)}
@@ -157,7 +176,7 @@ def _entries(case: Case) -> dict[str, Any]:
     """The maps of one number by key: the whole and its parts, or the whole before and after."""
     result = case.explanation
     whole = case.sample(result.matrix)
-    if result.processing:  # what was done was done to the whole, so there are no parts of it
+    if result.processing:  # the whole was processed, so it has no parts
         return {"c": whole} | ({"before": case.sample(case.before.matrix)} if case.before else {})
     if result.bias_placement == "separate":
         return {"weight": whole}
@@ -168,7 +187,7 @@ def _entries(case: Case) -> dict[str, Any]:
 
 
 def shortened(text: str, letters: int) -> str:
-    """At most ``letters`` characters; what is cut out of the middle becomes an ellipsis.
+    """At most ``letters`` characters; an ellipsis replaces the middle.
 
     >>> shortened("a very long name.jpeg", 11)
     'a ver….jpeg'
@@ -180,7 +199,7 @@ def shortened(text: str, letters: int) -> str:
 
 def _stretched(explanation: Explanation, index: int, which: str | int | None) -> np.ndarray | None:
     inputs = explanation.inputs
-    if explanation.mix:  # by depth, of which the first is shown
+    if explanation.mix:  # inputs by depth; the first is shown
         inputs = next(iter(inputs.values()))
     inputs = chosen(inputs, which)
     if inputs.ndim != 4 or inputs.shape[1] not in {1, 3}:
@@ -199,7 +218,7 @@ _PLACEMENT = {
 
 
 def _words(case: Case) -> dict[str, tuple[str, str]]:
-    """Title and sentence of every map, in the order in which they are shown."""
+    """Title and sentence of every map, in the order of display."""
     result = case.explanation
     letter, whole = symbol(result), _whole(case)
     if result.processing:
@@ -228,13 +247,13 @@ def _whole(case: Case) -> str:
             "or subtracts from it (blue)."
         )
     return (
-        f"What speaks for {case.target} (red) or against it (blue), in units of {result.method}: "
+        f"Evidence for {case.target} (red) or against it (blue), in units of {result.method}: "
         "not parts of the logit."
     )
 
 
 def _apart(explanation: Explanation, index: int) -> str:
-    """What ``bias="separate"`` keeps out of the picture, in words."""
+    """The constants that ``bias="separate"`` does not draw, in words."""
     if explanation.bias_placement != "separate":
         return ""
     share = float(explanation.bias_share[index].detach())
@@ -264,7 +283,7 @@ def _signed(
 
 
 def _overlay(image: np.ndarray, whole: np.ndarray, sigma: float, symbol: str) -> Panel:
-    """One view in either case: entry by entry, a noisy map would hide the picture."""
+    """One smoothed view only: entry by entry, a noisy map would hide the picture."""
     soft = smooth(whole, sigma)
     how = f" smoothed with σ = {sigma:g}," if sigma else ""
     sentence = f"{symbol} again,{how} over a pale copy of the input."
