@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,9 +10,6 @@ from torch import Tensor
 from omenn.engine.kernels.softmax import Softmax, masked
 from omenn.engine.operators.record import DROPOUT
 from omenn.engine.trace.call import Call
-
-# (factor, factor) → the same, on their way into a product
-Shared = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def arguments(call: Call) -> list[Any]:
@@ -36,9 +32,8 @@ def attend(
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
-    shared: Shared = lambda a, b: (a, b),
 ) -> Tensor:
-    """A v with the weights A that the call makes; ``shared`` gets both factors of each product.
+    """A v with the weights A that the call makes.
 
     NOTE a query that sees nothing has no weights, and its output is zero, as PyTorch's kernels
     have it; softmax alone would make NaN of it.
@@ -47,12 +42,10 @@ def attend(
     if how.grouped:
         times = query.shape[-3] // key.shape[-3]
         key, value = (t.repeat_interleave(times, -3) for t in (key, value))
-    query, key = shared(query, key)
     logits = masked(query @ key.transpose(-2, -1) * how.scale, mask, how.causal)
     blind = torch.isinf(logits.detach()).all(-1, keepdim=True)
     if not bool(blind.any()):
         weights = torch.softmax(logits, -1)
     else:
         weights = torch.softmax(logits.masked_fill(blind, 0), -1).masked_fill(blind, 0)
-    weights, value = shared(weights, value)
     return weights @ value

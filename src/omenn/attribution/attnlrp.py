@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from omenn.attribution.attend import arguments, attend
-from omenn.attribution.lrp_layers import by_layer, epsilon_rule, joined
-from omenn.attribution.registry import lrp
+from omenn.attribution.lrp_layers import by_layer, epsilon_rule, joined, leaf_of
+from omenn.attribution.rule_methods import lrp
 from omenn.attribution.rule_table import RuleTable, ruled, stabilised
 from omenn.check import real
 from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.chain import FROZEN_CHAIN, frozen_chain
 from omenn.engine.operators.pointwise import origin, pointwise
-from omenn.engine.trace.autograd_nodes import Halve, Pulled
-from omenn.engine.trace.call import Call, substitute
+from omenn.engine.torch_private import batched
+from omenn.engine.trace.autograd_nodes import Pulled
+from omenn.engine.trace.call import Call
+
+Sub = Callable[[Tensor], Tensor]
 
 
 def inputs_of(call: Call) -> list[Tensor]:
@@ -30,31 +33,48 @@ def differentiated(call: Call) -> Any:
 
     For softmax it is R_i = x_i (R_i − s_i Σ_j R_j) with the R_j of its output.
     """
-    return _taylor(call, call.run)
+    return _taylor(call, lambda leaf, _: call.run(leaf))
 
 
 def attention(call: Call) -> Any:
     """Fused attention in its parts: half of R to the values, a quarter each to query and key.
 
     Only factors that depend on the input take part: between one of them and a constant there is
-    nothing to share.
+    nothing to share. Where both factors of a product share, each has half of the derivative.
     """
     given = arguments(call)
-    return _taylor(call, lambda sub: attend(call, *substitute(given, sub), shared=shared))
+    halves = _halves(*(call.is_active(t) for t in given[:3]))
+
+    def run(leaf: Sub, constant: Sub) -> Tensor:
+        parts = [
+            h * leaf(t) + (1 - h) * constant(t) if call.is_active(t) else t
+            for t, h in zip(given, halves, strict=True)
+        ]
+        return attend(call, *parts)
+
+    return _taylor(call, run)
 
 
-def _taylor(call: Call, run: Callable[[Callable[[Tensor], Tensor]], Tensor]) -> Any:
-    """The Taylor rule of ``run(sub)``: the operator on its arguments, each replaced by ``sub``."""
+def _halves(query: bool, key: bool, value: bool) -> tuple[float, float, float, float]:
+    """The shares of query, key, value and mask in two products, of which these are active."""
+    weights = 0.5 if value else 1.0
+    logits = 0.5 * weights if query and key else weights
+    return logits, logits, 0.5 if query or key else 1.0, weights
+
+
+def _taylor(call: Call, run: Callable[[Sub, Sub], Tensor]) -> Any:
+    """The Taylor rule of ``run``: the operator on its arguments as leaves, or as constants."""
     xs = inputs_of(call)
 
     def vjp(grad: Tensor, *inner: Tensor) -> tuple[Tensor | None, ...]:
+        fixed = {id(x): t for x, t in zip(xs, inner, strict=True)}
+        constant: Sub = lambda t: fixed[id(t)] if id(t) in fixed else t.detach()  # noqa: E731
         with torch.enable_grad():
-            leaves = [t.detach().requires_grad_() for t in inner]
+            leaves = [leaf_of(t) for t in inner]
             known = {id(x): leaf for x, leaf in zip(xs, leaves, strict=True)}
-            y = run(lambda t: known[id(t)] if id(t) in known else t.detach())
-        return torch.autograd.grad(
-            y, leaves, grad, allow_unused=True, create_graph=grad.requires_grad
-        )
+            y = run(lambda t: known[id(t)] if id(t) in known else constant(t), constant)
+        again = grad.requires_grad
+        return torch.autograd.grad(y, leaves, grad, allow_unused=True, create_graph=again)
 
     return joint(call, vjp, xs)
 
@@ -64,34 +84,37 @@ def joint(call: Call, vjp: Callable[..., Any], xs: list[Tensor]) -> Tensor:
 
     A part of a tensor is copied: models write into it what they have computed from it.
     """
+    again = call.context.create_graph
+    trues = [call.true(x) for x in xs] if again else None
     xs = [x.clone() if call.inplace or x._is_view() else x for x in xs]
     value = call.value()
-    whole = value.clone() if call.collects else value  # a model may write into what it gets
+    whole = value
+    if call.collects:  # a copy, as a model may write into what it gets
+        whole = call.true_value() if again else value.clone()
 
     def pull(grad: Tensor, inner: Sequence[Tensor], complete: bool) -> Pulled:
+        inner = inner if trues is None else trues
         if not complete:
             return vjp(grad, *inner), None
         with torch.enable_grad():
-            dual = grad.detach().requires_grad_()
+            # V x is the same at every gradient, and one of several rows cannot be detached.
+            dual = torch.zeros_like(whole) if batched(grad) else grad
+            dual = dual if dual.requires_grad else dual.detach().requires_grad_()
             found = vjp(dual, *inner)
-        return found, whole - passed(dual, found, inner)
+        kept = whole - passed(dual, found, inner, again)
+        return (vjp(grad, *inner) if batched(grad) else found), kept
 
     return call.written(call.first, joined(call, value, pull, None, xs))
 
 
-def passed(dual: Tensor, found: Sequence[Tensor | None], xs: Sequence[Tensor]) -> Tensor:
+def passed(
+    dual: Tensor, found: Sequence[Tensor | None], xs: Sequence[Tensor], again: bool
+) -> Tensor:
     """Σ V x, from Vᵀ as a function of the gradient: V x = ∂⟨x, Vᵀ g⟩/∂g, whatever g is."""
     with torch.enable_grad():
         parts = [(x * g).sum() for x, g in zip(xs, found, strict=True) if g is not None]
         total = torch.stack([*parts, dual.sum() * 0]).sum()
-    return torch.autograd.grad(total, dual)[0]
-
-
-def shared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Two factors, each with half of the relevance if both depend on the input."""
-    if a.requires_grad and b.requires_grad:
-        return Halve.apply(a), Halve.apply(b)  # type: ignore[return-value]
-    return a, b
+    return torch.autograd.grad(total, dual, create_graph=again, retain_graph=True)[0]
 
 
 def identity_rule(epsilon: float) -> Callable[[Call], Any]:
@@ -99,10 +122,11 @@ def identity_rule(epsilon: float) -> Callable[[Call], Any]:
 
     def identity(call: Call) -> Any:
         value, x = call.value(), call.active[0]
-        ratio = value / stabilised(call.true(x), epsilon)
-        kept = value - ratio * call.true(x)
-        out = call.frozen(x, value, lambda grad, ratio: grad * ratio, ratio)
-        return call.attach(out, kept) if call.collects else out
+        true = call.true(x)
+        y = call.true_value() if call.context.create_graph else value
+        share = y / stabilised(true, epsilon)
+        out = call.frozen(x, value, lambda grad, share: grad * share, share)
+        return call.attach(out, y - share * true) if call.collects else out
 
     return identity
 

@@ -59,9 +59,9 @@ def explain(
     several = isinstance(at, (list, tuple)) or (
         isinstance(at, str) and at == "auto" and not is_module(model, at)
     )
-    if several and method != "omenn" and "at" in found.options:
+    if several and "at" in found.options and "mix" not in found.options:
         raise InputError(
-            f"at={quoted(at)}: only method='omenn' mixes depths.",
+            f"at={quoted(at)}: method {quoted(method)} does not mix depths.",
             argument="at",
             got=quoted(at),
             remedy=f"Give method {quoted(method)} the name of one module.",
@@ -78,5 +78,5 @@ def explain(
     if method == "omenn":
         return e
     # An option may take a part of the promise back, as a lossy form of the map does.
-    promise = max(e.promise, found.promise, key=PROMISES.index)
+    promise = max(e.promise, found.promised(options), key=PROMISES.index)
     return replace(e, method=method, promise=promise)

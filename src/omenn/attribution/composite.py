@@ -24,9 +24,11 @@ from omenn.attribution.lrp_layers import (
 )
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
+from omenn.attribution.rule_methods import only_completed
 from omenn.attribution.rule_table import RuleTable
-from omenn.check import quoted, real, wrong
+from omenn.check import choose, flag, quoted, real, wrong
 from omenn.engine.backward import Gradients
+from omenn.engine.explain import BIASES
 from omenn.engine.run import FrozenRun
 from omenn.engine.trace.call import Call, tensors_in
 from omenn.errors import InputError, unknown
@@ -62,6 +64,8 @@ def composite(
     high: float | None = None,
     gamma: float = 0.25,
     epsilon: float = 1e-6,
+    complete: bool = False,
+    bias: str = "spatial",
 ) -> Explanation:
     """Layer-wise relevance propagation whose rules depend on the layer.
 
@@ -74,7 +78,8 @@ def composite(
     ``"box"`` (inputs from ``low`` to ``high``) or ``"pass"`` (ε = 0). Layers that nothing fits
     follow ε = 0, the frozen table.
 
-    A batch norm behind a layer is folded into it; all else is as in the frozen table.
+    A batch norm behind a layer is folded into it; all else is as in the frozen table. With
+    ``complete=True`` what the rules keep goes to its place, as ``bias`` says, and the sum is exact.
 
     Raises:
         InputError: a pattern or a rule that is not known; bounds that are missing, do not hold the
@@ -94,10 +99,16 @@ def composite(
     pairs = _checked(rules)
     by_name = _by_name({rule for _, rule in pairs}, low, high, gamma, epsilon)
     layers = by_layer(epsilon_rule(0.0), choose=_chooser(pairs, by_name))
-    run = question.run_under(RuleTable(layers))
+    flag("complete", complete)
+    choose("bias", bias, BIASES)
+    if not complete:
+        only_completed(question, {"bias": bias})
+    run = question.run_under(RuleTable(layers), bias=bias if complete else "none")
     if "box" in by_name:
         _check_box(run.inputs.values, low, high)
     f, index = question.number(run)
+    if complete:
+        run.compare(question.output)
     return _with_zeros(run, f, index, run.pull_back(f))
 
 

@@ -1,10 +1,9 @@
-"""The exact method at one depth, at several of them mixed, or at one that a rule chooses."""
+"""An exact explanation at one depth, at several of them mixed, or at those that a rule chooses."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -70,15 +69,24 @@ def omenn(
 
     Source: arXiv 2412.02399, section 3; a mixture is exact because each of its parts is.
     """
-    question = Question(model, inputs, target, None, resample, output, channel_dim)
-    names = _names(question, at, mix)
+    question = Question(model, inputs, target, at, resample, output, channel_dim)
+    options = {"bias": bias, "products": products, "create_graph": create_graph}
+    return at_depths(question, mix, **options)
+
+
+def at_depths(question: Question, mix: Sequence[float] | None, **options: Any) -> Explanation:
+    """The exact explanation at the depths that are asked for with ``at``, mixed.
+
+    Each depth has a map that sums to f_c(x); so has any convex mixture Σ_k m_k C⁽ᵏ⁾ of them.
+    ``options``: of :func:`omenn.engine.explain.explain`.
+    """
+    names = _names(question, question.at, mix)
     weights = _weights(names, mix)
-    explained = partial(question.exact, bias=bias, products=products, create_graph=create_graph)
     if len(names) == 1:
-        return explained(at=names[0])
-    if resample == "none":
+        return question.exact(at=names[0], **options)
+    if question.resample == "none":
         raise _not_at_the_input()
-    parts = [explained(at=_module(model, name)) for name in names]
+    parts = [question.exact(at=_module(question.model, name), **options) for name in names]
     return _mixed(names, weights, parts)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from omenn.attribution.lrp_layers import alpha_beta_rule, by_layer, epsilon_rule, gamma_rule
-from omenn.attribution.registry import alias, lrp
+from omenn.attribution.registry import alias
+from omenn.attribution.rule_methods import lrp
 from omenn.attribution.rule_table import RuleTable
 from omenn.check import flag
 from omenn.engine.operators import OPERATORS

@@ -1,8 +1,8 @@
 """Layers with weights as LRP sees them: x, W, b, and rules that pull relevance back through W.
 
-A rule is a function (layer, x) ↦ (V x, y). V x is what it passes on, linear in x: every other
-coefficient is detached from x, so that autograd of V x alone is the way back. y = W x + b is the
-value, so that y − V x is what the rule keeps (NOTE [kept shares]).
+A rule is a function (layer, x) ↦ (V x, y). V x is what it passes on, linear in x, so that autograd
+of V x is the way back; the coefficients V are made of constants (:class:`Input`). y = W x + b is
+the value, so that y − V x is what the rule keeps (NOTE [kept shares]).
 
 Wherever the model spells it (``linear``, convolutions, ``matmul``, ``einsum`` or ``addmm`` with a
 constant), a layer is found, and a batch norm behind one is folded into it: W ← sW, b ← sb + t.
@@ -35,6 +35,7 @@ class Layer:
     linear: Callable[[Tensor, Tensor], Tensor]
     per_row: bool  # whether the rows of W are the channels of y, (N, C, …): it can be scaled
     version: int  # of x: whether it was written into since
+    true: Tensor | None  # x in the ordinary network, where derivatives are wanted
     rule: Rule | None = None  # its own, where not all layers have the same
     entry: bool = False  # whether x is the explained input itself
 
@@ -70,7 +71,25 @@ def _where(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, x, 0)
 
 
-Rule = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
+@dataclass(frozen=True, eq=False)
+class Input:
+    """The input of a layer twice: the one that relevance is passed on to, and a constant.
+
+    NOTE [two histories] Where derivatives are wanted, the constant has its history in the ordinary
+    network: the coefficients of a rule depend on the parameters by it, and on x only so.
+    """
+
+    passing: Tensor
+    constant: Tensor
+    alike: bool  # the constant is the other without history: it need not be computed again
+
+    def through(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """A linear function of both."""
+        passed = function(self.passing)
+        return passed, passed.detach() if self.alike else function(self.constant)
+
+
+Rule = Callable[[Layer, Input], tuple[Tensor, Tensor]]
 
 
 def layer_of(call: Call) -> Layer | None:
@@ -98,7 +117,8 @@ def layer_of(call: Call) -> Layer | None:
     per_row = x is factors[0] and rows.get(call.operator, False)
     with torch.enable_grad():  # in a run that saves copies the model writes over what it used
         kept = x.clone() if call.context.how.finite else x
-    return Layer(kept, weight, summand(call), linear, per_row, kept._version)
+    true = call.true(x) if call.context.create_graph else None
+    return Layer(kept, weight, summand(call), linear, per_row, kept._version, true)
 
 
 def _factors(call: Call) -> list[Any]:
@@ -125,14 +145,22 @@ def apply(call: Call, layer: Layer, rule: Rule) -> Tensor:
     """The native value, with the rule for its way back."""
 
     def pull(grad: Tensor, xs: Sequence[Tensor], complete: bool) -> Pulled:
+        again = torch.is_grad_enabled()
         with torch.enable_grad():
-            x = xs[0].detach().requires_grad_()
-            passed, y = rule(layer, x)
-        found = torch.autograd.grad(passed, x, grad)
-        return found, (y - passed).detach() if complete else None
+            true = xs[0] if layer.true is None else layer.true
+            x = leaf_of(true)
+            passed, y = rule(layer, Input(x, true, layer.true is None))
+        found = torch.autograd.grad(passed, x, grad, create_graph=again)
+        return found, y - passed if complete else None
 
-    value = call.value()
-    return joined(call, value, pull, layer, [layer.x])
+    if call.flow is not None:
+        call.flow.starts_at(layer.x)  # with a batch norm folded in, that of the layer before
+    return joined(call, call.value(), pull, layer, [layer.x])
+
+
+def leaf_of(t: Tensor) -> Tensor:
+    """A tensor to differentiate by, whose history is that of ``t``."""
+    return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
 
 
 def joined(call: Call, value: Tensor, pull: Pull, note: Any, xs: Sequence[Tensor]) -> Tensor:
@@ -182,7 +210,7 @@ def _folded(call: Call) -> Layer | None:
     if len(call.active) != 1 or call.inplace:
         return None
     eps = 1e-5 if call.get("eps") is None else call.get("eps")
-    with torch.no_grad():
+    with torch.set_grad_enabled(call.context.create_graph):
         scale = torch.rsqrt(var + eps) * (1 if call.get("weight") is None else call.get("weight"))
         shift = (0 if call.get("bias") is None else call.get("bias")) - mean * scale
         return layer.scaled(scale, shift)
@@ -203,10 +231,10 @@ def epsilon_rule(epsilon: float) -> Rule:
     """R_i = Σ_j z_ij / (z_j + ε sign z_j) R_j."""
     real("epsilon", epsilon, 0)
 
-    def rule(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = layer(x)
-        y = layer.whole(z.detach())
-        return (z if epsilon == 0 else z * (y / stabilised(y, epsilon))), y
+    def rule(layer: Layer, x: Input) -> tuple[Tensor, Tensor]:
+        passing, z = x.through(layer)
+        y = layer.whole(z)
+        return (passing if epsilon == 0 else passing * (y / stabilised(y, epsilon))), y
 
     return rule
 
@@ -215,16 +243,15 @@ def alpha_beta_rule(alpha: float, beta: float, epsilon: float) -> Rule:
     """R_i = Σ_j (α z_ij⁺ / z_j⁺ − β z_ij⁻ / z_j⁻) R_j, the bias in z_j⁺ and z_j⁻."""
     real("epsilon", epsilon, 0)
 
-    def rule(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
-        up = layer.positive(x)
-        z = layer(x) if beta else layer(x.detach())
-        y = layer.whole(z.detach())
-        passed = alpha * up * shares(y, up.detach() + layer.part(lambda b: b.clamp(min=0)), epsilon)
+    def rule(layer: Layer, x: Input) -> tuple[Tensor, Tensor]:
+        (up, z_up), (z, z_all) = x.through(layer.positive), x.through(layer)
+        y = layer.whole(z_all)
+        share = shares(y, z_up + layer.part(lambda b: b.clamp(min=0)), epsilon)
+        passed = alpha * up * share
         if beta == 0:
             return passed, y
-        down = z - up
-        z = down.detach() + layer.part(lambda b: b.clamp(max=0))
-        return passed - beta * down * shares(y, z, epsilon), y
+        share = shares(y, z_all - z_up + layer.part(lambda b: b.clamp(max=0)), epsilon)
+        return passed - beta * (z - up) * share, y
 
     return rule
 
@@ -237,13 +264,15 @@ def gamma_rule(gamma: float, epsilon: float) -> Rule:
     real("gamma", gamma, 0)
     real("epsilon", epsilon, 0)
 
-    def rule(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, up = layer(x), layer.positive(x)
-        y = layer.whole(z.detach())
-        parts = z + gamma * torch.where(y > 0, up, z - up)
+    def rule(layer: Layer, x: Input) -> tuple[Tensor, Tensor]:
+        (up, z_up), (z, z_all) = x.through(layer.positive), x.through(layer)
+        y = layer.whole(z_all)
+        speaks_up = y > 0
+        parts = z + gamma * torch.where(speaks_up, up, z - up)
+        total = z_all + gamma * torch.where(speaks_up, z_up, z_all - z_up)
         high, low = (layer.part(lambda b, end=end: b.clamp(**end)) for end in _ENDS)
-        bias = layer.part(lambda b: b) + gamma * torch.where(y > 0, high, low)
-        return parts * shares(y, parts.detach() + bias, epsilon), y
+        bias = layer.part(lambda b: b) + gamma * torch.where(speaks_up, high, low)
+        return parts * shares(y, total + bias, epsilon), y
 
     return rule
 
@@ -252,9 +281,9 @@ def flat_rule(epsilon: float) -> Rule:
     """R_i = Σ_j R_j / n_j, evenly over the n_j inputs of each output, whatever x and W are."""
     real("epsilon", epsilon, 0)
 
-    def rule(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
-        y, ones = layer.whole(layer(x.detach())), torch.ones_like(layer.weight)
-        count = stabilised(layer(torch.ones_like(x), ones), epsilon)
+    def rule(layer: Layer, x: Input) -> tuple[Tensor, Tensor]:
+        y, ones = layer.whole(layer(x.constant)), torch.ones_like(layer.weight)
+        count = stabilised(layer(torch.ones_like(x.constant), ones), epsilon)
         return layer(_units(layer, x), ones) * (y / count), y
 
     return rule
@@ -264,9 +293,9 @@ def box_rule(low: float, high: float, epsilon: float) -> Rule:
     """R_i = Σ_j (z_ij − l w_ij⁺ − h w_ij⁻) / (sum of such terms) R_j, for inputs from l to h."""
     real("epsilon", epsilon, 0)
 
-    def rule(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+    def rule(layer: Layer, x: Input) -> tuple[Tensor, Tensor]:
         up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
-        y, unit, fixed = layer.whole(layer(x.detach())), _units(layer, x), x.detach()
+        y, unit, fixed = layer.whole(layer(x.constant)), _units(layer, x), x.constant
         least, most = torch.full_like(fixed, low), torch.full_like(fixed, high)
         whole = layer(fixed) - layer(least, up) - layer(most, down)
         parts = layer(fixed * unit) - layer(least * unit, up) - layer(most * unit, down)
@@ -278,12 +307,11 @@ def box_rule(low: float, high: float, epsilon: float) -> Rule:
 ZERO = 1e-30  # what stands for a zero of the explained input, so that R / x is a number
 
 
-def _units(layer: Layer, x: Tensor) -> Tensor:
+def _units(layer: Layer, x: Input) -> Tensor:
     """One for each element of x, with the derivative 1/x: so that R, not V, is what is given.
 
     Zeros of an inner tensor keep what they have.
     """
-    fixed = x.detach()
-    if layer.entry:
-        return torch.where(fixed == 0, (x + ZERO) / ZERO, x / torch.where(fixed == 0, 1, fixed))
-    return torch.where(fixed == 0, 0, x / torch.where(fixed == 0, 1, fixed))
+    zero = x.constant == 0
+    units = x.passing / torch.where(zero, 1, x.constant)
+    return torch.where(zero, (x.passing + ZERO) / ZERO if layer.entry else 0, units)

@@ -41,7 +41,7 @@ class Question:
     model: Any
     inputs: Any
     target: Target = None
-    at: str | None = None
+    at: Any = None
     resample: str = "bilinear"
     output: Any = None
     channel_dim: int | None = None

@@ -5,6 +5,7 @@ A method is a function, registered by one of four decorators:
 ``@method``       of ``(model, inputs, target, **options)``, returns an explanation
 ``@attribution``  of ``(question, **options)``: the standing options are in the question
 ``@lrp``          of ``(**options)``, returns a rule table
+                  (:mod:`omenn.attribution.rule_methods`)
 ``@captum``       of ``(task, **options)``, returns what captum attributes to the inputs
                   (:mod:`omenn.attribution.captum_adapter`)
 """
@@ -19,7 +20,6 @@ from types import MappingProxyType
 from typing import Any
 
 from omenn.attribution.question import Question
-from omenn.attribution.rule_table import RuleTable
 from omenn.check import choose, quoted
 from omenn.engine.target import Target
 from omenn.engine.trace.guards import alone
@@ -59,6 +59,10 @@ class Method:
                 if p.name not in _SHARED and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
             }
         )
+
+    def promised(self, options: Mapping[str, Any]) -> str:
+        """The promise with these options: completed rules are exact."""
+        return "exact" if options.get("complete") else self.promise
 
     def __str__(self) -> str:
         words = {"exact": "exact sum", "approximate": "approximate sum", "none": "no sum promised"}
@@ -134,31 +138,6 @@ def attribution(
     def register(function: Callable[..., Explanation]) -> Callable[..., Explanation]:
         method(name, **about)(_asked(function, at))
         return function
-
-    return register
-
-
-def lrp(
-    name: str, *, promise: str = "approximate", **about: Any
-) -> Callable[[Callable[..., RuleTable]], Callable[..., RuleTable]]:
-    """A decorator that registers ``function(*, **options)``, which returns a table of rules.
-
-    Example:
-        >>> import torch, omenn
-        >>> @lrp("frozen", summary="the rules of omenn, constants left out", source="this line")
-        ... def frozen() -> RuleTable:
-        ...     return RuleTable()
-        >>> net = torch.nn.Linear(3, 2, bias=False).eval()
-        >>> assert omenn.explain(net, torch.ones(1, 3), method="frozen").matrix.shape == (1, 3)
-    """
-
-    def register(rules: Callable[..., RuleTable]) -> Callable[..., RuleTable]:
-        @wraps(rules)
-        def propagated(question: Question, **options: Any) -> Explanation:
-            return question.propagate(rules(**options))
-
-        attribution(name, promise=promise, **about)(propagated)
-        return rules
 
     return register
 

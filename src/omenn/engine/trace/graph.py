@@ -192,6 +192,11 @@ class Flow:
         known += [t for t, _ in marked]
         self.others = {_node(t) for t in known if t.requires_grad} - self.active
 
+    def starts_at(self, t: Tensor) -> None:
+        """Takes in an active tensor that a rule goes back to, past the arguments of its call."""
+        self.active.add(_node(t))
+        self.others -= self.active
+
     def reaches(self, out: Tensor) -> bool:
         """Whether any of the active tensors flows into ``out``."""
         seen: set[Any] = set(self.others)
