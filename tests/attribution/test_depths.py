@@ -11,14 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import omenn
-from opcases.networks import seeded
+from nets.small import seeded, strided
 
 NAMES = ["input", "0", "2", "3"]
-
-
-def convnet() -> nn.Module:
-    layers = [nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 5, 3, 2, 1), nn.GELU()]
-    return seeded(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)))
 
 
 def image(n: int = 2) -> Tensor:
@@ -32,7 +27,7 @@ weights = st.lists(st.integers(0, 9), min_size=4, max_size=4).filter(any)
 @settings(max_examples=20)
 @given(weights)
 def test_every_convex_mixture_is_exact(counts: list[int]) -> None:
-    net, mix = convnet(), [c / sum(counts) for c in counts]
+    net, mix = strided(), [c / sum(counts) for c in counts]
     e = omenn.explain(net, image(), 1, at=NAMES, mix=mix)
     assert e.exact
     assert e.promise == "exact"
@@ -44,7 +39,7 @@ def test_every_convex_mixture_is_exact(counts: list[int]) -> None:
 
 
 def test_what_a_mixture_holds() -> None:
-    e = omenn.explain(convnet(), image(), 1, at=["input", "3"])
+    e = omenn.explain(strided(), image(), 1, at=["input", "3"])
     assert e.at == ("input", "3")
     assert e.mix == (0.5, 0.5)
     assert e.weight["input"].shape == (2, 3, 16, 16)
@@ -54,7 +49,7 @@ def test_what_a_mixture_holds() -> None:
 
 
 def test_the_input_by_its_name_is_the_plain_explanation() -> None:
-    net = convnet()
+    net = strided()
     plain = omenn.explain(net, image(), 1)
     for at in ("input", ["input"]):
         found = omenn.explain(net, image(), 1, at=at)
@@ -72,13 +67,13 @@ def test_a_module_that_is_called_input_is_itself() -> None:
 
 
 def test_constants_kept_apart_are_mixed_too() -> None:
-    e = omenn.explain(convnet(), image(), 1, at=["input", "3"], bias="separate")
+    e = omenn.explain(strided(), image(), 1, at=["input", "3"], bias="separate")
     assert e.exact
     torch.testing.assert_close(e.matrix.sum((1, 2)) + e.bias, e.output)
 
 
 def test_a_mixture_is_saved_and_read(tmp_path: Path) -> None:
-    e = omenn.explain(convnet(), image(), 1, at=["input", "3"], mix=[0.25, 0.75])
+    e = omenn.explain(strided(), image(), 1, at=["input", "3"], mix=[0.25, 0.75])
     back = omenn.Explanation.load(e.save(tmp_path / "mixture.safetensors"))
     assert (back.at, back.mix, back.resample) == (e.at, e.mix, e.resample)
     assert torch.equal(back.weight["3"], e.weight["3"])
@@ -106,7 +101,7 @@ REFUSED = {
 @pytest.mark.parametrize(("options", "argument", "got"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_is_no_mixture_is_refused(options, argument: str, got: str) -> None:
     with pytest.raises(omenn.InputError) as caught:
-        omenn.explain(convnet(), image(), 1, **options)
+        omenn.explain(strided(), image(), 1, **options)
     error = caught.value
     assert (error.argument, error.got) == (argument, got)
     assert got in str(error)
@@ -115,7 +110,7 @@ def test_what_is_no_mixture_is_refused(options, argument: str, got: str) -> None
 
 def test_an_unknown_depth_of_a_mixture() -> None:
     with pytest.raises(omenn.ModelError, match="at='nope' is not a module of the model"):
-        omenn.explain(convnet(), image(), 1, at=["input", "nope"])
+        omenn.explain(strided(), image(), 1, at=["input", "nope"])
 
 
 # --- auto ------------------------------------------------------------------------------------
@@ -126,7 +121,7 @@ def test_an_unknown_depth_of_a_mixture() -> None:
 )
 def test_auto_mixes_the_input_with_levels_of_at_least_16_cells(side, chosen) -> None:
     x = torch.randn(2, 3, side, side, dtype=torch.float64)
-    e = omenn.explain(convnet(), x, 1, at="auto")
+    e = omenn.explain(strided(), x, 1, at="auto")
     several = len(chosen) > 1
     assert e.at == (chosen if several else None)
     assert e.mix == ((1 / len(chosen),) * len(chosen) if several else ())
@@ -142,7 +137,7 @@ def test_auto_of_a_function_and_of_a_table_is_the_input() -> None:
 
 
 def test_one_input_by_its_name_and_several() -> None:
-    net, x = convnet(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    net, x = strided(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
 
     class Named(nn.Module):
         def __init__(self) -> None:
@@ -162,7 +157,7 @@ def test_one_input_by_its_name_and_several() -> None:
 
 
 def test_a_batch_that_is_one_object_is_brought_to_the_input_too() -> None:
-    net = convnet()
+    net = strided()
     e = omenn.explain(net, image(), lambda y: y[:, 1].sum(), at="1")
     each = omenn.explain(net, image(), 1, at="1")
     assert e.matrix.shape == (1, 2, 16, 16)
@@ -173,7 +168,7 @@ def test_a_batch_that_is_one_object_is_brought_to_the_input_too() -> None:
 
 
 def test_contrast_with_the_rest_and_the_runner_up_is_exact_by_linearity() -> None:
-    net, x = convnet(), image()
+    net, x = strided(), image()
     logits = net(x).detach()
     each = torch.stack([omenn.explain(net, x, k).matrix for k in range(4)], 1)  # (B, K, H, W)
     e = omenn.explain(net, x, omenn.Contrast(2, "rest"))
@@ -191,7 +186,7 @@ def test_contrast_with_the_rest_and_the_runner_up_is_exact_by_linearity() -> Non
 
 def test_contrasts_that_cannot_be_drawn() -> None:
     with pytest.raises(omenn.TargetError) as error:
-        omenn.explain(convnet(), image(), omenn.Contrast(0, "best"))  # type: ignore[arg-type]
+        omenn.explain(strided(), image(), omenn.Contrast(0, "best"))  # type: ignore[arg-type]
     assert str(error.value) == (
         "Contrast(a, 'best') is not known. Give a class, 'rest' or 'runner-up'."
     )

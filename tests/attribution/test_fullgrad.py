@@ -12,18 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from nets import draw, seeded
+from nets import convnet, draw, seeded
 from omenn.attribution.fullgrad import Layers, LayersRun, PlainLayers, PlainLayersRun
 from omenn.engine.run import FrozenRun
 
 METHODS = ["fullgrad", "libragrad"]
-
-
-def convnet() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(6, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4),
-    )  # fmt: skip
 
 
 def clipped() -> nn.Sequential:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
+from nets.small import seeded, strided, sums_up
 from omenn.engine.depth import boxed, levels_of
-from opcases.networks import seeded
 
 SHAPE = (2, 3, 16, 16)
 
@@ -21,24 +21,14 @@ def image(*shape: int) -> Tensor:
     return torch.randn(shape or SHAPE, generator=generator, dtype=torch.float64)
 
 
-def convnet() -> nn.Module:
-    layers = [nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 5, 3, 2, 1), nn.GELU()]
-    return seeded(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)))
-
-
 def at(net: nn.Module, name: str, x: Tensor | None = None, **options: Any) -> omenn.Explanation:
     return omenn.explain(net, image() if x is None else x, 1, at=name, **options)
-
-
-def sums_up(e: omenn.Explanation) -> None:
-    assert e.exact
-    torch.testing.assert_close(e.matrix.flatten(1).sum(1), e.output, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["0", "1", "2", "3"])
 @pytest.mark.parametrize("resample", ["bilinear", "nearest"])
 def test_the_map_has_the_size_of_the_input_and_the_sum_of_the_logit(name, resample) -> None:
-    e = at(convnet(), name, resample=resample)
+    e = at(strided(), name, resample=resample)
     assert e.matrix.shape == e.bias.shape == (2, 16, 16)
     assert e.resample == resample
     assert e.contribution.shape[0] == 2
@@ -48,17 +38,17 @@ def test_the_map_has_the_size_of_the_input_and_the_sum_of_the_logit(name, resamp
 
 @pytest.mark.parametrize(("name", "side"), [("1", 2), ("3", 4)])
 def test_nearest_spreads_a_cell_evenly_over_its_block(name: str, side: int) -> None:
-    own = at(convnet(), name, resample="none")
+    own = at(strided(), name, resample="none")
     assert own.resample == "none"
     blocks = own.matrix.repeat_interleave(side, 1).repeat_interleave(side, 2) / side**2
-    torch.testing.assert_close(at(convnet(), name, resample="nearest").matrix, blocks)
+    torch.testing.assert_close(at(strided(), name, resample="nearest").matrix, blocks)
 
 
 @pytest.mark.parametrize(("name", "side"), [("1", 2), ("3", 4)])
 def test_bilinear_is_bilinear_away_from_the_border(name: str, side: int) -> None:
-    own = at(convnet(), name, resample="none").matrix
+    own = at(strided(), name, resample="none").matrix
     wanted = F.interpolate(own[:, None], scale_factor=side, mode="bilinear")[:, 0] / side**2
-    found = at(convnet(), name).matrix
+    found = at(strided(), name).matrix
     inner = slice(side, -side)
     torch.testing.assert_close(found[:, inner, inner], wanted[:, inner, inner])
     torch.testing.assert_close(found.sum((1, 2)), own.sum((1, 2)))
@@ -150,7 +140,7 @@ def test_tokens_lie_on_their_patches_and_a_class_token_on_those_that_act() -> No
 
 
 def test_what_has_no_place_stays_as_it_is() -> None:
-    e = at(convnet(), "5")
+    e = at(strided(), "5")
     assert e.matrix.shape == (2, 5)
     assert e.resample == "none"
     sums_up(e)
@@ -192,7 +182,7 @@ def test_an_operator_without_a_rule_in_front_of_the_module() -> None:
 
 
 def test_alone_or_in_a_batch() -> None:
-    net, x = convnet(), image()
+    net, x = strided(), image()
     alone = torch.cat([at(net, "3", row[None]).matrix for row in x])
     torch.testing.assert_close(at(net, "3", x).matrix, alone)
 
@@ -224,7 +214,7 @@ def test_a_module_that_is_called_twice_and_one_that_returns_several() -> None:
 
 
 def test_the_map_can_be_trained_on() -> None:
-    net = convnet()
+    net = strided()
     e = at(net, "1", create_graph=True)
     wanted = torch.autograd.grad(net(image())[:, 1].sum(), net[0].weight)[0]
     found = torch.autograd.grad(e.matrix.sum(), net[0].weight)[0]
@@ -232,7 +222,7 @@ def test_the_map_can_be_trained_on() -> None:
 
 
 def test_no_hook_stays_whatever_happens() -> None:
-    net = convnet()
+    net = strided()
     at(net, "1")
     levels_of(net, image())
     with pytest.raises(omenn.TargetError):
@@ -242,7 +232,7 @@ def test_no_hook_stays_whatever_happens() -> None:
 
 def test_an_unknown_resampling() -> None:
     with pytest.raises(omenn.InputError) as error:
-        at(convnet(), "1", resample="cubic")
+        at(strided(), "1", resample="cubic")
     assert str(error.value) == (
         "resample='cubic' is not known. Choose one of: bilinear, nearest, none."
     )

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import omenn
+from nets.small import ROWS, convnet, mlp
 from opcases.case import draw
 from opcases.linear import seeded
-from opcases.networks import ROWS, convnet, mlp
 
 IN = "in module '(model)': "
 RULE = "Give it a rule with omenn.rule(...), or explain at a later module with at=."

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import omenn
+from nets.small import IMAGE, ROWS, Two, convnet, mlp, sums_up
 from opcases.case import draw
 from opcases.linear import seeded
-from opcases.networks import IMAGE, ROWS, Two, convnet, mlp, sums_up
 
 X = ROWS
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
+from nets.whole import IMAGE, NETWORKS, Recurrent, ViT, by_rows, close, convnet, made, mlp
 from omenn.engine.operators import OPERATORS, Operator
 from omenn.engine.operators.record import same
 from opcases.case import Case, draw
 from opcases.linear import seeded
-from opcases.whole import IMAGE, NETWORKS, Recurrent, ViT, by_rows, close, convnet, made, mlp
 from opdb import dense, each_case
 from oracle import flat, unflat
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import omenn
+from nets.small import Two
+from nets.whole import IMAGE, ViT, by_rows, close, convnet, made, mlp
 from omenn.engine.operators import OPERATORS, Operator
 from omenn.engine.operators.record import same
 from opcases.case import draw
 from opcases.linear import seeded
-from opcases.networks import Two
-from opcases.whole import IMAGE, ViT, by_rows, close, convnet, made, mlp
 
 # --- what is refused -----------------------------------------------------------------------------
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import omenn
+from nets.small import IMAGE, ROWS, convnet, sums_up
 from omenn.explanation import leaves
 from opcases.case import draw
 from opcases.linear import seeded
-from opcases.networks import IMAGE, ROWS, convnet, sums_up
 
 X = ROWS
 

@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 from torch.utils.data import default_collate
 
 import omenn
+from nets.wrapped import BODY, HEAD, X, beside, both, changed, network, plain, plain_body
 from opcases.case import draw
-from opcases.wrapped import BODY, HEAD, X, beside, both, changed, network, plain, plain_body
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),

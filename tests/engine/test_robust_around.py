@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import omenn
-from opcases.networks import IMAGE, convnet
-from opcases.whole import NETWORKS
-from opcases.wrapped import BODY, HEAD, X, network, plain
+from nets.small import IMAGE, convnet
+from nets.whole import NETWORKS
+from nets.wrapped import BODY, HEAD, X, network, plain
 
 
 class Passing(TorchFunctionMode):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import omenn
-from opcases.wrapped import BODY, HEAD, X, both, changed, network, plain, plain_body
+from nets.wrapped import BODY, HEAD, X, both, changed, network, plain, plain_body
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),

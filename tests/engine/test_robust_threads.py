@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import omenn
+from nets.small import IMAGE, convnet
+from nets.wrapped import X, network
 from omenn.models import sources
 from opcases.case import draw
-from opcases.networks import IMAGE, convnet
-from opcases.wrapped import X, network
 
 THREADS = 6
 

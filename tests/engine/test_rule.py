@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 import omenn
+from nets.small import ROWS
 from omenn.engine.operators import OPERATORS
 from omenn.engine.trace import spelling
 from omenn.engine.trace.call import Call
 from opcases.case import draw
 from opcases.linear import seeded
-from opcases.networks import ROWS
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import omenn
+from nets.small import ROWS
 from opcases.case import draw
-from opcases.networks import ROWS
 
 
 class Product(torch.autograd.Function):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 import omenn
+from nets.whole import NETWORKS, by_rows, close, made
 from omenn.engine import svd
 from omenn.engine.svd import leading_triplets
 from opcases.case import draw
-from opcases.whole import NETWORKS, by_rows, close, made
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import omenn
+from nets.small import ROWS
 from opcases.case import draw
 from opcases.linear import seeded
-from opcases.networks import ROWS
 
 IN = "in module '(model)': "
 RULE = "Give it a rule with omenn.rule(...), or explain at a later module with at=."

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import omenn
+from nets.small import IMAGE, ROWS, Two, convnet, mlp, sums_up
 from omenn.engine.depth import levels_of
 from omenn.engine.trace.tracer import Tracer
 from opcases.case import draw
 from opcases.linear import seeded
-from opcases.networks import IMAGE, ROWS, Two, convnet, mlp, sums_up
 
 X = ROWS
 LEFT = draw(2, 4)

@@ -180,6 +180,14 @@ class Example(NamedTuple):
     module: str
 
 
+def convnet(bias: bool = True) -> nn.Sequential:
+    """Two convolutions, their mean and a linear layer; a batch norm where there are biases."""
+    norm = [nn.BatchNorm2d(6)] if bias else []
+    first = [nn.Conv2d(3, 6, 3, padding=1, bias=bias), *norm, nn.ReLU(), nn.MaxPool2d(2)]
+    second = [nn.Conv2d(6, 5, 3, bias=bias), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*first, *second, nn.Linear(5, 5, bias=bias))
+
+
 def layered() -> nn.Module:
     """A convolutional network whose every step is a module, in a row."""
     first = [nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2)]

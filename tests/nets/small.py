@@ -27,6 +27,12 @@ def convnet() -> nn.Module:
     )  # fmt: skip
 
 
+def strided() -> nn.Module:
+    """Convolutions that halve the picture, each behind the other: 16, 8, 4."""
+    layers = [nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 5, 3, 2, 1), nn.GELU()]
+    return seeded(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)))
+
+
 def sums_up(e: omenn.Explanation) -> None:
     assert e.exact
     total = sum(m.detach().double().reshape(len(e.output), -1).sum(1) for m in leaves(e.matrix))
