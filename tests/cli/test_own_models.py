@@ -108,7 +108,7 @@ def test_what_is_declared_is_taken(run: Run, own: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("grey", r"own\.py:grey' cannot take .* model\.preprocess = \{.* one number a channel"),
+        ("grey", r"own\.py:grey' cannot take .* model\.preprocess = \{.* one number per channel"),
         ("segment", r"a tensor \(1, 2, 222, 222\), expected one row .*returns a module.*'own\.py'"),
         ("Mapped", r"'features': .*'scores': a tensor \(1, 2\).*--output"),
         ("Pair", r"a tuple of a tensor \(1, 4, 1, 1\), a tensor \(1, 2\).*--output"),

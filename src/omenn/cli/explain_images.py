@@ -267,7 +267,11 @@ def _before(source: Source, tensor: torch.Tensor, row: torch.Tensor) -> torch.Te
             options = {"products": "half", "create_graph": False}
             run = FrozenRun(source.model, tensor, None, "none", None, options)
             with torch.enable_grad(), run.mode:
-                logits, _ = logits_of(run.mode, pick_output(run.out, source.output))
+                logits = pick_output(run.out, source.output)
+            mark = run.mode.mark_of(logits)
+            if mark is not None and mark.end is not None:
+                with torch.enable_grad(), run.mode:
+                    logits, _ = logits_of(mark.end, logits)
             return logits.detach().clone()
     except OmennError:  # the explanation says what is wrong
         return row
