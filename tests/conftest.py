@@ -87,7 +87,7 @@ def nothing_registered() -> Iterator[None]:
     """What an example registers, such as a rule or a metric, is gone before the next test."""
     from omenn.attribution import registry
     from omenn.data import dataset_registry as of_data
-    from omenn.engine.operators import OPERATORS
+    from omenn.engine.operators.table import OPERATORS
     from omenn.engine.trace import spelling
     from omenn.metrics import metric_registry as of_metrics
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from omenn.engine.operators import OPERATORS, Operator, recurrent
+from omenn.engine.operators import recurrent
+from omenn.engine.operators.table import OPERATORS, Operator
 from omenn.engine.trace import autograd_nodes
 from omenn.engine.trace.call import Call
 from opcases.case import Case, draw

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 import omenn
 from nets.whole import IMAGE, NETWORKS, Recurrent, ViT, by_rows, close, convnet, made, mlp
-from omenn.engine.operators import OPERATORS, Operator
 from omenn.engine.operators.record import same
+from omenn.engine.operators.table import OPERATORS, Operator
 from opcases.case import Case, draw
 from opcases.linear import seeded
 from opdb import dense, each_case

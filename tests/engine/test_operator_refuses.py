@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import omenn
 from nets.small import Two
 from nets.whole import IMAGE, ViT, by_rows, close, convnet, made, mlp
-from omenn.engine.operators import OPERATORS, Operator
 from omenn.engine.operators.record import same
+from omenn.engine.operators.table import OPERATORS, Operator
 from opcases.case import draw
 from opcases.linear import seeded
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import omenn
 from omenn import xdnn
 from omenn.attribution.abslrp_rules import abslrp_rules, elementwise
-from omenn.engine.operators import OPERATORS, known, of_kind
+from omenn.engine.operators.table import OPERATORS, known, of_kind
 from omenn.engine.operators.unruled import UNRULED
 from omenn.engine.trace import spelling
 
@@ -25,6 +25,7 @@ ALLOWED = {
     "engine/location/lookups.py": {"sum", "mean", "max"},  # options of embedding_bag
     "cli/bench_command.py": {"data", "split", "chunk"},  # options of its own
     "attribution/rollout.py": {"mean", "max", "min"},  # options of its own
+    "modalities/image/preprocessing.py": {"mean", "std", "positive"},  # fields of its own
     "engine/model_state.py": {
         "__iadd__",
         "__isub__",

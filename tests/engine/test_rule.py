@@ -14,7 +14,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 import omenn
 from nets.small import ROWS
-from omenn.engine.operators import OPERATORS
+from omenn.engine.operators.table import OPERATORS
 from omenn.engine.trace import spelling
 from omenn.engine.trace.call import Call
 from opcases.case import draw

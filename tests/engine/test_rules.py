@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import omenn
-from omenn.engine.operators import OPERATORS
+from omenn.engine.operators.table import OPERATORS
 from omenn.engine.trace import spelling, tracer
 from omenn.engine.trace.tracer import Tracer
 from opcases.case import Case

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 import omenn
 import opdb
-from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.degree_step import ANY
+from omenn.engine.operators.table import OPERATORS
 from omenn.xdnn.homogeneity import Homogeneity, check
 from opcases.case import draw
 

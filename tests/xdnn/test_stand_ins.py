@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
-from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.degrees import bounded, smooth
+from omenn.engine.operators.table import OPERATORS
 from omenn.errors import ModelError
 from omenn.xdnn import check, convert, obstacles
 from omenn.xdnn.homogeneous_layers import (

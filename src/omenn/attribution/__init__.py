@@ -29,7 +29,7 @@ from omenn.attribution.by_name import explain
 from omenn.attribution.question import propagate
 from omenn.attribution.registry import Method, find, method, methods
 from omenn.attribution.rule_table import RuleTable, ruled
-from omenn.engine.operators import Operator
+from omenn.engine.operators.table import Operator
 
 __all__ = [
     "Method", "Operator", "RuleTable", "explain", "find", "method", "methods",

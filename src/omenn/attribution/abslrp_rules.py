@@ -18,8 +18,8 @@ from omenn.attribution.attnlrp import inputs_of, joint
 from omenn.attribution.lrp_layers import Layer, layer_of
 from omenn.attribution.rule_table import RuleTable, ruled
 from omenn.engine.location import Place, compacted, full
-from omenn.engine.operators import OPERATORS, of_kind
 from omenn.engine.operators.chain import FROZEN_CHAIN
+from omenn.engine.operators.table import OPERATORS, of_kind
 from omenn.engine.trace.call import Call, substitute
 
 TINY = 1e-9

@@ -21,7 +21,7 @@ from omenn.attribution.ordinary_gradient import Plain, table
 from omenn.attribution.question import Question
 from omenn.attribution.tokens import Product, einsum_product, matmul_product, same_places
 from omenn.check import choose
-from omenn.engine.operators import OPERATORS, Operator, of_kind
+from omenn.engine.operators.table import OPERATORS, Operator, of_kind
 from omenn.engine.target import Target, pick_output, select
 from omenn.engine.trace.autograd_nodes import own_precision
 from omenn.engine.trace.call import Call

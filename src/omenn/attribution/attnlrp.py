@@ -13,9 +13,9 @@ from omenn.attribution.lrp_layers import by_layer, epsilon_rule, joined, leaf_of
 from omenn.attribution.rule_methods import lrp
 from omenn.attribution.rule_table import RuleTable, ruled, stabilised
 from omenn.check import real
-from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.chain import FROZEN_CHAIN, frozen_chain
 from omenn.engine.operators.pointwise import origin, pointwise
+from omenn.engine.operators.table import OPERATORS
 from omenn.engine.torch_private import batched
 from omenn.engine.trace.autograd_nodes import Pulled
 from omenn.engine.trace.call import Call

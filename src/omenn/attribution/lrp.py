@@ -13,8 +13,8 @@ from omenn.attribution.registry import alias
 from omenn.attribution.rule_methods import lrp
 from omenn.attribution.rule_table import RuleTable
 from omenn.check import flag
-from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.products import freeze_factors
+from omenn.engine.operators.table import OPERATORS
 from omenn.engine.trace.call import Call
 
 _BACH = "Bach et al. 2015, doi 10.1371/journal.pone.0130140"

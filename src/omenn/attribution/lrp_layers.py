@@ -19,7 +19,7 @@ from torch import Tensor
 
 from omenn.attribution.rule_table import stabilised
 from omenn.check import real
-from omenn.engine.operators import OPERATORS, Operator, of_kind
+from omenn.engine.operators.table import OPERATORS, Operator, of_kind
 from omenn.engine.torch_private import node_class
 from omenn.engine.trace.autograd_nodes import Joint, Pull, Pulled
 from omenn.engine.trace.call import Call, tensors_in

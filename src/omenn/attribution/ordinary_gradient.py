@@ -20,13 +20,13 @@ from omenn.attribution.lrp_layers import summand
 from omenn.check import choose
 from omenn.engine.depth import RESAMPLINGS
 from omenn.engine.inputs import NOT_COLLECTED
-from omenn.engine.operators import OPERATORS, Operator
 from omenn.engine.operators.attention import fused
 from omenn.engine.operators.chain import FROZEN_CHAIN
 from omenn.engine.operators.degrees import chosen, norm, product, sloped
 from omenn.engine.operators.record import DROPOUT
 from omenn.engine.operators.recurrent import sequence
 from omenn.engine.operators.selection import clamped, larger
+from omenn.engine.operators.table import OPERATORS, Operator
 from omenn.engine.operators.unruled import LEAVES_TORCH, WRITES
 from omenn.engine.run import FrozenRun
 from omenn.engine.torch_private import set_gradients

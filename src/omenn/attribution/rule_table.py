@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.engine.operators import OPERATORS, Operator
+from omenn.engine.operators.table import OPERATORS, Operator
 
 
 @dataclass(frozen=True)
 class RuleTable:
-    """A table of rules over the frozen one: operator → :class:`~omenn.engine.operators.Operator`.
+    """A table of rules over the frozen one: operator → its record.
 
     ``freeze_bounded``: whether the bounded factor of a product is frozen, as in the frozen table;
     if not, each of two factors that depend on the input has half of the relevance.

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from omenn.attribution.ordinary_gradient import Moved
-from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.degree_step import ANY, Bent, Step, shown, vanishes
 from omenn.engine.operators.degrees import chosen, degree_of
+from omenn.engine.operators.table import OPERATORS
 from omenn.engine.operators.unruled import EMPTY, METADATA, valued
 from omenn.engine.torch_private import set_gradients, unwrapped
 from omenn.engine.trace.call import ACTIVE, IDS, Call, Mark, tensors_in

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omenn.engine.operators import OPERATORS
 from omenn.engine.operators.attention import projected
+from omenn.engine.operators.table import OPERATORS
 
 # What is added to a score and is no larger than this closes its place.
 CLOSED = -1e9

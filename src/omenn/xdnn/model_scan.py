@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from omenn.attribution.ordinary_gradient import Plain, PlainRun
-from omenn.engine.operators import known
+from omenn.engine.operators.table import known
 from omenn.engine.trace.call import ACTIVE, tensors_in
 from omenn.engine.trace.spelling import Spelling, bind, spell
 from omenn.xdnn import homogeneous_layers

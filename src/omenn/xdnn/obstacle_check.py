@@ -16,8 +16,8 @@ from torch import nn
 
 from omenn.engine.explainable import check_model
 from omenn.engine.model_state import modules_of
-from omenn.engine.operators import OPERATORS, known
 from omenn.engine.operators.degrees import bounded, normalised, smooth
+from omenn.engine.operators.table import OPERATORS, known
 from omenn.engine.torch_private import BatchNorm
 from omenn.errors import ModelError, reason
 from omenn.xdnn.homogeneous_layers import ReLUSoftmax, ScaleNorm, UnitGate, UnitGLU

@@ -29,7 +29,7 @@ from omenn.engine.trace.autograd_nodes import Constant
 from omenn.engine.trace.call import FROZEN, Call
 
 if TYPE_CHECKING:
-    from omenn.engine.operators import Operator
+    from omenn.engine.operators.table import Operator
 
 
 class Term(NamedTuple):

@@ -68,7 +68,7 @@ def converted(
 
     Raises UnsupportedOperator as the call itself.
     """
-    from omenn.engine.operators import known  # its rules use this module
+    from omenn.engine.operators.table import known  # its rules use this module
 
     bytes_ = [(t, m) for t, m in marked if m.kind == IDS and t.dtype == torch.uint8]
     spelling = spell(func) if bytes_ and mode.made is not None else None

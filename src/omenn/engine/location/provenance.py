@@ -98,7 +98,7 @@ def placed_for(mode: Context, names: Iterable[int], place: Place | None) -> Plac
 
 def _place(func: Any, marked: Sequence[tuple[Tensor, Mark]], out: Tensor) -> Place | None:
     """Where an output lies whose operator has no row: elementwise, row by row, or somewhere."""
-    from omenn.engine.operators import known  # its rules use this module
+    from omenn.engine.operators.table import known  # its rules use this module
 
     placed = [(t, m) for t, m in marked if m.place is not None]
     if not placed:

@@ -1,70 +1,8 @@
 """All that is known of the operators of torch: one record each.
 
-Each module has the records of one kind. ``OPERATORS`` are those with a ``rule`` (what the operator
-becomes at constant coefficients) and a ``placer`` (where its output lies on the input, for the
-constants). An operator without is not supported, and says so; ``unruled.py`` has what is known of
-functions that are none. Another operator is one record here and one case in ``tests/opcases``.
+Each module has the records of one kind; ``table.py`` puts them together. ``OPERATORS`` are those
+with a ``rule`` (what the operator becomes at constant coefficients) and a ``placer`` (where its
+output lies on the input, for the constants). An operator without is not supported, and says so;
+``unruled.py`` has what is known of functions that are none. Another operator is one record here and
+one case in ``tests/opcases``.
 """
-
-from __future__ import annotations
-
-from omenn.engine.operators import (
-    attention,
-    coefficients,
-    composed,
-    convolution,
-    distances,
-    frames,
-    layout,
-    linear,
-    normalisation,
-    pointwise,
-    products,
-    recurrent,
-    selection,
-    solving,
-    writes,
-)
-from omenn.engine.operators.record import Operator
-from omenn.engine.operators.unruled import UNRULED
-
-OPERATORS: dict[str, Operator] = {
-    name: operator
-    for module in (
-        layout,
-        writes,
-        linear,
-        convolution,
-        pointwise,
-        coefficients,
-        selection,
-        normalisation,
-        products,
-        attention,
-        recurrent,
-        composed,
-        distances,
-        frames,
-        solving,
-    )
-    for name, operator in module.RECORDS.items()
-}
-SHIPPED = dict(OPERATORS)  # what they are without any rule of a user
-
-NOTHING = Operator()
-
-
-def known(name: str) -> Operator:
-    """What is known of an operator, or of a function without a rule; nothing, of any other."""
-    return OPERATORS.get(name) or UNRULED.get(name) or NOTHING
-
-
-def of_kind(*kinds: str) -> list[str]:
-    """The operators that have a rule and are of these kinds.
-
-    >>> assert {"linear", "conv", "matmul"} <= set(of_kind("layer"))
-    """
-    return [name for name, operator in OPERATORS.items() if operator.kind in kinds]
-
-
-__all__ = ["NOTHING", "OPERATORS", "SHIPPED", "UNRULED", "Operator", "known", "of_kind"]

@@ -14,7 +14,7 @@ from omenn.engine.trace.call import tensors_in
 from omenn.engine.trace.spelling import bind, spell
 
 if TYPE_CHECKING:
-    from omenn.engine.operators import Operator
+    from omenn.engine.operators.table import Operator
 
 ANY = math.inf  # zero vanishes to every order
 INFINITE = 1e9  # what masks are made with: as good as infinite
@@ -101,7 +101,7 @@ class Step:
 
 
 def _known(operator: str) -> Operator:
-    from omenn.engine.operators import known  # it has rules for steps
+    from omenn.engine.operators.table import known  # it has rules for steps
 
     return known(operator)
 

@@ -10,7 +10,7 @@ from torch.autograd.graph import get_gradient_edge
 from omenn.engine.trace.call import Call
 
 if TYPE_CHECKING:
-    from omenn.engine.operators import Operator
+    from omenn.engine.operators.table import Operator
 
 
 def run_own(call: Call, row: Operator) -> tuple[Any, set[Any]]:

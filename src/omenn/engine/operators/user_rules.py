@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from omenn.check import quoted
-from omenn.engine.operators import OPERATORS, known
 from omenn.engine.operators.coefficients import frozen_value
 from omenn.engine.operators.pointwise import pointwise
 from omenn.engine.operators.record import same, unlocated
+from omenn.engine.operators.table import OPERATORS, known
 from omenn.engine.trace.autograd_nodes import Frozen
 from omenn.engine.trace.call import Call
 from omenn.engine.trace.custom_functions import function_of, named, native, operator_of, watch

@@ -28,8 +28,8 @@ from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
     from omenn.engine.location.constants import Location
-    from omenn.engine.operators import Operator
     from omenn.engine.operators.stable import Shift
+    from omenn.engine.operators.table import Operator
     from omenn.engine.trace.attempt import Pass
 
 __all__ = ["ACTIVE", "FROZEN", "IDS", "OPAQUE", "Call", "Layer", "Mark", "alike", "coarser",
@@ -99,7 +99,11 @@ class Call:
         kwargs: dict[str, Any],
         marked: list[tuple[Tensor, Mark]],
     ) -> None:
-        from omenn.engine.operators import NOTHING, OPERATORS, UNRULED  # its rules use this module
+        from omenn.engine.operators.table import (  # its rules use this module
+            NOTHING,
+            OPERATORS,
+            UNRULED,
+        )
 
         self.context = context
         self.func = func

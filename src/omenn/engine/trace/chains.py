@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from omenn.engine.operators import OPERATORS, SHIPPED, known
 from omenn.engine.operators.chain import FROZEN_CHAIN
 from omenn.engine.operators.pointwise import GATE
 from omenn.engine.operators.record import Operator
 from omenn.engine.operators.stable import fits
+from omenn.engine.operators.table import OPERATORS, SHIPPED, known
 from omenn.engine.trace.autograd_nodes import Overwrite
 from omenn.engine.trace.call import ACTIVE, Call, Mark, substitute
 from omenn.engine.trace.spelling import Spelling

@@ -45,7 +45,7 @@ from omenn.engine.trace.spelling import spell, spellings
 from omenn.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
-    from omenn.engine.operators import Operator
+    from omenn.engine.operators.table import Operator
     from omenn.engine.trace.tracer import Tracer
 
 

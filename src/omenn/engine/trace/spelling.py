@@ -46,7 +46,7 @@ _SYNONYMS = {
 
 
 def _build() -> dict[Any, Spelling]:
-    from omenn.engine.operators import OPERATORS  # its rules use this module
+    from omenn.engine.operators.table import OPERATORS  # its rules use this module
 
     table: dict[Any, Spelling] = {}
     # A name of its own comes first: torch has some operators under another's name as well.

@@ -28,7 +28,7 @@ from omenn.engine import probabilities
 from omenn.engine.location.constants import Location
 from omenn.engine.location.lookups import converted
 from omenn.engine.model_state import Own, State
-from omenn.engine.operators import OPERATORS, Operator
+from omenn.engine.operators.table import OPERATORS, Operator
 from omenn.engine.operators.unruled import UNTOUCHED, VALUED, valued
 from omenn.engine.operators.user_results import run_own
 from omenn.engine.torch_private import (
