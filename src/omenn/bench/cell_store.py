@@ -48,14 +48,19 @@ class Store:
             if differences:
                 raise InputError(
                     f"'{folder}' holds the results of another plan or of other code: "
-                    f"{'; '.join(differences)}. Choose another folder with -o, or delete this one."
+                    f"{'; '.join(differences)}.",
+                    argument="out",
+                    got=str(folder),
+                    remedy="Choose another folder with -o, or delete this one.",
                 )
         else:
             taken = next((name for name in (RUN, *RESULTS) if (folder / name).exists()), None)
             if taken is not None:
                 raise InputError(
-                    f"'{folder}' holds '{taken}', which no benchmark of omenn left there. "
-                    "Choose another folder with -o."
+                    f"'{folder}' holds '{taken}', which no benchmark of omenn left there.",
+                    argument="out",
+                    got=str(folder),
+                    remedy="Choose another folder with -o.",
                 )
 
     def begin(self, plan: Plan) -> None:

@@ -134,14 +134,20 @@ class _Model:
         if before is not None and before.get("parameters") != parameters:
             raise InputError(
                 f"'{self.store.folder}' holds results of another '{self.model.name}': its "
-                "parameters have changed. Choose another folder with -o, or delete this one."
+                "parameters have changed.",
+                argument="out",
+                got=str(self.store.folder),
+                remedy="Choose another folder with -o, or delete this one.",
             )
         seen = before and before.get("data")
         if seen and facts and seen != facts["data"]:
             raise InputError(
                 f"'{self.store.folder}' holds results of other pictures: those of "
-                f"'{self.plan.data.name}' have changed. Choose another folder with -o, or delete "
-                "this one."
+                f"'{self.plan.data.name}' "
+                "have changed.",
+                argument="out",
+                got=str(self.store.folder),
+                remedy="Choose another folder with -o, or delete this one.",
             )
         content = {
             "model": self.model.name,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from omenn.bench.plan_entries import Entry, check_options, with_words, words
-from omenn.errors import InputError, did_you_mean, reason
+from omenn.check import whole, wrong
+from omenn.errors import InputError, did_you_mean, reason, unknown
 from omenn.files.reading import read_text
 
 KINDS = {"models": "model", "methods": "method", "metrics": "metric"}
@@ -65,7 +66,12 @@ class Plan:
         found: dict[str, Any] = {}
         for key, value in given.items():
             if key not in known:
-                raise InputError(f"the plan has an unknown key '{key}': {did_you_mean(key, known)}")
+                raise InputError(
+                    f"the plan has an unknown key '{key}':",
+                    argument=key,
+                    got=key,
+                    remedy=did_you_mean(key, known),
+                )
             if key == "data":
                 found[key] = Entry.read(value, key)
             elif key in KINDS:
@@ -91,7 +97,10 @@ class Plan:
             content = tomllib.loads(read_text(path, "plan", empty=True))
         except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
             raise InputError(
-                f"the plan '{path}' is no TOML: {reason(error)}. Correct that line."
+                f"the plan '{path}' is no TOML: {reason(error)}.",
+                argument="plan",
+                got=str(path),
+                remedy="Correct that line.",
             ) from error
         return cls.from_words({**content, **(changes or {})})
 
@@ -147,8 +156,12 @@ class Plan:
             check_options(metric, "metric", found.options, found.typed)
             for need in sorted(found.needs - gives):
                 raise InputError(
-                    f"metric '{metric.base}' needs {need}, and '{self.data.name}' has none in the "
-                    f"split '{self.split}'. Choose other data or leave the metric out."
+                    f"metric '{metric.base}' needs {need}, and '{self.data.name}' has none in "
+                    f"the split '{self.split}'.",
+                    argument="data",
+                    got=self.data.name,
+                    expected=need,
+                    remedy="Choose other data or leave the metric out.",
                 )
 
     def check_methods(self) -> Plan:
@@ -170,8 +183,7 @@ class Plan:
                 entry = with_words(entry, method.function)
                 check_options(entry, "method", method.options, method.function)
             else:
-                near = did_you_mean(entry.base, [*known, *TRIVIAL])
-                raise InputError(f"unknown method '{entry.base}': {near}")
+                raise unknown("method", entry.base, [*known, *TRIVIAL])
             typed.append(entry)
         return replace(self, methods=tuple(typed))
 
@@ -215,7 +227,12 @@ class Plan:
             names = [entry.name for entry in getattr(plan, key)]
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
-                raise InputError(f"{key} has '{twice}' twice. Leave one out, or name it.")
+                raise InputError(
+                    f"{key} has '{twice}' twice.",
+                    argument=key,
+                    got=twice,
+                    remedy="Leave one out, or name it.",
+                )
         return plan
 
 
@@ -229,7 +246,7 @@ def _all(entries: Sequence[Entry], names: Iterable[str]) -> tuple[Entry, ...]:
 def _entries(value: Any, key: str) -> tuple[Entry, ...]:
     given = words(value) if isinstance(value, str) else value
     if not isinstance(given, list | tuple) or not given:
-        raise InputError(f"{key} is {value!r}, expected a list such as [{_EXAMPLES[key]}].")
+        raise wrong(key, value, f"a list such as [{_EXAMPLES[key]}]")
     return tuple(Entry.read(one, KINDS[key]) for one in given)
 
 
@@ -239,7 +256,7 @@ def _numbers(value: Any) -> tuple[int, ...]:
     if isinstance(value, str):
         given = [int(word) if word.isdecimal() else word for word in words(value)] or None
     if not isinstance(given, list | tuple) or not all(type(number) is int for number in given):
-        raise InputError(f"classes is {value!r}, expected whole numbers such as [207].")
+        raise wrong("classes", value, "a list of whole numbers such as [207]")
     return tuple(dict.fromkeys(given))
 
 
@@ -248,19 +265,14 @@ _EXAMPLES = {
     "methods": '"omenn", "abslrp"',
     "metrics": '"funnybirds", "gae"',
 }
-_LEAST = {"limit": 1, "chunk": 1, "seed": 0}
-_MOST = {"limit": 1_000_000}
-_TYPES = {int: "a whole number", bool: "true or false", str: "a word"}
+_LIMITS = {"limit": (1, 1_000_000), "chunk": (1, None), "seed": (0, None)}
 
 
 def _checked(key: str, value: Any, kind: type) -> Any:
-    right = isinstance(value, kind) and (kind is not int or not isinstance(value, bool))
-    if not right:
-        raise InputError(f"{key} is {value!r}, expected {_TYPES[kind]}.")
-    if key in _LEAST and value < _LEAST[key]:
-        raise InputError(f"{key} is {value}, expected {_LEAST[key]} or more.")
-    if key in _MOST and value > _MOST[key]:
-        raise InputError(f"{key} is {value}, expected at most {_MOST[key]}.")
+    if kind is int:
+        return whole(key, value, *_LIMITS[key])
+    if not isinstance(value, kind):
+        raise wrong(key, value, "true or false" if kind is bool else "a word")
     return value
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from omenn.check import quoted
 from omenn.errors import InputError, did_you_mean
 from omenn.files.printable import printable
 
@@ -47,11 +48,21 @@ class Entry:
             return cls(_written(base, options), base, options)
         if not isinstance(given, Mapping) or not isinstance(given.get(kind), str):
             example = f'"NAME" or {{ {kind} = "NAME", option = 1 }}'
-            raise InputError(f"a {kind} of the plan is {given!r}, expected {example}.")
+            raise InputError(
+                f"a {kind} of the plan is {given!r}, expected {example}.",
+                argument=kind,
+                got=quoted(given),
+                expected=example,
+            )
         options = {key: value for key, value in given.items() if key not in (kind, "name")}
         own = given.get("name", _written(given[kind], options))
         if not isinstance(own, str) or not own.strip():
-            raise InputError(f"the name of a {kind} is {own!r}, expected a word.")
+            raise InputError(
+                f"the name of a {kind} is {own!r}, expected a word.",
+                argument="name",
+                got=quoted(own),
+                expected="a word",
+            )
         for text in (own, given[kind], *filter(lambda one: isinstance(one, str), options.values())):
             _text_of(text, kind)
         return cls(own, given[kind], options)
@@ -91,12 +102,21 @@ def check_options(
     for name, value in entry.options.items():
         if name not in known:
             near = did_you_mean(name, known) if known else "it has none."
-            raise InputError(f"{kind} '{entry.base}' has no option '{name}': {near}")
+            raise InputError(
+                f"{kind} '{entry.base}' has no option '{name}':",
+                argument=name,
+                got=name,
+                expected=", ".join(known),
+                remedy=near,
+            )
         parts = _parts(hints.get(name, type(known[name])))
         if parts and not any(_is(value, part) for part in parts):
             wanted = " or ".join(dict.fromkeys(filter(None, map(_word, parts))))
             raise InputError(
-                f"option '{name}' of the {kind} '{entry.base}' is {value!r}, expected {wanted}."
+                f"option '{name}' of the {kind} '{entry.base}' is {value!r}, expected {wanted}.",
+                argument=name,
+                got=quoted(value),
+                expected=wanted,
             )
 
 
@@ -119,8 +139,10 @@ def _text_of(text: str, kind: str) -> str:
     """The same; InputError where it holds what the files of a benchmark cannot say again."""
     if printable(text) != text:
         raise InputError(
-            f"the {kind} '{text}' of the plan has characters that are no text. Rename the file "
-            "that it names."
+            f"the {kind} '{text}' of the plan has characters that are no text.",
+            argument=kind,
+            got=text,
+            remedy="Rename the file that it names.",
         )
     return text
 
@@ -128,14 +150,21 @@ def _text_of(text: str, kind: str) -> str:
 def _split(text: str, kind: str) -> tuple[str, dict[str, Any]]:
     base, bracket, rest = text.partition("[")
     if not base or (bracket and not rest.endswith("]")) or (not bracket and "]" in text):
-        raise InputError(f"the {kind} '{text}' is no NAME or NAME[option=value;option=value].")
+        raise InputError(
+            f"the {kind} '{text}' is no NAME or NAME[option=value;option=value].",
+            argument=kind,
+            got=text,
+            expected="NAME or NAME[option=value;option=value]",
+        )
     options: dict[str, Any] = {}
     for word in filter(None, (word.strip() for word in rest.removesuffix("]").split(";"))):
         name, equals, value = word.partition("=")
         name = name.strip()
         if not equals or not name or name in options:
             what = "twice" if name in options else f"as '{word}', which is no option=value"
-            raise InputError(f"the {kind} '{text}' has the option '{name}' {what}.")
+            raise InputError(
+                f"the {kind} '{text}' has the option '{name}' {what}.", argument=name, got=text
+            )
         options[name] = _value(value.strip())
     return base.strip(), options
 

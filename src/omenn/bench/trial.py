@@ -63,8 +63,11 @@ class Subject:
         self.logits = logits_of(self.f, self.images, self.looked_at)
         if self.logits.shape[1] < data.classes:
             raise InputError(
-                f"the model has {self.logits.shape[1]} outputs, the data {data.classes} classes. "
-                "Choose a model that was made for them."
+                f"the model has {self.logits.shape[1]} outputs, the data {data.classes} classes.",
+                argument="model",
+                got=str(self.logits.shape[1]),
+                expected=str(data.classes),
+                remedy="Choose a model that was made for them.",
             )
         self.predicted = self.logits.argmax(1)
 
@@ -140,9 +143,12 @@ def _check_room(picture: Tensor, count: int) -> None:
     needed, there = COPIES * count * picture.nbytes, _memory()
     if there is not None and needed > there:
         raise InputError(
-            f"{count} pictures of the shape {tuple(picture.shape[1:])} are held at once and would "
-            f"take about {needed / 2**30:.1f} GB, of {there / 2**30:.1f} GB that this machine has. "
-            "Lower limit."
+            f"{count} pictures of the shape {tuple(picture.shape[1:])} are held at once and "
+            f"would take about {needed / 2**30:.1f} GB, of {there / 2**30:.1f} GB that this "
+            "machine has.",
+            argument="limit",
+            got=str(count),
+            remedy="Lower limit.",
         )
 
 
@@ -288,7 +294,11 @@ def _maps(made: Explainer, images: Tensor, targets: Tensor) -> Tensor:
     if tuple(maps.shape) != wanted:
         raise InputError(
             f"the method gives maps of the shape {tuple(maps.shape)} for images of the shape "
-            f"{tuple(images.shape)}, expected {wanted}. Bring them to the input."
+            f"{tuple(images.shape)}, expected {wanted}.",
+            argument="method",
+            got=str(tuple(maps.shape)),
+            expected=str(wanted),
+            remedy="Bring them to the input.",
         )
     return maps.detach()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omenn.check import quoted
 from omenn.cli.explain_images import index_of, other_output, read_input
 from omenn.cli.terminal import Answer
 from omenn.errors import InputError, TargetError
@@ -52,7 +53,10 @@ def whole_model(given: dict[str, str | None]) -> None:
         if value is not None:
             raise InputError(
                 f"{option} does not go with --homogeneous, which checks the whole output as a "
-                f"function of the input. Omit {option} {value}."
+                "function of the input.",
+                argument=option,
+                got=value,
+                remedy=f"Omit {option} {value}.",
             )
 
 
@@ -69,7 +73,9 @@ def exactness(source: Source, inputs: Any, target: Any, **options: Any) -> Certi
     except TargetError as error:
         if target is not None:
             raise
-        raise TargetError(f"{error} On the command line: {other_output(source)}") from error
+        raise TargetError(
+            f"{error} On the command line: {other_output(source)}", argument="target"
+        ) from error
 
 
 def homogeneity(source: Source, inputs: Any) -> Homogeneity:
@@ -161,7 +167,13 @@ def _moved(value: Any, device: str) -> Any:
         return tuple(_moved(part, device) for part in value)
     if isinstance(value, str | bytes):
         raise InputError(
-            f"example_inputs holds {value!r:.40}, expected tensors. Give a tensor, a tuple of "
-            "positional arguments or a dictionary of keyword arguments."
+            f"example_inputs holds {value!r:.40}, expected tensors.",
+            argument="example_inputs",
+            got=quoted(value),
+            expected="tensors",
+            remedy=(
+                "Give a tensor, a tuple of positional arguments or a dictionary of keyword "
+                "arguments."
+            ),
         )
     return value

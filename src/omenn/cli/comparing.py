@@ -62,9 +62,18 @@ def chosen(text: str | None) -> dict[str, dict[str, Any]]:
     for word in words(text):
         name, options = method_and_options(word)
         if found.setdefault(name, options) != options:
-            raise InputError(f"--methods names '{name}' with different options. Choose one.")
+            raise InputError(
+                f"--methods names '{name}' with different options.",
+                argument="methods",
+                got=name,
+                remedy="Choose one.",
+            )
     if not found:
-        raise InputError("--methods names no method. Write for example --methods omenn,abslrp.")
+        raise InputError(
+            "--methods names no method.",
+            argument="methods",
+            remedy="Write for example --methods omenn,abslrp.",
+        )
     return found
 
 
@@ -83,7 +92,12 @@ def check_output(out: Path) -> None:
         InputError: an unknown ending. OutputError: the place cannot be written.
     """
     if out.suffix.lower() not in ENDINGS:
-        raise InputError(f"'{out}' ends in '{out.suffix}', expected {' or '.join(ENDINGS)}.")
+        raise InputError(
+            f"'{out}' ends in '{out.suffix}', expected {' or '.join(ENDINGS)}.",
+            argument="out",
+            got=out.suffix,
+            expected=" or ".join(ENDINGS),
+        )
     check_writable(out)
 
 
@@ -124,7 +138,7 @@ def compare_file(
     there = [row.cell for row in rows if row.cell.values is not None]
     if not there:
         each = "; ".join(f"{row.method}: {row.cell.error}" for row in rows)
-        raise InputError(f"every method failed. {each}")
+        raise InputError(f"every method failed. {each}", argument="methods")
     return Comparison(
         name=file.name,
         model=source.spec,

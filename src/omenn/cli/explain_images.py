@@ -178,14 +178,22 @@ def index_of(text: str, source: Source) -> int:
     except ValueError:
         return _index_of_name(text, source)
     if not 0 <= index < 2**31:
-        raise TargetError(f"there is no target {text}: outputs are counted 0, 1, 2, …")
+        raise TargetError(
+            f"there is no target {text}: outputs are counted 0, 1, 2, …",
+            argument="target",
+            got=text,
+        )
     return index
 
 
 def _index_of_name(text: str, source: Source) -> int:
     if source.classes is None:
         raise TargetError(
-            f"target '{text}': the classes of '{source.spec}' have no names here. Give a number."
+            f"target '{text}': the classes of '{source.spec}' have no names here.",
+            argument="target",
+            got=text,
+            expected="a number",
+            remedy="Give a number.",
         )
     wanted = text.strip().casefold()
     names = [name.casefold() for name in source.classes]
@@ -199,9 +207,20 @@ def _index_of_name(text: str, source: Source) -> int:
             return found[0]
         if found:
             numbers = ", ".join(str(index) for index in found)
-            raise TargetError(f"target '{text}' means several classes: {numbers}. Give a number.")
+            raise TargetError(
+                f"target '{text}' means several classes: {numbers}.",
+                argument="target",
+                got=text,
+                remedy="Give a number.",
+            )
     each = [part.strip() for name in source.classes for part in name.split(",")]
-    raise TargetError(f"unknown target '{text}': {did_you_mean(text, each)}")
+    raise TargetError(
+        f"unknown target '{text}':",
+        argument="target",
+        got=text,
+        expected=", ".join(each),
+        remedy=did_you_mean(text, each),
+    )
 
 
 def short_name(source: Source, index: int) -> str:
@@ -227,25 +246,33 @@ def first_row(source: Source, tensor: torch.Tensor) -> torch.Tensor:
     except Exception as error:  # a model may raise anything
         place = "" if source.file is None else user_files.place_in(source.file, error)
         raise InputError(
-            f"the model '{source.spec}' cannot take a picture of the shape "
-            f"{tuple(tensor.shape)}: {type(error).__name__}: {reason(error)}{place}. "
-            f"{source.modality.remedy(source.file)}"
+            f"the model '{source.spec}' cannot take a picture of the shape {tuple(tensor.shape)}: "
+            f"{type(error).__name__}: {reason(error)}{place}.",
+            argument="model",
+            got=str(tuple(tensor.shape)),
+            remedy=source.modality.remedy(source.file),
         ) from error
     if source.output is not None and isinstance(output, torch.Tensor):
         raise TargetError(
-            f"the model '{source.spec}' returned {_described(output)}, which has no parts. "
-            f"Omit --output {source.output}."
+            f"the model '{source.spec}' returned {_described(output)}, which has no parts.",
+            argument="output",
+            got=str(source.output),
+            remedy=f"Omit --output {source.output}.",
         )
     try:
         several = isinstance(output, Mapping) and len(output) > 1
         if source.output is None and several and output.get("logits") is None:
-            raise TargetError("it is not clear which of them are the logits")
+            raise TargetError("it is not clear which of them are the logits", argument="output")
         logits = pick_output(output, source.output)
         select(logits, None, len(tensor))  # refuses what is not one row of logits a picture
     except TargetError as error:
         raise TargetError(
-            f"the model '{source.spec}' returned {_described(output)}, expected one row of numbers "
-            f"for a picture, (1, classes). {other_output(source)}"
+            f"the model '{source.spec}' returned {_described(output)}, expected one row of "
+            "numbers for a picture, (1, classes).",
+            argument="model",
+            got=_described(output),
+            expected="(1, classes)",
+            remedy=other_output(source),
         ) from error
     return _before(source, tensor, logits).reshape(-1)
 

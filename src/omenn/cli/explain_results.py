@@ -48,15 +48,24 @@ def check_output(out: Path, count: int, smooth: float | None) -> None:
         return
     if ending not in ENDINGS:
         raise InputError(
-            f"'{out}' ends in '{out.suffix}', expected {', '.join(ENDINGS)} or a folder."
+            f"'{out}' ends in '{out.suffix}', expected {', '.join(ENDINGS)} or a folder.",
+            argument="out",
+            got=out.suffix,
+            expected=", ".join(ENDINGS),
         )
     if count > 1 and ending != ".html":
         raise InputError(
-            f"{count} pictures do not fit into '{out}'. Give a folder, or one file that ends in "
-            ".html."
+            f"{count} pictures do not fit into '{out}'.",
+            argument="out",
+            got=str(out),
+            remedy="Give a folder, or one file that ends in .html.",
         )
     if smooth and ending in {".safetensors", ".json"}:
-        raise InputError(f"--smooth changes pictures only; '{out}' has the exact numbers. Omit it.")
+        raise InputError(
+            f"--smooth changes pictures only; '{out}' has the exact numbers.",
+            argument="smooth",
+            remedy="Omit it.",
+        )
     check_writable(out)
 
 

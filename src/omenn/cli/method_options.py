@@ -22,7 +22,13 @@ def method_named(name: str) -> Method:
 
     known = omenn.methods()
     if name not in known:
-        raise InputError(f"unknown method '{name}': {did_you_mean(name, known)} See omenn methods.")
+        raise InputError(
+            f"unknown method '{name}':",
+            argument="method",
+            got=name,
+            expected=", ".join(known),
+            remedy=f"{did_you_mean(name, known)} See omenn methods.",
+        )
     return known[name]
 
 
@@ -46,7 +52,11 @@ def method_and_options(
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     if twice := given.keys() & entry.options.keys():
         name = min(twice)
-        raise InputError(f"the option '{name}' is given twice: in '{text}' and as --{name}.")
+        raise InputError(
+            f"the option '{name}' is given twice: in '{text}' and as --{name}.",
+            argument=name,
+            got=text,
+        )
     entry = with_words(replace(entry, options={**entry.options, **given}), method.function)
     check_options(entry, "method", method.options, method.function)
     return entry.base, dict(entry.options)

@@ -176,6 +176,8 @@ def _has_prior(prior: str | None, known: tuple[str, ...], **options: object) -> 
     given = [name for name, value in options.items() if value is not None]
     if prior is None and given:
         raise InputError(
-            f"--prior-{given[0]} is an option of a prior. Add --prior {' or '.join(known)}."
+            f"--prior-{given[0]} is an option of a prior.",
+            argument=f"prior-{given[0]}",
+            remedy=f"Add --prior {' or '.join(known)}.",
         )
     return prior is not None

@@ -44,15 +44,21 @@ class Cifar10(ImageFolder):
         for name in sorted(inside.difference(CLASSES)):
             if not name.startswith("."):
                 raise InputError(
-                    f"{folder / name} is named like no class of CIFAR-10: "
-                    f"{did_you_mean(name, CLASSES)}"
+                    f"{folder / name} is named like no class of CIFAR-10:",
+                    argument="root",
+                    got=name,
+                    expected=", ".join(CLASSES),
+                    remedy=did_you_mean(name, CLASSES),
                 )
         present = [folder / name for name in CLASSES if name in inside]
         numbers = {name: number for number, name in enumerate(CLASSES)}
         super().__init__(root, split, in_class_folders(present, numbers))
         if not self.files:
             raise InputError(
-                f"{folder} has no picture in its class folders. Restore them. {found_in(folder)}"
+                f"{folder} has no picture in its class folders.",
+                argument="root",
+                got=str(folder),
+                remedy=f"Restore them. {found_in(folder)}",
             )
 
 

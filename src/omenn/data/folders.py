@@ -92,8 +92,11 @@ def _opened(path: Path, *, decode: bool = True) -> Image.Image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise InputError(
-                        f"{path} has {width} x {height} pixels, and at most {MAX_PIXELS / 1e6:.0f} "
-                        "million are read. Scale it down."
+                        f"{path} has {width} x {height} pixels, and at most "
+                        f"{MAX_PIXELS / 1000000.0:.0f} million are read.",
+                        argument="path",
+                        got=str(path),
+                        remedy="Scale it down.",
                     )
                 if decode:
                     image.load()
@@ -101,9 +104,19 @@ def _opened(path: Path, *, decode: bool = True) -> Image.Image:
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not a picture that can be read. Restore it.") from error
+        raise InputError(
+            f"{path} is not a picture that can be read.",
+            argument="path",
+            got=str(path),
+            remedy="Restore it.",
+        ) from error
     except Exception as error:  # decoders of broken files raise almost anything
-        raise InputError(f"{path} cannot be read: {reason(error)}. Restore it.") from error
+        raise InputError(
+            f"{path} cannot be read: {reason(error)}.",
+            argument="path",
+            got=str(path),
+            remedy="Restore it.",
+        ) from error
 
 
 def read_boxes(path: Path, size: tuple[int, int], first: int) -> tuple[Box, ...]:
@@ -119,15 +132,25 @@ def read_boxes(path: Path, size: tuple[int, int], first: int) -> tuple[Box, ...]
         remedy = "The picture has no annotation: restore it."
         root = ElementTree.fromstring(read_bytes(path, "annotation", remedy=remedy))
     except ElementTree.ParseError as error:
-        raise InputError(f"{path} cannot be read as XML: {reason(error)}. Restore it.") from error
+        raise InputError(
+            f"{path} cannot be read as XML: {reason(error)}.",
+            argument="path",
+            got=str(path),
+            remedy="Restore it.",
+        ) from error
     try:
         said = [float(root.findtext(f"size/{side}") or 0) for side in ("width", "height")]
         across, down = (size[k] / said[k] if said[k] > 0 else 1.0 for k in (0, 1))
         return tuple(_box(entry, first, across, down, size) for entry in root.findall("object"))
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{path} is not an annotation: {reason(error)}. Expected are <object> entries with a "
-            "<name> and a <bndbox> of <xmin>, <ymin>, <xmax> and <ymax>."
+            f"{path} is not an annotation: {reason(error)}.",
+            argument="path",
+            got=str(path),
+            remedy=(
+                "Expected are <object> entries with a <name> and a <bndbox> of <xmin>, <ymin>, "
+                "<xmax> and <ymax>."
+            ),
         ) from error
 
 
@@ -176,8 +199,11 @@ def fitted(ids: np.ndarray, size: tuple[int, int], path: Path) -> np.ndarray:
         return ids
     if abs(width * size[1] - height * size[0]) > max(width, height, *size):
         raise InputError(
-            f"{path} has {width} x {height} pixels, its picture {size[0]} x {size[1]}: they do not "
-            "belong together. Restore one of them."
+            f"{path} has {width} x {height} pixels, its picture {size[0]} x {size[1]}: they do "
+            "not belong together.",
+            argument="path",
+            got=str(path),
+            remedy="Restore one of them.",
         )
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int)
@@ -204,7 +230,13 @@ def class_folders(folder: Path) -> list[Path]:
 
 def another_layout(layout: str, root: Path, expected: str) -> InputError:
     """The error for a folder that is not what it should be: what was expected, and found."""
-    return InputError(f"{root} does not hold {layout}. Expected: {expected}. {found_in(root)}")
+    return InputError(
+        f"{root} does not hold {layout}.",
+        argument="root",
+        got=str(root),
+        expected=expected,
+        remedy=f"Expected: {expected}. {found_in(root)}",
+    )
 
 
 def found_in(folder: Path) -> str:
@@ -263,7 +295,11 @@ def checked_index(index: int, pictures: Sized) -> int:
     """The index of a picture. Raises InputError where there is no such picture."""
     if not 0 <= index < len(pictures):
         raise InputError(
-            f"there is no picture {index} in {pictures!r}. Choose 0 to {len(pictures) - 1}."
+            f"there is no picture {index} in {pictures!r}.",
+            argument="index",
+            got=str(index),
+            expected=f"0 to {len(pictures) - 1}",
+            remedy=f"Choose 0 to {len(pictures) - 1}.",
         )
     return index
 

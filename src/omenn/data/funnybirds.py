@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from omenn.check import choose, whole
 from omenn.data.dataset_registry import Dataset, Request, dataset, training
 from omenn.data.folders import ImageFolder, another_layout, checked_index, read_picture
 from omenn.errors import InputError
@@ -65,21 +66,12 @@ class PartImages(Sized):
         return number[None] == np.arange(self.background_count(index))[:, None, None]
 
     def _checked_parts(self, kept: Collection[str]) -> set[str]:
-        unknown = set(kept) - set(self.parts)
-        if unknown:
-            raise InputError(
-                f"kept= names {', '.join(sorted(unknown))}; the parts are {', '.join(self.parts)}"
-            )
+        for part in kept:
+            choose("kept", part, tuple(self.parts))
         return set(kept)
 
     def _checked_object(self, index: int, number: int) -> int:
-        count = self.background_count(index)
-        if not 0 <= number < count:
-            raise InputError(
-                f"there is no background object {number}: picture {index} has {count}, counted "
-                "from 0."
-            )
-        return number
+        return whole("number", number, 0, self.background_count(index) - 1)
 
 
 class FunnyBirds(ImageFolder, PartImages):
@@ -117,7 +109,10 @@ class FunnyBirds(ImageFolder, PartImages):
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise InputError(
                 f"{self.root} does not hold FunnyBirds' layout: classes.json or "
-                f"dataset_{split}.json lacks {error}"
+                f"dataset_{split}.json "
+                f"lacks {error}",
+                argument="root",
+                got=str(self.root),
             ) from error
 
     def _json(self, name: str, kind: type) -> Any:
@@ -128,7 +123,10 @@ class FunnyBirds(ImageFolder, PartImages):
         content = read_json(path, "list", most=GB, remedy=remedy)
         if not isinstance(content, kind):
             raise InputError(
-                f"{path} holds a {type(content).__name__}, FunnyBirds a {kind.__name__}"
+                f"{path} holds a {type(content).__name__}, FunnyBirds a {kind.__name__}",
+                argument="path",
+                got=type(content).__name__,
+                expected=kind.__name__,
             )
         return content
 
@@ -162,7 +160,11 @@ class FunnyBirds(ImageFolder, PartImages):
                     visible[part] = number
                     break
             else:
-                raise InputError(f"picture {index} has a {part} '{model}' that parts.json lacks")
+                raise InputError(
+                    f"picture {index} has a {part} '{model}' that parts.json lacks",
+                    argument="root",
+                    got=model,
+                )
         return visible
 
     def compatible(self, parts: Mapping[str, int]) -> tuple[int, ...]:

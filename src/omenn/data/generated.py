@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from omenn.check import whole
 from omenn.data import birds
 from omenn.data.birds.arrays import drawing_digest
 from omenn.data.birds.scenes import Scene, Split
@@ -48,8 +49,7 @@ class GeneratedBirds(PartImages):
         seed: int = 0,
         cache: Path | None = None,
     ):
-        if count < 1:
-            raise InputError(f"count is {count}; at least one scene is needed")
+        whole("count", count, 1)
         self.split: Split = split
         self.size, self.seed = size, seed
         self.classes: tuple[Mapping[str, int], ...] = tuple(
@@ -97,7 +97,12 @@ class GeneratedBirds(PartImages):
             with open(path, "rb") as file, np.load(file) as content:
                 return dict(zip(drawings, content["pictures"], strict=True))
         except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} cannot be read: {error}. Delete it.") from error
+            raise InputError(
+                f"{path} cannot be read: {error}.",
+                argument="cache",
+                got=str(path),
+                remedy="Delete it.",
+            ) from error
 
     def _drawings(self, index: int) -> dict[str, Callable[[], Image.Image]]:
         """Every picture of a scene by its name in the cache."""

@@ -78,8 +78,10 @@ class ImageNet(ImageFolder):
         super().__init__(root, split, in_class_folders(folders, numbered(self.synsets, folders)))
         if not self.files:
             raise InputError(
-                f"{folder} holds {len(folders)} class folders and no picture in them. "
-                "Restore the pictures (.JPEG)."
+                f"{folder} holds {len(folders)} class folders and no picture in them.",
+                argument="root",
+                got=str(folder),
+                remedy="Restore the pictures (.JPEG).",
             )
         self._annotations = None if annotations is None else Path(annotations)
 
@@ -99,8 +101,12 @@ class ImageNet(ImageFolder):
         if not of_class:
             named = ", ".join(sorted({box.name for box in boxes})) or "no object"
             raise InputError(
-                f"{path} names {named}, but the picture lies in the folder of {own}: they do not "
-                "belong together. Restore one of them."
+                f"{path} names {named}, but the picture lies in the folder of {own}: they do "
+                "not belong together.",
+                argument="annotations",
+                got=str(path),
+                expected=own,
+                remedy="Restore one of them.",
             )
         return of_class
 
@@ -166,16 +172,25 @@ def read_classes(classes: Classes) -> tuple[tuple[str, ...], tuple[str, ...]]:
             return _checked(_of_json(json.loads(text)), str(path))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(
-            f"{path} cannot be read as a list of classes: {reason(error)}. Expected is a line for "
-            'each that begins with its synset, or JSON like {"0": ["n01440764", "tench"]}.'
+            f"{path} cannot be read as a list of classes: {reason(error)}.",
+            argument="classes",
+            got=str(path),
+            remedy=(
+                'Expected is a line for each that begins with its synset, or JSON like {"0": '
+                '["n01440764", "tench"]}.'
+            ),
         ) from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     pairs = [(parts[0], parts[-1] if parts[1:] else "") for parts in map(_parts, lines)]
     if pairs and all(re.match(r"\d+(\s|$)", name) for _, name in pairs):
         raise InputError(
-            f"{path} numbers the classes as the development kit does ('{lines[0]}'), which is not "
-            "the order of models. Give a file whose lines are in the order of the logits, such as "
-            f"{MAPPINGS[0]}."
+            f"{path} numbers the classes as the development kit does ('{lines[0]}'), which is "
+            "not the order of models.",
+            argument="classes",
+            got=str(path),
+            remedy=(
+                f"Give a file whose lines are in the order of the logits, such as {MAPPINGS[0]}."
+            ),
         )
     return _checked(pairs, str(path))
 
@@ -191,7 +206,10 @@ def numbered(synsets: Sequence[str], folders: Sequence[Path]) -> dict[str, int]:
     if unknown:
         raise InputError(
             f"{unknown[0]} is a folder of a class that is not among the {len(synsets)} given "
-            f"({len(unknown)} such folders): {did_you_mean(unknown[0].name, synsets)}"
+            f"({len(unknown)} such folders):",
+            argument="classes",
+            got=unknown[0].name,
+            remedy=did_you_mean(unknown[0].name, synsets),
         )
     return numbers
 
@@ -206,8 +224,10 @@ def _pictures(root: Path, split: str) -> tuple[Path, list[Path]]:
     if folder.is_dir() and pictures_in(folder):
         raise InputError(
             f"{folder} holds {len(pictures_in(folder))} pictures and no class folders, so their "
-            f"classes are not known. Move each into {folder}/<synset>/, as the official validation "
-            "labels say."
+            "classes are not known.",
+            argument="root",
+            got=str(folder),
+            remedy=f"Move each into {folder}/<synset>/, as the official validation labels say.",
         )
     raise another_layout("ImageNet's layout", folder, EXPECTED.format(split=split))
 
@@ -244,7 +264,12 @@ def _checked(
     if wrong or twice or not synsets:
         fault = f"{wrong[0]!r}, which is no synset" if wrong else "no class"
         fault = f"{twice[0]} twice" if twice else fault
-        raise InputError(f"{source} holds {fault}. Give each class once, by names like n01440764.")
+        raise InputError(
+            f"{source} holds {fault}.",
+            argument="classes",
+            got=fault,
+            remedy="Give each class once, by names like n01440764.",
+        )
     return synsets, tuple(name or synset for synset, name in pairs)
 
 

@@ -93,16 +93,20 @@ class ImageNetS(ImageFolder):
         channels = read_ids(where)
         if channels.ndim != 3 or channels.dtype != np.uint8:
             raise InputError(
-                f"{where} has the form {channels.shape} of {channels.dtype}, ImageNet-S's are RGB "
-                "with 8 bits, whose number is R + 256 G. Restore the official file."
+                f"{where} has the form {channels.shape} of {channels.dtype}, ImageNet-S's are "
+                "RGB with 8 bits, whose number is R + 256 G.",
+                argument="root",
+                got=str(channels.shape),
+                remedy="Restore the official file.",
             )
         ids = channels[..., 0].astype(int) + 256 * channels[..., 1].astype(int)
         own, found = self._ids[path.parent.name], set(np.unique(ids).tolist()) - {0, IGNORED}
         if found and (own not in found or max(found) > len(self.categories)):
             raise InputError(
-                f"{where} holds the numbers {', '.join(map(str, sorted(found)))}, but its class is "
-                f"{own} of {len(self.categories)}. Folders may be missing: give the official list "
-                "with categories=."
+                f"{where} holds the numbers {', '.join(map(str, sorted(found)))}, but its class "
+                f"is {own} of {len(self.categories)}. Folders may be missing: give the official "
+                "list with categories=.",
+                argument="categories",
             )
         return fitted(ids, size_of(path), where)
 

@@ -25,6 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from omenn.check import choose
 from omenn.errors import InputError, did_you_mean, reason
 from omenn.files.reading import GB, opened
 
@@ -100,13 +101,20 @@ class _Reading:
         if len(cells) != len(self.header):
             raise InputError(
                 f"line {line} of {self.path} has {len(cells)} cells, the header "
-                f"{len(self.header)}. Give every row as many cells; quote those with a comma."
+                f"{len(self.header)}.",
+                argument="path",
+                got=str(len(cells)),
+                expected=str(len(self.header)),
+                remedy="Give every row as many cells; quote those with a comma.",
             )
         label = cells[self.position].strip()
         if label.lower() in MISSING:
             raise InputError(
                 f"line {line} of {self.path} has no value in the target column "
-                f"'{self.header[self.position]}' (it holds '{label}'). Fill it, or remove the row."
+                f"'{self.header[self.position]}' (it holds '{label}').",
+                argument="target",
+                got=label,
+                remedy="Fill it, or remove the row.",
             )
         self.labels.append(label)
         for position, cell in enumerate(cells):
@@ -119,20 +127,35 @@ class _Reading:
                 return math.nan
             raise InputError(
                 f"line {line} of {self.path} has no value in column '{column}' (it holds "
-                f"'{cell}'). Fill it, remove the row, or choose missing='mean' (--missing "
-                "mean) for the column's training mean."
+                f"'{cell}').",
+                argument=column,
+                got=cell,
+                remedy=(
+                    "Fill it, remove the row, or choose missing='mean' (--missing mean) for "
+                    "the column's training mean."
+                ),
             )
         value = _parsed(cell)
         if value is None:
             raise InputError(
-                f"line {line} of {self.path} holds '{cell}' in column '{column}', which is not a "
-                "number. Write numbers with a decimal point, a category as one column of 0 and 1 "
-                "for each value, or remove the column."
+                f"line {line} of {self.path} holds '{cell}' in column '{column}', which is not "
+                "a number.",
+                argument=column,
+                got=cell,
+                expected="a number",
+                remedy=(
+                    "Write numbers with a decimal point, a category as one column of 0 and 1 "
+                    "for each value, or remove the column."
+                ),
             )
         if abs(value) > self.largest:
             raise InputError(
                 f"line {line} of {self.path} holds '{cell}' in column '{column}', which is not "
-                f"finite (up to {self.largest:.3g}). Replace it, or remove the row."
+                f"finite (up to {self.largest:.3g}).",
+                argument=column,
+                got=cell,
+                expected="a finite number",
+                remedy="Replace it, or remove the row.",
             )
         return value
 
@@ -155,10 +178,8 @@ def read_table(
     missing or no finite number, or with one class alone.
     """
     path = Path(path)
-    if missing not in ("refuse", "mean"):
-        raise InputError(f"missing={missing!r} is not known. Choose 'refuse' or 'mean'.")
-    if dtype not in (torch.float32, torch.float64):
-        raise InputError(f"dtype={dtype} is not known. Choose torch.float32 or torch.float64.")
+    choose("missing", missing, ("refuse", "mean"))
+    choose("dtype", str(dtype), ("torch.float32", "torch.float64"))
     rows = _rows(path)
     _, header = next(rows, (0, []))
     header = [name.strip() for name in header]
@@ -171,13 +192,21 @@ def read_table(
 
 def _table(reading: _Reading, dtype: torch.dtype) -> Table:
     if not reading.labels:
-        raise InputError(f"{reading.path} has a header and no rows. Give it at least one a class.")
+        raise InputError(
+            f"{reading.path} has a header and no rows.",
+            argument="path",
+            got=str(reading.path),
+            remedy="Give it at least one a class.",
+        )
     classes, target = _classes(reading.labels)
     column = reading.header[reading.position]
     if len(classes) == 1:
         raise InputError(
             f"the target column '{column}' of {reading.path} holds one class alone, "
-            f"'{classes[0]}'. Give rows of at least two classes, or name another column."
+            f"'{classes[0]}'.",
+            argument="target",
+            got=column,
+            remedy="Give rows of at least two classes, or name another column.",
         )
     names = tuple(name for name in reading.header if name != column)
     features = torch.frombuffer(reading.numbers, dtype=torch.float64).view(-1, len(names))
@@ -197,35 +226,63 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                     yield reader.line_num, cells
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}). "
-            "Save it as UTF-8."
+            f"{path} is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}).",
+            argument="path",
+            got=str(path),
+            remedy="Save it as UTF-8.",
         ) from error
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(
-            f"{path} cannot be read as CSV: {reason(error)}. Check the file."
+            f"{path} cannot be read as CSV: {reason(error)}.",
+            argument="path",
+            got=str(path),
+            remedy="Check the file.",
         ) from error
 
 
 def _check_header(path: Path, header: list[str], target: str) -> None:
     if not header:
-        raise InputError(f"{path} is empty. The first line names the columns, the others are rows.")
+        raise InputError(
+            f"{path} is empty. The first line names the columns, the others are rows.",
+            argument="path",
+            got=str(path),
+        )
     if len(header) == 1 and (found := [mark for mark in ";\t|" if mark in header[0]]):
         raise InputError(
-            f"the header of {path} is one cell with {found[0]!r} in it. "
-            "Save the file with commas between the cells."
+            f"the header of {path} is one cell with {found[0]!r} in it.",
+            argument="path",
+            got=str(path),
+            remedy="Save the file with commas between the cells.",
         )
     if len(header) > COLUMNS:
         raise InputError(
-            f"{path} has {len(header)} columns, and at most {COLUMNS} are read. Write each row as "
-            "a line, or keep the columns that matter."
+            f"{path} has {len(header)} columns, and at most {COLUMNS} are read.",
+            argument="path",
+            got=str(len(header)),
+            expected=str(COLUMNS),
+            remedy="Write each row as a line, or keep the columns that matter.",
         )
     if twice := [name for name, count in Counter(header).items() if count > 1]:
-        raise InputError(f"{path} has two columns '{twice[0]}'. Give each column its own name.")
+        raise InputError(
+            f"{path} has two columns '{twice[0]}'.",
+            argument="path",
+            got=twice[0],
+            remedy="Give each column its own name.",
+        )
     if target not in header:
-        raise InputError(f"{path} has no column '{target}': {did_you_mean(target, header)}")
+        raise InputError(
+            f"{path} has no column '{target}':",
+            argument="target",
+            got=target,
+            expected=", ".join(header),
+            remedy=did_you_mean(target, header),
+        )
     if len(header) == 1:
         raise InputError(
-            f"{path} has no column beside the target '{target}'. Give at least one feature."
+            f"{path} has no column beside the target '{target}'.",
+            argument="target",
+            got=target,
+            remedy="Give at least one feature.",
         )
 
 

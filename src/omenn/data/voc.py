@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from omenn.check import choose
 from omenn.data.dataset_registry import Dataset, Request, dataset, training
 from omenn.data.folders import (
     Box,
@@ -60,8 +61,7 @@ class VOC(ImageFolder):
         *,
         task: Literal["segmentation", "detection"] = "segmentation",
     ) -> None:
-        if task not in _SETS:
-            raise InputError(f"task={task!r} is not known. Choose one of {', '.join(_SETS)}.")
+        choose("task", task, tuple(_SETS))
         self.task = task
         root = _root(Path(root), task)
         sets = root / "ImageSets" / _SETS[task]
@@ -70,7 +70,12 @@ class VOC(ImageFolder):
         ).splitlines()
         ids = [line.split()[0] for line in names if line.strip()]
         if not ids:
-            raise InputError(f"the image set {sets / split}.txt names no picture. Restore it.")
+            raise InputError(
+                f"the image set {sets / split}.txt names no picture.",
+                argument="split",
+                got=split,
+                remedy="Restore it.",
+            )
         super().__init__(root, split, [(root / "JPEGImages" / f"{name}.jpg", -1) for name in ids])
 
     def _beside(self, index: int, folder: str, ending: str) -> Path:
@@ -87,8 +92,11 @@ class VOC(ImageFolder):
         for box in boxes:
             if box.name not in CLASSES:
                 raise InputError(
-                    f"{path} names an object '{box.name}', which is no class of Pascal VOC: "
-                    f"{did_you_mean(box.name, CLASSES)}"
+                    f"{path} names an object '{box.name}', which is no class of Pascal VOC:",
+                    argument="path",
+                    got=box.name,
+                    expected=", ".join(CLASSES),
+                    remedy=did_you_mean(box.name, CLASSES),
                 )
         wanted = None if label is None else CLASSES[_checked(label)]
         return tuple(box for box in boxes if wanted in (None, box.name))
@@ -109,7 +117,12 @@ class VOC(ImageFolder):
         found = self.labels(index)
         if not found:
             path = self._beside(index, "Annotations", "xml")
-            raise InputError(f"{path} names no object, so the picture has no class. Leave it out.")
+            raise InputError(
+                f"{path} names no object, so the picture has no class.",
+                argument="path",
+                got=str(path),
+                remedy="Leave it out.",
+            )
         return found[0]
 
     def segmentation(self, index: int) -> np.ndarray:
@@ -121,16 +134,22 @@ class VOC(ImageFolder):
         path = self._beside(index, "SegmentationClass", "png")
         if not path.exists():
             raise InputError(
-                f"{path} does not exist: only the pictures of task='segmentation' have masks, this "
-                f"is one of task={self.task!r}."
+                f"{path} does not exist: only the pictures of task='segmentation' have masks, "
+                f"this is one of task={self.task!r}.",
+                argument="task",
+                got=self.task,
+                expected="segmentation",
             )
         ids = read_ids(path)
         known = ids.ndim == 2 and bool(((ids <= len(CLASSES)) | (ids == VOID)).all())
         if not known:
             got = f"the form {ids.shape}" if ids.ndim != 2 else f"numbers up to {ids.max()}"
             raise InputError(
-                f"{path} has {got}; a segmentation of Pascal VOC has a palette, with numbers from "
-                f"0 to {len(CLASSES)} and {VOID}. Restore the official file."
+                f"{path} has {got}; a segmentation of Pascal VOC has a palette, with numbers "
+                f"from 0 to {len(CLASSES)} and {VOID}.",
+                argument="path",
+                got=got,
+                remedy="Restore the official file.",
             )
         return fitted(ids.astype(int), size_of(self.path(index)), path)
 
@@ -146,7 +165,13 @@ class VOC(ImageFolder):
 
 def _checked(label: int) -> int:
     if not 0 <= label < len(CLASSES):
-        raise TargetError(f"class {label} is none of Pascal VOC's. Choose from 0 to 19.")
+        raise TargetError(
+            f"class {label} is none of Pascal VOC's.",
+            argument="label",
+            got=str(label),
+            expected="0 to 19",
+            remedy="Choose from 0 to 19.",
+        )
     return label
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from omenn.errors import InputError
-from omenn.metrics.maps import checked_maps, constant_maps
+from omenn.check import wrong
+from omenn.metrics.maps import checked_maps, constant_maps, wrong_tensor
 from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.score import Score
 
@@ -93,7 +93,7 @@ def effective_complexity(maps: Tensor, *, eps: float = 1e-5) -> Score:
     Source: Nguyen, Martínez 2020, arXiv 2007.07584.
     """
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < 1:
-        raise InputError(f"eps={eps!r} must be a number from 0 to below 1, a share of the maximum.")
+        raise wrong("eps", eps, "a number from 0 to below 1, a share of the maximum")
     values, counted = _strengths(maps)
     found = (values > eps * values.amax(1, keepdim=True)).sum(1).double()
     return Score("effective complexity", found, counted, higher=False)
@@ -102,8 +102,7 @@ def effective_complexity(maps: Tensor, *, eps: float = 1e-5) -> Score:
 def _strengths(maps: Tensor) -> tuple[Tensor, dict[str, int]]:
     """|a| / max |a|, (B, pixels) float64, ones for a map of zeros, and what was counted."""
     if not isinstance(maps, Tensor) or maps.ndim not in (3, 4):
-        got = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
-        raise InputError(f"maps must be (B, H, W), or (B, C, H, W) with channels, got {got}.")
+        raise wrong_tensor("maps", maps, "(B, H, W), or (B, C, H, W) with channels")
     maps = checked_maps(maps, maps if maps.ndim == 4 else maps[:, None])
     values = maps.flatten(1).abs()
     most = values.amax(1, keepdim=True)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import omenn
 from omenn.attribution.registry import find
 from omenn.engine.digest import content
-from omenn.errors import InputError, did_you_mean
+from omenn.errors import InputError, unknown
 
 Explainer = Callable[[Tensor, Tensor], Tensor]
 """Images (B, C, H, W), targets (B,) → maps (B, H, W)."""
@@ -42,11 +42,14 @@ def explainer(
     """
     if method in TRIVIAL:
         if options:
-            raise InputError(f"the trivial map {method!r} has no option {next(iter(options))!r}.")
+            raise InputError(
+                f"the trivial map {method!r} has no option {next(iter(options))!r}.",
+                argument="options",
+                got=next(iter(options)),
+            )
         return TRIVIAL[method]
     if method not in omenn.methods():
-        known = [*omenn.methods(), *TRIVIAL]
-        raise InputError(f"method={method!r} is not known: {did_you_mean(method, known)}")
+        raise unknown("method", method, [*omenn.methods(), *TRIVIAL])
     found = find(method)
 
     def explain(images: Tensor, targets: Tensor) -> Tensor:
@@ -54,8 +57,11 @@ def explainer(
         if not isinstance(e.matrix, Tensor) or e.matrix.ndim != 3:
             got = tuple(e.matrix.shape) if isinstance(e.matrix, Tensor) else type(e.matrix).__name__
             raise InputError(
-                f"method {method!r} gives maps of the form {got}, the protocols need (B, H, W). "
-                "Explain an image model at its input."
+                f"method {method!r} gives maps of the form {got}, the protocols need (B, H, W).",
+                argument="method",
+                got=str(got),
+                expected="(B, H, W)",
+                remedy="Explain an image model at its input.",
             )
         return (e.contribution if channels else e.matrix).detach()
 

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.check import whole
-from omenn.errors import InputError
+from omenn.check import real, whole, wrong
 from omenn.metrics.maps import (
     Model,
     checked_images,
@@ -279,8 +278,8 @@ def completeness(
     """
     images = checked_images(images)
     targets = checked_targets(targets, len(images), images.device)
-    if not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
-        raise InputError(f"tolerance={tolerance!r} must be a share from 0 to below 1.")
+    if real("tolerance", tolerance, 0) >= 1:
+        raise wrong("tolerance", tolerance, "a share from 0 to below 1")
     maps = summed_maps(maps, images)
     change = answers(f, images, targets, "logit", chunk)
     if fill is not None:
@@ -320,7 +319,7 @@ def _sizes(game: Removal, sizes: Sequence[int] | None) -> list[int]:
         low, high = max(1.0, 0.01 * game.count), max(1.0, LARGEST * game.count)
         return sorted({round(low * (high / low) ** (k / 7)) for k in range(8)})
     if not len(sizes):
-        raise InputError("sizes is empty. Give how many features the sets have.")
+        raise wrong("sizes", sizes, "a list of how many features the sets have")
     for size in sizes:
         whole("a size of sizes", size, 1, game.count)
     return list(sizes)

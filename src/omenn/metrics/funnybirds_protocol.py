@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.check import whole
-from omenn.errors import InputError
+from omenn.check import whole, wrong
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.parts import (
@@ -219,13 +218,13 @@ def funnybirds(
     side = int(seen.images.shape[-1])
     width = dilation_for(side, published) if dilation is None else dilation
     if whole("dilation", width, 1) % 2 == 0:
-        raise InputError(f"dilation={width} must be odd, so that masks grow to all sides alike.")
+        raise wrong("dilation", width, "odd, so that masks grow to all sides alike")
     asked = {"dilation": width, "positive": positive, "chunk": chunk}
     own = importance(explain, seen, seen.labels, **asked)
     tick()
-    wrong = [int(k) for k in (seen.predicted != seen.labels).nonzero()]
-    other = importance(explain, seen, seen.predicted, rows=wrong, **asked)
-    predicted = _merged(own, other, wrong)
+    missed = [int(k) for k in (seen.predicted != seen.labels).nonzero()]
+    other = importance(explain, seen, seen.predicted, rows=missed, **asked)
+    predicted = _merged(own, other, missed)
     tick()
     drops = _drops(seen)
     deletion, level = _single_deletion(own.parts, drops, published)
@@ -235,7 +234,7 @@ def funnybirds(
         "constant maps": sum(found.constant for found in (own, other, *maps)),
         "maps that are not finite": sum(found.broken for found in (own, other, *maps)),
         "maps whose sum is not positive": own.inverted + other.inverted,
-        "pictures classified wrong, not in csdc": len(wrong),
+        "pictures classified wrong, not in csdc": len(missed),
         "pictures where all is relevant, not in distractibility": int(
             distraction[:, 0].isnan().sum()
         ),

@@ -123,7 +123,9 @@ def gae(
     count = len(images) // 4
     if not count or images.shape[2] % 2 or images.shape[3] % 2:
         raise InputError(
-            f"mosaics need four pictures or more, with even sides; got {tuple(images.shape)}."
+            f"mosaics need four pictures or more, with even sides; got {tuple(images.shape)}.",
+            argument="images",
+            got=str(tuple(images.shape)),
         )
     whole("steps", steps, 2)
     logits = logits_of(f, images, chunk)
@@ -147,7 +149,9 @@ def gae(
 def _names(logits: Tensor, labels: Tensor | None) -> Tensor:
     """The labels as classes that the logits have."""
     if labels is None:
-        raise InputError("published=True compares with the true classes: give labels=.")
+        raise InputError(
+            "published=True compares with the true classes: give labels=.", argument="labels"
+        )
     names = checked_targets(labels, len(logits), logits.device)
     of_targets(logits, names)
     return names
@@ -265,8 +269,12 @@ def _masked(f: Model, x: Tensor, y: Tensor, steps: int, largest: bool, published
             logit = f(leaf).gather(1, y[:, None])[:, 0]
             if not logit.requires_grad:
                 raise InputError(
-                    "f has no gradient: the order of masking is that of input × gradient. Give a "
-                    "function that runs the model without torch.no_grad and torch.inference_mode."
+                    "f has no gradient: the order of masking is that of input × gradient.",
+                    argument="f",
+                    remedy=(
+                        "Give a function that runs the model without torch.no_grad and "
+                        "torch.inference_mode."
+                    ),
                 )
             (grad,) = torch.autograd.grad(logit.sum(), leaf)
         a = (leaf.detach() * grad).abs().double()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.check import choose, real, whole
+from omenn.check import choose, real, whole, wrong
 from omenn.errors import InputError, reason
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import (
@@ -207,9 +207,13 @@ def _try(f: Model, mosaic: Tensor) -> None:
     except Exception as error:  # a model may raise anything
         raise InputError(
             f"the model cannot take mosaics of {mosaic.shape[2]} x {mosaic.shape[3]} pixels "
-            f"({reason(error)}). Choose size='model', which makes them of the size of its own "
-            "pictures, or give a model that takes other sizes (for a vision transformer with "
-            "interpolated position embeddings)."
+            f"({reason(error)}).",
+            argument="size",
+            remedy=(
+                "Choose size='model', which makes them of the size of its own pictures, or "
+                "give a model that takes other sizes (for a vision transformer with "
+                "interpolated position embeddings)."
+            ),
         ) from error
 
 
@@ -228,14 +232,15 @@ def _check_options(images: Tensor, certainty: str, size: str, **numbers: Any) ->
     for name, value in numbers.items():
         whole(name, value, 2 if name == "cells" else 1)
     if numbers["smooth"] % 2 == 0:
-        raise InputError(
-            f"smooth={numbers['smooth']} must be odd, so that the squares have a middle."
-        )
+        raise wrong("smooth", numbers["smooth"], "odd, so that the squares have a middle")
     choose("certainty", certainty, ("softmax", "sigmoid"))
     choose("size", size, ("full", "model"))
     (height, width), cells = images.shape[2:], numbers["cells"]
     if size == "model" and (height % cells or width % cells):
         raise InputError(
-            f"pictures of {height} x {width} pixels cannot be reduced to 1/{cells}: {cells} must "
-            "divide the sides. Choose another cells=, or size='full'."
+            f"pictures of {height} x {width} pixels cannot be reduced to 1/{cells}: {cells} "
+            "must divide the sides.",
+            argument="cells",
+            got=str(cells),
+            remedy="Choose another cells=, or size='full'.",
         )

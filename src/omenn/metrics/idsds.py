@@ -12,12 +12,12 @@ NeurIPS, arXiv 2407.11910.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from omenn.errors import InputError
+from omenn.check import choose, whole, wrong
 from omenn.metrics.keep_remove import blurred
 from omenn.metrics.maps import (
     Model,
@@ -173,15 +173,14 @@ def filling(images: Tensor, fill: Fill, seed: int = 0, published: bool = False) 
     Raises:
         InputError: an unknown filling.
     """
+    choose("fill", fill, get_args(Fill))
     if fill == "zeros":
         return torch.zeros_like(images)
     if fill == "blur":
         return blurred(images, border="zeros" if published else "reflect")
-    if fill == "random":
-        generator = torch.Generator().manual_seed(seed)
-        rows = [torch.rand(images.shape[1:], generator=generator) for _ in range(len(images))]
-        return (torch.stack(rows) * 2 - 1).to(images)
-    raise InputError(f"fill={fill!r} is not known. Choose 'zeros', 'blur' or 'random'.")
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.rand(images.shape[1:], generator=generator) for _ in range(len(images))]
+    return (torch.stack(rows) * 2 - 1).to(images)
 
 
 def cell_mask(chosen: Tensor, images: Tensor, cells: int = CELLS) -> Tensor:
@@ -199,9 +198,5 @@ def cell_mask(chosen: Tensor, images: Tensor, cells: int = CELLS) -> Tensor:
 
 def _check(images: Tensor, cells: Any) -> None:
     height, width = images.shape[2:]
-    whole = isinstance(cells, int) and not isinstance(cells, bool) and cells >= 2
-    if not whole or height % cells or width % cells:
-        raise InputError(
-            f"cells={cells!r} must be a whole number of at least 2 that divides the sides of the "
-            f"pictures, {height} x {width} pixels."
-        )
+    if height % whole("cells", cells, 2) or width % cells:
+        raise wrong("cells", cells, f"a divisor of the sides, {height} x {width} pixels")

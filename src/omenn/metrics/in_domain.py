@@ -115,8 +115,10 @@ def fine_tune(
             tick(run.training.epoch, mean)
     except Diverged as stop:
         raise ModelError(
-            f"{stop} in epoch {run.training.epoch + 1}. Choose a smaller rate than "
-            f"{recipe.rate:g}, and check the pictures."
+            f"{stop} in epoch {run.training.epoch + 1}.",
+            argument="rate",
+            got=f"{recipe.rate:g}",
+            remedy=f"Choose a smaller rate than {recipe.rate:g}, and check the pictures.",
         ) from stop
     return run.finished()
 
@@ -185,7 +187,9 @@ class _Run:
         self.model = copy.deepcopy(model)
         self.flags = [p.requires_grad for p in self.model.parameters()]
         if not self.flags:
-            raise ModelError("the model has no parameters, so there is nothing to train.")
+            raise ModelError(
+                "the model has no parameters, so there is nothing to train.", argument="model"
+            )
         for parameter in self.model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         self.recipe, self.loss = recipe, loss
@@ -247,22 +251,29 @@ def _checked(data: Any, recipe: Recipe) -> Pictures:
         data = _Tensors(images, checked_targets(data[1], len(images), images.device))
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         raise InputError(
-            f"data must be (images, labels) or have a length and pictures with classes by number, "
-            f"got {type(data).__name__}."
+            "data must be (images, labels) or have a length and pictures with classes by "
+            f"number, got {type(data).__name__}.",
+            argument="data",
+            got=type(data).__name__,
+            expected="(images, labels)",
         )
     if not len(data):
-        raise InputError("data holds no pictures to train with.")
+        raise InputError("data holds no pictures to train with.", argument="data")
     first = data[0]
     if not isinstance(first, (tuple, list)) or len(first) < 2 or not isinstance(first[0], Tensor):
         raise InputError(
-            f"data[0] must be a picture, a tensor (C, H, W), and its class, got "
-            f"{type(first).__name__}."
+            "data[0] must be a picture, a tensor (C, H, W), and its class, got "
+            f"{type(first).__name__}.",
+            argument="data",
+            got=type(first).__name__,
         )
     height, width = first[0].shape[-2:]
     if height % recipe.cells or width % recipe.cells:
         raise InputError(
             f"cells={recipe.cells} must divide the sides of the pictures, {height} x {width} "
-            "pixels."
+            "pixels.",
+            argument="cells",
+            got=str(recipe.cells),
         )
     return data
 
@@ -281,8 +292,11 @@ def _stacked(pictures: Pictures, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
     shapes = sorted({tuple(entry[0].shape) for entry in entries})
     if len(shapes) > 1:
         raise InputError(
-            f"the pictures of a batch have different shapes, {shapes[0]} and {shapes[1]}. Resize "
-            "them as the model takes them."
+            f"the pictures of a batch have different shapes, {shapes[0]} and {shapes[1]}.",
+            argument="data",
+            got=str(shapes[1]),
+            expected=str(shapes[0]),
+            remedy="Resize them as the model takes them.",
         )
     images = torch.stack([entry[0] for entry in entries])
     return images, torch.tensor([int(entry[1]) for entry in entries])
@@ -294,8 +308,11 @@ def _checked_logits(output: Any, labels: Tensor) -> Tensor:
             f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         )
         raise InputError(
-            f"the model must return logits (n, classes) for n pictures, but returned {got}. Wrap "
-            "it in a module that picks them."
+            f"the model must return logits (n, classes) for n pictures, but returned {got}.",
+            argument="model",
+            got=got,
+            expected="(n, classes)",
+            remedy="Wrap it in a module that picks them.",
         )
     of_targets(output.detach(), labels)  # refuses a class that the model does not have
     return output

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from omenn.check import choose, quoted, whole
+from omenn.check import choose, positive, whole, wrong
 from omenn.errors import InputError
 from omenn.filters import gaussian_filter
 from omenn.metrics.maps import (
@@ -228,15 +228,17 @@ def blurred(
     if kernel is None:
         kernel = max(3, 2 * round((KERNEL * side / SIDE - 1) / 2) + 1)
     sigma = SIGMA * side / SIDE if sigma is None else sigma
-    if isinstance(kernel, bool) or not isinstance(kernel, int) or kernel < 3 or kernel % 2 == 0:
-        raise InputError(f"kernel={kernel!r} must be an odd number of pixels, 3 or more.")
-    if not isinstance(sigma, (int, float)) or not 0 < sigma < math.inf:
-        raise InputError(f"sigma={sigma!r} must be a number above 0.")
+    if whole("kernel", kernel, 3) % 2 == 0:
+        raise wrong("kernel", kernel, "an odd number of pixels")
+    positive("sigma", sigma)
     reach = kernel // 2
     if border == "reflect" and reach >= side:
         raise InputError(
             f"a blur of {kernel} pixels cannot be reflected at the edges of pictures of "
-            f"{images.shape[2]} x {images.shape[3]} pixels. Half of it must be below their side."
+            f"{images.shape[2]} x {images.shape[3]} pixels.",
+            argument="kernel",
+            got=str(kernel),
+            remedy="Half of it must be below their side.",
         )
     # exp(−(d/2σ)²) is the bell of σ√2
     return gaussian_filter(images, math.sqrt(2) * sigma, reach, border)
@@ -269,21 +271,13 @@ class _Selection:
 
 def _checked_options(variants: Any, fractions: Any, seed: Any, chunk: Any) -> list[float]:
     if isinstance(variants, str) or not variants:
-        raise InputError(
-            f"variants={variants!r} must be a list of names.",
-            argument="variants",
-            got=quoted(variants),
-            expected=", ".join(VARIANTS),
-            remedy=f"Choose from {', '.join(VARIANTS)}.",
-        )
+        raise wrong("variants", variants, f"a list of names: {', '.join(VARIANTS)}")
     for name in variants:
         choose("variants", name, tuple(VARIANTS))
     shares = list(fractions)
     numbers = all(isinstance(r, (int, float)) for r in shares)
     if len(shares) < 2 or not numbers or not _rising([0.0, *shares]) or shares[-1] > 1:
-        raise InputError(
-            f"fractions must be two or more rising numbers above 0 and up to 1, got {shares}."
-        )
+        raise wrong("fractions", shares, "two or more rising numbers above 0 and up to 1")
     whole("seed", seed, 0)
     whole("chunk", chunk, 1)
     return shares

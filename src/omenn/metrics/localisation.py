@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from omenn.check import choose, real
 from omenn.errors import InputError
-from omenn.metrics.maps import checked_maps, constant_maps, descending
+from omenn.metrics.maps import checked_maps, constant_maps, descending, wrong_tensor
 from omenn.metrics.metric_registry import Measure, metric
 from omenn.metrics.score import Score
 
@@ -209,21 +209,22 @@ def _checked(name: str, maps: Any, masks: Any) -> tuple[Tensor, Tensor]:
     """Maps (B, H, W) float64 and masks (B, H, W) bool."""
     if masks is None:
         raise InputError(
-            f"the {name} needs to know where the objects are: give masks (B, H, W). Data without "
-            "any can be judged by the grid pointing game."
+            f"the {name} needs to know where the objects are: give masks (B, H, W). Data "
+            "without any can be judged by the grid pointing game.",
+            argument="masks",
         )
     if not isinstance(maps, Tensor) or maps.ndim not in (3, 4):
-        got = f"the shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
-        raise InputError(f"maps must be (B, H, W) or (B, C, H, W), got {got}.")
+        raise wrong_tensor("maps", maps, "(B, H, W) or (B, C, H, W)")
     size = (len(maps), *maps.shape[-2:])
     maps = checked_maps(maps, maps.new_empty((size[0], 1, *size[1:])))
     if not isinstance(masks, Tensor) or tuple(masks.shape) != size:
-        got = tuple(masks.shape) if isinstance(masks, Tensor) else type(masks).__name__
-        raise InputError(f"masks must have the shape {size}, one for each map, got {got}.")
+        raise wrong_tensor("masks", masks, f"of the shape {size}, one for each map")
     if not bool(((masks == 0) | (masks == 1)).all()):
         raise InputError(
             f"masks must be true or false (1 or 0), got values from {float(masks.min()):g} to "
-            f"{float(masks.max()):g}. Compare with the number of the class first."
+            f"{float(masks.max()):g}.",
+            argument="masks",
+            remedy="Compare with the number of the class first.",
         )
     return maps, masks.to(maps.device) == 1
 

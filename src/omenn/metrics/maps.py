@@ -32,7 +32,7 @@ def checked_images(images: Any) -> Tensor:
     """
     images = _floats("images", images)
     if images.ndim != 4 or 0 in images.shape:
-        raise InputError(f"images must be (B, C, H, W) and not empty, got {tuple(images.shape)}.")
+        raise wrong_tensor("images", images, "(B, C, H, W) and not empty")
     return images
 
 
@@ -52,15 +52,22 @@ def checked_maps(maps: Any, images: Tensor) -> Tensor:
     if not fits or 0 in maps.shape:
         raise InputError(
             f"maps of the shape {tuple(maps.shape)} do not fit images of the shape "
-            f"{tuple(images.shape)}. Give one map for each image, {(batch, height, width)}, or one "
-            "with channels, which come second."
+            f"{tuple(images.shape)}.",
+            argument="maps",
+            got=str(tuple(maps.shape)),
+            expected=str((batch, height, width)),
+            remedy=(
+                f"Give one map for each image, {(batch, height, width)}, or one with channels, "
+                "which come second."
+            ),
         )
     bad = not_finite(maps)
     if bool(bad.any()):
         raise InputError(
-            f"{int(bad.sum())} of {batch} maps are not finite (NaN or infinite), the first "
-            f"is map {int(bad.nonzero()[0])}: they put pixels in no order. Repair or leave out "
-            "these images."
+            f"{int(bad.sum())} of {batch} maps are not finite (NaN or infinite), the first is "
+            f"map {int(bad.nonzero()[0])}: they put pixels in no order.",
+            argument="maps",
+            remedy="Repair or leave out these images.",
         )
     return maps.mean(1) if maps.ndim == 4 else maps
 
@@ -80,11 +87,12 @@ def explained(
     if channels and isinstance(maps, Tensor) and maps.shape == images.shape:
         return maps.detach().double()
     if not isinstance(maps, Tensor) or maps.shape != (len(images), *images.shape[2:]):
-        got = f"of the shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else "of the type "
-        got += "" if isinstance(maps, Tensor) else type(maps).__name__
         raise InputError(
-            f"the explainer returned maps {got} for images of the shape {tuple(images.shape)}. "
-            "Return one map (H, W) for each image."
+            f"the explainer returned {described(maps)} for images of the shape "
+            f"{tuple(images.shape)}.",
+            argument="explain",
+            got=described(maps),
+            remedy="Return one map (H, W) for each image.",
         )
     return maps.detach().double()
 
@@ -124,16 +132,15 @@ def checked_targets(targets: Any, count: int, device: torch.device | None = None
     """
     whole = isinstance(targets, int) and not isinstance(targets, bool)
     given: Any = torch.tensor(targets) if whole else targets
-    got = type(given).__name__
-    if isinstance(given, Tensor):
-        got = f"{given.dtype} of the shape {tuple(given.shape)}"
-        if given.dtype in _INTEGERS and tuple(given.shape) in ((), (count,)):
-            if int(given.min()) >= 0:
-                return given.to(device or given.device).long().expand(count)
-            got = f"{int(given.min())}"
+    got = described(given)
+    fits = isinstance(given, Tensor) and tuple(given.shape) in ((), (count,))
+    if fits and given.dtype in _INTEGERS:
+        if int(given.min()) >= 0:
+            return given.to(device or given.device).long().expand(count)
+        got = f"{int(given.min())}"
+    expected = f"class indices from 0, one for each of the {count} images or one for all"
     raise TargetError(
-        f"targets must be class indices from 0, one for each of the {count} images or one for all, "
-        f"got {got}."
+        f"targets must be {expected}, got {got}.", argument="targets", got=got, expected=expected
     )
 
 
@@ -148,19 +155,19 @@ def logits_of(f: Model, images: Tensor, chunk: int = 64) -> Tensor:
         for rows in images.split(whole("chunk", chunk, 1)):
             out = f(rows)
             if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(rows):
-                got = (
-                    f"of the shape {tuple(out.shape)}"
-                    if isinstance(out, Tensor)
-                    else type(out).__name__
-                )
                 raise InputError(
                     f"f must return logits of the shape ({len(rows)}, classes) for {len(rows)} "
-                    f"images, but returned {got}. Give a function that picks them."
+                    f"images, but returned {described(out)}.",
+                    argument="f",
+                    got=described(out),
+                    expected=f"({len(rows)}, classes)",
+                    remedy="Give a function that picks them.",
                 )
             if not bool(torch.isfinite(out).all()):
                 raise InputError(
-                    "f returned logits that are not finite (NaN or infinite) for a picture. "
-                    "Check the weights and the range of the images."
+                    "f returned logits that are not finite (NaN or infinite) for a picture.",
+                    argument="f",
+                    remedy="Check the weights and the range of the images.",
                 )
             found.append(out.double())
     return torch.cat(found)
@@ -175,7 +182,11 @@ def of_targets(logits: Tensor, targets: Tensor) -> Tensor:
     if int(targets.max()) >= logits.shape[1]:
         raise TargetError(
             f"target {int(targets.max())} is not among the {logits.shape[1]} classes of the "
-            f"logits. Choose from 0 to {logits.shape[1] - 1}."
+            "logits.",
+            argument="target",
+            got=str(int(targets.max())),
+            expected=f"0 to {logits.shape[1] - 1}",
+            remedy=f"Choose from 0 to {logits.shape[1] - 1}.",
         )
     return logits.gather(1, targets[:, None])[:, 0]
 
@@ -213,6 +224,24 @@ def ranks(order: Tensor) -> Tensor:
 
 def _floats(name: str, t: Any) -> Tensor:
     if not isinstance(t, Tensor) or not t.is_floating_point():
-        got = f"{t.dtype}" if isinstance(t, Tensor) else type(t).__name__
-        raise InputError(f"{name} must be a tensor of floating-point numbers, got {got}.")
+        raise wrong_tensor(name, t, "a tensor of floating-point numbers")
     return t.detach()
+
+
+def wrong_tensor(name: str, given: Any, expected: str) -> InputError:
+    """The error for an argument that is no tensor of the right shape or kind."""
+    got = described(given)
+    return InputError(
+        f"{name} must be {expected}, got {got}.", argument=name, got=got, expected=expected
+    )
+
+
+def described(given: Any) -> str:
+    """What an argument is, for a message.
+
+    >>> described(torch.zeros(2, 3)), described("a")
+    ('torch.float32 of the shape (2, 3)', 'str')
+    """
+    if not isinstance(given, Tensor):
+        return type(given).__name__
+    return f"{given.dtype} of the shape {tuple(given.shape)}"

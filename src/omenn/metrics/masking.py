@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.check import real, whole
-from omenn.errors import InputError
+from omenn.check import real, whole, wrong
 from omenn.filters import gaussian_filter
 from omenn.metrics.maps import (
     Model,
@@ -200,7 +199,7 @@ def pixel_deletion(
     maps = checked_maps(maps, images)
     whole("points", points, 2)
     if real("share", share, 0, 1) == 0:
-        raise InputError("share must be above 0, as no pixel is replaced otherwise.")
+        raise wrong("share", share, "above 0, as no pixel is replaced otherwise")
     scale = min(images.shape[2:]) / SIDE
     width = max(3, 2 * round((31 * scale - 1) / 2) + 1) if kernel is None else kernel
     fill = softened(images, width, 7 * scale if sigma is None else sigma)
@@ -244,12 +243,8 @@ def symmetric_relevance_gain(
     side = max(1, round(height / 14)) if patch is None else patch
     while patch is None and (height % side or width % side):
         side -= 1
-    whole = isinstance(side, int) and not isinstance(side, bool)
-    if not whole or side < 1 or height % side or width % side:
-        raise InputError(
-            f"patch={patch!r} does not divide pictures of {height} x {width} pixels. Choose a "
-            "divisor of both sides."
-        )
+    if height % whole("patch", side, 1) or width % side:
+        raise wrong("patch", patch, f"a divisor of both sides, {height} x {width} pixels")
     cells = F.avg_pool2d(maps[:, None], side)[:, 0]
     order = descending(cells.flatten(1), seed)
     fill = images.mean((2, 3), keepdim=True).expand_as(images)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from omenn.data.dataset_registry import MASKS, PARTS, TRAINING
 from omenn.discovery import import_all
-from omenn.errors import InputError, did_you_mean
+from omenn.errors import unknown
 
 _PLAIN = (
     "f", "model", "images", "labels", "targets", "classes", "maps", "explain", "make", "seed",
@@ -157,7 +157,7 @@ def find(name: str) -> Metric:
 
         return metric_of(name)
     if name not in known:
-        raise InputError(f"unknown metric '{name}': {did_you_mean(name, known)}")
+        raise unknown("metric", name, known)
     return known[name]
 
 

@@ -94,7 +94,9 @@ def responses(
     """
     numbers = list(range(len(data)) if indices is None else indices)
     if not numbers:
-        raise InputError("there is no picture to judge on. Give at least one.")
+        raise InputError(
+            "there is no picture to judge on.", argument="indices", remedy="Give at least one."
+        )
     parts = tuple(sorted(data.parts))
     rows: list[tuple[Tensor, ...]] = []
     for index in numbers:
@@ -103,13 +105,20 @@ def responses(
         if rows and x.shape != rows[0][0].shape:
             raise InputError(
                 f"picture {index} comes as {tuple(x.shape)}, the first as "
-                f"{tuple(rows[0][0].shape)}. Use a preprocessing with one size."
+                f"{tuple(rows[0][0].shape)}.",
+                argument="prepare",
+                got=str(tuple(x.shape)),
+                expected=str(tuple(rows[0][0].shape)),
+                remedy="Use a preprocessing with one size.",
             )
         logits = logits_of(f, batch, chunk).cpu()
         if logits.shape[1] < len(data.classes):
             raise InputError(
-                f"the model has {logits.shape[1]} classes, the data {len(data.classes)}. "
-                "Give a model that was trained on these classes."
+                f"the model has {logits.shape[1]} classes, the data {len(data.classes)}.",
+                argument="f",
+                got=str(logits.shape[1]),
+                expected=str(len(data.classes)),
+                remedy="Give a model that was trained on these classes.",
             )
         masks = data.masks(index)
         part_masks = _resized(np.stack([masks[p] for p in parts]), x)
@@ -145,8 +154,9 @@ def _stacked(index: int, pictures: Iterable[Tensor]) -> Tensor:
     shapes = sorted({tuple(x.shape) for x in found})
     if len(shapes) > 1 or len(shapes[0]) != 4 or shapes[0][0] != 1:
         raise InputError(
-            f"picture {index} and its interventions come as {', '.join(map(str, shapes))}. Use a "
-            "preprocessing that makes (1, C, H, W) of each, with one size."
+            f"picture {index} and its interventions come as {', '.join(map(str, shapes))}.",
+            argument="prepare",
+            remedy="Use a preprocessing that makes (1, C, H, W) of each, with one size.",
         )
     return torch.cat(found)
 

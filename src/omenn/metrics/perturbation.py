@@ -126,11 +126,17 @@ def _check(images: Tensor, order: Tensor, fill: Tensor | Callable[..., Tensor]) 
     wanted = (len(images), images[0, 0].numel())
     if order.shape != wanted:
         raise InputError(
-            f"order has the shape {tuple(order.shape)}, images {tuple(images.shape)}. Give the "
-            f"indices of all pixels for each image, {wanted}."
+            f"order has the shape {tuple(order.shape)}, images {tuple(images.shape)}.",
+            argument="order",
+            got=str(tuple(order.shape)),
+            expected=str(wanted),
+            remedy=f"Give the indices of all pixels for each image, {wanted}.",
         )
     if isinstance(fill, Tensor) and fill.shape != images.shape:
         raise InputError(
-            f"fill has the shape {tuple(fill.shape)}, the images {tuple(images.shape)}. Give one "
-            "picture for each image."
+            f"fill has the shape {tuple(fill.shape)}, the images {tuple(images.shape)}.",
+            argument="fill",
+            got=str(tuple(fill.shape)),
+            expected=str(tuple(images.shape)),
+            remedy="Give one picture for each image.",
         )

@@ -110,20 +110,27 @@ def quantus_metric(
     images = checked_images(images)
     targets = checked_targets(targets, len(images), images.device)
     if isinstance(model, nn.Module) and model.training:
-        raise ModelError("the model is in training mode. Call model.eval() before it is judged.")
+        raise ModelError(
+            "the model is in training mode.",
+            argument="model",
+            remedy="Call model.eval() before it is judged.",
+        )
     if known == "Completeness":
         maps = explain(images, targets)
         return faithfulness.completeness(model, images, targets, maps, **options)
     if known in RANDOMISED and make is None:
         raise InputError(
-            f"{known} explains models with other parameters. Give make=, a function from a model "
-            "to its explainer."
+            f"{known} explains models with other parameters.",
+            argument="make",
+            remedy="Give make=, a function from a model to its explainer.",
         )
     if known in MASKED and (masks is None or masks.shape != (len(images), *images.shape[2:])):
         got = "none" if masks is None else tuple(masks.shape)
         raise InputError(
-            f"{known} needs masks of the objects, (B, H, W) = "
-            f"{(len(images), *images.shape[2:])}, got {got}."
+            f"{known} needs masks of the objects, (B, H, W) = {(len(images), *images.shape[2:])}, "
+            f"got {got}.",
+            argument="masks",
+            got=str(got),
         )
     given: Any = {"make": make, "masks": masks, "softmax": softmax, "chunk": chunk}
     call = _Call(known, model, images, targets, explain, **given)
@@ -134,8 +141,10 @@ def quantus_metric(
             raise
         except Exception as error:
             raise InputError(
-                f"Quantus cannot compute {known} here: {reason(error)}. Check the options and the "
-                "size of the pictures."
+                f"Quantus cannot compute {known} here: {reason(error)}.",
+                argument="metric",
+                got=known,
+                remedy="Check the options and the size of the pictures.",
             ) from error
     return call.score(found)
 
@@ -203,10 +212,20 @@ class _Call:
         for option in options:
             if option not in known:
                 raise InputError(
-                    f"{self.name} has no option {option!r}: {did_you_mean(option, known)}"
+                    f"{self.name} has no option {option!r}:",
+                    argument=option,
+                    got=option,
+                    expected=", ".join(known),
+                    remedy=did_you_mean(option, known),
                 )
         if self.name == "NonSensitivity" and options.get("features_in_step", 1) != 1:
-            raise InputError("NonSensitivity works with features_in_step=1 alone. Leave it out.")
+            raise InputError(
+                "NonSensitivity works with features_in_step=1 alone.",
+                argument="features_in_step",
+                got=str(options["features_in_step"]),
+                expected="1",
+                remedy="Leave it out.",
+            )
         if self.name == "RandomLogit" and "num_classes" not in options:
             options["num_classes"] = logits_of(self.model, self.like[:1]).shape[1]
         if options.get("normalise") and "normalise_func" not in options:
@@ -263,7 +282,9 @@ class _Call:
         if values.ndim != 1 or (len(values) != len(self.x) and self.name != "SensitivityN"):
             raise InputError(
                 f"{self.name} gave numbers of the form {tuple(values.shape)} for {len(self.x)} "
-                "images with these options. Leave out those that change what is returned."
+                "images with these options.",
+                argument="options",
+                remedy="Leave out those that change what is returned.",
             )
         bad = ~torch.isfinite(values)
         constant = int(constant_maps(self.maps).sum())
@@ -339,9 +360,19 @@ def known_name(name: str) -> str:
     found = plain.get(_letters(str(name)))
     if found is None:
         near = did_you_mean(str(name), METRICS)
-        raise InputError(f"unknown metric '{QUANTUS}{name}': {near}")
+        raise InputError(
+            f"unknown metric '{QUANTUS}{name}':",
+            argument="metric",
+            got=name,
+            expected=", ".join(METRICS),
+            remedy=near,
+        )
     if found in NOT_OFFERED:
-        raise InputError(f"metric '{QUANTUS}{name}' is not offered: {NOT_OFFERED[found]}.")
+        raise InputError(
+            f"metric '{QUANTUS}{name}' is not offered: {NOT_OFFERED[found]}.",
+            argument="metric",
+            got=name,
+        )
     return found
 
 

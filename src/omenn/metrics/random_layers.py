@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from omenn.check import whole
-from omenn.errors import InputError, ModelError, did_you_mean, reason
+from omenn.check import choose, whole
+from omenn.errors import ModelError, reason
 
 Order = Literal["top_down", "bottom_up", "independent"]
 """Layers are randomised one after the other and stay so, from the last or from the first as the
@@ -54,17 +54,21 @@ def randomisations(
     The cascading orders go on with the same copy: use each before the next one is taken.
     """
     whole("seed", seed, 0)
-    if order not in ORDERS:
-        raise InputError(f"order={order!r} is not known: {did_you_mean(str(order), ORDERS)}")
+    choose("order", order, ORDERS)
     if not isinstance(model, nn.Module):
         raise ModelError(
-            f"parameters can be randomised of a torch.nn.Module, got {type(model).__name__}. Give "
-            "the module itself."
+            f"parameters can be randomised of a torch.nn.Module, got {type(model).__name__}.",
+            argument="model",
+            got=type(model).__name__,
+            expected="torch.nn.Module",
+            remedy="Give the module itself.",
         )
     names = layers(model)
     if not names:
         raise ModelError(
-            "the model has no parameters that could be randomised. Give a model that learns."
+            "the model has no parameters that could be randomised.",
+            argument="model",
+            remedy="Give a model that learns.",
         )
     numbered = list(enumerate(names))
     found = _copy(model)
@@ -95,8 +99,12 @@ def _copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as error:
         raise ModelError(
-            f"the model cannot be copied, so it has no random twin: {reason(error)}. Take off what "
-            "cannot be copied, such as hooks with locks or results of an earlier run."
+            f"the model cannot be copied, so it has no random twin: {reason(error)}.",
+            argument="model",
+            remedy=(
+                "Take off what cannot be copied, such as hooks with locks or results of an "
+                "earlier run."
+            ),
         ) from error
 
 

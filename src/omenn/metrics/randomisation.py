@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omenn.check import real, whole
-from omenn.errors import InputError, did_you_mean
+from omenn.check import choose, real, whole
+from omenn.errors import InputError
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import (
     checked_images,
@@ -241,8 +241,10 @@ def random_logit(
     whole("classes", classes, 2)
     if int(targets.max()) >= classes:
         raise InputError(
-            f"classes={classes} but a target is {int(targets.max())}. Give the number of classes "
-            "of the model."
+            f"classes={classes} but a target is {int(targets.max())}.",
+            argument="classes",
+            got=str(classes),
+            remedy="Give the number of classes of the model.",
         )
     generator = torch.Generator().manual_seed(seed)
     others = torch.cat([torch.randint(1, classes, (1,), generator=generator) for _ in targets])
@@ -290,9 +292,7 @@ def _checked(images: Tensor, targets: int | Tensor, chunk: int) -> tuple[Tensor,
 
 
 def _similarity(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    if name not in SIMILARITIES:
-        known = did_you_mean(str(name), SIMILARITIES)
-        raise InputError(f"similarity={name!r} is not known: {known}")
+    choose("similarity", name, tuple(SIMILARITIES))
     return SIMILARITIES[name]
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from omenn.check import choose, whole
+from omenn.check import choose, quoted, whole
 from omenn.errors import InputError, did_you_mean
 from omenn.metrics.maps import (
     Model,
@@ -156,8 +156,11 @@ def filled(images: Tensor, fill: Fill) -> Tensor:
     if isinstance(fill, Tensor):
         if fill.shape != images.shape:
             raise InputError(
-                f"fill has the shape {tuple(fill.shape)}, the images {tuple(images.shape)}. Give "
-                "one picture for each image."
+                f"fill has the shape {tuple(fill.shape)}, the images {tuple(images.shape)}.",
+                argument="fill",
+                got=str(tuple(fill.shape)),
+                expected=str(tuple(images.shape)),
+                remedy="Give one picture for each image.",
             )
         return fill.detach().to(images)
     if isinstance(fill, (int, float)) and not isinstance(fill, bool):
@@ -173,7 +176,13 @@ def filled(images: Tensor, fill: Fill) -> Tensor:
         number = torch.zeros_like(flat[:, 0])
     else:
         raise InputError(
-            f"fill={fill!r} is not known: {did_you_mean(str(fill), FILLS)} A number or pictures of "
-            "the images' shape are taken as well."
+            f"fill={fill!r} is not known:",
+            argument="fill",
+            got=quoted(fill),
+            expected=", ".join(FILLS),
+            remedy=(
+                f"{did_you_mean(str(fill), FILLS)} A number or pictures of the images' shape "
+                "are taken as well."
+            ),
         )
     return number.view(-1, 1, 1, 1).expand_as(images)

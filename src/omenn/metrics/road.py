@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.check import real
+from omenn.check import real, wrong
 from omenn.errors import InputError
 from omenn.metrics.maps import Model, checked_images, checked_maps, constant_maps, descending
 from omenn.metrics.metric_registry import Measure, metric
@@ -59,7 +59,7 @@ def road(
     maps = checked_maps(maps, images)
     shares = list(percentages)
     if not shares or not all(isinstance(p, (int, float)) and 0 < p < 100 for p in shares):
-        raise InputError(f"percentages must be numbers above 0 and below 100, got {shares}.")
+        raise wrong("percentages", shares, "numbers above 0 and below 100")
     real("noise", noise, 0)
     values = maps.flatten(1)
     order = descending(-values if least_first else values, seed)
@@ -122,7 +122,11 @@ def painted(images: Tensor, gone: Tensor) -> Tensor:
         >>> assert torch.allclose(painted(images, gone), images)
     """
     if bool(gone.flatten(1).all(1).any()):
-        raise InputError("nothing is left of a picture, so it cannot be painted in. Keep a pixel.")
+        raise InputError(
+            "nothing is left of a picture, so it cannot be painted in.",
+            argument="percentages",
+            remedy="Keep a pixel.",
+        )
     x = _solved(images.to(torch.promote_types(images.dtype, torch.float32)), gone)
     return torch.where(gone, x.to(images.dtype), images)
 

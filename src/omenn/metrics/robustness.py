@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.check import real, whole
-from omenn.errors import InputError
+from omenn.check import positive, whole
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import (
     checked_images,
@@ -99,7 +98,7 @@ def sensitivities(
     chunk: int = 16,
 ) -> tuple[Score, Score]:
     """:func:`max_sensitivity` and :func:`avg_sensitivity`, from the same noisy pictures."""
-    _positive("radius", radius)
+    positive("radius", radius)
     noise = _uniform(radius)
     how: Any = {"samples": samples, "seed": seed, "chunk": chunk}
     maps, moved, _ = _moved(explain, images, targets, noise, **how)
@@ -137,7 +136,7 @@ def local_lipschitz(
 
     Source: Alvarez-Melis, Jaakkola 2018, arXiv 1806.08049.
     """
-    _positive("sigma", sigma)
+    positive("sigma", sigma)
     noise = _normal(sigma)
     scaled: Explainer = lambda x, t: by_largest(checked_maps(explain(x, t), x))  # noqa: E731
     how: Any = {"samples": samples, "seed": seed, "chunk": chunk}
@@ -194,8 +193,3 @@ def _moved(
         far.append((pictures - images[rows]).double().flatten(1).norm(dim=1))
     shape = (len(images), samples)
     return maps, torch.cat(moved).view(shape), torch.cat(far).view(shape)
-
-
-def _positive(name: str, value: object) -> None:
-    if real(name, value, 0) == 0:
-        raise InputError(f"{name} must be above 0, as nothing moves otherwise.")

@@ -125,7 +125,10 @@ def bootstrap_interval(
     if values.ndim != 1 or not bool(torch.isfinite(values).all()):
         raise InputError(
             f"an interval needs finite numbers (N,), got the shape {tuple(values.shape)} with "
-            f"{int((~torch.isfinite(values)).sum())} that are not finite. Leave those out."
+            f"{int((~torch.isfinite(values)).sum())} that are not finite.",
+            argument="values",
+            got=str(tuple(values.shape)),
+            remedy="Leave those out.",
         )
     sums, counts = values.double().cpu(), torch.ones(len(values), dtype=torch.float64)
     if groups is not None:

@@ -21,6 +21,7 @@ from typing import Any
 from PIL.Image import Image
 from rich.console import Console
 
+from omenn.check import whole
 from omenn.data.birds.painting import part_map, render
 from omenn.data.birds.scenes import (
     CLASSES,
@@ -95,8 +96,9 @@ def scene_of(record: dict[str, Any]) -> Scene:
         return Scene(**fields, backdrop=backdrop)
     except (KeyError, TypeError) as error:
         raise InputError(
-            f"the record holds no scene of a generated bird ({error}); "
-            "only sets that omenn generated can be drawn again"
+            f"the record holds no scene of a generated bird ({error}); only sets that omenn "
+            "generated can be drawn again",
+            argument="record",
         ) from error
 
 
@@ -128,7 +130,9 @@ def _write_json(path: Path, content: Any) -> None:
 def _claim(out: Path, settings: dict[str, int]) -> None:
     """Make ``out`` ours, or make sure that it holds the same set, perhaps unfinished."""
     if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file. Choose a folder.")
+        raise OutputError(
+            f"{out} is a file.", argument="out", got=str(out), remedy="Choose a folder."
+        )
     path = out / _SETTINGS
     if path.exists():
         try:
@@ -137,10 +141,18 @@ def _claim(out: Path, settings: dict[str, int]) -> None:
             found = None
         if found != settings:
             raise OutputError(
-                f"{out} holds a set made with other settings ({found}). Choose another folder."
+                f"{out} holds a set made with other settings ({found}).",
+                argument="out",
+                got=str(out),
+                remedy="Choose another folder.",
             )
     elif out.exists() and any(inside.name != NAME for inside in out.iterdir()):
-        raise OutputError(f"{out} is not empty and holds no generated birds. Choose a new folder.")
+        raise OutputError(
+            f"{out} is not empty and holds no generated birds.",
+            argument="out",
+            got=str(out),
+            remedy="Choose a new folder.",
+        )
     _write_json(path, settings)
 
 
@@ -168,11 +180,13 @@ def write(
     3
     """
     counts: dict[Split, int] = {"train": train_scenes, "test": test_scenes}
-    if min(counts.values()) < 0 or size < 8:
-        raise InputError(
-            f"train_scenes is {train_scenes}, test_scenes {test_scenes}, size {size}; "
-            "the counts must be 0 or more and the size at least 8."
-        )
+    for name, value, least in (
+        ("train_scenes", train_scenes, 0),
+        ("test_scenes", test_scenes, 0),
+        ("size", size, 8),
+        ("seed", seed, 0),
+    ):
+        whole(name, value, least)
     out = Path(out)
     _claim(out, {"seed": seed, "size": size, "train": train_scenes, "test": test_scenes})
     _write_json(out / "parts.json", instance_table())

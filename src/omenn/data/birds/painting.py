@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from omenn.check import choose, whole
 from omenn.data.birds import shapes
 from omenn.data.birds.scenes import PARTS, Backdrop, PartName, Scene
 from omenn.data.birds.shapes import Colour, Shape, darker, lighter, mix
-from omenn.errors import InputError
 
 MAP_COLOURS: dict[str, Colour] = {
     "body": (170, 170, 170),
@@ -148,19 +148,11 @@ def _layers(scene: Scene) -> Iterator[_Layer]:
 def _kept(
     scene: Scene, size: int, without: Collection[str], without_background: Collection[int]
 ) -> list[_Layer]:
-    if size < 8:
-        raise InputError(f"size is {size} pixels; a picture needs at least 8")
-    unknown = set(without) - set(PARTS)
-    if unknown:
-        raise InputError(
-            f"without= names {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}"
-        )
-    beyond = [k for k in without_background if not 0 <= k < len(scene.backdrop)]
-    if beyond:
-        raise InputError(
-            f"without_background= names {beyond[0]}; "
-            f"this scene has {len(scene.backdrop)} background objects, counted from 0"
-        )
+    whole("size", size, 8)
+    for part in without:
+        choose("without", part, PARTS)
+    for number in without_background:
+        whole("without_background", number, 0, len(scene.backdrop) - 1)
     removed = set(without) | set(without_background)
     return [layer for layer in _layers(scene) if layer.owner not in removed]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from omenn.errors import InputError
+from omenn.check import choose, whole
 
 PartName = Literal["beak", "eye", "foot", "tail", "wing"]
 Split = Literal["train", "validation", "test"]
@@ -146,13 +146,9 @@ def sample_scene(
     >>> sample_scene(12, "test") == sample_scene(12, "test")
     True
     """
-    if split not in get_args(Split):
-        raise InputError(f"split is {split!r}; use one of {', '.join(get_args(Split))}")
-    if index < 0:
-        raise InputError(f"the index of a scene is {index}; it must be 0 or more")
-    label = index % len(CLASSES) if class_index is None else class_index
-    if not 0 <= label < len(CLASSES):
-        raise InputError(f"class_index is {label}; it must lie in 0..{len(CLASSES) - 1}")
+    choose("split", split, get_args(Split))
+    label = whole("index", index, 0) % len(CLASSES) if class_index is None else class_index
+    whole("class_index", label, 0, len(CLASSES) - 1)
     draw = random.Random(f"omenn birds: {seed} {split} {index}").random
     missing = _missing(draw) if split == "train" and draw() < 0.5 else set()
     held = {p: None if p in missing else instance for p, instance in CLASSES[label].items()}
