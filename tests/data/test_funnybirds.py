@@ -14,6 +14,7 @@ from omenn.data import birds
 from omenn.data.birds.dataset import scene_of
 from omenn.data.funnybirds import FunnyBirds
 from omenn.errors import InputError
+from refusals import refused
 
 SIZE = 24
 
@@ -114,7 +115,7 @@ def test_a_scene_without_background_objects(root):
     data = FunnyBirds(root)
     empty = next(k for k in range(50) if data.background_count(k) == 0)
     assert data.background_masks(empty).shape == (0, SIZE, SIZE)
-    with pytest.raises(InputError, match=f"picture {empty} has 0, counted from 0"):
+    with refused("number", "0"):
         data.without_background(empty, 0)
 
 
@@ -124,7 +125,7 @@ def test_requests_without_sense(root):
         data.image(50)
     with pytest.raises(InputError, match="no picture -1 in"):
         data.label(-1)
-    with pytest.raises(InputError, match="kept= names claw; the parts are beak, eye"):
+    with refused("kept", "claw"):
         data.with_parts(0, ["claw"])
     with pytest.raises(InputError, match="The set is not complete"):
         FunnyBirds(root, "train").with_parts(0, [])

@@ -125,8 +125,8 @@ class TestRefuses:
 
     def test_options(self, write) -> None:
         path = write("a,y\n1,0\n2,1\n")
-        refused(path, "missing='skip' is not known. Choose 'refuse' or 'mean'.", missing="skip")
-        refused(path, "dtype=torch.int64 is not known", dtype=torch.int64)
+        refused(path, "missing='skip' is not known. Choose one of: refuse, mean.", missing="skip")
+        refused(path, "dtype='torch.int64' is not known", dtype=torch.int64)
 
 
 class TestScale:

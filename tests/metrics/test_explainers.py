@@ -39,9 +39,9 @@ class TestMethods:
         assert not torch.equal(maps, explainer(net, "omenn")(IMAGES, TARGETS))
 
     def test_unknown_names(self, net: nn.Module) -> None:
-        with pytest.raises(InputError, match="method='omen' is not known: did you mean 'omenn'"):
+        with pytest.raises(InputError, match="unknown method 'omen': did you mean 'omenn'"):
             explainer(net, "omen")
-        with pytest.raises(InputError, match="'center' is not known: did you mean 'centre'"):
+        with pytest.raises(InputError, match="unknown method 'center': did you mean 'centre'"):
             explainer(net, "center")
 
     def test_unknown_options(self, net: nn.Module) -> None:

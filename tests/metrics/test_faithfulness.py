@@ -26,6 +26,7 @@ from omenn.metrics.faithfulness import (
 )
 from omenn.metrics.quantus import quantus_metric
 from omenn.metrics.removal import LEVEL, filled
+from refusals import refused
 
 ALL = [faithfulness_correlation, sensitivity_n, faithfulness_estimate, monotonicity_correlation]
 
@@ -371,7 +372,7 @@ class TestEveryMetric:
         (faithfulness_correlation, {"fill": "blak"}, "fill='blak' is not known: did you mean 'bl"),
         (faithfulness_correlation, {"fill": torch.ones(1)}, r"fill has the shape \(1,\), the imag"),
         (faithfulness_correlation, {"fill": True}, "fill=True is not known: known are black"),
-        (sensitivity_n, {"sizes": []}, "sizes is empty. Give how many features"),
+        (sensitivity_n, {"sizes": []}, "sizes must be a list of how many"),
         (sensitivity_n, {"sizes": [3, 0]}, "a size of sizes must be an integer"),
         (faithfulness_estimate, {"step": 32}, "step must be an integer"),
         (monotonicity_correlation, {"step": 0}, "step must be an integer"),
@@ -420,5 +421,5 @@ class TestCompleteness:
         assert found.values.tolist() == [1, 1, 1]
         flat = completeness(net, images, targets, torch.ones(3, 9, 7))
         assert dict(flat.counted) == {"constant maps": 3}
-        with pytest.raises(InputError, match="tolerance=2 must be a share from 0 to below 1"):
+        with refused("tolerance", "2"):
             completeness(net, images, targets, off, tolerance=2)

@@ -422,7 +422,7 @@ class TestStrangeMaps:
     @pytest.mark.parametrize(
         ("dilation", "text"),
         [
-            (2, "dilation=2 must be odd, so that masks grow to all sides alike"),
+            (2, "dilation must be odd, so that masks grow to all sides alike"),
             (0, "dilation must be an integer"),
             (1.5, "dilation must be an integer"),
         ],

@@ -269,7 +269,7 @@ def test_too_few_classes() -> None:
         ({"grids": 0}, "grids must be an integer"),
         ({"chunk": 0}, "chunk must be an integer"),
         ({"smooth": 2.0}, "smooth must be an integer"),
-        ({"smooth": 4}, "smooth=4 must be odd"),
+        ({"smooth": 4}, "smooth must be odd"),
         ({"confidence": 95}, "confidence must be a finite number"),
         ({"certainty": "logit"}, "certainty='logit' is not known"),
         ({"size": "half"}, "size='half' is not known"),

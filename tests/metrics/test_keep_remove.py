@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from omenn.errors import InputError, TargetError
 from omenn.metrics.keep_remove import FRACTIONS, VARIANTS, blurred, keep_remove
+from refusals import refused
 
 # --- the oracle: pixel by pixel, float64 ------------------------------------------------------
 
@@ -364,41 +365,37 @@ def test_maps_that_cannot_be_scored(maps: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "text"),
+    ("options", "got"),
     [
-        ({"variants": ["kpn"]}, "variants='kpn' is not known. Choose one of: kpm, knm, "),
-        ({"variants": "kpm"}, "variants='kpm' must be a list of names. Choose from kpm, knm, "),
-        ({"variants": []}, r"variants=\[\] must be a list of names"),
-        ({"fractions": [0.5]}, r"two or more rising numbers above 0 and up to 1, got \[0.5\]"),
-        ({"fractions": [0.5, 0.1]}, r"rising numbers above 0 and up to 1, got \[0.5, 0.1\]"),
-        ({"fractions": [0.0, 0.1]}, r"above 0 and up to 1, got \[0.0, 0.1\]"),
-        ({"fractions": [0.1, 1.1]}, r"up to 1, got \[0.1, 1.1\]"),
-        ({"fractions": ["a", "b"]}, r"rising numbers .* got \['a', 'b'\]"),
-        ({"kernel": 4}, "kernel=4 must be an odd number of pixels, 3 or more"),
-        ({"kernel": 1}, "kernel=1 must be an odd number of pixels, 3 or more"),
-        (
-            {"kernel": 13},
-            "a blur of 13 pixels cannot be reflected at the edges of pictures of 6 x 6 pixels. "
-            "Half of it must be below their side",
-        ),
-        ({"sigma": 0}, "sigma=0 must be a number above 0"),
-        ({"sigma": math.inf}, "sigma=inf must be a number above 0"),
-        ({"sigma": "1"}, "sigma='1' must be a number above 0"),
-        ({"seed": -1}, "seed must be an integer"),
-        ({"chunk": 0}, "chunk must be an integer"),
-        ({"chunk": 2.0}, "chunk must be an integer"),
+        ({"variants": ["kpn"]}, "kpn"),
+        ({"variants": "kpm"}, "kpm"),
+        ({"variants": []}, "[]"),
+        ({"fractions": [0.5]}, "[0.5]"),
+        ({"fractions": [0.5, 0.1]}, "[0.5, 0.1]"),
+        ({"fractions": [0.0, 0.1]}, "[0.0, 0.1]"),
+        ({"fractions": [0.1, 1.1]}, "[0.1, 1.1]"),
+        ({"fractions": ["a", "b"]}, "['a', 'b']"),
+        ({"kernel": 4}, "4"),
+        ({"kernel": 1}, "1"),
+        ({"kernel": 13}, "13"),
+        ({"sigma": 0}, "0"),
+        ({"sigma": math.inf}, "inf"),
+        ({"sigma": "1"}, "'1'"),
+        ({"seed": -1}, "-1"),
+        ({"chunk": 0}, "0"),
+        ({"chunk": 2.0}, "2.0"),
     ],
-)  # fmt: skip
-def test_options_that_cannot_be_used(options: dict[str, Any], text: str) -> None:
-    with pytest.raises(InputError, match=text):
+)
+def test_options_that_cannot_be_used(options: dict[str, Any], got: str) -> None:
+    with refused(*options, got):
         keep_remove(NET, X, 0, torch.ones(2, 6, 6), **options)
 
 
 @pytest.mark.parametrize(
     ("images", "text"),
     [
-        (torch.ones(2, 6, 6), r"images must be \(B, C, H, W\) and not empty, got \(2, 6, 6\)"),
-        (torch.ones(0, 1, 6, 6), r"and not empty, got \(0, 1, 6, 6\)"),
+        (torch.ones(2, 6, 6), r"images must be \(B, C, H, W\) and not empty, got .*\(2, 6, 6\)"),
+        (torch.ones(0, 1, 6, 6), r"and not empty, got .*\(0, 1, 6, 6\)"),
         (torch.ones(2, 1, 6, 6).byte(), "images must be a tensor of floating-point numbers, got "),
     ],
 )
@@ -427,8 +424,8 @@ def test_targets_that_are_no_classes(targets: Any, text: str) -> None:
 @pytest.mark.parametrize(
     ("out", "text"),
     [
-        (torch.ones(2), r"of the shape \(32, classes\) for 32 images, but returned of the shape"),
-        (torch.ones(3, 4), r"but returned of the shape \(3, 4\)"),
+        (torch.ones(2), r"of the shape \(32, classes\) for 32 images, but returned torch"),
+        (torch.ones(3, 4), r"but returned .* of the shape \(3, 4\)"),
         ({"logits": 1}, "but returned dict. Give a function that picks them"),
         (torch.full((32, 3), torch.nan), "f returned logits that are not finite"),
     ],

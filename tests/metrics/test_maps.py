@@ -36,8 +36,8 @@ class TestChecks:
     @pytest.mark.parametrize(
         ("images", "text"),
         [
-            (torch.zeros(3, 4, 5), r"\(B, C, H, W\) and not empty, got \(3, 4, 5\)\."),
-            (torch.zeros(0, 3, 4, 5), r"not empty, got \(0, 3, 4, 5\)\."),
+            (torch.zeros(3, 4, 5), r"\(B, C, H, W\) and not empty, got .*\(3, 4, 5\)\."),
+            (torch.zeros(0, 3, 4, 5), r"not empty, got .*\(0, 3, 4, 5\)\."),
             (torch.zeros(1, 3, 4, 5, dtype=torch.uint8), "floating-point numbers, got torch.uint8"),
             ([1.0], "images must be a tensor of floating-point numbers, got list"),
         ],
@@ -124,9 +124,9 @@ class TestLogits:
     @pytest.mark.parametrize(
         ("f", "text"),
         [
-            (lambda x: x, r"of the shape \(2, classes\) for 2 images, but returned of the shape"),
+            (lambda x: x, r"of the shape \(2, classes\) for 2 images, but returned torch"),
             (lambda x: [x], "but returned list. Give a function that picks them"),
-            (lambda x: x.flatten(1)[:1], r"but returned of the shape \(1, 60\)"),
+            (lambda x: x.flatten(1)[:1], r"but returned .* of the shape \(1, 60\)"),
             (lambda x: x.flatten(1) / 0, r"logits that are not finite .* for a picture. Check the"),
         ],
     )
@@ -160,11 +160,11 @@ class TestExplained:
         [
             (torch.zeros(2, 3, 4, 5), r"of the shape \(2, 3, 4, 5\)"),
             (torch.zeros(1, 4, 5), r"of the shape \(1, 4, 5\)"),
-            (None, "of the type NoneType"),
+            (None, "NoneType"),
         ],
     )
     def test_refused(self, maps: Any, got: str) -> None:
-        text = rf"explainer returned maps {got} for images of the shape \(2, 3, 4, 5\). Return one"
+        text = rf"explainer returned .*{got} for images of the shape \(2, 3, 4, 5\). Return one"
         with pytest.raises(InputError, match=text):
             explained(lambda images, targets: maps, IMAGES, torch.zeros(2))
 

@@ -26,6 +26,7 @@ from omenn.metrics.masking import (
 )
 from omenn.metrics.perturbation import curve
 from omenn.metrics.score import Score
+from refusals import refused
 
 
 def insertion_minus_deletion(*arguments: Any, **options: Any) -> Score:
@@ -323,8 +324,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("patch", [0, 4, -1, 1.5, True, "2"])
     def test_patches(self, case: Any, patch: Any) -> None:
-        text = f"patch={patch!r} does not divide pictures of 6 x 6 pixels. Choose a divisor of both"
-        with pytest.raises(InputError, match=text):
+        with refused("patch", repr(patch)):
             symmetric_relevance_gain(*case, patch=patch)
 
     def test_fills_outcomes_and_orders(self, case: Any) -> None:

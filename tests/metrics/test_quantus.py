@@ -22,6 +22,7 @@ from omenn.metrics.quantus import (
     RANDOMISED,
     quantus_metric,
 )
+from refusals import refused
 
 np = pytest.importorskip("numpy")
 quantus = pytest.importorskip("quantus")
@@ -301,7 +302,7 @@ class TestWhatIsPutRight:
 
 class TestErrors:
     def test_names(self, case: Any) -> None:
-        with pytest.raises(InputError, match="unknown metric 'quantus:Sparsness': did you"):
+        with pytest.raises(InputError, match="unknown metric of Quantus 'Sparsness': did you"):
             ask("Sparsness", case)
         with pytest.raises(InputError, match="quantus:Focus' is not offered: it needs"):
             ask("Focus", case)
@@ -309,12 +310,12 @@ class TestErrors:
             ask("Input Invariance", case)
 
     def test_options(self, case: Any) -> None:
-        text = "PixelFlipping has no option 'features_in_steps': did you mean 'features_in_step'"
+        text = "unknown option of PixelFlipping 'features_in_steps': did you mean 'features_in_st"
         with pytest.raises(InputError, match=text):
             ask("PixelFlipping", case, features_in_steps=3)
-        with pytest.raises(InputError, match="NonSensitivity works with features_in_step=1 alone"):
+        with refused("features_in_step", "4"):
             ask("NonSensitivity", case, features_in_step=4)
-        with pytest.raises(InputError, match=r"tolerance=2 must be a share from 0 to below 1"):
+        with refused("tolerance", "2"):
             ask("Completeness", case, tolerance=2)
         with pytest.raises(InputError, match=r"Quantus cannot compute PixelFlipping here: Set 'f"):
             ask("PixelFlipping", case, features_in_step=7)

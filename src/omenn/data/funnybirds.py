@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from omenn.check import choose, whole
+from omenn.check import choose
+from omenn.data.birds.scenes import checked_object
 from omenn.data.dataset_registry import Dataset, Request, dataset, training
 from omenn.data.folders import ImageFolder, another_layout, checked_index, read_picture
 from omenn.errors import InputError
@@ -71,7 +72,7 @@ class PartImages(Sized):
         return set(kept)
 
     def _checked_object(self, index: int, number: int) -> int:
-        return whole("number", number, 0, self.background_count(index) - 1)
+        return checked_object(number, self.background_count(index))
 
 
 class FunnyBirds(ImageFolder, PartImages):

@@ -102,24 +102,10 @@ def responses(
     for index in numbers:
         batch = _stacked(index, map(prepare, _pictures(data, index, parts)))
         x = batch[:1]
-        if rows and x.shape != rows[0][0].shape:
-            raise InputError(
-                f"picture {index} comes as {tuple(x.shape)}, the first as "
-                f"{tuple(rows[0][0].shape)}.",
-                argument="prepare",
-                got=str(tuple(x.shape)),
-                expected=str(tuple(rows[0][0].shape)),
-                remedy="Use a preprocessing with one size.",
-            )
+        if rows:
+            _check_size(index, x, rows[0][0])
         logits = logits_of(f, batch, chunk).cpu()
-        if logits.shape[1] < len(data.classes):
-            raise InputError(
-                f"the model has {logits.shape[1]} classes, the data {len(data.classes)}.",
-                argument="f",
-                got=str(logits.shape[1]),
-                expected=str(len(data.classes)),
-                remedy="Give a model that was trained on these classes.",
-            )
+        _check_classes(logits.shape[1], len(data.classes))
         masks = data.masks(index)
         part_masks = _resized(np.stack([masks[p] for p in parts]), x)
         objects = _resized(data.background_masks(index), x)
@@ -137,6 +123,29 @@ def responses(
         kept=torch.stack([row[1][1:split] for row in rows]),
         backgrounds=[row[1][split:] for row in rows],
     )
+
+
+def _check_size(index: int, x: Tensor, first: Tensor) -> None:
+    got, expected = (str(tuple(each.shape)) for each in (x, first))
+    if got != expected:
+        raise InputError(
+            f"picture {index} comes as {got}, the first as {expected}.",
+            argument="prepare",
+            got=got,
+            expected=expected,
+            remedy="Use a preprocessing with one size.",
+        )
+
+
+def _check_classes(outputs: int, classes: int) -> None:
+    if outputs < classes:
+        raise InputError(
+            f"the model has {outputs} classes, the data {classes}.",
+            argument="f",
+            got=str(outputs),
+            expected=str(classes),
+            remedy="Give a model that was trained on these classes.",
+        )
 
 
 def _pictures(data: PartData, index: int, parts: Sequence[str]) -> Iterator[Any]:

@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from omenn.errors import InputError, MissingExtra, ModelError, OmennError, did_you_mean, reason
+from omenn.check import wrong
+from omenn.errors import InputError, MissingExtra, ModelError, OmennError, reason, unknown
 from omenn.metrics import faithfulness
 from omenn.metrics.explainers import Explainer
 from omenn.metrics.maps import checked_images, checked_targets, constant_maps, logits_of
@@ -118,20 +119,7 @@ def quantus_metric(
     if known == "Completeness":
         maps = explain(images, targets)
         return faithfulness.completeness(model, images, targets, maps, **options)
-    if known in RANDOMISED and make is None:
-        raise InputError(
-            f"{known} explains models with other parameters.",
-            argument="make",
-            remedy="Give make=, a function from a model to its explainer.",
-        )
-    if known in MASKED and (masks is None or masks.shape != (len(images), *images.shape[2:])):
-        got = "none" if masks is None else tuple(masks.shape)
-        raise InputError(
-            f"{known} needs masks of the objects, (B, H, W) = {(len(images), *images.shape[2:])}, "
-            f"got {got}.",
-            argument="masks",
-            got=str(got),
-        )
+    _check_needs(known, images, make, masks)
     given: Any = {"make": make, "masks": masks, "softmax": softmax, "chunk": chunk}
     call = _Call(known, model, images, targets, explain, **given)
     with _lock, _contained(package_for(known), seed, call):
@@ -147,6 +135,24 @@ def quantus_metric(
                 remedy="Check the options and the size of the pictures.",
             ) from error
     return call.score(found)
+
+
+def _check_needs(known: str, images: Tensor, make: Make | None, masks: Tensor | None) -> None:
+    """Raises InputError where a metric lacks what it needs."""
+    if known in RANDOMISED and make is None:
+        raise InputError(
+            f"{known} explains models with other parameters.",
+            argument="make",
+            remedy="Give make=, a function from a model to its explainer.",
+        )
+    if known in MASKED and (masks is None or masks.shape != (len(images), *images.shape[2:])):
+        got = "none" if masks is None else tuple(masks.shape)
+        raise InputError(
+            f"{known} needs masks of the objects, (B, H, W) = {(len(images), *images.shape[2:])}, "
+            f"got {got}.",
+            argument="masks",
+            got=str(got),
+        )
 
 
 class _Logits(nn.Module):
@@ -211,21 +217,9 @@ class _Call:
         known = declared_options(self.name)
         for option in options:
             if option not in known:
-                raise InputError(
-                    f"{self.name} has no option {option!r}:",
-                    argument=option,
-                    got=option,
-                    expected=", ".join(known),
-                    remedy=did_you_mean(option, known),
-                )
+                raise unknown(f"option of {self.name}", option, known)
         if self.name == "NonSensitivity" and options.get("features_in_step", 1) != 1:
-            raise InputError(
-                "NonSensitivity works with features_in_step=1 alone.",
-                argument="features_in_step",
-                got=str(options["features_in_step"]),
-                expected="1",
-                remedy="Leave it out.",
-            )
+            raise wrong("features_in_step", options["features_in_step"], "1 for NonSensitivity")
         if self.name == "RandomLogit" and "num_classes" not in options:
             options["num_classes"] = logits_of(self.model, self.like[:1]).shape[1]
         if options.get("normalise") and "normalise_func" not in options:
@@ -359,14 +353,7 @@ def known_name(name: str) -> str:
     plain = {_letters(each): each for each in (*METRICS, *NOT_OFFERED)}
     found = plain.get(_letters(str(name)))
     if found is None:
-        near = did_you_mean(str(name), METRICS)
-        raise InputError(
-            f"unknown metric '{QUANTUS}{name}':",
-            argument="metric",
-            got=name,
-            expected=", ".join(METRICS),
-            remedy=near,
-        )
+        raise unknown("metric of Quantus", str(name), METRICS)
     if found in NOT_OFFERED:
         raise InputError(
             f"metric '{QUANTUS}{name}' is not offered: {NOT_OFFERED[found]}.",

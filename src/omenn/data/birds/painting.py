@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from omenn.check import choose, whole
 from omenn.data.birds import shapes
-from omenn.data.birds.scenes import PARTS, Backdrop, PartName, Scene
+from omenn.data.birds.scenes import PARTS, Backdrop, PartName, Scene, checked_object
 from omenn.data.birds.shapes import Colour, Shape, darker, lighter, mix
 
 MAP_COLOURS: dict[str, Colour] = {
@@ -152,7 +152,7 @@ def _kept(
     for part in without:
         choose("without", part, PARTS)
     for number in without_background:
-        whole("without_background", number, 0, len(scene.backdrop) - 1)
+        checked_object(number, len(scene.backdrop))
     removed = set(without) | set(without_background)
     return [layer for layer in _layers(scene) if layer.owner not in removed]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from omenn.check import choose, whole
+from omenn.errors import InputError
 
 PartName = Literal["beak", "eye", "foot", "tail", "wing"]
 Split = Literal["train", "validation", "test"]
@@ -131,6 +132,18 @@ def compatible(parts: Mapping[PartName, int]) -> tuple[int, ...]:
         for index, instances in enumerate(CLASSES)
         if all(instances[part] == instance for part, instance in parts.items())
     )
+
+
+def checked_object(number: int, count: int) -> int:
+    """The number of a background object. Raises InputError where there is no such object."""
+    if not 0 <= number < count:
+        raise InputError(
+            f"there is no background object {number}.",
+            argument="number",
+            got=str(number),
+            remedy=f"The scene has {count}, counted from 0.",
+        )
+    return number
 
 
 def sample_scene(
