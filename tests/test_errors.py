@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import math
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +80,20 @@ def test_copies_are_equal(error: errors.OmennError) -> None:
         assert str(twin) == str(error)
         assert vars(twin) == vars(error)
         assert fields(twin) == fields(error) != {}
+
+
+# Folders whose errors all name what they are about, and the errors that take fields by name.
+NAMED = ("attribution", "files", "modalities", "models", "viz", "xdnn")
+BY_NAME = {"OmennError", "InputError", "TargetError", "ModelError", "WeightsError", "OutputError"}
+
+
+@pytest.mark.parametrize("home", NAMED)
+def test_errors_name_what_they_are_about(home: str) -> None:
+    plain = [
+        f"{path.name}:{node.lineno}"
+        for path in sorted((Path(errors.__file__).parent / home).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and not node.keywords
+        if isinstance(node.func, ast.Name) and node.func.id in BY_NAME
+    ]
+    assert plain == []

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omenn.errors import InputError
+from omenn.errors import InputError, OmennError
 
 SEEDS = (-(2**63), 2**64 - 1)  # what torch takes as a seed
 
@@ -84,14 +84,30 @@ def path(name: str, value: Any) -> Path:
         raise wrong(name, value, "the path of a file") from None
 
 
-def wrong(name: str, value: Any, expected: str, remedy: str = "") -> InputError:
+def wrong(
+    name: str, value: Any, expected: str, remedy: str = "", kind: type[OmennError] = InputError
+) -> OmennError:
     """The error for an argument that is not what was expected."""
     got = quoted(value)
-    return InputError(
+    return kind(
         f"{name} must be {expected}, but {got} was given.",
         argument=name,
         got=got,
         expected=expected,
+        remedy=remedy,
+    )
+
+
+def misshapen(
+    name: str, value: Any, expected: Any, remedy: str = "", kind: type[OmennError] = InputError
+) -> OmennError:
+    """The error for a tensor of another shape than was expected."""
+    got = str(tuple(value.shape))
+    return kind(
+        f"{name} has the shape {got}, but {expected} was expected.",
+        argument=name,
+        got=got,
+        expected=str(expected),
         remedy=remedy,
     )
 

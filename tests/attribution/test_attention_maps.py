@@ -511,26 +511,28 @@ def test_a_model_without_attention(method: str) -> None:
 
 
 BAD: list[tuple[dict[str, Any], type[OmennError], str]] = [
-    ({"query": 5}, InputError, "query=5 is out of range: there are 5 tokens."),
-    ({"query": "-6"}, InputError, "query=-6 is out of range: there are 5 tokens."),
-    ({"query": "cls"}, InputError, "query='cls' is not known. Give the number of a token"),
-    ({"resample": "cubic"}, InputError, "resample='cubic' is not known. Choose one of: nearest"),
-    ({"target": lambda out: out.sum()}, TargetError, "the target gives 1 numbers for 2 samples"),
-    ({"target": lambda out: out.detach()[:, 0] * 0 + 1}, TargetError, "does not depend"),
-    ({"target": 7}, TargetError, "target 7 is out of range"),
-    ({"heads": "median"}, InputError, "heads='median' is not known. Choose one of: mean, max, min"),
+    ({"query": 5}, InputError, "5"),
+    ({"query": "-6"}, InputError, "-6"),
+    ({"query": "cls"}, InputError, "'cls'"),
+    ({"resample": "cubic"}, InputError, "'cubic'"),
+    ({"heads": "median"}, InputError, "'median'"),
+    ({"target": lambda out: out.sum()}, TargetError, "1 numbers"),
+    ({"target": lambda out: torch.ones(2).double()}, TargetError, ""),
 ]
 
 
-@pytest.mark.parametrize(("options", "error", "text"), BAD)
-def test_bad_options_are_told(options: dict[str, Any], error: type[OmennError], text: str) -> None:
+@pytest.mark.parametrize(("options", "kind", "got"), BAD)
+def test_bad_options_are_told(options: dict[str, Any], kind: type[OmennError], got: str) -> None:
     net = filled(Transformer(lambda: Attention(fused)))
-    given = {"target": 1, "method": "rollout", **options}
-    if text.endswith("does not depend"):
-        given["target"] = lambda out: torch.ones(2).double()
-    with pytest.raises(error) as refusal:
-        omenn.explain(net, tokens(), **given)
-    assert text in str(refusal.value)
+    with pytest.raises(kind) as caught:
+        omenn.explain(net, tokens(), **{"target": 1, "method": "rollout", **options})
+    assert (caught.value.argument, caught.value.got) == (next(iter(options)), got)
+
+
+def test_a_class_that_is_not_there_is_told() -> None:
+    net = filled(Transformer(lambda: Attention(fused)))
+    with pytest.raises(TargetError, match="target 7 is out of range"):
+        omenn.explain(net, tokens(), 7, method="rollout")
 
 
 def test_dropout_and_training_are_refused() -> None:

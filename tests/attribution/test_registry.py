@@ -101,13 +101,12 @@ def test_an_unknown_method_and_an_unknown_option() -> None:
     net, x = nn.Linear(3, 2).eval(), torch.ones(1, 3)
     with pytest.raises(omenn.InputError) as error:
         omenn.explain(net, x, method="omen")
-    assert str(error.value) == "method='omen' is not known: did you mean 'omenn'?"
+    assert (error.value.argument, error.value.got) == ("method", "'omen'")
+    assert error.value.remedy == "did you mean 'omenn'?"
     with pytest.raises(omenn.InputError) as error:
         omenn.explain(net, x, method="rollout", steps=3)
-    assert str(error.value) == (
-        "method 'rollout' has no option 'steps'. Its options are: heads, query, resample, output, "
-        "channel_dim."
-    )
+    assert error.value.argument == "steps"
+    assert error.value.expected == "heads, query, resample, output, channel_dim"
 
 
 def test_a_method_that_returns_something_else() -> None:

@@ -23,7 +23,7 @@ IMAGES = torch.zeros(1, 3, 32, 32).uniform_(generator=torch.Generator().manual_s
 
 def both(model: nn.Module, inputs: Tensor = IMAGES) -> list[dict[str, float]]:
     """The factors by the tree of modules, and by a run."""
-    found = scan(copied(model, "test"), inputs)
+    found = scan(copied(model), inputs)
     return [scales(model, None), scales(model, found)]
 
 

@@ -93,14 +93,22 @@ def _published(question: Question, pooling: str, contrastive: bool | None) -> Ex
     if changed or contrastive is False or no_class:
         raise InputError(
             "published=True is the code of absLRP's authors: the map of a whole network for a "
-            "class against all others. Leave out at=, output=, contrastive=False and targets that "
-            "are no class, or leave published out."
+            "class against all others.",
+            argument="published",
+            got="True",
+            remedy="Omit at=, output=, contrastive=False and targets that are no class, or omit "
+            "published.",
         )
     run = question.ordinary_run()
     f, index = question.number(run)
     inputs, model = run.inputs, question.model
     if len(inputs.leaves) != 1 or not inputs.batched or not isinstance(model, torch.nn.Module):
-        raise InputError("published=True is for one module and one input (B, …).")
+        raise InputError(
+            "published=True is for one module and one input (B, …).",
+            argument="published",
+            got="True",
+            remedy="Omit it: the formula takes any network and any inputs.",
+        )
     x, divided = inputs.values[0], None if pooling == "auto" else pooling == "divided"
     _, relevance = relevance_of(model, x, index, divided)
     weight = torch.where(x == 0, 0, relevance / torch.where(x == 0, 1, x))
@@ -113,12 +121,17 @@ def _check_contrast(target: Target, contrastive: bool | None) -> None:
     if isinstance(target, Contrast):
         if contrastive is False:
             raise TargetError(
-                "contrastive=False contradicts the target, a Contrast. Give the class alone."
+                "contrastive=False contradicts the target, a Contrast.",
+                argument="contrastive",
+                got="False",
+                remedy="Give the class alone.",
             )
     elif callable(target) and contrastive:
         raise TargetError(
-            "contrastive=True needs a class as the target: a callable has no other classes. Give "
-            "an index or a Contrast, or leave contrastive out."
+            "contrastive=True needs a class as the target: a callable has no other classes.",
+            argument="contrastive",
+            got="True",
+            remedy="Give an index or a Contrast, or omit contrastive.",
         )
 
 

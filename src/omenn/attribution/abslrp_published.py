@@ -85,8 +85,11 @@ class Walk:
         return ModelError(
             f"published=True is the code of absLRP's authors, which knows timm's VGG, ResNet and "
             f"VisionTransformer (with a class token) and takes the children of any other module in "
-            f"order; '{name}' ({type(module).__name__}) computes something else. Leave published "
-            "out: the formula takes any network."
+            f"order; '{name}' ({type(module).__name__}) computes something else.",
+            argument="published",
+            got="True",
+            module=name,
+            remedy="Omit published: the formula takes any network.",
         )
 
     # --- parts -----------------------------------------------------------------------------
@@ -260,7 +263,11 @@ def relevance(model: Any, x: Tensor, target: Tensor, divided: bool | None) -> tu
         if logits.ndim != 2:
             raise ModelError(
                 "published=True is for models that return logits (B, classes), but this one "
-                f"returns {tuple(logits.shape)}. Leave published out."
+                f"returns {tuple(logits.shape)}.",
+                argument="published",
+                got=str(tuple(logits.shape)),
+                expected="(B, classes)",
+                remedy="Omit published.",
             )
         chosen = nn.functional.one_hot(target, logits.shape[1]).to(logits.dtype)
         found = back(normal(chosen)) - back(normal(1 - chosen))

@@ -20,15 +20,15 @@ from omenn.attribution.contributions import explanation_of, over_channels, sprea
 from omenn.attribution.ordinary_gradient import Plain, table
 from omenn.attribution.question import Question
 from omenn.attribution.tokens import Product, einsum_product, matmul_product, same_places
-from omenn.check import choose
+from omenn.check import choose, wrong
 from omenn.engine.operators.table import OPERATORS, Operator, of_kind
-from omenn.engine.target import Target, pick_output, select
+from omenn.engine.target import Target, check_finite, pick_output, select
 from omenn.engine.trace.autograd_nodes import own_precision
 from omenn.engine.trace.call import Call
 from omenn.engine.trace.departures import check_departures
 from omenn.engine.trace.guards import alone
 from omenn.engine.trace.opaque import raise_opaque
-from omenn.errors import InputError, ModelError, TargetError, UnsupportedOperator, reason
+from omenn.errors import ModelError, TargetError, UnsupportedOperator, reason
 from omenn.explanation import Explanation
 
 RESAMPLINGS = ("nearest", "bilinear")
@@ -169,15 +169,16 @@ class AttentionRun:
         if self.f.shape != (self.inputs.samples,):
             raise TargetError(
                 f"the target gives {self.f.numel()} numbers for {self.inputs.samples} samples, "
-                "each of which has attention maps of its own. Return one number per sample."
+                "each of which has attention maps of its own.",
+                argument="target",
+                got=f"{self.f.numel()} numbers",
+                expected=f"{self.inputs.samples} numbers",
+                remedy="Return one number per sample.",
             )
-        if not bool(torch.isfinite(self.f.detach()).all()):
-            raise InputError(
-                "the model's output is not finite (NaN or infinite), so there is nothing to "
-                "explain. Check the weights and the range of the input."
-            )
+        check_finite(self.f)
         if not self.f.requires_grad:
-            raise TargetError("the explained output does not depend on the input.")
+            text = "the explained output does not depend on the input."
+            raise TargetError(text, argument="target")
 
     @property
     def tokens(self) -> int:
@@ -199,8 +200,10 @@ class AttentionRun:
             raise
         except RuntimeError as error:
             raise ModelError(
-                f"the model runs, but its gradient cannot be taken: {reason(error)}. Turn gradient "
-                "checkpointing off; write in place only into what no other operator needs."
+                f"the model runs, but its gradient cannot be taken: {reason(error)}.",
+                argument="model",
+                remedy="Turn gradient checkpointing off; write in place only into what no other "
+                "operator needs.",
             ) from error
         filled = [torch.zeros_like(t) if g is None else g for g, t in zip(found, wrt, strict=True)]
         return [self._split(g) for g in filled]
@@ -219,7 +222,7 @@ class AttentionRun:
             query = int(query)
         if isinstance(query, int) and not isinstance(query, bool):
             if not -n <= query < n:
-                raise InputError(f"query={query} is out of range: there are {n} tokens.")
+                raise wrong("query", query, f"the number of one of {n} tokens")
             rows = torch.zeros(self.inputs.samples, n, device=self.f.device)
             rows[:, query] = 1
         elif query == "mean":
@@ -229,10 +232,7 @@ class AttentionRun:
             rows = (last != 0).any(-1).any(1).float()
             rows = torch.where(rows.any(1, keepdim=True), rows, torch.ones_like(rows))
         else:
-            raise InputError(
-                f"query={query!r} is not known. Give the number of a token (0 the first, -1 the "
-                "last), 'mean' or 'auto'."
-            )
+            raise wrong("query", query, "a token (0 the first, -1 the last), 'mean' or 'auto'")
         rows = rows.to(self.products[0].weights.dtype)
         return rows / rows.sum(1, keepdim=True)
 
@@ -265,8 +265,9 @@ def _check(seen: Seen, ones: Sequence[Tensor]) -> None:
             )
     if not seen.products:
         raise ModelError(
-            "the model has no softmax attention, so there are no attention maps of it. Use another "
-            "method; omenn.methods() lists them."
+            "the model has no softmax attention, so there are no attention maps of it.",
+            argument="model",
+            remedy="Use another method; omenn.methods() lists them.",
         )
     first = seen.products[0]
     for p in seen.products:

@@ -21,10 +21,11 @@ from torch import Tensor
 from omenn.attribution.contributions import explanation_of
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
+from omenn.check import wrong
 from omenn.engine.explainable import check_model
 from omenn.engine.inputs import Inputs
 from omenn.engine.model_state import State
-from omenn.engine.target import Contrast, pick_output, select
+from omenn.engine.target import Contrast, check_finite, pick_output, select
 from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError, MissingExtra, ModelError, OmennError, TargetError, reason
 from omenn.explanation import Explanation
@@ -65,9 +66,12 @@ class Task:
         ]
         if not self.explained:
             raise InputError(
-                f"method {self.name!r} explains floating-point inputs, but integer ids are given. "
-                "Use another method, or pass embeddings to a function that calls the model with "
-                "them."
+                f"method {self.name!r} explains floating-point inputs, but integer ids are given.",
+                argument="inputs",
+                got="integer ids",
+                expected="floating-point tensors",
+                remedy="Use another method, or pass embeddings to a function that calls the model "
+                "with them.",
             )
         for k in self.explained:
             key, x = inputs.items[k]
@@ -76,7 +80,10 @@ class Task:
             shapes = ", ".join(str(tuple(x.shape)) for x in inputs.values)
             raise InputError(
                 f"method {self.name!r} needs inputs with the same first dimension, the batch, but "
-                f"got {shapes}."
+                f"got {shapes}.",
+                argument="inputs",
+                got=shapes,
+                expected="the same first dimension",
             )
         self.xs = tuple(x.detach().clone().requires_grad_() for x in inputs.values)
         self.beside = [
@@ -95,15 +102,11 @@ class Task:
                 out = self.state.watched(lambda: self._called(self.xs, given))
             except Exception as error:
                 what = f"the model cannot take {self.inputs.described()}: {reason(error)}."
-                raise InputError(what) from error
+                raise InputError(what, argument="inputs") from error
             logits = pick_output(out, self.output)
             f, index = select(logits, self.target, self.inputs.samples)
         f = self._one_each(f, self.inputs.samples)
-        if not bool(torch.isfinite(f).all()):
-            raise InputError(
-                "the model's output is not finite (NaN or infinite), so there is nothing to "
-                "explain. Check the weights and the range of the input."
-            )
+        check_finite(f)
         if not isinstance(self.target, Contrast):
             return f, index, () if callable(self.target) else (index,)
         weights = self.target.against(logits if logits.ndim > 1 else logits.unsqueeze(1))
@@ -141,7 +144,11 @@ class Task:
         if f.shape != (rows,):
             raise TargetError(
                 f"the target gives {f.numel()} numbers for {rows} samples, and method "
-                f"{self.name!r} explains each sample alone. Return one number per sample."
+                f"{self.name!r} explains each sample alone.",
+                argument="target",
+                got=f"{f.numel()} numbers",
+                expected=f"{rows} numbers",
+                remedy="Return one number per sample.",
             )
         return f
 
@@ -181,8 +188,9 @@ class Task:
             raise
         except Exception as error:
             raise ModelError(
-                f"captum cannot explain this model by {self.name!r}: {reason(error)}. "
-                "Use another method."
+                f"captum cannot explain this model by {self.name!r}: {reason(error)}.",
+                argument="model",
+                remedy="Use another method.",
             ) from error
         found = found if isinstance(found, tuple) else (found,)
         return [t.detach() for t in found]
@@ -259,8 +267,11 @@ def baselines(task: Task, baseline: Any) -> tuple[Tensor, ...]:
     given = list(baseline) if many else [baseline] * len(task.xs)
     if len(given) != len(task.xs):
         raise InputError(
-            f"baseline has {len(given)} parts, but {len(task.xs)} inputs are explained. Give one "
-            "for each, or a single number."
+            f"baseline has {len(given)} parts, but {len(task.xs)} inputs are explained.",
+            argument="baseline",
+            got=f"{len(given)} parts",
+            expected=f"{len(task.xs)} parts",
+            remedy="Give one for each, or a single number.",
         )
     found = []
     for x, b in zip(task.xs, given, strict=True):
@@ -268,11 +279,8 @@ def baselines(task: Task, baseline: Any) -> tuple[Tensor, ...]:
             value = torch.as_tensor(0.0 if b is None else b, dtype=x.dtype, device=x.device)
             found.append(value.detach().expand(x.shape).clone())
         except (RuntimeError, TypeError, ValueError):
-            what = tuple(b.shape) if isinstance(b, Tensor) else repr(b)
-            raise InputError(
-                f"baseline={what} does not fit an input of the shape {tuple(x.shape)}. Give a "
-                "number, or a tensor that can be expanded to it."
-            ) from None
+            expected = f"a number, or a tensor that expands to {tuple(x.shape)}"
+            raise wrong("baseline", b, expected) from None
     return tuple(found)
 
 

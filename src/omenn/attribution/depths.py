@@ -160,7 +160,7 @@ def _module(model: Any, name: Any) -> Any:
 
 def _weights(names: Sequence[str], mix: Sequence[float] | None) -> list[float]:
     """The weights of a convex mixture."""
-    if not names or len({*names}) < len(names):
+    if not names or any(names.count(name) > 1 for name in names):
         raise InputError(
             f"at={quoted(names)} names {'a depth twice' if names else 'no depth'}.",
             argument="at",

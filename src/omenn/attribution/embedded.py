@@ -43,7 +43,9 @@ def layer_integrated_gradients(question: Question, steps: int, baseline: Any) ->
     if len(rows) != len({*run.inputs.owners}):
         raise InputError(
             f"method {NAME!r} follows one lookup of each input, but some ids are looked up in "
-            "several tables. Use another method, or explain at a module after them with at=."
+            "several tables.",
+            argument="inputs",
+            remedy="Use another method, or explain at a module after them with at=.",
         )
     starts = _starts(question, baseline, rows)
     fixed, total = question.with_fixed_target(run, index), [torch.zeros_like(r) for r in rows]
@@ -78,8 +80,11 @@ def _starts(question: Question, baseline: Any, rows: Sequence[Tensor]) -> list[T
     if found is None or [r.shape for r in found] != [r.shape for r in rows]:
         what = tuple(baseline.shape) if isinstance(baseline, Tensor) else repr(baseline)
         raise InputError(
-            f"baseline={what} does not fit integer ids. Give 0 for rows of zeros, or ids of the "
-            "shape of the input, whose rows are the start."
+            f"baseline={what} does not fit integer ids.",
+            argument="baseline",
+            got=str(what),
+            remedy="Give 0 for rows of zeros, or ids of the shape of the input, whose rows are the "
+            "start.",
         )
     return [r.detach() for r in found]
 

@@ -24,7 +24,7 @@ from omenn.attribution.contributions import over_channels, spread_over_locations
 from omenn.attribution.ordinary_gradient import PlainRun
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
-from omenn.check import flag
+from omenn.check import flag, quoted, wrong
 from omenn.engine.inputs import Inputs
 from omenn.engine.location import Place, full
 from omenn.engine.target import pick_output, select
@@ -115,7 +115,12 @@ def layer_of(model: nn.Module, question: Question, layer: str | None) -> tuple[O
     """
     names = [name for name, _ in model.named_modules() if name]
     if layer is not None and layer not in names:
-        raise ModelError(f"layer={layer!r} is not a module: {did_you_mean(str(layer), names)}")
+        raise ModelError(
+            f"layer={quoted(layer)} is not a module:",
+            argument="layer",
+            got=quoted(layer),
+            remedy=did_you_mean(str(layer), names),
+        )
     run, found = _outputs(model, question)
     calls = [name for name, _ in found]
     usable = [one for name, one in found if one is not None and calls.count(name) == 1]
@@ -124,15 +129,22 @@ def layer_of(model: nn.Module, question: Question, layer: str | None) -> tuple[O
         usable = _seen(usable, run, question)
         if not usable:
             raise ModelError(
-                "no layer was found whose output lies on the input and moves the explained number. "
-                "Name one with layer=, or use another method."
+                "no layer was found whose output lies on the input and moves the explained number.",
+                argument="layer",
+                remedy="Name one with layer=, or use another method.",
             )
         return usable[-1], run.inputs
     named = [one for one in usable if one.name == layer]
     if not named:
         times = calls.count(layer)
         why = f"is called {times} times" if times != 1 else "has no channels at places of the input"
-        raise ModelError(f"layer={layer!r} {why}, so Grad-CAM has no map of it. Name another one.")
+        raise ModelError(
+            f"layer={layer!r} {why}, so Grad-CAM has no map of it.",
+            argument="layer",
+            got=quoted(layer),
+            module=layer,
+            remedy="Name another one.",
+        )
     return named[0], run.inputs
 
 
@@ -226,21 +238,27 @@ def _task_at(question: Question, layer: str | None) -> tuple[Task, Output, Input
     """The task, the output of the layer, and which entry of the inputs is the explained input."""
     model = question.model
     if not isinstance(model, nn.Module):
-        raise ModelError(
-            "method 'grad-cam' needs the layers of a torch.nn.Module, but the model is a function."
-        )
+        remedy = "Method 'grad-cam' needs its layers."
+        raise wrong("model", model, "a torch.nn.Module", remedy, ModelError)
     task = Task("grad-cam", question)
     if len(task.xs) > 1:
         raise InputError(
             f"method 'grad-cam' explains one input, but {len(task.xs)} floating-point ones are "
-            "given. Fix the others in a module around the model."
+            "given.",
+            argument="inputs",
+            got=f"{len(task.xs)} inputs",
+            expected="one input",
+            remedy="Fix the others in a module around the model.",
         )
     there, inputs = layer_of(model, question, layer)
     explained = [k for k, entry in enumerate(inputs.entries) if entry.leaves]
     if len(explained) > 1:
         raise InputError(
             "method 'grad-cam' explains one input, but the model looks up integer ids beside the "
-            "floating-point one. Fix them in a module around the model, or use another method."
+            "floating-point one.",
+            argument="inputs",
+            expected="one input",
+            remedy="Fix them in a module around the model, or use another method.",
         )
     (own,) = explained
     channel = inputs.entries[own].channel

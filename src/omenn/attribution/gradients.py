@@ -18,7 +18,7 @@ from omenn.attribution.embedded import ids_alone, layer_integrated_gradients
 from omenn.attribution.perturbations import MOST_SEED
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
-from omenn.check import flag, real, whole
+from omenn.check import flag, real, whole, wrong
 from omenn.errors import ModelError
 from omenn.explanation import Explanation
 
@@ -266,10 +266,8 @@ def deeplift(task: Task, *, baseline: Any = None) -> list[Tensor]:
     Source: Shrikumar, Greenside and Kundaje 2017, arXiv 1704.02685; captum's DeepLift.
     """
     if not isinstance(task.model, nn.Module):
-        raise ModelError(
-            "method 'deeplift' replaces the derivatives of modules, but the model is a function. "
-            "Give a torch.nn.Module."
-        )
+        remedy = "Method 'deeplift' replaces the derivatives of its modules."
+        raise wrong("model", task.model, "a torch.nn.Module", remedy, ModelError)
     return task.attributed("DeepLift", _AsModule(task), baselines=baselines(task, baseline))
 
 

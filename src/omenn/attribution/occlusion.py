@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from omenn.attribution.captum_adapter import Task, baselines, captum
-from omenn.check import whole
-from omenn.errors import InputError
+from omenn.check import whole, wrong
 
 
 @captum(
@@ -87,8 +86,6 @@ def _each(name: str, given: Any, default: list[int], most: list[int]) -> list[in
     )
     if bad or any(not 1 <= n <= limit for n, limit in zip(found, most, strict=True)):
         limits = " × ".join(map(str, most))
-        raise InputError(
-            f"{name}={given!r} does not fit: whole numbers of at least 1 and at most {limits}, one "
-            "for all locations or one for each, are expected."
-        )
+        remedy = "Give one for all locations, or one for each."
+        raise wrong(name, given, f"integers of at least 1 and at most {limits}", remedy)
     return found

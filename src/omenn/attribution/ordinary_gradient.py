@@ -165,7 +165,8 @@ class PlainRun(FrozenRun):
             super()._check(f)
         except UnsupportedOperator:  # not linear, as it may be here
             if not f.requires_grad:
-                raise TargetError("the explained output has no derivative by the input.") from None
+                text = "the explained output has no derivative by the input."
+                raise TargetError(text, argument="target") from None
 
 
 # --- the table ---------------------------------------------------------------------------------

@@ -69,11 +69,14 @@ class Method:
         return f"{self.summary} ({words[self.promise]}; {self.source})"
 
     def __call__(self, model: Any, inputs: Any, target: Any = None, **options: Any) -> Explanation:
-        unknown = [name for name in options if name not in self.options]
-        if unknown:
+        odd = next((name for name in options if name not in self.options), None)
+        if odd is not None:
             known = ", ".join(self.options) or "none"
             raise InputError(
-                f"method {self.name!r} has no option {unknown[0]!r}. Its options are: {known}."
+                f"method {self.name!r} has no option {odd!r}.",
+                argument=odd,
+                expected=known,
+                remedy=f"Its options are: {known}.",
             )
         return self.function(model, inputs, target, **options)
 
@@ -212,6 +215,9 @@ def find(name: str) -> Method:
     found = _METHODS.get(name) if isinstance(name, str) else None
     if found is None:
         raise InputError(
-            f"method={quoted(name)} is not known: {did_you_mean(quoted(name), methods())}"
+            f"method={quoted(name)} is not known:",
+            argument="method",
+            got=quoted(name),
+            remedy=did_you_mean(quoted(name), methods()),
         )
     return found

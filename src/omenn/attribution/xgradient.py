@@ -81,8 +81,11 @@ def _require_homogeneous(question: Question, run: PlainRun, f: Tensor, bound: Te
     if missed:
         raise ModelError(
             f"the model is not homogeneous at this input: {', '.join(missed)}. So x ⊙ ∇f is not "
-            f"what integrated gradients give.{where} Use a network without biases and "
-            "normalisations, method='omenn', which is exact for any, or check=False."
+            f"what integrated gradients give.{where}",
+            argument="check",
+            got="True",
+            remedy="Use a network without biases and normalisations, method='omenn', which is "
+            "exact for any, or check=False.",
         )
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from omenn.check import quoted
 from omenn.engine.torch_private import DisableTorchFunction
-from omenn.errors import OmennError, TargetError
+from omenn.errors import InputError, OmennError, TargetError
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +188,16 @@ def check_numbers(logits: Tensor) -> None:
             f"the output is made of whole numbers ({logits.dtype}), as those of an argmax or a "
             "comparison, which have no derivative. Explain the scores that they were made from: "
             "let the model return them, or explain a part of it that does."
+        )
+
+
+def check_finite(f: Tensor) -> None:
+    """Raises InputError for an explained number that is NaN or infinite."""
+    if not bool(torch.isfinite(f.detach()).all()):
+        raise InputError(
+            "the model's output is not finite (NaN or infinite), so there is nothing to explain.",
+            argument="inputs",
+            remedy="Check the weights and the range of the input.",
         )
 
 

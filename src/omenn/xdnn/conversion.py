@@ -77,8 +77,8 @@ def convert(
     choose("norm", norm, get_args(Norm))
     kinds = _kinds(stand_ins)
     seed = whole("seed", seed, *SEEDS)
-    fresh = copied(model, "convert")
-    found = None if inputs is None else scan(copied(model, "convert"), inputs)
+    fresh = copied(model)
+    found = None if inputs is None else scan(copied(model), inputs)
     for new, old in zip(fresh.modules(), model.modules(), strict=True):
         new.training = old.training
     return _converted(fresh, norm, kinds, found, seed)
@@ -103,9 +103,10 @@ def _converted(
             + (" or added parameter" if found is not None else "")
             + (" is left" if norm == "keep" and norms else " and no BatchNorm is there")
             + (", and nothing that a stand-in is for" if kinds else "; no stand-in was asked for")
-            + (". With inputs= added parameters are found as well" if found is None else "")
-            + ". omenn.xdnn.check(model, inputs) tells whether the model is homogeneous, "
-            "omenn.xdnn.obstacles(model) what keeps it from being so."
+            + (". With inputs= added parameters are found as well." if found is None else "."),
+            argument="model",
+            remedy="omenn.xdnn.check(model, inputs) tells whether the model is homogeneous, "
+            "omenn.xdnn.obstacles(model) what keeps it from being so.",
         )
     return fresh
 
@@ -133,8 +134,9 @@ def _without_biases(model: nn.Module) -> int:
     for path, module in model.named_modules():
         if parametrize.is_parametrized(module, "bias"):
             raise ModelError(
-                f"the bias of module '{path or '(model)'}' is computed from other parameters. "
-                "Remove that first: torch.nn.utils.parametrize.remove_parametrizations."
+                f"the bias of module '{path or '(model)'}' is computed from other parameters.",
+                module=path,
+                remedy="Remove that first: torch.nn.utils.parametrize.remove_parametrizations.",
             )
         for key in list(biases_of(module)):
             module.register_parameter(key, None)
@@ -205,9 +207,18 @@ def _refuse_unseen(model: nn.Module, kinds: dict[str, bool], there: set[str]) ->
     remedy = "Functions are found in a run of the model: give convert(inputs=...) an example."
     for path, kind, name in hinted(model, kinds):
         raise ModelError(
-            f"stand_ins={kind!r}: module '{path or '(model)'}' calls {name}() as a function. "
-            + remedy
+            f"stand_ins={kind!r}: module '{path or '(model)'}' calls {name}() as a function.",
+            argument="stand_ins",
+            got=repr(kind),
+            operator=name,
+            module=path,
+            remedy=remedy,
         )
     for kind, asked in kinds.items():
         if asked and kind not in there:
-            raise ModelError(f"stand_ins={kind!r}: there is no module of that kind. {remedy}")
+            raise ModelError(
+                f"stand_ins={kind!r}: there is no module of that kind.",
+                argument="stand_ins",
+                got=repr(kind),
+                remedy=remedy,
+            )

@@ -125,8 +125,10 @@ def _weights(module: nn.Module, path: str) -> tuple[str, ...]:
     if parametrize.is_parametrized(module, "weight") or "weight" not in module._parameters:
         raise ModelError(
             f"the weight of module '{path or '(model)'}' is computed from other parameters, so "
-            "that it cannot be initialised. Remove the parametrisation "
-            "(torch.nn.utils.parametrize.remove_parametrizations), or use norm='scale'."
+            "that it cannot be initialised.",
+            module=path,
+            remedy="Remove the parametrisation "
+            "(torch.nn.utils.parametrize.remove_parametrizations), or use norm='scale'.",
         )
     return ("weight",)
 

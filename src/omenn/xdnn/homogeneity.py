@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from omenn.attribution.ordinary_gradient import Move
-from omenn.check import quoted
+from omenn.check import wrong
 from omenn.engine.explainable import check_model
 from omenn.engine.inputs import Inputs
 from omenn.engine.model_state import State
@@ -171,7 +171,10 @@ class _Run:
         if not (out.is_floating_point() or out.is_complex()) or not out.numel():
             raise TargetError(
                 f"the output has the type {out.dtype} and {out.numel()} elements; numbers were "
-                "expected. Say where they are with output=."
+                "expected.",
+                argument="output",
+                got=str(out.dtype),
+                remedy="Say where they are with output=.",
             )
         self.tolerance = 10 * TOLERANCES.get(mode.coarsest or out.dtype, 1e-5)
         known = mode.known_of(out) or Known(ANY if vanishes(out) else 0.0, frozenset())
@@ -192,7 +195,8 @@ class _Run:
         except Exception as error:
             self._plain(given, 1.0)  # whose error it was
             raise ModelError(
-                f"the model runs, but not where its operators are followed: {reason(error)}."
+                f"the model runs, but not where its operators are followed: {reason(error)}.",
+                argument="model",
             ) from error
 
     def _tracer(self, move: Move | None = None) -> Graded:
@@ -203,8 +207,9 @@ class _Run:
         one = self._at(1.0)
         if bool(one.isnan().any()):
             raise InputError(
-                "the model's output is not a number (NaN), so there is nothing to compare. Check "
-                "the weights and the range of the input."
+                "the model's output is not a number (NaN), so there is nothing to compare.",
+                argument="inputs",
+                remedy="Check the weights and the range of the input.",
             )
         finite = one[one.isfinite()].abs()
         scale = float(finite.max()) if finite.numel() else 0.0
@@ -239,7 +244,8 @@ class _Run:
                 return self.state.watched(called)
         except Exception as error:
             what = given.described() if alpha == 1 else f"{alpha:g} times the input"
-            raise InputError(f"the model cannot take {what}: {reason(error)}.") from error
+            text = f"the model cannot take {what}: {reason(error)}."
+            raise InputError(text, argument="inputs") from error
 
 
 def _error(here: Tensor, one: Tensor, alpha: float, scale: float) -> float:
@@ -271,8 +277,6 @@ def _factors(factors: Any) -> list[float]:
     except (TypeError, ValueError):
         found = []
     if not found or not all(0 <= alpha < math.inf for alpha in found):
-        raise InputError(
-            f"factors={quoted(factors)} must be one or more finite numbers of at least 0, for "
-            f"example {FACTORS}."
-        )
+        expected = f"one or more finite numbers of at least 0, for example {FACTORS}"
+        raise wrong("factors", factors, expected)
     return found

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from omenn.check import wrong
 from omenn.engine.explainable import check_model
 from omenn.engine.model_state import modules_of
 from omenn.engine.operators.degrees import bounded, normalised, smooth
@@ -75,7 +76,7 @@ def obstacles(model: nn.Module, inputs: Any = None) -> tuple[Obstacle, ...]:
         1: GELU: its slope depends on the size of its input; the nearest is ReLU \
 [stand-in: 'activations']
     """
-    fresh = copied(model, "obstacles")
+    fresh = copied(model)
     listed = list(_modules(fresh))
     if inputs is None:
         return tuple(listed + list(_parameters(fresh, {o.module for o in listed})))
@@ -83,17 +84,18 @@ def obstacles(model: nn.Module, inputs: Any = None) -> tuple[Obstacle, ...]:
     return tuple(dict.fromkeys(listed + list(_functions(fresh, found, {o.module for o in listed}))))
 
 
-def copied(model: Any, caller: str) -> nn.Module:
+def copied(model: Any) -> nn.Module:
     """A deep copy in evaluation mode of a model that can be seen into."""
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{caller} needs a torch.nn.Module, but {type(model).__name__} was given.")
+        raise wrong("model", model, "a torch.nn.Module", kind=ModelError)
     try:
         fresh = copy.deepcopy(model)
     except Exception as error:
         raise ModelError(
-            f"the model cannot be copied ({reason(error)}). Tensors that were computed from "
-            "parameters cannot: torch.nn.utils.parametrizations.weight_norm in place of the older "
-            "weight_norm can."
+            f"the model cannot be copied ({reason(error)}).",
+            argument="model",
+            remedy="Tensors that were computed from parameters cannot be; "
+            "torch.nn.utils.parametrizations.weight_norm in place of the older weight_norm can.",
         ) from error
     for module in fresh.modules():
         module.training = False

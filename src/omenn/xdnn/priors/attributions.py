@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omenn.check import misshapen, wrong
 from omenn.engine.explain import explain
 from omenn.engine.model_state import modules_of
 from omenn.engine.target import pick_output, select
@@ -43,9 +44,7 @@ class Samples:
     def of(cls, model: Any, x: Any, y: Any, output: Any) -> Samples:
         """Raises ModelError, InputError and TargetError for what has no attributions."""
         if not callable(model):
-            raise ModelError(
-                f"the model must be a torch.nn.Module, but {type(model).__name__} was given."
-            )
+            raise wrong("model", model, "a torch.nn.Module", kind=ModelError)
         key, tensor, beside = _told_apart(x)
         if y is not None:
             _check_index(y, len(tensor))
@@ -71,8 +70,11 @@ class Samples:
             high = int(torch.as_tensor(y).max())
             if high > 0:
                 raise TargetError(
-                    f"y is {high}, but it is the index of an output, and the model has one. For "
-                    "such a model leave y out."
+                    f"y is {high}, but it is the index of an output, and the model has one.",
+                    argument="y",
+                    got=str(high),
+                    expected="0",
+                    remedy="For such a model omit y.",
                 )
         f, self.index = select(logits, y, len(self.x))
         return f
@@ -89,19 +91,14 @@ def _check_index(y: Any, samples: int) -> None:
     """Raises TargetError for what is no index of an output for each sample."""
     whole = isinstance(y, Tensor) and not (y.is_floating_point() or y.dtype == torch.bool)
     if isinstance(y, bool) or not (whole or isinstance(y, int)):
-        got = f"a tensor of {str(y.dtype)[6:]}" if isinstance(y, Tensor) else repr(y)
-        raise TargetError(
-            f"y must be the index of an output for each sample, not {got}. Of a model with a "
-            "single output leave y out."
-        )
+        remedy = "Of a model with a single output omit y."
+        expected = "the index of an output for each sample"
+        raise wrong("y", y, expected, remedy, TargetError)
     y = torch.as_tensor(y)
     if y.ndim and tuple(y.shape) != (samples,):
-        raise TargetError(
-            f"y has the shape {tuple(y.shape)}; one index for each of {samples} samples was "
-            "expected."
-        )
+        raise misshapen("y", y, f"({samples},)", kind=TargetError)
     if int(y.min()) < 0:
-        raise TargetError(f"y is {int(y.min())}, but outputs are counted from 0.")
+        raise wrong("y", int(y.min()), "at least 0", kind=TargetError)
 
 
 def _told_apart(x: Any) -> tuple[str | None, Tensor, dict[str, Any]]:
@@ -112,18 +109,19 @@ def _told_apart(x: Any) -> tuple[str | None, Tensor, dict[str, Any]]:
         if len(real) != 1:
             raise InputError(
                 f"x has {len(real)} tensors of real numbers{': ' if real else ''}"
-                f"{', '.join(map(str, real))}; attributions belong to one. Give that one, and let "
-                "a module of yours add the others."
+                f"{', '.join(map(str, real))}; attributions belong to one.",
+                argument="x",
+                got=f"{len(real)} tensors",
+                expected="one tensor",
+                remedy="Give that one, and let a module of yours add the others.",
             )
         key = real[0]
         beside = {k: v for k, v in x.items() if k != key}
         x = x[key]
     if not isinstance(x, Tensor):
-        raise InputError(
-            f"x must be a tensor (B, …) or a mapping of arguments, not {type(x).__name__}."
-        )
+        raise wrong("x", x, "a tensor (B, …) or a mapping of arguments")
     if x.ndim < 2 or not x.numel():
-        raise InputError(f"x has the shape {tuple(x.shape)}; a batch of samples (B, …) is needed.")
+        raise misshapen("x", x, "(B, …)", "Give a batch of samples.")
     return key, x, beside
 
 
@@ -205,9 +203,10 @@ def gradient(batch: Samples, graph: bool) -> Tensor:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise ModelError(f"the model has no gradient by its input: {reason(error)}.") from error
+            text = f"the model has no gradient by its input: {reason(error)}."
+            raise ModelError(text, argument="model") from error
     if found is None:
-        raise TargetError("the explained output does not depend on the input.")
+        raise TargetError("the explained output does not depend on the input.", argument="y")
     return found
 
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from omenn.check import quoted
 from omenn.errors import InputError, MissingExtra, ModelError
 from omenn.xdnn.priors.prior_loss import AttributionPrior
 
@@ -69,8 +70,12 @@ class PriorModule(_Base):
             kind = type(batch).__name__
             kind += f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
             raise InputError(
-                f"the batch is a {kind}; (x, y) or (x, y, {{'mask': …}}) was expected. Override "
-                "prior_arguments(self, batch), which returns x, y and a dictionary."
+                f"the batch is a {kind}; (x, y) or (x, y, {{'mask': …}}) was expected.",
+                argument="batch",
+                got=kind,
+                expected="(x, y) or (x, y, {'mask': …})",
+                remedy="Override prior_arguments(self, batch), which returns x, y and a "
+                "dictionary.",
             )
         x, y = batch[:2]
         real = isinstance(y, Tensor) and y.is_floating_point()
@@ -84,14 +89,19 @@ class PriorModule(_Base):
             return None
         if not self.automatic_optimization:
             raise ModelError(
-                "with automatic_optimization=False there is no loss to add to. Call the prior in "
-                "training_step: loss = loss + self.attribution_prior(self, x, y)."
+                "with automatic_optimization=False there is no loss to add to.",
+                argument="automatic_optimization",
+                got="False",
+                remedy="Call the prior in training_step: "
+                "loss = loss + self.attribution_prior(self, x, y).",
             )
         loss = step.get("loss") if isinstance(step, Mapping) else step
         if not isinstance(loss, Tensor):
             raise ModelError(
-                f"training_step returned {type(step).__name__} without a loss; return the loss, "
-                "or a dictionary with it as 'loss'."
+                f"training_step returned {type(step).__name__} without a loss.",
+                got=type(step).__name__,
+                expected="a loss",
+                remedy="Return the loss, or a dictionary with it as 'loss'.",
             )
         x, y, context = self.prior_arguments(batch)
         term = prior(self, x, y, **context)
@@ -114,8 +124,11 @@ class PriorModule(_Base):
         found = getattr(self, "attribution_prior", None)
         if not isinstance(found, AttributionPrior):
             raise ModelError(
-                f"{type(self).__name__} has no attribution_prior. Set it in the class: "
-                "attribution_prior = AttributionPrior('sparsity', 0.1)."
+                f"{type(self).__name__} has no attribution_prior.",
+                argument="attribution_prior",
+                got=quoted(found),
+                remedy="Set it in the class: "
+                "attribution_prior = AttributionPrior('sparsity', 0.1).",
             )
         if "attribution_prior" not in self.__dict__:
             self.attribution_prior = copy.deepcopy(found)  # with random numbers of its own
@@ -136,5 +149,8 @@ def _not_behind(name: str) -> Exception:
     except ImportError:
         return MissingExtra("lightning", "training", f"the module '{name}'")
     return ModelError(
-        f"{name} is no LightningModule. Put PriorModule before one: class {name}(PriorModule, Net)."
+        f"{name} is no LightningModule.",
+        got=name,
+        expected="LightningModule",
+        remedy=f"Put PriorModule before one: class {name}(PriorModule, Net).",
     )

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.check import misshapen, wrong
 from omenn.engine.inputs import default_channel
 from omenn.errors import InputError, did_you_mean
 
@@ -78,7 +79,10 @@ def smoothness(
         if isinstance(d, bool) or not isinstance(d, int) or not -a.ndim < d < a.ndim or d == 0:
             raise InputError(
                 f"smoothness has no dimension {d!r} to run along: attributions are shaped "
-                f"{tuple(a.shape)}, dimension 0 is the batch. Give others with dims=."
+                f"{tuple(a.shape)}, dimension 0 is the batch.",
+                argument="dims",
+                got=repr(d),
+                remedy="Give others with dims=.",
             )
         if a.shape[d] > 1:
             value = value + a.diff(dim=d).abs().mean()
@@ -147,10 +151,8 @@ def consistency(attributions: Tensor, *, other: Any = None, **context: Any) -> T
     of = "attributions of the transformed input, mapped back"
     b = _needed("consistency", "other", other, context, of)
     if b.shape != a.shape:
-        raise InputError(
-            f"other has the shape {tuple(b.shape)}, but attributions have {tuple(a.shape)}; map "
-            "those of the transformed input back first."
-        )
+        remedy = "Map those of the transformed input back first."
+        raise misshapen("other", b, tuple(a.shape), remedy)
     b = b.to(a)
     far = ((a - b) ** 2).flatten(1).sum(1)
     return _ratio(far, (a * a).flatten(1).sum(1) + (b * b).flatten(1).sum(1)).mean()
@@ -176,13 +178,12 @@ def expected_sign(attributions: Tensor, *, sign: Any = None, **context: Any) -> 
     s = _needed("expected_sign", "sign", sign, context, "−1, 0 or 1 for each entry of a sample")
     s = s.unsqueeze(0) if s.ndim == a.ndim - 1 and s.shape == a.shape[1:] else s
     if s.ndim != a.ndim or any(n not in (1, k) for n, k in zip(s.shape, a.shape, strict=True)):
-        raise InputError(
-            f"sign has the shape {tuple(s.shape)}, but attributions have {tuple(a.shape)}; give "
-            f"one sign for each entry of a sample, {tuple(a.shape[1:])}."
-        )
+        remedy = "Give one sign for each entry of a sample."
+        raise misshapen("sign", s, tuple(a.shape[1:]), remedy)
     s = s.to(a)
     if not bool(((s == 0) | (s.abs() == 1)).all()):
-        raise InputError("sign has other values than −1, 0 and 1.")
+        text = "sign has other values than −1, 0 and 1."
+        raise InputError(text, argument="sign", expected="−1, 0 or 1")
     return torch.relu(-s * a).mean()
 
 
@@ -205,12 +206,10 @@ def find(prior: str | Prior) -> Prior:
     if callable(prior):
         return prior
     if not isinstance(prior, str):
-        raise InputError(
-            f"the prior must be a name or a function of attributions, but {prior!r} was given."
-        )
+        raise wrong("prior", prior, "a name or a function of attributions")
     if prior not in PRIORS:
         hint = did_you_mean(prior.replace("_", "-"), PRIORS)
-        raise InputError(f"unknown prior {prior!r}: {hint}")
+        raise InputError(f"unknown prior {prior!r}:", argument="prior", got=prior, remedy=hint)
     return PRIORS[prior]
 
 
@@ -223,7 +222,10 @@ def _batch(name: str, attributions: Any) -> Tensor:
             got = f"a tensor {tuple(attributions.shape)} of {str(attributions.dtype)[6:]}"
         raise InputError(
             f"{name} needs attributions (B, …) of real numbers, one row for each sample, but "
-            f"{got} was given."
+            f"{got} was given.",
+            argument="attributions",
+            got=got,
+            expected="a tensor (B, …) of real numbers",
         )
     half = attributions.dtype in (torch.float16, torch.bfloat16)
     return attributions.float() if half else attributions
@@ -232,15 +234,21 @@ def _batch(name: str, attributions: Any) -> Tensor:
 def _needed(name: str, key: str, value: Any, context: dict[str, Any], what: str) -> Tensor:
     if value is None:
         given = f"; given were {', '.join(context)}" if context else ""
-        raise InputError(f"{name} needs {key}=, {what}{given}. Pass it beside the input.")
+        raise InputError(
+            f"{name} needs {key}=, {what}{given}.",
+            argument=key,
+            got="None",
+            expected=what,
+            remedy="Pass it beside the input.",
+        )
     if not isinstance(value, Tensor):
-        raise InputError(f"{key} must be a tensor, but {type(value).__name__} was given.")
+        raise wrong(key, value, "a tensor")
     return value
 
 
 def _fitted(mask: Tensor, a: Tensor) -> Tensor:
     """The mask expanded to the attributions, checked to lie between 0 and 1."""
-    given, channel = tuple(mask.shape), default_channel(a.ndim)
+    given, channel = mask, default_channel(a.ndim)
     open_dims = {0} if channel is None else {0, channel % a.ndim}
     if channel is not None and mask.ndim == a.ndim - 1:
         mask = mask.unsqueeze(channel)
@@ -250,14 +258,13 @@ def _fitted(mask: Tensor, a: Tensor) -> Tensor:
         if channel is not None:
             at = channel % a.ndim
             shapes += [(*a.shape[:at], *rest, *a.shape[at + 1 :]) for rest in ((1,), ())]
-        raise InputError(
-            f"the mask has the shape {given}, but attributions have {tuple(a.shape)}; give it as "
-            f"{' or '.join(map(str, shapes))}."
-        )
+        raise misshapen("mask", given, " or ".join(map(str, shapes)))
     if mask.is_complex() or not bool(((mask >= 0) & (mask <= 1)).all()):
         raise InputError(
             "the mask has values outside of 0 to 1; it is 1 where attribution is allowed and 0 "
-            "where it is not."
+            "where it is not.",
+            argument="mask",
+            expected="values from 0 to 1",
         )
     return mask.to(a).expand_as(a)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omenn.check import SEEDS, choose, real, whole
+from omenn.check import SEEDS, choose, misshapen, positive, quoted, real, whole, wrong
 from omenn.engine.explain import BIASES, PRODUCTS
 from omenn.engine.trace.guards import alone
 from omenn.errors import InputError, did_you_mean
@@ -91,12 +91,13 @@ class AttributionPrior:
         self.name = prior if isinstance(prior, str) else getattr(prior, "__name__", "prior")
         if method not in METHODS:
             raise InputError(
-                f"unknown method {method!r} of attributions: {did_you_mean(str(method), METHODS)}"
+                f"unknown method {method!r} of attributions:",
+                argument="method",
+                got=quoted(method),
+                remedy=did_you_mean(str(method), METHODS),
             )
         self.weight = real("weight", weight, 0)
-        self.fraction = real("fraction", fraction, 0, 1)
-        if not self.fraction:
-            raise InputError("fraction=0 leaves no sample to which the prior is applied.")
+        self.fraction = real("fraction", positive("fraction", fraction), 0, 1)
         seed = whole("seed", seed, *SEEDS)
         self.method, self.output = method, output
         self.options = _checked(method, options)
@@ -146,8 +147,10 @@ class AttributionPrior:
             self._generator.set_state(state["generator"].cpu())
         except (KeyError, TypeError, AttributeError, RuntimeError):
             raise InputError(
-                "this is not the state of an attribution prior; give what its state_dict() "
-                "returned."
+                "this is not the state of an attribution prior.",
+                argument="state",
+                got=quoted(state),
+                remedy="Give what its state_dict() returned.",
             ) from None
 
     # --- attributions ----------------------------------------------------------------------
@@ -157,8 +160,12 @@ class AttributionPrior:
         graph, x = torch.is_grad_enabled(), batch.x
         if self.method != "omenn" and not x.is_floating_point():
             raise InputError(
-                f"x holds {str(x.dtype)[6:]} ids, which have no gradient. Give what they are "
-                "embedded to, or choose method='omenn', which explains them at their embedding."
+                f"x holds {str(x.dtype)[6:]} ids, which have no gradient.",
+                argument="x",
+                got=str(x.dtype)[6:],
+                expected="real numbers",
+                remedy="Give what they are embedded to, or choose method='omenn', which explains "
+                "them at their embedding.",
             )
         dtype = by.own_type(batch.model, x) if x.is_floating_point() else x.dtype
         with by.evaluating(batch.model, x.device):
@@ -171,9 +178,10 @@ class AttributionPrior:
         bad = int((~torch.isfinite(found.detach())).sum())
         if bad:
             raise InputError(
-                f"the attributions have {bad} values that are NaN or infinite, of {found.numel()}. "
-                "Check the weights and the input; a training that has diverged needs a smaller "
-                "learning rate or weight of the prior."
+                f"the attributions have {bad} values that are NaN or infinite, of {found.numel()}.",
+                argument="x",
+                remedy="Check the weights and the input; a training that has diverged needs a "
+                "smaller learning rate or weight of the prior.",
             )
         return found
 
@@ -197,10 +205,8 @@ class AttributionPrior:
         """References (B, K, …) and shares (B, K)."""
         rows = self.options["references"]
         if rows.shape[1:] != x.shape[1:]:
-            raise InputError(
-                f"references have rows of the shape {tuple(rows.shape[1:])}, but a sample has "
-                f"{tuple(x.shape[1:])}."
-            )
+            expected = f"(N, {', '.join(map(str, x.shape[1:]))})"
+            raise misshapen("references", rows, expected)
         drawn = torch.randint(len(rows), (len(x), steps), generator=self._generator)
         shares = torch.rand(len(x), steps, generator=self._generator, dtype=torch.float64)
         return rows[drawn.to(rows.device)].to(x), shares.to(x)
@@ -214,7 +220,8 @@ class AttributionPrior:
         for name in context:
             if name not in self.takes:
                 hint = did_you_mean(name, self.takes)
-                raise InputError(f"the prior {self.name!r} does not take {name}=: {hint}")
+                text = f"the prior {self.name!r} does not take {name}=:"
+                raise InputError(text, argument=name, remedy=hint)
 
     def _judged(self, attributions: Tensor, context: dict[str, Any]) -> Tensor:
         takes = self.takes
@@ -227,12 +234,17 @@ class AttributionPrior:
                 got = f"a tensor {tuple(value.shape)} of {str(value.dtype)[6:]}"
             raise InputError(
                 f"the prior {self.name!r} returned {got}; it must return one real number as a "
-                "tensor, for example a mean."
+                "tensor, for example a mean.",
+                argument="prior",
+                got=got,
+                expected="one real number as a tensor",
             )
         if attributions.requires_grad and not value.requires_grad:
             raise InputError(
                 f"the prior {self.name!r} has no derivative: its value does not depend on the "
-                "attributions by differentiable operators (detach, item, argmax, rounding)."
+                "attributions by differentiable operators (detach, item, argmax, rounding).",
+                argument="prior",
+                got=self.name,
             )
         term = self.weight * value.reshape(())
         if not bool(torch.isfinite(term.detach())):
@@ -241,8 +253,9 @@ class AttributionPrior:
                 f"times the weight {self.weight:g}"
             )
             if bool(torch.isfinite(value.detach())):
-                raise TermNotFinite(f"{said}, which is too large: the loss would not be finite.")
-            raise InputError(f"{said}: the loss would not be finite.")
+                text = f"{said}, which is too large: the loss would not be finite."
+                raise TermNotFinite(text, argument="weight", got=f"{self.weight:g}")
+            raise InputError(f"{said}: the loss would not be finite.", argument="prior")
         return term
 
 
@@ -267,7 +280,8 @@ def _checked(method: str, options: dict[str, Any]) -> dict[str, Any]:
             known = {k for table in METHODS.values() for k in table}
             has = f"its options are {', '.join(own)}." if own else "it has none."
             hint = has if name in known else did_you_mean(name, sorted(own or known))
-            raise InputError(f"method {method!r} has no option {name!r}: {hint}")
+            text = f"method {method!r} has no option {name!r}:"
+            raise InputError(text, argument=name, expected=", ".join(own), remedy=hint)
     found = own | options
     for name in ("steps", "chunk"):
         whole(name, found.get(name, 1), 1)
@@ -280,16 +294,11 @@ def _checked(method: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_references(rows: Any) -> None:
-    if rows is None:
-        raise InputError(
-            "expected gradients need references=: a tensor (N, …) of training rows, from which "
-            "the starting points are drawn."
-        )
     if not isinstance(rows, Tensor) or not rows.is_floating_point() or not rows.numel():
-        shape = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
-        raise InputError(f"references must be a tensor (N, …) of real numbers, not {shape}.")
+        remedy = "Expected gradients draw their starting points from training rows."
+        raise wrong("references", rows, "a tensor (N, …) of real numbers", remedy)
     if not bool(torch.isfinite(rows).all()):
-        raise InputError("references have values that are NaN or infinite.")
+        raise InputError("references have values that are NaN or infinite.", argument="references")
 
 
 def _expanded(baseline: Any, x: Tensor) -> Tensor:
@@ -297,11 +306,8 @@ def _expanded(baseline: Any, x: Tensor) -> Tensor:
     try:
         return torch.as_tensor(baseline).to(x).expand(x.shape).unsqueeze(1)
     except (RuntimeError, TypeError, ValueError):
-        shape = f" {tuple(baseline.shape)}" if isinstance(baseline, Tensor) else ""
-        raise InputError(
-            f"the baseline{shape} does not expand to the input {tuple(x.shape)}: give a number, "
-            "one sample, or one for each sample."
-        ) from None
+        expected = f"a number, or a tensor that expands to {tuple(x.shape)}"
+        raise wrong("baseline", baseline, expected) from None
 
 
 def _check_rows(context: Mapping[str, Any], whole: tuple[int, ...]) -> None:
@@ -316,7 +322,11 @@ def _check_rows(context: Mapping[str, Any], whole: tuple[int, ...]) -> None:
         if not one and len(value) not in (1, whole[0]):
             raise InputError(
                 f"{name} {tuple(value.shape)} has {len(value)} rows for a batch of {whole[0]} "
-                "samples. Give one for each sample of the whole batch, also with fraction below 1."
+                "samples.",
+                argument=name,
+                got=f"{len(value)} rows",
+                expected=f"{whole[0]} rows",
+                remedy="Give one for each sample of the whole batch, also with fraction below 1.",
             )
 
 
@@ -325,7 +335,10 @@ def _subset(name: str, value: Any, rows: Tensor, whole: tuple[int, ...]) -> Any:
     samples = whole[0]
     if isinstance(value, Tensor) and value.shape == whole[1:] and value.shape[:1] == (samples,):
         raise InputError(
-            f"{name} {tuple(value.shape)} may be one sample or a row for each of {samples}. With "
-            "fraction below 1 give it with a dimension more: (1, …) for all samples alike."
+            f"{name} {tuple(value.shape)} may be one sample or a row for each of {samples}.",
+            argument=name,
+            got=str(tuple(value.shape)),
+            remedy="With fraction below 1 give it with a dimension more: (1, …) for all samples "
+            "alike.",
         )
     return rows_of(value, rows, samples)

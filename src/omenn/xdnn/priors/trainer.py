@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from omenn.errors import InputError, MissingExtra
+from omenn.check import wrong
+from omenn.errors import MissingExtra
 from omenn.files.atomic import write_checkpoint
 from omenn.xdnn.priors.prior_loss import AttributionPrior
 
@@ -52,11 +53,9 @@ def with_prior(
     except ImportError:
         raise MissingExtra("transformers", "training", "with_prior") from None
     if not (isinstance(trainer, type) and issubclass(trainer, Trainer)):
-        raise InputError(f"with_prior needs transformers.Trainer or a subclass, not {trainer!r}.")
+        raise wrong("trainer", trainer, "transformers.Trainer or a subclass")
     if not isinstance(prior, AttributionPrior):
-        raise InputError(
-            f"with_prior needs an AttributionPrior, but {type(prior).__name__} was given."
-        )
+        raise wrong("prior", prior, "an AttributionPrior")
     name, columns = f"{trainer.__name__}WithPrior", tuple(context)
     return type(name, (_Prior, trainer), {"_given": prior, "_columns": columns})
 
