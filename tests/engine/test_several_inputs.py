@@ -130,6 +130,21 @@ def test_alone_as_in_a_batch() -> None:
             torch.testing.assert_close(one[key][0], whole[key][k])
 
 
+def test_one_place_of_several_rows_is_the_whole_sample() -> None:
+    """The mean of all tokens, repeated: it has no location, in a batch as alone."""
+
+    def model(x: Tensor, row: Tensor) -> Tensor:
+        first = torch.cat([x[:, :1] + (row * B)[:, None], x[:, 1:]], 1)
+        rows = first.mean(1, keepdim=True).expand_as(x).reshape(-1, 4)
+        return F.linear(rows, W, B).view_as(x).sum(1)
+
+    for samples in (slice(0, 2), slice(1, 2)):
+        e = omenn.explain(model, {"x": X[samples], "row": ROW[samples]}, 1)
+        assert e.reasons == {"pooled": 1.0}
+        torch.testing.assert_close(e.bias["x"], (B[1] / 2).expand(e.bias["x"].shape))
+        torch.testing.assert_close(e.bias["row"], (3 * B[1] / 8).expand(e.bias["row"].shape))
+
+
 class Doubled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):

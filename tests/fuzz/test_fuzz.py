@@ -64,10 +64,11 @@ def check_values(network: Network, e: omenn.Explanation) -> None:
 
 def check_parts(network: Network, e: omenn.Explanation) -> None:
     """Branches that are only added: each input has what its branch adds, constants included."""
-    if not all(weight.any() for weight in e.weight.values()):
-        return  # what an input adds that does not act is spread over those that do
+    rows = {key: w.movedim(network.axis(key), 0) for key, w in e.weight.items()}
+    # What an input adds that does not act on a sample is spread over those that do.
+    act = torch.stack([w.reshape(len(e.output), -1).any(1) for w in rows.values()]).all(0)
     for key, part in network.parts().items():
-        close(e.matrix[key].flatten(1).sum(1), part[:, CLASS])
+        close(e.matrix[key].flatten(1).sum(1)[act], part[act, CLASS])
 
 
 # --- what makes no difference --------------------------------------------------------------------

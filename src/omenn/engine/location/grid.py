@@ -168,25 +168,38 @@ class Place:
         slots = self.grid.slot(self.grid.sample[rows])
         return slots.reshape(-1, *[1] * (cells.ndim - 1)) if cells.ndim else slots.reshape(())
 
-    def regrid(self, u: Tensor, cells: Tensor, reason: Tensor | None = None) -> Place:
+    def regrid(
+        self, u: Tensor, cells: Tensor, reason: Tensor | None = None, parts: Tensor | None = None
+    ) -> Place:
         """A new grid with the values ``u``; ``cells`` (same shape) tell sample and reason.
 
+        ``parts`` (…, n): the cells that each new one is the mean of, where some may be equal.
         What has no location hangs on the ones of its sample.
         """
         grid = self.grid
         sample = grid.sample[cells]
         if reason is None:
             reason = grid.reason[cells]
-        lost = (reason != 0) & (reason != ROUTED)
-        count = int(lost.sum())
+        kept = (reason == 0) | (reason == ROUTED)
         # One cell per sample is the whole input: honest about it, it is not located.
-        if u.numel() - count <= grid.samples:
-            reason = reason.masked_fill(reason == 0, POOLED)
-            lost, count = reason != ROUTED, u.numel()
-        if count:
+        reason = torch.where((reason == 0) & _single(grid, sample, kept, parts), POOLED, reason)
+        lost = (reason != 0) & (reason != ROUTED)
+        if bool(lost.any()):
             u = torch.where(lost, grid.mean[sample], u)
         fresh = torch.arange(u.numel(), device=u.device).reshape(u.shape)
         return Place(Grid(u, sample, reason, grid.tail), fresh)
+
+
+def _single(grid: Grid, sample: Tensor, kept: Tensor, parts: Tensor | None) -> Tensor:
+    """Whether what is kept of the sample of a cell is one cell, however often it is laid out."""
+    index = torch.arange(sample.numel(), device=sample.device)
+    rows = index.unsqueeze(1) if parts is None else parts.unsqueeze(0).flatten(0, -2)
+    at = index[kept.flatten()]
+    owner = sample.flatten()[at]
+    first = index.new_full((grid.samples + 1,), len(index)).scatter_reduce(0, owner, at, "amin")
+    other = (rows[at] != rows[first[owner]]).any(1)
+    several = torch.zeros_like(first, dtype=torch.bool).index_fill(0, owner[other], True)
+    return ~several[sample]
 
 
 # A place, the shape of its tensor, and the dimensions along which positions were mixed.

@@ -25,7 +25,8 @@ def reduced(place: Place, shape: Sequence[int], dims: Sequence[int], keepdim: bo
         least, most = reason.amin(spread, keepdim=True), reason.amax(spread, keepdim=True)
         # One cell without a location is enough for the mean to have none.
         reason = torch.where((least == 0) & (most != 0), most.clamp_min(POOLED), least)
-        place = place.regrid(u, kept, reason)
+        parts = cells.movedim(spread, list(range(-len(spread), 0))).flatten(-len(spread))
+        place = place.regrid(u, kept, reason, parts)
         cells = place.cells
     if not keepdim:
         keep = [n for d, n in enumerate(cells.shape) if d not in dims]
