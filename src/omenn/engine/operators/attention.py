@@ -14,7 +14,7 @@ from omenn.engine.kernels.columns import connected
 from omenn.engine.kernels.softmax import Softmax, additive, at_values, weights
 from omenn.engine.location.placers import attention_place
 from omenn.engine.operators import degrees
-from omenn.engine.operators.record import DROPOUT, Operator, records
+from omenn.engine.operators.record import DROPOUT, Operator
 from omenn.engine.torch_private import batched
 from omenn.engine.trace.call import Call
 
@@ -129,19 +129,20 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return additive(~mask if mask.dtype == torch.bool else mask, dtype)
 
 
-RECORDS: dict[str, Operator] = records(
-    Operator(replacement="attention"),
-    scaled_dot_product_attention={
-        "rule": fused,
-        "placer": attention_place,
-        "degree": degrees.attention,
-        "arguments": "query key value attn_mask dropout_p is_causal scale enable_gqa",
-    },
-    multi_head_attention_forward={
-        "rule": multi_head,
-        "composite": True,
-        "true": True,
-        "arguments": " ".join(_MULTI_HEAD),
-        "summand": "in_proj_bias bias_k bias_v out_proj_bias",
-    },
-)
+RECORDS: dict[str, Operator] = {
+    "scaled_dot_product_attention": Operator(
+        fused,
+        attention_place,
+        degrees.attention,
+        replacement="attention",
+        arguments="query key value attn_mask dropout_p is_causal scale enable_gqa",
+    ),
+    "multi_head_attention_forward": Operator(
+        multi_head,
+        replacement="attention",
+        composite=True,
+        true=True,
+        arguments=" ".join(_MULTI_HEAD),
+        summand="in_proj_bias bias_k bias_v out_proj_bias",
+    ),
+}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omenn.engine.operators import degrees
 from omenn.engine.operators.linear import reduced
-from omenn.engine.operators.record import Operator, records, same
+from omenn.engine.operators.record import Operator, named, same
 from omenn.engine.trace.call import Call
 
 
@@ -52,58 +52,45 @@ def log_normalised(call: Call) -> Tensor:
     return call.attach(out, result - call.true(x).to(result.dtype), frozen=True)
 
 
-_HELD = Operator(frozen_value, same, degree=degrees.bounded)
+_FROZEN = Operator(frozen_value, same, degree=degrees.bounded)
+_REST = Operator(remaining, same, degree=degrees.valued(1, "other"))
+_CURVED = replace(_FROZEN, degree=degrees.smooth)
 
-RECORDS: dict[str, Operator] = (
-    records(
-        Operator(remaining, same, degree=degrees.valued(1, "other")),
-        remainder={"names": "__mod__ __rmod__ __imod__", "exchanged": "__rmod__"},
-        fmod="",
-    )
-    | records(
-        Operator(placer=same),
-        copysign={"rule": signed, "degree": 1},
-        log_softmax={
-            "rule": log_normalised,
-            "degree": degrees.smooth,
-            "arguments": "input dim",
-            "orders": {"F.log_softmax": "input dim _stacklevel dtype"},
-        },
-    )
-    | records(
-        _HELD,
-        softmax={
-            "names": "softmin",
-            "arguments": "input dim",
-            "orders": {"F.softmax": "input dim _stacklevel dtype"},
-            "replacement": "attention",
-        },
-        gumbel_softmax={"degree": degrees.random},
-        rsqrt={"degree": -0.5, "link": "frozen"},
-        reciprocal={"degree": -1, "link": "frozen"},
-        sign={"degree": 0, "link": "step"},
-        sgn={"degree": 0, "link": "step"},
-        floor="",
-        ceil="",
-        round="",
-        trunc="fix",
-        frac="",
-        floor_divide={
-            "names": "__floordiv__ __rfloordiv__ __ifloordiv__",
-            "exchanged": "__rfloordiv__",
-            "arguments": "input other",
-            "degree": degrees.ratio,
-            "steps": True,
-        },
-        digamma="psi",
-        heaviside={"degree": degrees.stepped, "steps": True},
-        atan2={"names": "arctan2", "degree": degrees.told(degrees.same)},
-    )
-    | records(
-        replace(_HELD, degree=degrees.smooth),
-        logaddexp="",
-        logaddexp2="",
-        logcumsumexp="",
-        logsumexp={"placer": reduced, "arguments": "input dim keepdim"},
-    )
-)
+RECORDS: dict[str, Operator] = {
+    "remainder": replace(_REST, names="__mod__ __rmod__ __imod__", exchanged="__rmod__"),
+    "fmod": _REST,
+    "copysign": Operator(signed, same, 1),
+    "log_softmax": Operator(
+        log_normalised,
+        same,
+        degrees.smooth,
+        arguments="input dim",
+        orders={"F.log_softmax": "input dim _stacklevel dtype"},
+    ),
+    "softmax": replace(
+        _FROZEN,
+        names="softmin",
+        arguments="input dim",
+        orders={"F.softmax": "input dim _stacklevel dtype"},
+        replacement="attention",
+    ),
+    "gumbel_softmax": replace(_FROZEN, degree=degrees.random),
+    "rsqrt": replace(_FROZEN, degree=-0.5, link="frozen"),
+    "reciprocal": replace(_FROZEN, degree=-1, link="frozen"),
+    **named(replace(_FROZEN, degree=0, link="step"), "sign sgn"),
+    **named(_FROZEN, "floor ceil round frac"),
+    "trunc": replace(_FROZEN, names="fix"),
+    "floor_divide": replace(
+        _FROZEN,
+        names="__floordiv__ __rfloordiv__ __ifloordiv__",
+        exchanged="__rfloordiv__",
+        arguments="input other",
+        degree=degrees.ratio,
+        steps=True,
+    ),
+    "digamma": replace(_FROZEN, names="psi"),
+    "heaviside": replace(_FROZEN, degree=degrees.stepped, steps=True),
+    "atan2": replace(_FROZEN, names="arctan2", degree=degrees.told(degrees.same)),
+    **named(_CURVED, "logaddexp logaddexp2 logcumsumexp"),
+    "logsumexp": replace(_CURVED, placer=reduced, arguments="input dim keepdim"),
+}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from omenn.engine.kernels.patches import patches, side_by_side
-from omenn.engine.operators import degrees
-from omenn.engine.operators.linear import affine_layer
-from omenn.engine.operators.record import Operator, records, spatial
+from omenn.engine.operators.linear import LAYER, affine_layer
+from omenn.engine.operators.record import Operator, spatial
 from omenn.engine.trace.call import Call
 
 
@@ -22,18 +23,11 @@ def convolution(call: Call) -> Tensor:
     return affine_layer(call)
 
 
-RECORDS: dict[str, Operator] = records(
-    Operator(
-        convolution,
-        spatial,
-        degree=degrees.affine("input", "weight"),
-        arguments="input weight bias",
-        factors="input weight",
-        weight="weight",
-        summand="bias",
-        kind="layer",
-        bounded=0,
+_CONVOLUTION = replace(LAYER, rule=convolution, placer=spatial)
+
+RECORDS: dict[str, Operator] = {
+    "conv": replace(_CONVOLUTION, names="convolution conv1d conv2d conv3d"),
+    "conv_transpose": replace(
+        _CONVOLUTION, names="conv_transpose1d conv_transpose2d conv_transpose3d"
     ),
-    conv="convolution conv1d conv2d conv3d",
-    conv_transpose="conv_transpose1d conv_transpose2d conv_transpose3d",
-)
+}

@@ -11,7 +11,7 @@ from omenn.engine import location as places
 from omenn.engine.operators import degrees
 from omenn.engine.operators.composed import composed
 from omenn.engine.operators.linear import reduced
-from omenn.engine.operators.record import Operator, records, same, unlocated
+from omenn.engine.operators.record import Operator, same, unlocated
 from omenn.engine.trace.call import Call
 
 
@@ -192,36 +192,21 @@ def _nuclear(input: Tensor, dim: Any = (-2, -1), keepdim: bool = False) -> Tenso
 
 _OVER = "input dim correction keepdim"
 
-RECORDS: dict[str, Operator] = records(
-    Operator(placer=reduced, degree=1),
-    norm={
-        "rule": normed,
-        "names": "vector_norm matrix_norm",
-        "degree": degrees.norm,
-        "arguments": "input p dim keepdim dtype",
-    },
-    var={"rule": spread_out, "degree": 2, "arguments": _OVER},
-    std={"rule": spread_out, "arguments": _OVER},
-    nanmean={
-        "rule": mean_of_numbers,
-        "arguments": "input dim keepdim",
-        "true": True,
-        "kind": "sum",
-    },
-    renorm={
-        "rule": renormed,
-        "placer": same,
-        "degree": degrees.renormed,
-        "arguments": "input p dim maxnorm",
-    },
-    cdist={
-        "rule": paired,
-        "placer": paired_place,
-        "degree": degrees.distance,
-        "arguments": "x1 x2 p",
-        "terms": True,
-    },
-) | {
+RECORDS: dict[str, Operator] = {
+    "norm": Operator(
+        normed,
+        reduced,
+        degrees.norm,
+        names="vector_norm matrix_norm",
+        arguments="input p dim keepdim dtype",
+    ),
+    "var": Operator(spread_out, reduced, 2, arguments=_OVER),
+    "std": Operator(spread_out, reduced, 1, arguments=_OVER),
+    "nanmean": Operator(
+        mean_of_numbers, reduced, 1, arguments="input dim keepdim", true=True, kind="sum"
+    ),
+    "renorm": Operator(renormed, same, degrees.renormed, arguments="input p dim maxnorm"),
+    "cdist": Operator(paired, paired_place, degrees.distance, arguments="x1 x2 p", terms=True),
     "pairwise_distance": composed(_pairwise),
     "dist": composed(_dist),
     "pdist": composed(_pdist),

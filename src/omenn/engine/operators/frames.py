@@ -10,7 +10,7 @@ from torch import Tensor
 from omenn.engine import location as places
 from omenn.engine.location import Place
 from omenn.engine.operators.layout import linear
-from omenn.engine.operators.record import Operator, at_source, placed_by, records, unlocated
+from omenn.engine.operators.record import Operator, at_source, placed_by, unlocated
 from omenn.engine.trace.call import Call
 
 
@@ -68,9 +68,8 @@ def strided_place(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
     return placed_by(call, x, place, make)
 
 
-RECORDS: dict[str, Operator] = records(
-    Operator(linear, degree=1, true=True),
-    stft={"placer": framed},
-    istft={"placer": unframed},
-    as_strided={"rule": strided, "placer": strided_place, "true": False},
-)
+RECORDS: dict[str, Operator] = {
+    "stft": Operator(linear, framed, 1, true=True),
+    "istft": Operator(linear, unframed, 1, true=True),
+    "as_strided": Operator(strided, strided_place, 1, true=False),
+}

@@ -11,15 +11,7 @@ from torch import Tensor
 from omenn.engine import location as places
 from omenn.engine.location import Place
 from omenn.engine.operators import degrees
-from omenn.engine.operators.record import (
-    Operator,
-    at_source,
-    named,
-    placed_by,
-    records,
-    same,
-    unlocated,
-)
+from omenn.engine.operators.record import Operator, at_source, named, placed_by, same, unlocated
 from omenn.engine.trace.call import Call
 
 
@@ -181,112 +173,78 @@ _MOVED = Operator(linear, rearranged, degree=1, true=True)
 _REGROUPED = Operator(linear, regrouped, degree=1, true=True, moves="reshapes")
 _KEPT = Operator(linear, same, degree=1, true=True, moves="keeps", link="linear")
 _GATHERED = Operator(linear, gathered, degree=1, true=True)
-_JOINED = Operator(
-    concatenated, joined, degree=degrees.same, true=True, joins=True, terms=True
-)  # fmt: skip
+_JOINED = Operator(concatenated, joined, degrees.same, true=True, joins=True, terms=True)
+_PERMUTED = replace(_MOVED, moves="permutes")
+_SELECTED = replace(_MOVED, moves="selects")
+_PARTED = replace(_MOVED, rule=parted, parts=True)
+_ALIKE = Operator(linear, same, degree=1, true=True)
+_SHIFTED = replace(_MOVED, placer=shifted)
+LINEAR = Operator(linear, degree=1, true=True)
 
-RECORDS: dict[str, Operator] = (
-    records(
-        replace(_MOVED, moves="permutes"),
-        permute="permute_copy",
-        transpose="swapaxes swapdims transpose_copy T mT H mH",
-        movedim="moveaxis",
-        t="t_copy",
-    )
-    | records(
-        replace(_MOVED, moves="selects"),
-        select="select_copy",
-        narrow="slice_copy narrow_copy",
-        getitem={"names": "__getitem__", "takes": True, "shaped_by": "index"},
-    )
-    | records(
-        _MOVED,
-        adjoint="",
-        expand={"names": "expand_as expand_copy", "moves": "repeats"},
-        diagonal="diagonal_copy",
-        rot90="",
-        broadcast_to="",
-    )
-    | records(
-        replace(_MOVED, rule=parted, parts=True),
-        chunk="unsafe_chunk",
-        split="split_with_sizes tensor_split hsplit vsplit dsplit unsafe_split split_copy "
+RECORDS: dict[str, Operator] = {
+    "permute": replace(_PERMUTED, names="permute_copy"),
+    "transpose": replace(_PERMUTED, names="swapaxes swapdims transpose_copy T mT H mH"),
+    "movedim": replace(_PERMUTED, names="moveaxis"),
+    "t": replace(_PERMUTED, names="t_copy"),
+    "select": replace(_SELECTED, names="select_copy"),
+    "narrow": replace(_SELECTED, names="slice_copy narrow_copy"),
+    "getitem": replace(_SELECTED, names="__getitem__", takes=True, shaped_by="index"),
+    **named(_MOVED, "adjoint rot90 broadcast_to"),
+    "expand": replace(_MOVED, names="expand_as expand_copy", moves="repeats"),
+    "diagonal": replace(_MOVED, names="diagonal_copy"),
+    "chunk": replace(_PARTED, names="unsafe_chunk"),
+    "split": replace(
+        _PARTED,
+        names="split_with_sizes tensor_split hsplit vsplit dsplit unsafe_split split_copy "
         "unsafe_split_with_sizes split_with_sizes_copy",
-        unbind="unbind_copy",
-    )
-    | records(
-        _REGROUPED,
-        reshape="reshape_as",
-        flatten="ravel",
-        unflatten="",
-        squeeze="squeeze_copy",
-        unsqueeze="unsqueeze_copy",
-        view={"names": "view_as view_copy", "rule": reshaped, "degree": degrees.reinterpreted},
-    )
-    | named(replace(_REGROUPED, moves=""), "atleast_1d atleast_2d atleast_3d")
-    | records(
-        _KEPT,
-        contiguous="",
-        clone="alias_copy",
-        to="type_as type float double half bfloat16 cfloat cdouble chalf cpu cuda",
-        positive="__pos__",
-        detach={"names": "detach_copy data", "rule": carried_on},
-        neg={"names": "__neg__ negative", "moves": ""},
-    )
-    | records(
-        Operator(linear, same, degree=1, true=True),
-        requires_grad_="",
-        conj="conj_physical resolve_conj resolve_neg",
-        tril="",
-        triu="",
-        cumsum={"kind": "sum"},
-        real="",
-        imag="",
-        zero={"degree": degrees.vanishing, "overwrites": True},
-    )
-    | records(Operator(assembled, same, degree=degrees.same, true=True, kind="complex"), complex="")
-    | records(
-        replace(_MOVED, placer=shifted),
-        roll={"arguments": "input shifts dim"},
-        flip="__reversed__",
-        fliplr="",
-        flipud="",
-    )
-    | records(
-        Operator(linear, degree=1, true=True),
-        diff={"degree": degrees.same},
-        view_as_complex={"kind": "complex"},
-        view_as_real="view_as_real_copy",
-        diag_embed="",
-        trace={"kind": "sum"},
-        trapezoid="trapz",
-        cumulative_trapezoid="",
-        gradient="",
-    )
-    | records(
-        _GATHERED,
-        index_select={"moves": "selects", "takes": True},
-        gather={"takes": True},
-        take={"takes": True},
-        take_along_dim={"takes": True},
-        masked_select={"shaped_by": "index"},
-        repeat="",
-        tile="",
-        repeat_interleave={"shaped_by": "index"},
-    )
-    | records(
-        _JOINED,
-        cat={"names": "concat concatenate", "arguments": "tensors dim", "moves": "selects"},
-        stack={"arguments": "tensors dim", "moves": "selects"},
-        stacked="hstack vstack dstack row_stack",
-    )
-    | records(
-        Operator(padded_rule, padded, degree=degrees.padded, true=True),
-        pad={
-            "names": "constant_pad_nd",
-            "arguments": "input pad mode value",
-            "orders": {"constant_pad_nd": "input pad value"},
-            "summand": "value",
-        },
-    )
-)
+    ),
+    "unbind": replace(_PARTED, names="unbind_copy"),
+    "reshape": replace(_REGROUPED, names="reshape_as"),
+    "flatten": replace(_REGROUPED, names="ravel"),
+    "unflatten": _REGROUPED,
+    "squeeze": replace(_REGROUPED, names="squeeze_copy"),
+    "unsqueeze": replace(_REGROUPED, names="unsqueeze_copy"),
+    "view": replace(
+        _REGROUPED, names="view_as view_copy", rule=reshaped, degree=degrees.reinterpreted
+    ),
+    **named(replace(_REGROUPED, moves=""), "atleast_1d atleast_2d atleast_3d"),
+    "contiguous": _KEPT,
+    "clone": replace(_KEPT, names="alias_copy"),
+    "to": replace(
+        _KEPT, names="type_as type float double half bfloat16 cfloat cdouble chalf cpu cuda"
+    ),
+    "positive": replace(_KEPT, names="__pos__"),
+    "detach": replace(_KEPT, names="detach_copy data", rule=carried_on),
+    "neg": replace(_KEPT, names="__neg__ negative", moves=""),
+    **named(_ALIKE, "requires_grad_ tril triu real imag"),
+    "conj": replace(_ALIKE, names="conj_physical resolve_conj resolve_neg"),
+    "cumsum": replace(_ALIKE, kind="sum"),
+    "zero": replace(_ALIKE, degree=degrees.vanishing, overwrites=True),
+    "complex": Operator(assembled, same, degrees.same, true=True, kind="complex"),
+    "roll": replace(_SHIFTED, arguments="input shifts dim"),
+    "flip": replace(_SHIFTED, names="__reversed__"),
+    **named(_SHIFTED, "fliplr flipud"),
+    "diff": replace(LINEAR, degree=degrees.same),
+    "view_as_complex": replace(LINEAR, kind="complex"),
+    "view_as_real": replace(LINEAR, names="view_as_real_copy"),
+    **named(LINEAR, "diag_embed cumulative_trapezoid gradient"),
+    "trace": replace(LINEAR, kind="sum"),
+    "trapezoid": replace(LINEAR, names="trapz"),
+    "index_select": replace(_GATHERED, moves="selects", takes=True),
+    **named(replace(_GATHERED, takes=True), "gather take take_along_dim"),
+    **named(replace(_GATHERED, shaped_by="index"), "masked_select repeat_interleave"),
+    **named(_GATHERED, "repeat tile"),
+    "cat": replace(_JOINED, names="concat concatenate", arguments="tensors dim", moves="selects"),
+    "stack": replace(_JOINED, arguments="tensors dim", moves="selects"),
+    "stacked": replace(_JOINED, names="hstack vstack dstack row_stack"),
+    "pad": Operator(
+        padded_rule,
+        padded,
+        degrees.padded,
+        true=True,
+        names="constant_pad_nd",
+        arguments="input pad mode value",
+        orders={"constant_pad_nd": "input pad value"},
+        summand="value",
+    ),
+}

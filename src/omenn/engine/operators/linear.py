@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from omenn.engine.location.constants import finite
 from omenn.engine.location.lookups import bag
 from omenn.engine.location.placers import folded, fourier_place, sampled_place, windows
 from omenn.engine.operators import degrees
-from omenn.engine.operators.layout import linear
+from omenn.engine.operators.layout import LINEAR, linear
 from omenn.engine.operators.products import biased, freeze_factors
 from omenn.engine.operators.record import (
     DROPOUT,
@@ -23,7 +24,6 @@ from omenn.engine.operators.record import (
     at_source,
     contracted,
     named,
-    records,
     same,
     spatial,
     unlocated,
@@ -134,90 +134,84 @@ def sampled(call: Call) -> Any:
     return call.run(freeze_factors(call, [call.get("input"), call.get("grid")], keep=0))
 
 
-RECORDS: dict[str, Operator] = (
-    records(
-        Operator(linear_layer, contracted, degree=degrees.affine("input", "weight")),
-        linear={
-            "arguments": "input weight bias",
-            "factors": "input weight",
-            "weight": "weight",
-            "summand": "bias",
-            "kind": "layer",
-            "bounded": 0,
-        },
-    )
-    | records(
-        Operator(
-            added,
-            same,
-            degree=degrees.added,
-            arguments="input other alpha",
-            summand="other",
-            joins=True,
-            terms=True,
-            true=True,
-            link="shift",
-            together="sum",
-        ),
-        add="__add__ __iadd__ __radd__",
-        sub={
-            "names": "__sub__ __isub__ __rsub__ subtract rsub",
-            "exchanged": "__rsub__ rsub",
-        },
-    )
-    | records(
-        Operator(linear, reduced, degree=1, arguments="input dim keepdim", true=True, kind="sum"),
-        sum="nansum",
-        mean="",
-    )
-    | records(
-        Operator(dropped, same, degree=degrees.dropped, true=True, moves="keeps", link="linear"),
-        dropout={
-            "names": "dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
-            "feature_dropout",
-            "arguments": "input p training inplace",
-            "orders": {"torch.dropout": "input p training"},
-        },
-    )
-    | records(
-        Operator(linear, spatial, degree=1, true=True),
-        avg_pool={
-            "names": "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-            "adaptive_avg_pool3d",
-            "kind": "sum",
-        },
-        interpolate={"names": "upsample", "kind": "sum"},
-        pixel_shuffle="",
-        pixel_unshuffle="",
-        max_unpool="max_unpool1d max_unpool2d max_unpool3d",
-    )
-    | named(
-        Operator(shuffled, same, degree=1, arguments="input groups", true=True),
-        "channel_shuffle native_channel_shuffle",
-    )
-    | records(
-        Operator(linear, degree=1, true=True),
-        unfold={"names": "unfold_copy", "placer": windows},
-        fold={"placer": folded, "kind": "sum"},
-        affine_grid="affine_grid_generator",
-        fourier={
-            "names": "fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn fftshift "
-            "ifftshift hfft ihfft hfft2 ihfft2 hfftn ihfftn",
-            "placer": fourier_place,
-            "kind": "complex",
-        },
-    )
-    | records(
-        Operator(sampled, sampled_place, degree=degrees.sampled),
-        grid_sample={
-            "names": "grid_sampler grid_sampler_2d grid_sampler_3d",
-            "arguments": "input grid",
-            "factors": "grid",
-        },
-    )
-    | records(  # a table that depends on the input
-        Operator(linear, degree=degrees.same, true=True, takes=True),
-        embedding={"arguments": "input weight"},
-        embedding_bag={"rule": bag, "composite": True},
-    )
+LAYER = Operator(
+    linear_layer,
+    contracted,
+    degrees.affine("input", "weight"),
+    arguments="input weight bias",
+    factors="input weight",
+    weight="weight",
+    summand="bias",
+    kind="layer",
+    bounded=0,
 )
+_SUM = Operator(
+    added,
+    same,
+    degree=degrees.added,
+    arguments="input other alpha",
+    summand="other",
+    joins=True,
+    terms=True,
+    true=True,
+    link="shift",
+    together="sum",
+)
+_SUMMED = Operator(linear, reduced, degree=1, arguments="input dim keepdim", true=True, kind="sum")
+_RESAMPLED = Operator(linear, spatial, degree=1, true=True)
+
+RECORDS: dict[str, Operator] = {
+    "linear": LAYER,
+    "add": replace(_SUM, names="__add__ __iadd__ __radd__"),
+    "sub": replace(
+        _SUM, names="__sub__ __isub__ __rsub__ subtract rsub", exchanged="__rsub__ rsub"
+    ),
+    "sum": replace(_SUMMED, names="nansum"),
+    "mean": _SUMMED,
+    "dropout": Operator(
+        dropped,
+        same,
+        degrees.dropped,
+        true=True,
+        moves="keeps",
+        link="linear",
+        names="dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout",
+        arguments="input p training inplace",
+        orders={"torch.dropout": "input p training"},
+    ),
+    "avg_pool": replace(
+        _RESAMPLED,
+        names="avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
+        "adaptive_avg_pool3d",
+        kind="sum",
+    ),
+    "interpolate": replace(_RESAMPLED, names="upsample", kind="sum"),
+    **named(_RESAMPLED, "pixel_shuffle pixel_unshuffle"),
+    "max_unpool": replace(_RESAMPLED, names="max_unpool1d max_unpool2d max_unpool3d"),
+    **named(
+        Operator(shuffled, same, 1, arguments="input groups", true=True),
+        "channel_shuffle native_channel_shuffle",
+    ),
+    "unfold": replace(LINEAR, names="unfold_copy", placer=windows),
+    "fold": replace(LINEAR, placer=folded, kind="sum"),
+    "affine_grid": replace(LINEAR, names="affine_grid_generator"),
+    "fourier": replace(
+        LINEAR,
+        names="fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn fftshift "
+        "ifftshift hfft ihfft hfft2 ihfft2 hfftn ihfftn",
+        placer=fourier_place,
+        kind="complex",
+    ),
+    "grid_sample": Operator(
+        sampled,
+        sampled_place,
+        degrees.sampled,
+        names="grid_sampler grid_sampler_2d grid_sampler_3d",
+        arguments="input grid",
+        factors="grid",
+    ),
+    "embedding": Operator(
+        linear, degree=degrees.same, true=True, takes=True, arguments="input weight"
+    ),
+    "embedding_bag": Operator(bag, degree=degrees.same, true=True, takes=True, composite=True),
+}

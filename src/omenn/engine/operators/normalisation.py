@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from omenn.engine.operators import degrees
-from omenn.engine.operators.record import Operator, records, same
-from omenn.engine.torch_private import batched
+from omenn.engine.operators.record import Operator, same
 from omenn.engine.trace.autograd_nodes import scaled
 from omenn.engine.trace.call import Call
 
@@ -92,27 +92,12 @@ def layer_norm(call: Call) -> Tensor:
             value, _, rstd = torch.native_layer_norm(x.detach(), shape, gamma, bias, eps)
 
     def vjp(grad: Tensor, rstd: Tensor, weight: Tensor | None) -> Tensor:
-        if not torch.is_grad_enabled() and grad.dtype == dtype and not batched(grad):
-            return _centred_by_kernel(grad, shape, rstd, weight)
         if weight is not None:
             grad = grad * weight
         return ((grad - grad.mean(dims, keepdim=True)) * rstd).to(dtype)
 
     out = call.frozen(x, value, vjp, rstd, gamma)
     return out if bias is None else call.attach(out, call.constant(bias))
-
-
-def _centred_by_kernel(
-    grad: Tensor, shape: list[int], rstd: Tensor, weight: Tensor | None
-) -> Tensor:
-    """(γg − mean γg)/σ in one pass: torch's own backward, given x = μ = 0.
-
-    The kernel computes (γg − mean(γg) − x̂ mean(γg x̂))/σ, and x̂ = (x − μ)/σ is zero.
-    """
-    zeros, mean = torch.zeros_like(grad), torch.zeros_like(rstd)
-    return torch.ops.aten.native_layer_norm_backward(
-        grad, zeros, shape, mean, rstd, weight, None, [True, False, False]
-    )[0]
 
 
 def _inverse_deviation(x: Tensor, dims: list[int], eps: float) -> Tensor:
@@ -200,30 +185,36 @@ def local_response(call: Call) -> Tensor:
 _STATISTICS = "input running_mean running_var weight bias"
 _OF_TORCH = "input weight bias running_mean running_var"
 
-RECORDS: dict[str, Operator] = records(
-    Operator(placer=same, degree=degrees.normalised, kind="normalisation", summand="bias"),
-    batch_norm={
-        "rule": batch_norm,
-        "degree": degrees.batch_norm,
-        "arguments": f"{_STATISTICS} training momentum eps",
-        "orders": {"torch.batch_norm": f"{_OF_TORCH} training momentum eps cudnn"},
-        "summand": "",
-        "true": True,
-    },
-    layer_norm={"rule": layer_norm, "arguments": "input normalized_shape weight bias eps"},
-    group_norm={"rule": group_norm, "arguments": "input num_groups weight bias eps"},
-    instance_norm={
-        "rule": instance_norm,
-        "arguments": f"{_STATISTICS} use_input_stats momentum eps",
-        "orders": {"torch.instance_norm": f"{_OF_TORCH} use_input_stats momentum eps cudnn"},
-    },
-    rms_norm={"rule": rms_norm, "arguments": "input normalized_shape weight eps", "summand": ""},
-) | records(
-    Operator(placer=same, degree=degrees.normalised, kind="rescaling"),
-    normalize={"rule": normalised, "arguments": "input p dim eps"},
-    local_response_norm={
-        "rule": local_response,
-        "degree": degrees.smooth,
-        "arguments": "input size alpha beta k",
-    },
-)
+_NORMALISED = Operator(placer=same, degree=degrees.normalised, kind="normalisation", summand="bias")
+_RESCALED = Operator(placer=same, degree=degrees.normalised, kind="rescaling")
+
+RECORDS: dict[str, Operator] = {
+    "batch_norm": replace(
+        _NORMALISED,
+        rule=batch_norm,
+        degree=degrees.batch_norm,
+        arguments=f"{_STATISTICS} training momentum eps",
+        orders={"torch.batch_norm": f"{_OF_TORCH} training momentum eps cudnn"},
+        summand="",
+        true=True,
+    ),
+    "layer_norm": replace(
+        _NORMALISED, rule=layer_norm, arguments="input normalized_shape weight bias eps"
+    ),
+    "group_norm": replace(
+        _NORMALISED, rule=group_norm, arguments="input num_groups weight bias eps"
+    ),
+    "instance_norm": replace(
+        _NORMALISED,
+        rule=instance_norm,
+        arguments=f"{_STATISTICS} use_input_stats momentum eps",
+        orders={"torch.instance_norm": f"{_OF_TORCH} use_input_stats momentum eps cudnn"},
+    ),
+    "rms_norm": replace(
+        _NORMALISED, rule=rms_norm, arguments="input normalized_shape weight eps", summand=""
+    ),
+    "normalize": replace(_RESCALED, rule=normalised, arguments="input p dim eps"),
+    "local_response_norm": replace(
+        _RESCALED, rule=local_response, degree=degrees.smooth, arguments="input size alpha beta k"
+    ),
+}

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from omenn.engine.operators import degrees
 from omenn.engine.operators.coefficients import frozen_value
-from omenn.engine.operators.record import Operator, named, records, same
+from omenn.engine.operators.record import Operator, named, same
 from omenn.engine.trace.autograd_nodes import scaled
 from omenn.engine.trace.call import Call
 
@@ -246,84 +246,53 @@ def parametric(call: Call) -> Tensor:
 _POINTWISE = Operator(pointwise, same, kind="pointwise", link="smooth")
 _SMOOTH, _BOUNDED = (replace(_POINTWISE, degree=d) for d in (degrees.smooth, degrees.bounded))
 _ACTIVATION = replace(_SMOOTH, replacement="activations")
+_GATED = replace(_BOUNDED, bounded=GATE)
+_ROOTED = Operator(rooted, same, degree=degrees.bounded)
 
-RECORDS: dict[str, Operator] = (
-    named(_ACTIVATION, "gelu silu softplus mish hardswish logsigmoid softsign tanhshrink")
-    | records(
-        _ACTIVATION,
-        elu={"names": "selu celu", "replaced": "elu selu celu"},
-        tanh={"degree": degrees.bounded, "bounded": BOUNDED},
-        softshrink={"degree": degrees.clipped, "link": "power"},
-    )
-    | records(
-        replace(_BOUNDED, bounded=GATE),
-        sigmoid={"names": "expit", "replacement": "gates"},
-        hardsigmoid={"replacement": "gates"},
-        exp="",
-        ndtr="",
-        erf={"bounded": BOUNDED},
-    )
-    | records(
-        _SMOOTH,
-        sinh="",
-        expm1="",
-        tan="",
-        asin="arcsin",
-        asinh={"names": "arcsinh", "only_out_of_place": True},
-        atanh={"names": "arctanh", "only_out_of_place": True},
-        erfinv="",
-        entr="",
-        log_ndtr="",
-        log1p={"link": "power"},
-        sqrt={"degree": 0.5, "link": "power"},
-    )
-    | records(
-        _BOUNDED,
-        sin="",
-        cos="",
-        cosh="",
-        acos="arccos",
-        atan="arctan",
-        erfc="",
-        erfcx="",
-        exp2="",
-        sinc="",
-        rpow={"names": "__rpow__", "exchanged": "__rpow__"},
-    )
-    | records(
-        Operator(rooted, same, degree=degrees.bounded),
-        log={"link": "frozen"},
-        log2={"link": "frozen"},
-        log10={"link": "frozen"},
-        logit="",
-        acosh={"names": "arccosh", "only_out_of_place": True},
-        ndtri="",
-    )
-    | records(
-        Operator(placer=same, kind="pointwise"),
-        relu={"rule": Call.run, "degree": 1, "true": True, "link": "bent"},
-        leaky_relu={"rule": Call.run, "degree": 1, "true": True, "link": "bent"},
-        rrelu={"rule": Call.run, "degree": degrees.random, "true": True},
-        prelu={
-            "rule": parametric,
-            "degree": degrees.sloped,
-            "arguments": "input weight",
-            "factors": "weight",
-            "link": "bent",
-        },
-        abs={"names": "__abs__ absolute", "rule": magnitude, "degree": 1, "link": "bent"},
-        square={"rule": square, "degree": 2, "link": "power"},
-    )
-    | records(
-        Operator(placer=same, degree=1),
-        deg2rad={"rule": Call.run, "true": True, "link": "linear"},
-        rad2deg={"rule": Call.run, "true": True, "link": "linear"},
-        pow={
-            "names": "__pow__ __ipow__ float_power",
-            "rule": power,
-            "degree": degrees.power,
-            "arguments": "input exponent",
-            "link": "power",
-        },
-    )
-)
+RECORDS: dict[str, Operator] = {
+    **named(_ACTIVATION, "gelu silu softplus mish hardswish logsigmoid softsign tanhshrink"),
+    "elu": replace(_ACTIVATION, names="selu celu", replaced="elu selu celu"),
+    "tanh": replace(_ACTIVATION, degree=degrees.bounded, bounded=BOUNDED),
+    "softshrink": replace(_ACTIVATION, degree=degrees.clipped, link="power"),
+    "sigmoid": replace(_GATED, names="expit", replacement="gates"),
+    "hardsigmoid": replace(_GATED, replacement="gates"),
+    **named(_GATED, "exp ndtr"),
+    "erf": replace(_GATED, bounded=BOUNDED),
+    **named(_SMOOTH, "sinh expm1 tan erfinv entr log_ndtr"),
+    "asin": replace(_SMOOTH, names="arcsin"),
+    "asinh": replace(_SMOOTH, names="arcsinh", only_out_of_place=True),
+    "atanh": replace(_SMOOTH, names="arctanh", only_out_of_place=True),
+    "log1p": replace(_SMOOTH, link="power"),
+    "sqrt": replace(_SMOOTH, degree=0.5, link="power"),
+    **named(_BOUNDED, "sin cos cosh erfc erfcx exp2 sinc"),
+    "acos": replace(_BOUNDED, names="arccos"),
+    "atan": replace(_BOUNDED, names="arctan"),
+    "rpow": replace(_BOUNDED, names="__rpow__", exchanged="__rpow__"),
+    **named(replace(_ROOTED, link="frozen"), "log log2 log10"),
+    **named(_ROOTED, "logit ndtri"),
+    "acosh": replace(_ROOTED, names="arccosh", only_out_of_place=True),
+    **named(
+        Operator(Call.run, same, 1, kind="pointwise", true=True, link="bent"), "relu leaky_relu"
+    ),
+    "rrelu": Operator(Call.run, same, degrees.random, kind="pointwise", true=True),
+    "prelu": Operator(
+        parametric,
+        same,
+        degrees.sloped,
+        kind="pointwise",
+        arguments="input weight",
+        factors="weight",
+        link="bent",
+    ),
+    "abs": Operator(magnitude, same, 1, kind="pointwise", names="__abs__ absolute", link="bent"),
+    "square": Operator(square, same, 2, kind="pointwise", link="power"),
+    **named(Operator(Call.run, same, 1, true=True, link="linear"), "deg2rad rad2deg"),
+    "pow": Operator(
+        power,
+        same,
+        degrees.power,
+        names="__pow__ __ipow__ float_power",
+        arguments="input exponent",
+        link="power",
+    ),
+}

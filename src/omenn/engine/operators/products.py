@@ -7,6 +7,7 @@ between equals half of each stays active: ½⟦a⟧b + ½a⟦b⟧. A quotient fr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from omenn.engine.kernels.columns import connected
 from omenn.engine.location.placers import added_place, einsum_place, matmul_place
 from omenn.engine.operators import degrees
-from omenn.engine.operators.record import Operator, contracted, named, records, same
+from omenn.engine.operators.record import Operator, contracted, named, same
 from omenn.engine.trace.autograd_nodes import Halve, scaled
 from omenn.engine.trace.call import Call
 
@@ -252,116 +253,100 @@ def cosine(call: Call) -> Tensor:
 _TWO = "input other"
 _ADDED = "input mat1 mat2 beta alpha"
 
-RECORDS: dict[str, Operator] = (
-    records(
-        Operator(multiplied, same, degree=degrees.product, arguments=_TWO, factors=_TWO),
-        mul={
-            "names": "__mul__ __imul__ __rmul__ multiply",
-            "link": "linear",
-            "together": "product",
-        },
-    )
-    | records(
-        Operator(composite=True),
-        glu={"rule": gated, "arguments": "input dim", "replacement": "gates"},
-        cosine_similarity={
-            "rule": cosine,
-            "degree": degrees.normalised,
-            "arguments": "x1 x2 dim eps",
-            "kind": "rescaling",
-        },
-    )
-    | records(
-        Operator(multiplied, degree=degrees.product, arguments=_TWO, kind="product"),
-        outer="ger",
-        kron="",
-        inner={"bounded": 0},
-        tensordot={"arguments": "input other dims", "bounded": 0},
-    )
-    | records(
-        Operator(
-            multiplied,
-            matmul_place,
-            degree=degrees.product,
-            arguments=_TWO,
-            weight="other",
-            kind="layer",
-            bounded=0,
-        ),
-        matmul={
-            "names": "__matmul__ __rmatmul__ mm mv dot",
-            "exchanged": "__rmatmul__",
-        },
-        bmm="",
-    )
-    | records(
-        Operator(divided, same, degree=degrees.ratio, arguments="input other rounding_mode"),
-        div={
-            "names": "__truediv__ __itruediv__ __rtruediv__ __rdiv__ __div__ __idiv__ divide "
-            "true_divide",
-            "exchanged": "__rtruediv__ __rdiv__",
-            "factors": "other",
-            "link": "frozen",
-            "together": "quotient",
-        },
-    )
-    | records(
-        Operator(kind="layer", bounded=0),
-        einsum={
-            "rule": summed_product,
-            "placer": einsum_place,
-            "degree": degrees.product,
-            "arguments": "equation",
-        },
-        bilinear={
-            "rule": bilinear_form,
-            "placer": contracted,
-            "degree": degrees.affine("input1", "input2", "weight"),
-            "arguments": "input1 input2 weight bias",
-            "factors": "input1 input2 weight",
-            "weight": "weight",
-            "summand": "bias",
-        },
-    )
-    | named(
-        Operator(
-            added_product,
-            added_place,
-            degree=degrees.added_product("mat1", "mat2"),
-            arguments=_ADDED,
-            factors="mat1 mat2",
-            weight="mat2",
-            summand="input",
-            kind="layer",
-            bounded=0,
-        ),
-        "addmm baddbmm addbmm",
-    )
-    | records(
-        Operator(kind="product"),
-        _grouped_mm={
-            "rule": grouped,
-            "placer": contracted,
-            "degree": degrees.grouped,
-            "bounded": 0,
-        },
-        addcmul={
-            "rule": added_product,
-            "placer": same,
-            "degree": degrees.added_product("tensor1", "tensor2"),
-            "arguments": "input tensor1 tensor2 value",
-            "factors": "tensor1 tensor2",
-            "summand": "input",
-            "link": "product",
-        },
-        lerp={
-            "rule": mixed_linearly,
-            "placer": same,
-            "degree": degrees.interpolated,
-            "arguments": "input end weight",
-            "factors": "weight",
-            "joins": True,
-            "link": "product",
-        },
-    )
+_PRODUCT = Operator(multiplied, degree=degrees.product, arguments=_TWO, kind="product")
+_MATRIX_PRODUCT = Operator(
+    multiplied,
+    matmul_place,
+    degree=degrees.product,
+    arguments=_TWO,
+    weight="other",
+    kind="layer",
+    bounded=0,
 )
+_ADDED_PRODUCT = Operator(
+    added_product,
+    added_place,
+    degree=degrees.added_product("mat1", "mat2"),
+    arguments=_ADDED,
+    factors="mat1 mat2",
+    weight="mat2",
+    summand="input",
+    kind="layer",
+    bounded=0,
+)
+
+RECORDS: dict[str, Operator] = {
+    "mul": Operator(
+        multiplied,
+        same,
+        degrees.product,
+        arguments=_TWO,
+        factors=_TWO,
+        names="__mul__ __imul__ __rmul__ multiply",
+        link="linear",
+        together="product",
+    ),
+    "glu": Operator(gated, composite=True, arguments="input dim", replacement="gates"),
+    "cosine_similarity": Operator(
+        cosine,
+        composite=True,
+        degree=degrees.normalised,
+        arguments="x1 x2 dim eps",
+        kind="rescaling",
+    ),
+    "outer": replace(_PRODUCT, names="ger"),
+    "kron": _PRODUCT,
+    "inner": replace(_PRODUCT, bounded=0),
+    "tensordot": replace(_PRODUCT, arguments="input other dims", bounded=0),
+    "matmul": replace(
+        _MATRIX_PRODUCT, names="__matmul__ __rmatmul__ mm mv dot", exchanged="__rmatmul__"
+    ),
+    "bmm": _MATRIX_PRODUCT,
+    "div": Operator(
+        divided,
+        same,
+        degrees.ratio,
+        arguments="input other rounding_mode",
+        names="__truediv__ __itruediv__ __rtruediv__ __rdiv__ __div__ __idiv__ divide true_divide",
+        exchanged="__rtruediv__ __rdiv__",
+        factors="other",
+        link="frozen",
+        together="quotient",
+    ),
+    "einsum": Operator(
+        summed_product, einsum_place, degrees.product, kind="layer", bounded=0, arguments="equation"
+    ),
+    "bilinear": Operator(
+        bilinear_form,
+        contracted,
+        degrees.affine("input1", "input2", "weight"),
+        kind="layer",
+        bounded=0,
+        arguments="input1 input2 weight bias",
+        factors="input1 input2 weight",
+        weight="weight",
+        summand="bias",
+    ),
+    **named(_ADDED_PRODUCT, "addmm baddbmm addbmm"),
+    "_grouped_mm": Operator(grouped, contracted, degrees.grouped, kind="product", bounded=0),
+    "addcmul": Operator(
+        added_product,
+        same,
+        degrees.added_product("tensor1", "tensor2"),
+        kind="product",
+        arguments="input tensor1 tensor2 value",
+        factors="tensor1 tensor2",
+        summand="input",
+        link="product",
+    ),
+    "lerp": Operator(
+        mixed_linearly,
+        same,
+        degrees.interpolated,
+        kind="product",
+        arguments="input end weight",
+        factors="weight",
+        joins=True,
+        link="product",
+    ),
+}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import wraps
 from typing import Any
 
 from torch import Tensor
@@ -34,7 +33,6 @@ def source(call: Call) -> tuple[Tensor, Place] | None:
 def at_source(place_of: Callable[[Call, Any, Tensor, Place], Any]) -> Placer:
     """A placer that is given the ``source`` x and its place; no place where there is none."""
 
-    @wraps(place_of)
     def placer(call: Call, out: Any) -> Any:
         found = source(call)
         return None if found is None else place_of(call, out, *found)
@@ -106,21 +104,12 @@ class Operator:
         return replace(self, rule=rule, **changes)
 
 
-def records(base: Operator, /, **operators: str | dict[str, Any]) -> dict[str, Operator]:
-    """Operators that have all in common but their names, and what a dict says of one.
-
-    >>> made = records(Operator(degree=1.0), flip="__reversed__", roll={"arguments": "a b"})
-    >>> assert made["flip"].names == "__reversed__" and made["roll"].degree == 1.0
-    """
-    return {
-        name: replace(base, **(own if isinstance(own, dict) else {"names": own}))
-        for name, own in operators.items()
-    }
-
-
 def named(base: Operator, names: str) -> dict[str, Operator]:
-    """Operators that have all in common, and one name each."""
-    return records(base, **dict.fromkeys(names.split(), ""))
+    """Operators that have all in common but their names.
+
+    >>> assert named(Operator(degree=1.0), "flip roll")["roll"].degree == 1.0
+    """
+    return dict.fromkeys(names.split(), base)
 
 
 def same(call: Call, out: Tensor) -> Place | None:

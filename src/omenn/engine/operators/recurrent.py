@@ -21,7 +21,7 @@ from omenn.engine.kernels.recurrence import Kernel, Weights, gru, lstm, one_laye
 from omenn.engine.location import Place
 from omenn.engine.operators import degrees, pointwise
 from omenn.engine.operators.layout import linear
-from omenn.engine.operators.record import DROPOUT, Operator, at_source, named, records
+from omenn.engine.operators.record import DROPOUT, Operator, at_source, named
 from omenn.engine.torch_private import DisableTorchFunction
 from omenn.engine.trace.call import ACTIVE, FROZEN, Call, Context, Mark
 
@@ -362,14 +362,14 @@ def unpacked(call: Call) -> Any:
 
 _SEQUENCE = Operator(sequence, composite=True)
 _CELL = Operator(cell, composite=True)
-_PACKED = Operator(unpacked, packed_place, degree=degrees.chosen, true=True)
 
-RECORDS: dict[str, Operator] = (
-    named(replace(_SEQUENCE, degree=degrees.smooth), "lstm gru")
-    | named(replace(_CELL, degree=degrees.smooth), "lstm_cell gru_cell")
-    | named(replace(_SEQUENCE, degree=degrees.smooth, true=True), "rnn_tanh")
-    | named(replace(_CELL, degree=degrees.smooth, true=True), "rnn_tanh_cell")
-    | named(replace(_SEQUENCE, true=True), "rnn_relu")
-    | named(replace(_CELL, true=True), "rnn_relu_cell")
-    | records(_PACKED, _pack_padded_sequence={"rule": linear}, _pad_packed_sequence="")
-)
+RECORDS: dict[str, Operator] = {
+    **named(replace(_SEQUENCE, degree=degrees.smooth), "lstm gru"),
+    **named(replace(_CELL, degree=degrees.smooth), "lstm_cell gru_cell"),
+    "rnn_tanh": replace(_SEQUENCE, degree=degrees.smooth, true=True),
+    "rnn_tanh_cell": replace(_CELL, degree=degrees.smooth, true=True),
+    "rnn_relu": replace(_SEQUENCE, true=True),
+    "rnn_relu_cell": replace(_CELL, true=True),
+    "_pack_padded_sequence": Operator(linear, packed_place, degrees.chosen, true=True),
+    "_pad_packed_sequence": Operator(unpacked, packed_place, degrees.chosen, true=True),
+}

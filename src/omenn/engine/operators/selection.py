@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,14 +11,7 @@ from torch import Tensor
 from omenn.engine.operators import degrees
 from omenn.engine.operators.layout import linear
 from omenn.engine.operators.linear import reduced
-from omenn.engine.operators.record import (
-    Operator,
-    named,
-    records,
-    same,
-    spatial,
-    unlocated,
-)
+from omenn.engine.operators.record import Operator, named, same, spatial, unlocated
 from omenn.engine.trace.call import Call
 
 
@@ -84,47 +78,44 @@ _POOLS = (
     "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"
 )
 _REDUCED = "input dim keepdim"
+_CHOSEN = Operator(linear, reduced, degree=degrees.chosen, arguments=_REDUCED, true=True)
+_ORDERED = Operator(linear, ordered_place, degree=degrees.chosen, true=True)
 
-RECORDS: dict[str, Operator] = (
-    records(
-        Operator(linear, spatial, degree=degrees.chosen, true=True),
-        max_pool=" ".join([_POOLS, *(f"{name}_with_indices" for name in _POOLS.split())]),
-    )
-    | records(
-        Operator(clamped, same, degree=degrees.clipped, kind="pointwise", link="clipped"),
-        clamp={
-            "names": "clip clamp_min clamp_max hardtanh relu6 threshold hardshrink nan_to_num",
-            "replacement": "activations",
-            "replaced": "relu6 hardtanh hardshrink threshold",
-        },
-    )
-    | records(
-        Operator(larger, same, degree=degrees.chosen),
-        maximum={
-            "names": "fmax fmin minimum",
-            "arguments": "input other",
-            "joins": True,
-            "link": "bent",
-        },
-        max={"names": "min", "rule": largest, "placer": largest_place, "arguments": _REDUCED},
-    )
-    | records(
-        Operator(linear, reduced, degree=degrees.chosen, arguments=_REDUCED, true=True),
-        amax="amin aminmax",
-        median="",
-        nanmedian="",
-        mode="",
-        kthvalue={"arguments": "input k dim keepdim"},
-        quantile={
-            "names": "nanquantile",
-            "arguments": "input q dim keepdim",
-            "degree": degrees.ranked,
-        },
-    )
-    | records(
-        Operator(linear, ordered_place, degree=degrees.chosen, true=True),
-        topk={"arguments": "input k dim"},
-        sort={"arguments": "input dim descending"},
-    )
-    | named(Operator(linear, same, degree=degrees.chosen, true=True), "cummax cummin")
-)
+RECORDS: dict[str, Operator] = {
+    "max_pool": Operator(
+        linear,
+        spatial,
+        degrees.chosen,
+        true=True,
+        names=" ".join([_POOLS, *(f"{name}_with_indices" for name in _POOLS.split())]),
+    ),
+    "clamp": Operator(
+        clamped,
+        same,
+        degrees.clipped,
+        kind="pointwise",
+        link="clipped",
+        names="clip clamp_min clamp_max hardtanh relu6 threshold hardshrink nan_to_num",
+        replacement="activations",
+        replaced="relu6 hardtanh hardshrink threshold",
+    ),
+    "maximum": Operator(
+        larger,
+        same,
+        degrees.chosen,
+        names="fmax fmin minimum",
+        arguments="input other",
+        joins=True,
+        link="bent",
+    ),
+    "max": Operator(largest, largest_place, degrees.chosen, names="min", arguments=_REDUCED),
+    "amax": replace(_CHOSEN, names="amin aminmax"),
+    **named(_CHOSEN, "median nanmedian mode"),
+    "kthvalue": replace(_CHOSEN, arguments="input k dim keepdim"),
+    "quantile": replace(
+        _CHOSEN, names="nanquantile", arguments="input q dim keepdim", degree=degrees.ranked
+    ),
+    "topk": replace(_ORDERED, arguments="input k dim"),
+    "sort": replace(_ORDERED, arguments="input dim descending"),
+    **named(Operator(linear, same, degrees.chosen, true=True), "cummax cummin"),
+}

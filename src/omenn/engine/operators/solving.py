@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from omenn.engine.operators import degrees
 from omenn.engine.operators.coefficients import frozen_value
-from omenn.engine.operators.record import Operator, records
+from omenn.engine.operators.record import Operator
 from omenn.engine.trace.call import Call
 
 
@@ -54,11 +55,13 @@ def factored(call: Call) -> Any:
     return call.frozen(b, call.value(), vjp, call.true(factor))
 
 
-RECORDS: dict[str, Operator] = records(
-    Operator(solved, degree=degrees.solved, arguments="A B"),
-    solve="",
-    solve_triangular="",
-    cholesky_solve={"rule": factored, "arguments": "B L upper"},
-) | records(  # 1/x of a matrix
-    Operator(frozen_value, degree=-1), inv="inverse", pinv="pinverse"
-)
+_SOLVED = Operator(solved, degree=degrees.solved, arguments="A B")
+_INVERSE = Operator(frozen_value, degree=-1)
+
+RECORDS: dict[str, Operator] = {
+    "solve": _SOLVED,
+    "solve_triangular": _SOLVED,
+    "cholesky_solve": replace(_SOLVED, rule=factored, arguments="B L upper"),
+    "inv": replace(_INVERSE, names="inverse"),
+    "pinv": replace(_INVERSE, names="pinverse"),
+}

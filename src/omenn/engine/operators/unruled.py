@@ -12,40 +12,40 @@ import torch
 from torch import Tensor
 
 from omenn.engine.operators import degrees
-from omenn.engine.operators.record import Operator, named, records
+from omenn.engine.operators.record import Operator, named
 
 _COMPARED = degrees.told(degrees.valued(1, "other"))
 
-UNRULED: dict[str, Operator] = (
-    named(Operator(degree=_COMPARED, kind="elementwise", link="step"), "gt lt ge le eq ne")
-    | named(
+_TOLD = degrees.told(degrees.same)
+
+UNRULED: dict[str, Operator] = {
+    **named(Operator(degree=_COMPARED, kind="elementwise", link="step"), "gt lt ge le eq ne"),
+    **named(
         Operator(degree=_COMPARED, kind="elementwise"),
         "greater less greater_equal less_equal not_equal",
-    )
-    | named(Operator(degree=_COMPARED), "contains")
-    | named(Operator(degree=degrees.told(degrees.same)), "argmax argmin argsort equal")
-    | named(
-        Operator(degree=degrees.told(degrees.same), kind="elementwise"), "searchsorted bucketize"
-    )
-    | named(
+    ),
+    "contains": Operator(degree=_COMPARED),
+    **named(Operator(degree=_TOLD), "argmax argmin argsort equal"),
+    **named(Operator(degree=_TOLD, kind="elementwise"), "searchsorted bucketize"),
+    **named(
         Operator(degree=0, kind="elementwise"),  # signs and zeros, of whatever numbers
         "signbit logical_not logical_and logical_or logical_xor isnan isinf isfinite isposinf "
         "isneginf bool",
-    )
-    | named(Operator(degree=0), "angle any all count_nonzero is_nonzero")
-    | named(Operator(degree=0, shaped_by="values"), "nonzero argwhere")
-    | named(Operator(degree=1, kind="elementwise"), "long int short char byte")
-    | named(Operator(degree=1), "reversed to_sparse")
-    | named(Operator(degree=degrees.random), "bernoulli multinomial poisson normal")
-    | records(Operator(degree=degrees.product), sparse_mm="")
-    | records(Operator(degree=degrees.multiplied), prod="")
-    | named(
+    ),
+    **named(Operator(degree=0), "angle any all count_nonzero is_nonzero"),
+    **named(Operator(degree=0, shaped_by="values"), "nonzero argwhere"),
+    **named(Operator(degree=1, kind="elementwise"), "long int short char byte"),
+    **named(Operator(degree=1), "reversed to_sparse"),
+    **named(Operator(degree=degrees.random), "bernoulli multinomial poisson normal"),
+    "sparse_mm": Operator(degree=degrees.product),
+    "prod": Operator(degree=degrees.multiplied),
+    **named(
         Operator(kind="elementwise"),
         "bitwise_and bitwise_or bitwise_xor bitwise_not and or xor invert iand ior ixor rand ror "
         "rxor isin isclose mod floordiv rfloordiv",
-    )
-    | records(Operator(), iter={"parts": True})
-)
+    ),
+    "iter": Operator(parts=True),
+}
 
 # --- a value leaves torch ------------------------------------------------------------------------
 

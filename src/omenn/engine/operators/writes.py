@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omenn.engine import location as places
 from omenn.engine.operators import degrees
-from omenn.engine.operators.record import Operator, records, same, unlocated
+from omenn.engine.operators.record import Operator, named, same, unlocated
 from omenn.engine.trace.call import Call, substitute
 
 
@@ -142,54 +142,51 @@ def copied(call: Call, out: Any) -> Any:
 
 
 _WRITTEN = Operator(indexed_write, written, true=True, kind="write", joins=True)
+_PUT = replace(_WRITTEN, terms=True)
+_FILLED = replace(_WRITTEN, summand="value")
 
-RECORDS: dict[str, Operator] = (
-    records(
-        replace(_WRITTEN, terms=True),
-        setitem={
-            "names": "__setitem__",
-            "arguments": "input index value",
-            "summand": "value",
-            "degree": degrees.valued(2),
-        },
-        index_put={"names": "masked_scatter", "degree": degrees.valued(2, "values", "source")},
-        index_add={"degree": degrees.same},
-        index_copy={"degree": degrees.same},
-        scatter_add={"degree": degrees.same},
-        scatter={
-            "names": "scatter_reduce",
-            "rule": scattered,
-            "arguments": "input dim index src",
-            "summand": "src value",
-            "degree": degrees.scattered,
-        },
-        copy_={
-            "placer": copied,
-            "degree": degrees.overwritten(1, "src", "other"),
-            "overwrites": True,
-        },
-    )
-    | records(
-        replace(_WRITTEN, summand="value"),
-        masked_fill={
-            "arguments": "input mask value",
-            "degree": degrees.valued(2, "value"),
-            "link": "bent",
-        },
-        index_fill={"arguments": "input dim index value", "degree": degrees.valued(3, "value")},
-        fill={
-            "arguments": "input value",
-            "degree": degrees.overwritten(1, "value"),
-            "overwrites": True,
-        },
-    )
-    | records(
-        Operator(indexed_write, same, degree=degrees.selected, true=True, joins=True, terms=True),
-        where={
-            "arguments": "condition input other",
-            "orders": {"Tensor.where": "input condition other"},
-            "summand": "input other",
-            "link": "bent",
-        },
-    )
-)
+RECORDS: dict[str, Operator] = {
+    "setitem": replace(
+        _PUT,
+        names="__setitem__",
+        arguments="input index value",
+        summand="value",
+        degree=degrees.valued(2),
+    ),
+    "index_put": replace(
+        _PUT, names="masked_scatter", degree=degrees.valued(2, "values", "source")
+    ),
+    **named(replace(_PUT, degree=degrees.same), "index_add index_copy scatter_add"),
+    "scatter": replace(
+        _PUT,
+        names="scatter_reduce",
+        rule=scattered,
+        arguments="input dim index src",
+        summand="src value",
+        degree=degrees.scattered,
+    ),
+    "copy_": replace(
+        _PUT, placer=copied, degree=degrees.overwritten(1, "src", "other"), overwrites=True
+    ),
+    "masked_fill": replace(
+        _FILLED, arguments="input mask value", degree=degrees.valued(2, "value"), link="bent"
+    ),
+    "index_fill": replace(
+        _FILLED, arguments="input dim index value", degree=degrees.valued(3, "value")
+    ),
+    "fill": replace(
+        _FILLED, arguments="input value", degree=degrees.overwritten(1, "value"), overwrites=True
+    ),
+    "where": Operator(
+        indexed_write,
+        same,
+        degrees.selected,
+        true=True,
+        joins=True,
+        terms=True,
+        arguments="condition input other",
+        orders={"Tensor.where": "input condition other"},
+        summand="input other",
+        link="bent",
+    ),
+}
