@@ -77,7 +77,7 @@ def test_the_tabs_by_keyboard(opened: Any) -> None:
 
 
 def test_both_switches_together_show_one_map_of_each(opened: Any) -> None:
-    for scale, own in (("one for all", False), ("each its own", True)):
+    for scale, own in (("one for all", False), ("one per map", True)):
         opened.get_by_label(scale).check()
         for view, soft in (("entry by entry", False), ("smoothed", True)):
             opened.get_by_label(view).check()

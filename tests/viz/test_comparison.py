@@ -87,7 +87,7 @@ class TestScale:
 
 class TestPage:
     def test_the_scale_is_explained_as_far_as_it_matters(self) -> None:
-        words = "is rescaled so that"
+        words = "It is rescaled to"
         assert words not in compare_page(comparison(row("a", "exact"), row("b", "approximate")))
         html = compare_page(comparison(row("a", "exact"), row("b", "none", np.ones((2, 2)))))
         assert words in html

@@ -175,7 +175,7 @@ def test_the_views_appear_only_with_smoothing(case: MakeCase) -> None:
 def test_the_limits_are_stated(case: MakeCase) -> None:
     text = Structure(page(report(case()))).text
     assert "Exact is not the same as faithful." in text
-    assert "Where the constants are put is a choice." in text
+    assert "The location of the constants is a choice." in text
     assert "Other exact maps exist." in text
 
 

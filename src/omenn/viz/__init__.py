@@ -1,4 +1,4 @@
-"""Pictures, pages and files of explanations; ``Explanation.plot``, ``.save``… end up here."""
+"""Pictures, pages and files of explanations, behind ``Explanation.plot``, ``.save`` …"""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def heatmap(
 ) -> np.ndarray:
     """The matrix of one sample as a picture (H, W, 3), uint8: white is zero, red adds.
 
-    Every entry of the matrix is drawn once, whatever its shape; :func:`omenn.viz.drawn` gives the
-    numbers. A sequence or a table is one row; of three axes the first counts slices, which lie
-    beside one another. Cells without an entry are grey.
+    Every entry of the matrix is drawn once, whatever its shape; :func:`omenn.viz.drawn` returns the
+    numbers. A sequence or a table is one row. Of three axes the first counts slices, which are
+    drawn next to each other. Cells without an entry are grey.
 
     Args:
         smooth: σ of a Gaussian, in entries, that keeps the sum.
         scale: the number at the end of the colours (default: the 99.5 % quantile of |C|).
-        grid: (h, w) where the entries are tokens of a picture: the last h·w, line by line. Those in
-            front (class token, registers) have a line of their own above. Never guessed;
-            :func:`omenn.viz.token_grid` tells it from where a module's tokens lie.
-        input: whose matrix, if there are several inputs: a name or a position.
+        grid: (h, w) if the entries are tokens of a picture: the last h·w, line by line. Those in
+            front (class token, registers) have a separate line above. It is never guessed;
+            :func:`omenn.viz.token_grid` finds it from the locations of a module's tokens.
+        input: which of several inputs: a name or a position.
 
     Raises:
         InputError: no such sample or input, or a matrix without a picture.
@@ -81,9 +81,9 @@ def plot(
 ) -> Figure:
     """A matplotlib figure of one sample: input, C, C_w ⊙ X and C_b on one scale, with the sums.
 
-    ``smooth`` > 0 adds a row of smoothed maps. ``grid`` and ``input``: see :func:`heatmap`. More
-    words and pictures may be given by name: ``image`` (H, W, 3) uint8, ``name``, ``model``,
-    ``target``, ``warning`` (see ``omenn.viz.panels.Case``).
+    ``smooth`` > 0 adds a row of smoothed maps. ``grid`` and ``input``: see :func:`heatmap`. Further
+    keyword arguments are fields of ``omenn.viz.panels.Case``: ``image`` (H, W, 3) uint8, ``name``,
+    ``model``, ``target``, ``warning``.
     """
     from omenn.check import real
     from omenn.viz.figure import figure

@@ -61,12 +61,12 @@ def _failed(drawn: Figure, row: Row, corner: tuple[float, float]) -> None:
 
 def _words(drawn: Figure, comparison: Comparison) -> None:
     title = f"{comparison.name}: {comparison.target}, logit {number(comparison.logit)}"
-    line = f"{shortened(comparison.model, 48)} · red speaks for it, blue against, white is zero"
+    line = f"{shortened(comparison.model, 48)} · red supports it, blue opposes it, white is zero"
     first = reference(comparison.rows)
     notes = "Nothing here measures faithfulness."
     if first is not None:
         notes = (
-            f"One scale, set by {first.method}; a map whose sum is not promised is rescaled to "
-            f"the Σ|R| of {first.method}. {notes}"
+            f"One scale, set by {first.method}; a map without a promised sum is rescaled to the "
+            f"Σ|R| of {first.method}. {notes}"
         )
     framed(drawn, title, line, comparison.warning, notes)

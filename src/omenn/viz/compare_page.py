@@ -15,7 +15,7 @@ Views = Mapping[str, View | None]  # class of an image → the image
 
 @dataclass(frozen=True)
 class ClassRow:
-    """The maps of one method for all classes, and the views that tell their scales."""
+    """The maps of one method for all classes, and views that show their scales."""
 
     row: Row
     views: list[Views]
@@ -25,7 +25,7 @@ class ClassRow:
 def compare_page(comparison: Comparison) -> str:
     """The comparison as one HTML document: no other file, no network.
 
-    Without script both tabs stand below each other.
+    Without script both tabs are visible, one below the other.
     """
     there = [row for row in comparison.rows if row.cell.values is not None]
     return rendered(
@@ -45,7 +45,7 @@ def compare_page(comparison: Comparison) -> str:
 
 
 def _cards(comparison: Comparison) -> list[tuple[Row, Views]]:
-    """Every method with its map on the common scale and on its own, exact and smoothed."""
+    """Every method with its map on the common scale and on a separate one, exact and smoothed."""
     kinds = {"exact": 0.0} | ({"smoothed": comparison.sigma} if comparison.sigma else {})
     shared = {kind: shared_views(comparison.rows, sigma) for kind, sigma in kinds.items()}
     cards = []

@@ -1,11 +1,11 @@
-"""Several methods on one input: what is shown of each, and on which scale.
+"""Several methods on one input: the views of each, and their scale.
 
 NOTE [one scale for several methods]
-Maps whose method promises the logit, exactly or approximately, have entries in logits, so that one
-scale is meaningful as it is. Others have a unit of their own: they are rescaled so that Σ|R| is
-that of the reference, the first exact map if there is one; then equal colours mean equal shares of
-all that a map says. The bar ends at the 99.5 % quantile of the reference. Of a map with fewer
-entries each entry stands for a larger area, so that the bar ends at a number larger by that factor.
+Maps whose method promises the logit, exactly or approximately, have entries in logits and share one
+scale. Other maps have a different unit. They are rescaled so that Σ|R| is that of the reference,
+the first exact map if there is one; equal colours then mean equal shares of a map. The bar ends at
+the 99.5 % quantile of the reference. In a map with fewer entries each entry covers a larger area,
+so its bar ends at a number that is larger by this factor.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from omenn.viz.wording import Verdict, verdict
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One map (H, W) with its sum, the number explained and the rest; or why there is none."""
+    """One map (H, W) with its sum, the explained number and the residual; or why there is none."""
 
     values: np.ndarray | None = None
     total: float = float("nan")
@@ -38,9 +38,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A method: what it is, its map of the explained answer, those of the classes, what it cost.
+    """A method, its map of the explained answer, its maps of the classes, and its cost.
 
-    ``seconds`` and ``memory`` (bytes at the peak) are medians of its calls; None: not known.
+    ``seconds`` and ``memory`` (bytes at the peak) are medians of its calls; None: unknown.
     """
 
     method: str
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Answer:
-    """A class: its number, its name, its logit and its share in the softmax."""
+    """A class: its index, its name, its logit and its probability (softmax)."""
 
     index: int
     name: str
@@ -68,7 +68,7 @@ class Answer:
 class Comparison:
     """Methods on one input, for the answer ``target``, whose number is ``logit``.
 
-    ``image`` (H, W, 3): what the network saw, None for an input that is no picture.
+    ``image`` (H, W, 3): the input as a picture, None if it is not one.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Comparison:
 
 
 def cell_of(explanation: Explanation) -> Cell:
-    """What is shown of the first sample of a result.
+    """The cell for the first sample of a result.
 
     Raises:
         InputError: the map has no picture.
@@ -102,13 +102,13 @@ def cell_of(explanation: Explanation) -> Cell:
 
 
 def reference(rows: Sequence[Row]) -> Row | None:
-    """Whose map sets the scale: the first of those that promise most; None if all failed."""
+    """The row that sets the scale: the first with the strongest promise; None if all failed."""
     there = [row for row in rows if row.cell.values is not None]
     return min(there, key=lambda row: PROMISES.index(row.promise)) if there else None
 
 
 def shared_views(rows: Sequence[Row], sigma: float = 0.0) -> dict[str, View]:
-    """Method → its map on one scale, in its own unit (see NOTE [one scale for several methods])."""
+    """Method → its map on the common scale (see NOTE [one scale for several methods])."""
     first = reference(rows)
     if first is None:
         return {}
@@ -126,7 +126,7 @@ def shared_views(rows: Sequence[Row], sigma: float = 0.0) -> dict[str, View]:
 
 
 def own_views(cells: Sequence[Cell], sigma: float = 0.0) -> list[View | None]:
-    """Maps of one method on a scale of their own, which they share; None where one failed."""
+    """Maps of one method on one separate scale; None for a map that failed."""
     maps = [None if cell.values is None else smooth(cell.values, sigma) for cell in cells]
     there = [values for values in maps if values is not None]
     if not there:

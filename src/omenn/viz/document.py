@@ -25,13 +25,13 @@ _WORDING = (
     "PROMISES", "collects", "in_logits", "is_omenn", "memory", "method_of", "number", "percent",
     "seconds", "sentence", "sum_line", "symbol", "through", "verdict",
 )  # fmt: skip
-"""What templates may say of a result."""
+"""Functions of ``wording`` that templates may call."""
 
 
 def rendered(template: str, **names: Any) -> str:
     """The page of a template, which sees ``names`` and the functions of _WORDING.
 
-    What comes from outside is escaped, and characters that cannot be seen are spelled out.
+    Text from outside is escaped, invisible characters too.
     """
     return printable(_environment().get_template(template).render(**names))
 
@@ -55,7 +55,7 @@ def _environment() -> Environment:
 
 
 def _resource(name: str) -> Markup:
-    """A style sheet or a script as it stands."""
+    """A style sheet or a script, not escaped."""
     from markupsafe import Markup
 
     path = importlib.resources.files("omenn.viz").joinpath("templates", name)
@@ -79,5 +79,5 @@ def _symbols(text: str) -> Markup:
 
 
 def _data_uri(view: View) -> str:
-    """The pixels of a view as a PNG inside of the page."""
+    """The pixels of a view as a PNG inside the page."""
     return f"data:image/png;base64,{base64.b64encode(png(view.pixels)).decode('ascii')}"

@@ -171,9 +171,9 @@ def _words(drawn: Figure, case: Case, sigma: float) -> None:
     if room - len(legend) >= 16:  # on a narrow figure the colour bars are enough
         line, room = line + legend, room - len(legend)
     line = shortened(case.model, min(48, int(width * 3), room)) + line
-    notes = "Exact is not the same as faithful; where the constants are put is a choice."
+    notes = "Exact is not the same as faithful; the location of the constants is a choice."
     if not is_omenn(result):
-        notes = "A map is no proof: compare it with what happens when a region is removed."
+        notes = "A map is not a proof: compare it with the effect of removing a region."
     if result.processing:
         notes = f"Processed afterwards: {', '.join(result.processing)}. {notes}"
     if sigma:

@@ -1,8 +1,8 @@
-"""What may be said of a result: the symbol of its map, and what its sum is.
+"""The words for a result: the symbol of its map, the verdict on its sum, numbers.
 
 NOTE [two letters]
-C is the matrix of the exact method alone, and C_w ⊙ X and C_b are its parts. The map of any other
-method is R, whatever it promises, so that nobody reads one as the other.
+C is the matrix of the exact method only, and C_w ⊙ X and C_b are its parts. The map of any other
+method is R, whatever it promises, so that the two are not confused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROMISES = {"exact": "exact sum", "approximate": "approximate sum", "none": "no 
 
 @dataclass(frozen=True)
 class Verdict:
-    """About the sum of a map: a word or two, and the kind of badge: yes, plain, warn or no."""
+    """The verdict on the sum of a map: words, and the kind of badge: yes, plain, warn or no."""
 
     words: str
     kind: str
@@ -37,17 +37,17 @@ def symbol(explanation: Explanation) -> str:
 
 
 def in_logits(explanation: Explanation) -> bool:
-    """Whether the entries are parts of the logit, be it approximately."""
+    """Whether the entries are parts of the logit, exactly or approximately."""
     return explanation.promise != "none"
 
 
 def collects(explanation: Explanation) -> bool:
-    """Whether the constants of the network have a share in the map."""
+    """Whether the map includes the constants of the network."""
     return is_omenn(explanation) or any(bool((b != 0).any()) for b in leaves(explanation.bias))
 
 
 def verdict(explanation: Explanation) -> Verdict:
-    """What its sum is, against what its method promises."""
+    """Whether the sum is what the method promises."""
     if not in_logits(explanation):
         return Verdict("no sum promised", "plain")
     if explanation.exact and explanation.promise == "exact":
@@ -60,14 +60,14 @@ def verdict(explanation: Explanation) -> Verdict:
 
 
 def method_of(explanation: Explanation) -> Any:
-    """The registered method, or None where a file names one that is not registered here."""
+    """The registered method, or None if a file names one that is not registered."""
     import omenn
 
     return omenn.methods().get(explanation.method)
 
 
 def introduced(explanation: Explanation) -> str:
-    """What a page says of its matrices in the first sentence."""
+    """The end of the first sentence of a page, about its matrices."""
     changed = ", processed afterwards" if explanation.processing else ""
     if is_omenn(explanation) and not changed:
         of = f", {explanation.explains}" if explanation.explains else ""
@@ -78,7 +78,7 @@ def introduced(explanation: Explanation) -> str:
 
 
 def through(explanation: Explanation) -> tuple[str, str]:
-    """What the weights stand at, and one value of it, in words."""
+    """Where the weights apply, and one value there, in words."""
     at = explanation.at
     if at is None:
         return "the pixels", "each pixel"
@@ -88,7 +88,7 @@ def through(explanation: Explanation) -> tuple[str, str]:
 
 
 def sum_line(explanation: Explanation, index: int = 0) -> str:
-    """The number explained, the sum and the residual, as equal as they are.
+    """The explained number, the sum and the residual, joined by = or ≈ or ≠.
 
     >>> import omenn, torch
     >>> net = torch.nn.Linear(2, 1, bias=False).eval()
@@ -107,7 +107,7 @@ def sum_line(explanation: Explanation, index: int = 0) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number as it is printed on the page: few digits, a true minus sign, no e-05.
+    """A number as printed on pages: few digits, a true minus sign, no e-05.
 
     >>> number(-12.3456), number(1.2e-7), number(0.0)
     ('−12.35', '1.2·10⁻⁷', '0')
@@ -164,7 +164,7 @@ def sentence(text: str) -> str:
 
 
 def plural(count: int, what: str) -> str:
-    """A number of things.
+    """A count with its noun.
 
     >>> plural(1, "method"), plural(3, "method")
     ('1 method', '3 methods')

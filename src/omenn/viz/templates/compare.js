@@ -1,4 +1,4 @@
-// Tabs: arrow keys, Home and End move between them. Without JavaScript all stands below each other.
+// Tabs: arrow keys, Home and End move between them. Without JavaScript all panels are visible.
 const list = document.querySelector(".tabs");
 if (list) {
   const tabs = [...list.querySelectorAll("button")];
