@@ -16,6 +16,7 @@ from omenn.data.birds import dataset
 from omenn.models import training
 
 RESUMABLE = "omenn: interrupted; finished work is kept; run the same command again to continue\n"
+NOTHING_KEPT = "omenn: interrupted; nothing is left half-written\n"
 
 
 class TestInterruption:
@@ -27,7 +28,7 @@ class TestInterruption:
 
         monkeypatch.setattr(omenn, "explain", interrupted)
         code, out, err = run("explain", picture, "-m", net, "-o", "x.html")
-        assert (code, out, err) == (2, "", "omenn: interrupted; nothing is left half-written\n")
+        assert (code, out, err) == (2, "", NOTHING_KEPT)
         assert written() == set()
 
     def test_a_signal(self, net: str, picture: Path) -> None:
@@ -51,7 +52,7 @@ class TestInterruption:
         finally:
             process.kill()
         assert process.returncode == 2
-        assert (out, err) == ("", "omenn: interrupted; nothing is left half-written\n")
+        assert (out, err) == ("", NOTHING_KEPT)
         assert written() == {"begun", "slow.py"}
 
     def test_the_same_command_goes_on(
@@ -76,11 +77,15 @@ class TestInterruption:
         assert half < {name for name in written() if name.endswith(".png")}
         assert len(drawn) == 5
 
-    def test_training_says_so_too(
-        self, run: Run, inside_tmp: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("kept", [True, False])
+    def test_training_says_so_if_there_is_a_checkpoint(
+        self, run: Run, inside_tmp: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
     ) -> None:
         def interrupted(*_: object, **__: object) -> None:
+            if kept:
+                Path("x/birds-convnet.checkpoint.pt").touch()
             raise KeyboardInterrupt
 
         monkeypatch.setattr(training, "scene_arrays", interrupted)
-        assert run("train", "birds", "--arch", "birds-convnet") == (2, "", RESUMABLE)
+        words = ("train", "birds", "--arch", "birds-convnet", "--out", "x")
+        assert run(*words) == (2, "", RESUMABLE if kept else NOTHING_KEPT)

@@ -94,6 +94,17 @@ class TestTrainTable:
         Path("x/table.checkpoint.pt").mkdir()
         refused(run(*words), r"table\.checkpoint\.pt' cannot be read: it is a folder")
 
+    def test_interrupted_before_a_checkpoint_it_promises_nothing(
+        self, run: Run, file: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(table_training._Run, "_step", interrupted)
+        words = ("train", "table", file, "--target", "outcome", *WORDS, "--out", "x")
+        assert run(*words) == (2, "", "omenn: interrupted; nothing is left half-written\n")
+        assert not Path("x").exists()
+
     def test_interrupted_it_goes_on_to_the_same_weights(
         self, run: Run, file: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -123,7 +123,7 @@ def bench(
         "device": device,
         "trivial": False if no_trivial else None,
     }
-    with terminal.resumable(), locked(out):
+    with terminal.resumable(out, "cells/*"), locked(out):
         prepared = running.prepare(plan, {k: v for k, v in flags.items() if v is not None}, out)
         with terminal.progress(prepared.steps) as tick:
             done = running.run(prepared, tick)

@@ -33,7 +33,7 @@ def data_birds(
     """
     from omenn.data import birds
 
-    with terminal.resumable(), locked(out):
+    with terminal.resumable(out, "*/*/*.png"), locked(out):
         folder = birds.write(
             out, train_scenes=train_scenes, test_scenes=test_scenes, size=size, seed=seed
         )

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omenn.errors import OmennError, reason
@@ -28,11 +29,17 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
-    """Ctrl-C inside becomes ``Interrupted``, as typer would swallow KeyboardInterrupt."""
+def resumable(out: Path, finished: str) -> Iterator[None]:
+    """Ctrl-C inside becomes ``Interrupted``, as typer would swallow KeyboardInterrupt.
+
+    ``finished``: the pattern of files in ``out`` from which the next run continues; where there is
+    none, nothing was kept, and KeyboardInterrupt passes.
+    """
     try:
         yield
     except KeyboardInterrupt as error:
+        if not any(out.glob(finished)):
+            raise
         raise Interrupted from error
 
 

@@ -116,7 +116,7 @@ def train_birds(
         fraction = 1.0 if prior_fraction is None else prior_fraction
         term = bird_priors.bird_prior(str(prior), weight, method, fraction=fraction, seed=seed)
     changes = {"epochs": epochs, "train_scenes": train_scenes, "learning_rate": learning_rate}
-    with terminal.resumable(), locked(out):
+    with terminal.resumable(out, "*.checkpoint.pt"), locked(out):
         path = training.train_birds(arch, out, seed=seed, prior=term, device=device, **changes)
     terminal.show(f"wrote {path}")
 
@@ -153,7 +153,7 @@ def train_table(
         method = prior_method or ("xgradient" if no_bias else "omenn")
         term = AttributionPrior("sparsity", 1.0 if prior_weight is None else prior_weight, method)
     options = {"missing": missing, "epochs": epochs, "learning_rate": learning_rate}
-    with terminal.resumable(), locked(out):
+    with terminal.resumable(out, "*.checkpoint.pt"), locked(out):
         widths = table_training.widths(hidden)
         path = table_training.train_table(
             file,
