@@ -1,4 +1,4 @@
-"""Finds what registers itself when it is imported: metrics and data sets, a file each."""
+"""Finds what registers itself when it is imported: methods, metrics and data sets, a file each."""
 
 from __future__ import annotations
 

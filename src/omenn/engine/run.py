@@ -19,7 +19,7 @@ from omenn.engine.location.constants import spread
 from omenn.engine.location.entries import Reoriented
 from omenn.engine.model_state import Again, State
 from omenn.engine.probabilities import logits_of
-from omenn.engine.target import Target, check_finite, check_numbers, pick_output, select
+from omenn.engine.target import Target, check_finite, pick_output, select
 from omenn.engine.trace.attempt import Pass
 from omenn.engine.trace.call import tensors_in
 from omenn.engine.trace.departures import check_departures
@@ -214,7 +214,6 @@ class FrozenRun(Backward):
 
     def _check(self, f: Tensor) -> None:
         mark = self._mark(f)
-        check_numbers(f)
         check_finite(f)
         if mark is None:
             where = f"the output of '{self.at}'" if self.at else "the input"

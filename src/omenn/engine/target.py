@@ -192,7 +192,8 @@ def check_numbers(logits: Tensor) -> None:
 
 
 def check_finite(f: Tensor) -> None:
-    """Raises InputError for an explained number that is NaN or infinite."""
+    """Raises TargetError for explained numbers that are not real, InputError if not finite."""
+    check_numbers(f)
     if not bool(torch.isfinite(f.detach()).all()):
         raise InputError(
             "the model's output is not finite (NaN or infinite), so there is nothing to explain.",
