@@ -9,9 +9,7 @@ input, the tracer knows.
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +26,7 @@ from omenn.check import flag, quoted, wrong
 from omenn.engine.inputs import Inputs
 from omenn.engine.location import Place, full
 from omenn.engine.target import pick_output, select
-from omenn.engine.trace.guards import active
+from omenn.engine.trace.guards import active, hooked
 from omenn.errors import InputError, ModelError, did_you_mean
 from omenn.explanation import Explanation, leaves
 
@@ -71,22 +69,6 @@ def output_of(name: str, module: nn.Module, out: Tensor, place: Place | None) ->
     return found if found is not None and len(found.kept()) > 1 else None
 
 
-@contextmanager
-def _hooked(
-    modules: Iterable[nn.Module], hook: Callable[[nn.Module, Tensor], Tensor | None]
-) -> Iterator[None]:
-    """``hook(module, output)`` behind each module, in this thread until the block ends."""
-    thread = threading.get_ident()
-
-    def guarded(module: nn.Module, inputs: Any, out: Any) -> Any:
-        return hook(module, out) if threading.get_ident() == thread else None
-
-    with ExitStack() as stack:
-        for module in modules:
-            stack.callback(module.register_forward_hook(guarded).remove)
-        yield
-
-
 def _outputs(model: nn.Module, question: Question) -> tuple[PlainRun, list[tuple[str, Any]]]:
     """A run, and what every module returned in it, in the order of the calls."""
     names = {m: name for name, m in model.named_modules() if name}
@@ -102,7 +84,7 @@ def _outputs(model: nn.Module, question: Question) -> tuple[PlainRun, list[tuple
             place = None if mark is None else mark.place
             found.append((names[module], output_of(names[module], module, out, place)))
 
-    with _hooked(names, note):
+    with hooked(names, note):
         run = question.ordinary_run(bias="mapped")
     return run, found
 
@@ -174,7 +156,7 @@ def _through(probe: nn.Module, there: Output) -> AbstractContextManager[None]:
         flat = flat.index_copy(2, kept, probe(flat[:, :, kept]))
         return flat.reshape(moved.shape).movedim(1, channel)
 
-    return _hooked([there.module], pass_on)
+    return hooked([there.module], pass_on)
 
 
 @attribution(

@@ -9,7 +9,6 @@ sum to one, so the sum over the input is that over the module's output, whatever
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from omenn.engine.location import Place, full, resampled
 from omenn.engine.location.constants import spread
 from omenn.engine.location.entries import Reoriented, structured
 from omenn.engine.model_state import State
+from omenn.engine.trace.guards import hooked
 from omenn.engine.trace.marks import released
 from omenn.engine.trace.opaque import raise_opaque
 from omenn.engine.trace.refusals import blame
@@ -177,14 +177,16 @@ def depth_of(
         mode = Tracer(model, state=state)
         given = Inputs(mode, inputs, "mapped", channel_dim, batched, channel_dims=channel_dims)
         found.clear()
-        handle = model.get_submodule(at).register_forward_hook(_listener(mode, given, found))
+
+        def note(module: nn.Module, out: Any) -> None:
+            found.extend(_located(mode, out))
+
         try:
-            with torch.inference_mode(False), torch.enable_grad():
+            there = hooked([model.get_submodule(at)], note)
+            with there, torch.inference_mode(False), torch.enable_grad():
                 given.run(model, None)
         except UnsupportedOperator:
             pass  # behind the module it will be met again; in front of it, it does not matter
-        finally:
-            handle.remove()
         return given
 
     try:
@@ -203,20 +205,15 @@ def depth_of(
     return Depth(given, found, resample)
 
 
-def _listener(mode: Tracer, given: Inputs, found: list[Located]) -> Any:
-    """A hook, for this thread alone, that notes where what the module returns lies."""
-    thread = threading.get_ident()
-
-    def note(module: nn.Module, inputs: Any, out: Any) -> None:
-        if threading.get_ident() != thread:
-            return
-        with mode.pause():
-            for t in _tensors(out):
-                raise_opaque(mode, t)
-                mark = mode.mark_of(t)
-                found.append(Located(tuple(t.shape), None if mark is None else mark.place))
-
-    return note
+def _located(mode: Tracer, out: Any) -> list[Located]:
+    """Where what a module returns lies."""
+    found = []
+    with mode.pause():
+        for t in _tensors(out):
+            raise_opaque(mode, t)
+            mark = mode.mark_of(t)
+            found.append(Located(tuple(t.shape), None if mark is None else mark.place))
+    return found
 
 
 def _tensors(out: Any) -> list[Tensor]:
@@ -231,25 +228,20 @@ def _tensors(out: Any) -> list[Tensor]:
 def _as_feature_map(model: nn.Module, given: Inputs, at: str, state: State) -> list[Located]:
     """The module's feature maps (B, C, *size), each cell lying as in an input (B, C, *size)."""
     shapes: list[tuple[int, ...]] = []
-    thread = threading.get_ident()
 
-    def note(module: nn.Module, inputs: Any, out: Any) -> None:
-        if threading.get_ident() == thread:
-            shapes.extend(tuple(t.shape) for t in _tensors(out))
+    def note(module: nn.Module, out: Any) -> None:
+        shapes.extend(tuple(t.shape) for t in _tensors(out))
 
     def plainly() -> None:
         shapes.clear()
         args, kwargs = given.arguments()
-        with torch.no_grad():
+        with torch.no_grad(), hooked([model.get_submodule(at)], note):
             model(*args, **kwargs)
 
-    handle = model.get_submodule(at).register_forward_hook(note)
     try:
         state.watched(plainly)
     except Exception:
         return []  # the explanation itself says what is wrong
-    finally:
-        handle.remove()
     if len(given.leaves) != 1:
         return []
     leaf = given.leaves[0]
@@ -276,24 +268,20 @@ def levels_of(
     if not isinstance(model, nn.Module):
         return {}
     state, calls, passes = State(model), list[tuple[str, list[Located]]](), list[Inputs]()
+    names = {module: name for name, module in model.named_modules() if name}
 
     def followed() -> Inputs:
         mode = Tracer(model, state=state)
         given = Inputs(mode, inputs, "mapped", channel_dim, True, channel_dims=channel_dims)
         passes.append(given)
         calls.clear()
-        handles = []
-        try:
-            for name, module in model.named_modules():
-                if name:
-                    own: list[Located] = []
-                    note = _listener(mode, given, own)
-                    handles.append(module.register_forward_hook(_noting(note, name, own, calls)))
-            with torch.inference_mode(False), torch.enable_grad():
-                given.run(model, None)
-        finally:
-            for handle in handles:
-                handle.remove()
+
+        def note(module: nn.Module, out: Any) -> None:
+            if found := _located(mode, out):
+                calls.append((names[module], found))
+
+        with hooked(names, note), torch.inference_mode(False), torch.enable_grad():
+            given.run(model, None)
         return given
 
     try:
@@ -310,16 +298,6 @@ def levels_of(
         return {}
     levels = _coarser(calls, given.entries[given.owners[0]].ones.numel())
     return {name: cells // given.samples for name, cells in levels.items()}
-
-
-def _noting(note: Any, name: str, own: list[Located], calls: list[Any]) -> Any:
-    def noted(module: nn.Module, inputs: Any, out: Any) -> None:
-        own.clear()
-        note(module, inputs, out)
-        if own:
-            calls.append((name, list(own)))
-
-    return noted
 
 
 def _coarser(calls: Sequence[tuple[str, list[Located]]], finest: int) -> dict[str, int]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -24,6 +23,8 @@ from omenn.engine.location.entries import (
     placed,
 )
 from omenn.engine.location.provenance import placed_for
+from omenn.engine.trace.call import substitute
+from omenn.engine.trace.guards import hooked
 from omenn.engine.trace.marks import ACTIVE, IDS, Mark, tensors_in
 from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError
@@ -231,12 +232,14 @@ class Inputs(Entries):
             args, kwargs = _given((k, self._enter(k, v)) for k, v in self.items)
         else:
             args, kwargs = self.arguments()
-        with self.mode.taking(self._made, self._convolved):
-            if at is None:
-                with self.mode:
-                    out = model(*args, **kwargs)
-            else:
-                out = self._run_at(model, at, args, kwargs)
+
+        def capture(module: nn.Module, out: Any) -> Any:
+            with self.mode.pause():
+                return substitute(out, self._replaced)
+
+        replaced = nullcontext() if at is None else hooked([model.get_submodule(at)], capture)
+        with self.mode.taking(self._made, self._convolved), replaced, self.mode:
+            out = model(*args, **kwargs)
         if not self.leaves:
             raise self._nothing(at)
         return out
@@ -267,41 +270,9 @@ class Inputs(Entries):
         self.mode.set_mark(ids, Mark(self.mode, IDS, place, 0, frozenset([name])))
         return ids
 
-    def _run_at(self, model: nn.Module, at: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """The output of module ``at`` becomes the explained input.
-
-        NOTE the one hook. A module's output has no other name, so a forward hook stays on that
-        one module for the duration of the call. It acts in this thread alone.
-        """
-        thread = threading.get_ident()
-
-        def capture(module: nn.Module, inputs: Any, out: Any) -> Any:
-            if threading.get_ident() != thread:
-                return None
-            with self.mode.pause():
-                return self._replace(out)
-
-        handle = model.get_submodule(at).register_forward_hook(capture)
-        try:
-            with self.mode:
-                return model(*args, **kwargs)
-        finally:
-            handle.remove()
-
-    def _replace(self, out: Any) -> Any:
-        if isinstance(out, Tensor):
-            if not out.is_floating_point():
-                return out
-            return self.leaf(len(self.entries), out, out)
-        if isinstance(out, (tuple, list)):
-            items = [self._replace(o) for o in out]
-            return type(out)(*items) if hasattr(out, "_fields") else type(out)(items)
-        if isinstance(out, dict):
-            fresh = copy.copy(out)  # the module may keep the one it returned
-            for key in list(out):
-                fresh[key] = self._replace(out[key])
-            return fresh
-        return out
+    def _replaced(self, t: Tensor) -> Tensor:
+        """A tensor that module ``at`` returns, as an explained input."""
+        return self.leaf(len(self.entries), t, t) if t.is_floating_point() else t
 
 
 def _given(items: Iterable[tuple[Key, Any]]) -> tuple[list[Any], dict[str, Any]]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +13,7 @@ from omenn.engine.explainable import check_model
 from omenn.engine.run import FrozenRun
 from omenn.engine.target import pick_output
 from omenn.engine.trace.departures import check_departures
+from omenn.engine.trace.guards import hooked
 from omenn.engine.trace.opaque import raise_opaque
 from omenn.errors import InputError, ModelError, TargetError, did_you_mean
 
@@ -58,32 +56,15 @@ class Span(FrozenRun):
 
     def _pass(self, batched: bool) -> None:
         self.calls = Counter()
-        with self._watched():
+        named = {n: self.model.get_submodule(n) for n in (self.at, self.to) if n is not None}
+
+        def watch(module: nn.Module, out: Any) -> None:
+            self.calls.update(name for name, m in named.items() if m is module)
+            if self.to is not None and module is named[self.to]:
+                self._capture(out)
+
+        with hooked(dict.fromkeys(named.values()), watch):
             super()._pass(batched)
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Forward hooks on the two named modules for the duration of the call, in this thread."""
-        thread = threading.get_ident()
-
-        def watch(name: str, captured: bool) -> Callable[..., None]:
-            def hook(module: nn.Module, inputs: Any, out: Any) -> None:
-                if threading.get_ident() == thread:
-                    self.calls[name] += 1
-                    if captured:
-                        self._capture(out)
-
-            return hook
-
-        handles = []
-        try:
-            for name in (n for n in (self.at, self.to) if n is not None):
-                module = self.model.get_submodule(name)
-                handles.append(module.register_forward_hook(watch(name, name == self.to)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _capture(self, out: Any) -> None:
         if not self.inputs.leaves:
@@ -109,14 +90,11 @@ class Span(FrozenRun):
             return super().ordinary(output, args, kwargs, grad)
         found: list[Tensor] = []
 
-        def capture(module: nn.Module, inputs: Any, out: Any) -> None:
+        def capture(module: nn.Module, out: Any) -> None:
             found.append(pick_output(out, output).clone())
 
-        handle = self.model.get_submodule(self.to).register_forward_hook(capture)
-        try:
+        with hooked([self.model.get_submodule(self.to)], capture):
             super().ordinary(lambda out: found[0], args, kwargs, grad)
-        finally:
-            handle.remove()
         return found[0]
 
     def result(self) -> Tensor:

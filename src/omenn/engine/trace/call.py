@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -42,15 +43,20 @@ def substitute(value: Any, sub: Callable[[Tensor], Tensor]) -> Any:
         return sub(value)
     if isinstance(value, (list, tuple)):
         return alike(value, [substitute(v, sub) for v in value])
-    if isinstance(value, dict):
+    if type(value) is dict:
         return {k: substitute(v, sub) for k, v in value.items()}
+    if isinstance(value, dict):  # what a module returns may be of a class of its own
+        fresh = copy(value)
+        for key in list(value):
+            fresh[key] = substitute(value[key], sub)
+        return fresh
     return value
 
 
 def alike(value: list[Any] | tuple[Any, ...], items: list[Any]) -> Any:
     """The items as a sequence of the kind of ``value``: a list, a named tuple, a tuple."""
     if isinstance(value, list):
-        return items
+        return items if type(value) is list else type(value)(items)
     if hasattr(value, "n_sequence_fields"):  # torch.return_types
         return type(value)(items)
     return type(value)(*items) if hasattr(value, "_fields") else tuple(items)

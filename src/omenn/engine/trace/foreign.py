@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from omenn.engine.operators.unruled import LEAVES_TORCH, UNTOUCHED
 from omenn.engine.torch_private import unwrapped
-from omenn.engine.trace.call import running_module, tensors_in
+from omenn.engine.trace.call import running_module, substitute, tensors_in
+from omenn.engine.trace.guards import hooked
 from omenn.engine.trace.inplace import unshared
 from omenn.engine.trace.marks import Origins, memory_of, stored, version
 from omenn.engine.trace.spelling import spell
@@ -134,10 +135,14 @@ def look_again(run: Compared, output: object, thorough: bool) -> None:
 
 def _run_moved(run: Compared, output: object, grad: bool, first: Watch, second: Watch) -> None:
     args, kwargs = run.inputs.arguments()
+    there = [] if run.at is None else [run.model.get_submodule(run.at)]  # its output is moved
     if run.at is None:
         args, kwargs = [moved(v) for v in args], {k: moved(v) for k, v in kwargs.items()}
     try:
-        with _moved_at(run), second.given((*args, *kwargs.values())):
+        with (
+            hooked(there, lambda module, out: substitute(out, moved)),
+            second.given((*args, *kwargs.values())),
+        ):
             run.ordinary(output, args, kwargs, grad)
     except Exception:
         if first.strangers:
@@ -154,27 +159,6 @@ def _compare(first: Watch, second: Watch) -> None:
         for one, other in zip(first.numbers, second.numbers, strict=True):
             if one.value != other.value and not (one.value != one.value):  # NaN
                 raise _refusal(one)
-
-
-@contextmanager
-def _moved_at(run: Compared) -> Iterator[None]:
-    """Where an inner module is explained, it is its output that is moved."""
-    if run.at is None:
-        yield
-        return
-    module = run.model.get_submodule(run.at)
-    handle = module.register_forward_hook(lambda module, inputs, out: _each_moved(out))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _each_moved(out: Any) -> Any:
-    if isinstance(out, (tuple, list)):
-        items = [_each_moved(o) for o in out]
-        return type(out)(*items) if hasattr(out, "_fields") else type(out)(items)
-    return moved(out)
 
 
 def moved(value: Any) -> Any:

@@ -8,8 +8,12 @@ parts in their eager form, and refuses to run where there are no numbers.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
 
 from omenn.engine.torch_private import (
     fake_mode,
@@ -40,6 +44,24 @@ def alone() -> Iterator[None]:
         for mode in outer:
             stack.enter_context(mode.pause())
         stack.enter_context(released())
+        yield
+
+
+@contextmanager
+def hooked(modules: Iterable[nn.Module], hook: Callable[[nn.Module, Any], Any]) -> Iterator[None]:
+    """``hook(module, output)`` behind each module, in this thread until the block ends.
+
+    NOTE the one use of hooks. A module's output has no other name. What a hook returns stands in
+    for the output, if it is not None.
+    """
+    thread = threading.get_ident()
+
+    def guarded(module: nn.Module, inputs: Any, out: Any) -> Any:
+        return hook(module, out) if threading.get_ident() == thread else None
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(guarded).remove)
         yield
 
 
