@@ -80,8 +80,8 @@ $(VENV)/.base: pyproject.toml constraints.txt
 
 # What tests and checks need besides.
 $(VENV)/.test: $(VENV)/.base
-	@echo "Installing the extras models, graphs, peers, training, bench, test ..."
-	@$(PIP) --no-build-isolation --editable '.[models,graphs,peers,training,bench,test]'
+	@echo "Installing the extras models, graphs, peers, training, bench, zoo, test ..."
+	@$(PIP) --no-build-isolation --editable '.[models,graphs,peers,training,bench,zoo,test]'
 	@touch $@
 
 define find_or_create_venv

@@ -46,6 +46,19 @@ class TestDemo:
         assert html.count("(right)</h3>") >= 10
 
     @pytest.mark.slow
+    def test_photographs_and_a_network_of_imagenet(self, tmp_path: Path, run: Run) -> None:
+        code, out, err = run("demo", "--real", "-o", tmp_path / "real", "--json")
+        found = json.loads(out)
+        assert (code, err) == (0, "")
+        answers = {result["input"]: result["answer"] for result in found["results"]}
+        assert "tiger cat" in answers["Chelsea the cat"]
+        assert "espresso" in answers["A cup of coffee"]
+        assert all(result["exact"] for result in found["results"])
+        html = (tmp_path / "real" / "index.html").read_text(encoding="utf-8")
+        assert "CC0" in html
+        assert "omenn demo --real" in html
+
+    @pytest.mark.slow
     def test_json_and_a_second_run_over_the_first(self, demo: Path, run: Run) -> None:
         before = (demo / "pictures" / "bird-1-birds-resnet-c.png").read_bytes()
         code, out, err = run("demo", "-o", demo, "--json")

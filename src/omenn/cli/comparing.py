@@ -130,6 +130,7 @@ def compare_file(
 
     tensor = read_input(file, source, device)
     logits = first_row(source, tensor)
+    source = source.with_outputs(len(logits))
     asked, words = asked_of(request, source, logits)
     answers = _answers(source, logits, classes)
     rows = []

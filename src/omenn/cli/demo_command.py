@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from omenn.cli import terminal
 from omenn.cli.shared_options import AsJson, Device, OutFolder, Verbose
 
+Real = Annotated[
+    bool, typer.Option("--real", help="Photographs and a network trained on ImageNet.")
+]
+
 
 def demo(
     out: OutFolder = Path("omenn-demo"),
+    real: Real = False,
     device: Device = "cpu",
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Explain four generated birds with the bundled networks; works offline.
+
+    With --real: four photographs and EfficientNet-Lite0, trained on ImageNet (extra zoo).
 
     Writes FOLDER/index.html, one page with everything in it, and every picture as PNG.
 
@@ -24,6 +34,6 @@ def demo(
     """
     from omenn.cli import demonstration
 
-    with terminal.progress(demonstration.steps()) as tick:
-        found = demonstration.demo(out, device=device, tick=tick)
+    with terminal.progress(demonstration.steps(real)) as tick:
+        found = demonstration.demo(out, real=real, device=device, tick=tick)
     terminal.answer(found, as_json)

@@ -1,9 +1,10 @@
-"""The demonstration: four generated birds, the bundled networks, one page."""
+"""The demonstration: four birds and the bundled networks, or four photographs; one page."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from omenn.cli import check_model, explain_results
 from omenn.cli.explain_images import Request, explain_tensor
 from omenn.cli.terminal import Answer
 from omenn.data import birds
+from omenn.data.photographs import PHOTOGRAPHS
 from omenn.files.atomic import check_writable, write_files
 from omenn.models import sources
 from omenn.models.sources import Source
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from omenn import Certificate
 
 NETWORKS = ("birds-resnet", "birds-vit", "birds-convnet")
+REAL = ("efficientnet-lite0",)
 SCENES = (3, 8, 24, 33)
 """Which scenes of the test split are shown; no network was trained on one of this split."""
 SIGMA = 1.5
@@ -32,14 +35,20 @@ PICTURE_SIDE = 512
 
 
 def demo(
-    out: Path, *, device: str = "cpu", tick: Callable[[str], None] = lambda step: None
+    out: Path,
+    *,
+    real: bool = False,
+    device: str = "cpu",
+    tick: Callable[[str], None] = lambda step: None,
 ) -> Answer:
     """Explain the birds with three bundled networks and write the page with its pictures.
 
-    ``tick`` is called with a description before each of the ``steps()`` steps.
+    ``real``: photographs instead, with a network that was trained on ImageNet. ``tick`` is called
+    with a description before each of the ``steps()`` steps.
 
     Raises:
         OutputError: ``out`` cannot be written.
+        MissingExtra: ``real`` needs packages that are not installed.
     """
     import torch
 
@@ -48,10 +57,10 @@ def demo(
     check_writable(out / "index.html")
     cases: list[Case] = []
     certificates: dict[str, Certificate] = {}
-    for name in NETWORKS:
+    for name in REAL if real else NETWORKS:
         source = sources.load(name, device=device)
         inputs: list[Tensor] = []
-        for title, tensor, truth in scenes(source):
+        for title, tensor, truth in photographs(source) if real else scenes(source):
             tick(f"{name}: {title.lower()}")
             inputs.append(tensor.to(device))
             request = Request()
@@ -63,7 +72,8 @@ def demo(
     cases.sort(key=lambda case: case.name)  # stable: the networks keep their order
     tick("pictures and page")
     files = {out / "pictures" / name: png for name, png in pictures(cases).items()}
-    files[out / "index.html"] = page(report(cases, certificates, out)).encode()
+    words = real_report if real else report
+    files[out / "index.html"] = page(words(cases, certificates, out)).encode()
     write_files(files)
     return _answer(cases, certificates, list(files))
 
@@ -82,9 +92,9 @@ def _answer(
     return Answer(record, shown, good)
 
 
-def steps() -> int:
+def steps(real: bool = False) -> int:
     """How often ``demo`` calls ``tick``."""
-    return len(NETWORKS) * (len(SCENES) + 1) + 1
+    return (len(REAL) * (len(PHOTOGRAPHS) + 1) if real else len(NETWORKS) * (len(SCENES) + 1)) + 1
 
 
 def scenes(source: Source) -> Iterator[tuple[str, Tensor, str]]:
@@ -93,6 +103,12 @@ def scenes(source: Source) -> Iterator[tuple[str, Tensor, str]]:
         scene = birds.sample_scene(index, "test")
         picture = birds.render(scene, source.preprocessing.size[0])
         yield f"Bird {count}", source.preprocessing(picture), source.class_name(scene.class_index)
+
+
+def photographs(source: Source) -> Iterator[tuple[str, Tensor, None]]:
+    """Title and preprocessed picture of the photographs that are shown."""
+    for one in PHOTOGRAPHS:
+        yield one.title, source.preprocessing(one.picture()), None
 
 
 def report(cases: Sequence[Case], certificates: Mapping[str, Certificate], out: Path) -> Report:
@@ -111,6 +127,25 @@ def report(cases: Sequence[Case], certificates: Mapping[str, Certificate], out: 
         certificates=[(name, found.exact, str(found)) for name, found in certificates.items()],
         sigma=SIGMA,
         footer=f"omenn {omenn.__version__} · omenn demo --out {shlex.quote(str(out))}",
+    )
+
+
+def real_report(
+    cases: Sequence[Case], certificates: Mapping[str, Certificate], out: Path
+) -> Report:
+    """The words around the photographs."""
+    names = ", ".join(certificates)
+    credit = "; ".join(f"{one.title}: {one.credit}" for one in PHOTOGRAPHS)
+    words = report(cases, certificates, out)
+    return replace(
+        words,
+        title="What a trained network saw in four photographs",
+        introduction=(
+            f"Four photographs, and {names}, which was trained on ImageNet to tell a thousand "
+            "things apart. For every answer there is one matrix whose entries add up to the "
+            f"number that decided. Photographs: {credit}."
+        ),
+        footer=words.footer.replace("omenn demo", "omenn demo --real"),
     )
 
 

@@ -68,7 +68,8 @@ def certify_file(file: Path, source: Source, request: Request, device: str = "cp
     import omenn
 
     tensor = read_input(file, source, device)
-    asked, _ = asked_of(request, source, first_row(source, tensor))
+    logits = first_row(source, tensor)
+    asked, _ = asked_of(request, source.with_outputs(len(logits)), logits)
     known = ("bias", "output", "products", "channel_dim")
     options: dict[str, Any] = dict(source.named_output)
     options |= {name: value for name, value in request.options.items() if name in known}
@@ -94,6 +95,7 @@ def explain_tensor(
     if request.method != "omenn":
         options["method"] = request.method
     logits = first_row(source, tensor)
+    source = source.with_outputs(len(logits))
     asked, words = asked_of(request, source, logits)
     started = time.perf_counter()
     explanation = omenn.explain(source.model, tensor, asked, **options)

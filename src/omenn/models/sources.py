@@ -4,6 +4,7 @@
 |-------------------------|----------------------------------------------------------------------|
 | ``birds-resnet``        | trained, bundled with omenn (also ``birds-vit``, ``birds-convnet``   |
 |                         | and ``birds-xconvnet``, which has no biases)                         |
+| ``efficientnet-lite0``  | trained on ImageNet; its weights are a package of the extra ``zoo``  |
 | ``timm:NAME``           | ``timm.create_model(NAME)``                                          |
 | ``torchvision:NAME``    | ``torchvision.models.get_model(NAME)``                               |
 | ``file.py:function``    | the module that ``function()`` returns; this runs the file           |
@@ -30,7 +31,7 @@ from omenn.errors import MissingExtra, ModelError, did_you_mean, reason
 from omenn.modalities import Modality
 from omenn.modalities.image import preprocessing
 from omenn.modalities.image.preprocessing import Preprocessing
-from omenn.models import user_files
+from omenn.models import pretrained, user_files
 from omenn.models.checkpoints import load_weights
 from omenn.models.randomness import leave_no_layer_trivial, seeded
 from omenn.models.torchvision_remedy import prepare
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 _KINDS = ("timm", "torchvision")
+_ASSUMED_NAMES = (
+    "The names of the classes are those of ImageNet-1k: the model has 1,000 outputs and no names."
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Source:
         example_inputs: inputs for ``certify`` if the model takes no pictures, or None.
         file: the user's file that built it, or None.
         output: the key or position of the logits in a structured output, or None.
+        names: where the names of the classes come from, if they had to be assumed.
     """
 
     spec: str
@@ -66,6 +71,7 @@ class Source:
     example_inputs: Any = None
     file: Path | None = None
     output: str | int | None = None
+    names: str = ""
 
     @property
     def modality(self) -> Modality:
@@ -85,9 +91,17 @@ class Source:
 
     @property
     def warning(self) -> str:
-        """What a reader must know first: untrained weights, an assumed preprocessing."""
+        """What a reader must know first: untrained weights, assumed preprocessing or names."""
         weights = f"{self.weights[:1].upper()}{self.weights[1:]}."
-        return " ".join(filter(None, ["" if self.trained else weights, self.modality.assumption]))
+        said = ["" if self.trained else weights, self.modality.assumption, self.names]
+        return " ".join(filter(None, said))
+
+    def with_outputs(self, count: int) -> Source:
+        """With the names of ImageNet-1k, and a word about it, if 1,000 outputs have no names."""
+        if self.classes is not None or count != pretrained.IMAGENET:
+            return self
+        classes = pretrained.imagenet_classes()
+        return self if classes is None else replace(self, classes=classes, names=_ASSUMED_NAMES)
 
     def class_name(self, index: int) -> str:
         """The name of output ``index``, or ``class 17`` if it has none."""
@@ -146,18 +160,21 @@ def _builder(spec: str) -> Callable[[str, int], Source]:
     kind, colon, name = spec.partition(":")
     if spec in bundled.names():
         return _from_bundled
+    if spec in pretrained.names():
+        return _from_package
     if ".py:" in spec or spec.endswith(".py"):
         return _from_file
     if colon and name and kind == "timm":
         return _from_timm
     if colon and name and kind == "torchvision":
         return _from_torchvision
-    forms = ", ".join([*bundled.names(), "timm:NAME", "torchvision:NAME or file.py:function"])
+    single = [*bundled.names(), *pretrained.names()]
+    forms = ", ".join([*single, "timm:NAME", "torchvision:NAME or file.py:function"])
     if colon:
         near = difflib.get_close_matches(kind, _KINDS, n=1)
         near = [f"{known}:{name or 'NAME'}" for known in near]
     else:
-        near = difflib.get_close_matches(spec, bundled.names(), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(spec, single, n=1, cutoff=0.5)
     raise ModelError(
         f"unknown model '{spec}':",
         argument="model",
@@ -178,6 +195,12 @@ def _from_bundled(spec: str, seed: int) -> Source:
     right = bundled.card(spec)["result"]["test_top1"]
     words = f"trained on generated birds, {100 * right:.1f} % of the test scenes right"
     return Source(spec, model, settings, bundled.CLASS_NAMES, words, trained=True)
+
+
+def _from_package(spec: str, seed: int) -> Source:
+    model, classes = pretrained.load(spec), pretrained.imagenet_classes()
+    settings = pretrained.known(spec).preprocessing()
+    return Source(spec, model, settings, classes, "trained on ImageNet-1k", trained=True)
 
 
 def _from_timm(spec: str, seed: int) -> Source:
