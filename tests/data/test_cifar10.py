@@ -12,6 +12,7 @@ from PIL import Image
 from omenn.data.cifar10 import CLASSES, Cifar10
 from omenn.data.dataset_registry import TRAINING, kind_of, open_data
 from omenn.errors import InputError
+from refusals import refused
 
 
 def picture(path: Path, colour: int) -> None:
@@ -91,7 +92,7 @@ class TestBench:
     def test_classes_and_splits(self, root: Path) -> None:
         data = open_data(f"cifar10:{root}", "test", 9, classes=[9])
         assert [data.label(k) for k in data.indices] == [9, 9]
-        with pytest.raises(InputError, match="has no picture of class 5 in split 'test'"):
+        with refused("classes", "test"):
             open_data(f"cifar10:{root}", "test", 9, classes=[5])
         with pytest.raises(InputError, match=r"does not hold CIFAR-10 .* Expected: train/<class>/"):
             open_data(f"cifar10:{root}", "train", 9)

@@ -136,7 +136,7 @@ def test_folders_that_are_no_such_set(root, tmp_path):
         InputError, match=r"dataset_test\.json' cannot be read: it does not exist\. Give the folder"
     ):
         FunnyBirds(tmp_path)
-    with pytest.raises(InputError, match=r"dataset_other\.json' cannot be read: it does not exist"):
+    with refused("path", "dataset_other.json"):
         FunnyBirds(root, "other")
     copy = shutil.copytree(root, tmp_path / "copy")
     (copy / "classes.json").write_text("[{]")
@@ -157,5 +157,5 @@ def test_truncated_pictures(root, tmp_path):
     with pytest.raises(InputError, match=r"000003\.png cannot be read"):
         FunnyBirds(copy).image(3)
     path.unlink()
-    with pytest.raises(InputError, match=r"000003\.png' cannot be read"):
+    with refused("path", "000003.png"):
         FunnyBirds(copy).image(3)

@@ -36,7 +36,6 @@ ALLOWED = {
         "__ipow__",
         "__setitem__",
     },  # what Python writes in place
-    "modalities/image/preprocessing.py": {"mean", "std", "positive"},  # its settings
     "engine/probabilities.py": {"sigmoid", "logsigmoid", "softmax", "log_softmax"},  # its table
     "attribution/attention_maps.py": {"masked_fill", "where", "clamp", "mul", "div"},  # its table
 }

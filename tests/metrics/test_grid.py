@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from omenn.errors import InputError, TargetError
 from omenn.metrics import explainers
 from omenn.metrics.grid_pointing import grid_pointing_game
+from refusals import refused
 
 CLASSES, SIDE = 6, 6
 
@@ -180,7 +181,7 @@ def test_only_pictures_that_are_classified_with_confidence() -> None:
 
 def test_confidence_by_sigmoid() -> None:
     images, labels = pictures(2)
-    with pytest.raises(InputError, match="only 0 have a picture that is classified"):
+    with refused("images", "0 classes"):
         grid_pointing_game(
             lambda x: colours(x) - 60, rough, images, labels, certainty="sigmoid", confidence=0.5
         )
@@ -263,21 +264,20 @@ def test_too_few_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("option", "value"),
     [
-        ({"cells": 1}, "cells must be an integer"),
-        ({"grids": 0}, "grids must be an integer"),
-        ({"chunk": 0}, "chunk must be an integer"),
-        ({"smooth": 2.0}, "smooth must be an integer"),
-        ({"smooth": 4}, "smooth must be odd"),
-        ({"confidence": 95}, "confidence must be a finite number"),
-        ({"certainty": "logit"}, "certainty='logit' is not known"),
-        ({"size": "half"}, "size='half' is not known"),
+        ("cells", 1), ("grids", 0), ("chunk", 0), ("smooth", 2.0), ("confidence", 95),
+        ("certainty", "logit"), ("size", "half"),
     ],
-)
-def test_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        grid_pointing_game(colours, rough, *pictures(), **options)
+)  # fmt: skip
+def test_options(option: str, value: Any) -> None:
+    with refused(option, repr(value)):
+        grid_pointing_game(colours, rough, *pictures(), **{option: value})
+
+
+def test_a_filter_without_a_middle() -> None:
+    with pytest.raises(InputError, match="smooth must be odd"):
+        grid_pointing_game(colours, rough, *pictures(), smooth=4)
 
 
 def test_what_is_no_map_or_label() -> None:

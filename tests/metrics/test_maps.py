@@ -24,6 +24,7 @@ from omenn.metrics.maps import (
     ranks,
     tie_order,
 )
+from refusals import refused
 
 IMAGES = torch.zeros(2, 3, 4, 5)
 
@@ -135,7 +136,7 @@ class TestLogits:
             logits_of(f, IMAGES)
 
     def test_chunk(self) -> None:
-        with pytest.raises(InputError, match="chunk must be an integer"):
+        with refused("chunk", "0"):
             logits_of(lambda x: x.flatten(1), IMAGES, 0)
 
     def test_the_targets_own(self) -> None:
@@ -208,5 +209,5 @@ class TestOrder:
         assert torch.equal(torch.get_rng_state(), before)
 
     def test_seed(self) -> None:
-        with pytest.raises(InputError, match="seed must be an integer"):
+        with refused("seed", "-1"):
             descending(torch.zeros(1, 2), -1)
