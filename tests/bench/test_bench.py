@@ -237,7 +237,9 @@ class TestGoingOn:
     @pytest.mark.parametrize("name", ["index.html", "results.json", "run.json"])
     def test_a_folder_with_something_else(self, tmp_path: Path, net: str, name: str) -> None:
         (tmp_path / name).write_text("mine")
-        with pytest.raises(InputError, match=f"holds '{name}', which no benchmark of omenn left"):
+        with pytest.raises(
+            InputError, match=f"holds '{name}', which was not written by omenn bench"
+        ):
             run(tmp_path, models=[net])
         assert (tmp_path / name).read_text() == "mine"
 

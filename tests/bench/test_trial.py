@@ -346,7 +346,7 @@ class TestSubject:
         assert subject.remark == ""
         more = made(nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 60)).eval())
         assert more.remark == (
-            "It has 60 outputs and the data 50 classes: what depends on the label takes it that "
+            "It has 60 outputs and the data 50 classes: what depends on the label assumes that "
             "the first 50 outputs are these classes."
         )
 
@@ -364,7 +364,7 @@ def test_more_pictures_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     from omenn.bench import trial
 
     monkeypatch.setattr(trial, "_memory", lambda: 3 * 8 * (3 * 256 * 4) - 1)
-    message = r"8 pictures of the shape \(3, 16, 16\) are held at once .* Lower limit\."
+    message = r"8 pictures of the shape \(3, 16, 16\) are in memory at once .* Lower limit\."
     with pytest.raises(InputError, match=message):
         made(Network().eval())
     monkeypatch.setattr(trial, "_memory", lambda: 3 * 8 * (3 * 256 * 4))

@@ -44,7 +44,7 @@ class TestBench:
         assert "nets.py:build, 2 pictures of birds, split test" in out
         for name in ("omenn", "rollout", "constant", "centre", "edges", "random"):
             assert f"\n{name} " in out
-        assert "not above the best trivial map" in out
+        assert "not better than the best trivial map" in out
         assert out.count("no softmax attention") == 1
         assert out.endswith("wrote x/index.html\n")
         names = {"index.html", "results.json", "results.md", "results.parquet"}

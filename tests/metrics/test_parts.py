@@ -105,7 +105,7 @@ class TestResponses:
 
     def test_refused(self) -> None:
         data = ToyBirds(8)
-        with pytest.raises(InputError, match=r"there is no picture to judge on\. Give at least"):
+        with pytest.raises(InputError, match=r"there are no pictures\. Give at least"):
             responses(additive(), data, preprocessing, indices=[])
         text = r"the model has 7 classes, the data 8. Give a model that was trained on these"
         with pytest.raises(InputError, match=text):

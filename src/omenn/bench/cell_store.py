@@ -22,13 +22,13 @@ from omenn.files.reading import GB, read_json
 RUN = "run.json"
 RESULTS = ("index.html", "results.json", "results.md", "results.parquet", "plan.toml")
 MEASURED = frozenset(("value", "low", "high", "images"))
-"""What a cell says of each measure."""
+"""What a cell stores for each measure."""
 PACKAGES = ("numpy", "Pillow", "captum", "quantus", "timm", "torchvision", "transformers")
 _LONG = 80  # letters of a name that become a file's
 
 
 class Store:
-    """What is known already of a run, and where the rest goes.
+    """The folder of a run: which cells exist, and where the others are written.
 
     ``run.json`` says which plan, which versions and which code made the cells: those of another are
     never mixed with it.
@@ -57,20 +57,20 @@ class Store:
             taken = next((name for name in (RUN, *RESULTS) if (folder / name).exists()), None)
             if taken is not None:
                 raise InputError(
-                    f"'{folder}' holds '{taken}', which no benchmark of omenn left there.",
+                    f"'{folder}' holds '{taken}', which was not written by omenn bench.",
                     argument="out",
                     got=str(folder),
                     remedy="Choose another folder with -o.",
                 )
 
     def begin(self, plan: Plan) -> None:
-        """Write down what the cells to come belong to."""
+        """Record the plan and the versions that the cells belong to."""
         if not (self.folder / RUN).exists():
             files = {"plan.toml": plan.toml().encode(), RUN: _json(self.identity)}
             write_files({self.folder / name: content for name, content in files.items()})
 
     def read(self, *names: str) -> dict[str, Any] | None:
-        """What is stored under these names (model, method, metric), None if nothing is."""
+        """What is stored under these names (model, method, metric); None if nothing is stored."""
         return _read(self._path(*names))
 
     def write(self, content: Mapping[str, Any], *names: str) -> None:
@@ -78,7 +78,7 @@ class Store:
         write_files({self._path(*names): _json(content)})
 
     def done(self, *names: str) -> bool:
-        """Whether a cell is there, whole, and did not fail: what failed is tried again."""
+        """Whether a cell exists, is complete and did not fail; failed cells are computed again."""
         found = self.read(*names)
         if found is None or found.get("error") is not None:
             return False
@@ -88,7 +88,7 @@ class Store:
         )
 
     def beside(self, name: str) -> Path:
-        """The folder of the cells of a model, for what else belongs to it."""
+        """The folder of the cells of a model, for other files about it."""
         return self.folder / "cells" / file_name(name)
 
     def finish(self, files: Mapping[str, bytes]) -> list[Path]:
@@ -102,7 +102,7 @@ class Store:
 
 
 def file_name(name: str) -> str:
-    """A name without what a file system dislikes; two names never become the same.
+    """A name that every file system accepts; different names stay different.
 
     >>> file_name("omenn"), file_name("timm:vit[a=1]")
     ('omenn', 'timm-vit-a-1-8f10e7ea')
@@ -115,7 +115,7 @@ def file_name(name: str) -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Of what the numbers depend on: packages that are installed, and omenn's own code."""
+    """The versions that the numbers depend on: installed packages, and omenn's own code."""
     import torch
 
     found = {"omenn": omenn.__version__, "code": _code(), "torch": torch.__version__}
@@ -126,7 +126,7 @@ def versions() -> dict[str, str]:
 
 
 def _code() -> str:
-    """A digest of the package, but for what only shows results."""
+    """A digest of the package without the modules that only show results."""
     digest, root = hashlib.sha256(), Path(omenn.__file__).parent
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root)

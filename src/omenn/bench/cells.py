@@ -111,7 +111,7 @@ class _Model:
         )
 
     def _facts(self, subject: Subject) -> dict[str, Any]:
-        """What is said of the model, and what all of its cells need."""
+        """The facts about the model, and what all its cells share."""
         from omenn.metrics import metric_registry
         from omenn.metrics.funnybirds_protocol import background_independence
         from omenn.metrics.metric_registry import PARTS
@@ -128,7 +128,7 @@ class _Model:
         return {"pictures": len(subject.images), "warning": said, "facts": facts}
 
     def _describe(self, facts: Mapping[str, Any]) -> None:
-        """Store what the model is; refuse one that differs from what it was before."""
+        """Store the facts about the model; refuse a model that has changed since then."""
         parameters = fingerprint(self.source.model)
         before = self.store.read(self.model.name)
         if before is not None and before.get("parameters") != parameters:
@@ -176,7 +176,7 @@ class _Model:
                 self.store.write({**_named(names, metric), **cell}, *names, metric.name)
 
     def _trial(self, subject: Subject, method: Entry) -> Trial:
-        """A method ready to be judged; its maps of the pictures are made, and what they cost."""
+        """A method with its maps of the pictures computed and their cost measured."""
         from omenn.bench.trial import Trial
         from omenn.metrics.explainers import TRIVIAL
 
@@ -231,7 +231,7 @@ def _named(names: tuple[str, str], metric: Entry) -> dict[str, str]:
 
 @contextmanager
 def _caught() -> Iterator[list[str]]:
-    """The reason why what is inside failed, in one line; nothing if it did not."""
+    """The reason why the block failed, in one line; empty if it did not fail."""
     import torch
 
     failed: list[str] = []

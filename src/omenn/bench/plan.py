@@ -1,4 +1,4 @@
-"""The plan of a benchmark: what is judged, by what, on what; from a TOML file or from flags."""
+"""The plan of a benchmark: models, methods, metrics and data; from a TOML file or from flags."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ USUAL = {
     ),
     "metrics": tuple(Entry(name, name, {}) for name in ("funnybirds", "gae")),
 }
-"""What is judged unless it is said: little enough for minutes, and nothing that needs an extra."""
+"""The defaults: they take minutes, and need no extra."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """Models × methods × metrics on at most ``limit`` pictures of a split.
 
-    ``classes``: the numbers of those whose pictures are judged, all if there are none.
-    ``trivial``: whether maps that know no model are rows, too. ``seed``: of the metrics, of methods
-    that draw random numbers, of untrained models and of the intervals. ``chunk``: how many pictures
-    are explained at once, at most.
+    ``classes``: the numbers of those whose pictures are used, all if there are none.
+    ``trivial``: whether maps that do not depend on the model are rows, too. ``seed``: of the
+    metrics, of methods that draw random numbers, of untrained models and of the intervals.
+    ``chunk``: how many pictures are explained at once, at most.
 
     >>> plan = Plan.from_words({"methods": "omenn,abslrp", "limit": 8})
     >>> [method.name for method in plan.rows]
@@ -55,7 +55,7 @@ class Plan:
 
     @classmethod
     def from_words(cls, given: Mapping[str, Any]) -> Plan:
-        """From what a file or the command line says; lists may be words with commas.
+        """From the keys of a file or the command line; lists may be words with commas.
 
         The split is the usual one of the data if it is not said.
 
@@ -237,7 +237,7 @@ class Plan:
 
 
 def _all(entries: Sequence[Entry], names: Iterable[str]) -> tuple[Entry, ...]:
-    """``all`` becomes what is not there yet."""
+    """``all`` becomes every name that is not listed yet."""
     there = [entry for entry in entries if entry.base != ALL]
     plain = {entry.name for entry in there}
     return (*there, *(Entry(name, name, {}) for name in names if name not in plain))

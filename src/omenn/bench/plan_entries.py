@@ -24,7 +24,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry: what its row is called, what it is, and its options.
+    """One entry: the name of its row, what it is, and its options.
 
     >>> Entry.read("omenn[at=input,stages.1;mix=0.5,0.5]", "method").options
     {'at': ['input', 'stages.1'], 'mix': [0.5, 0.5]}
@@ -68,7 +68,7 @@ class Entry:
         return cls(own, given[kind], options)
 
     def record(self, kind: str) -> str | dict[str, Any]:
-        """As it is read again: a word, or a table if it has a name of its own."""
+        """The form that ``read`` accepts: a word, or a table if the entry has its own name."""
         if self.name == _written(self.base, self.options):
             return self.name
         return {"name": self.name, kind: self.base, **self.options}
@@ -93,7 +93,7 @@ def words(text: str) -> list[str]:
 def check_options(
     entry: Entry, kind: str, known: Mapping[str, Any], function: Callable[..., Any] | None = None
 ) -> None:
-    """Refuse an option that is not known, or whose value has another type than ``function`` says.
+    """Refuse an unknown option, or a value of another type than ``function`` declares.
 
     Raises:
         InputError: with the nearest options.
@@ -136,7 +136,7 @@ def with_words(entry: Entry, function: Callable[..., Any] | None) -> Entry:
 
 
 def _text_of(text: str, kind: str) -> str:
-    """The same; InputError where it holds what the files of a benchmark cannot say again."""
+    """The same text; InputError for characters that the files of a benchmark cannot store."""
     if printable(text) != text:
         raise InputError(
             f"the {kind} '{text}' of the plan has characters that are no text.",

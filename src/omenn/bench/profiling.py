@@ -1,4 +1,4 @@
-"""What a call costs: seconds, and the peak of memory as far as it can be seen from outside.
+"""The cost of a call: seconds, and the peak of memory as far as the process can observe it.
 
 NOTE [peak memory]
 On a GPU it is what torch has allocated at most, above what there was before. Elsewhere it is the
@@ -32,7 +32,7 @@ class Spent:
 
 @contextmanager
 def spending(device: str = "cpu") -> Iterator[Spent]:
-    """Measures what is inside; the numbers are there after it.
+    """Measures the block; the numbers are available after it.
 
     >>> with spending() as spent:
     ...     squares = [n * n for n in range(1000)]
@@ -100,7 +100,7 @@ def _resident() -> int | None:
 
 
 def _trim() -> None:
-    """Gives back what glibc keeps of freed memory, or the next call would seem to need less."""
+    """Return freed memory from glibc to the system, or the next call would seem to need less."""
     trim = None
     if _STATM.exists():
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

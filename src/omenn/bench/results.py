@@ -1,4 +1,4 @@
-"""What the cells of a run say together: one long table, and its views.
+"""The results of a run: one long table of its cells, and the views of it.
 
 NOTE [one table]
 ``collected`` makes the only form of the results, rows of one measure each, with what must be
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 ABREAST = 6  # measures that stand beside each other in a terminal
 LEGEND = (
-    "Bold: the best method. In parentheses: not above the best trivial map, which knows no model."
+    "Bold: the best method. In parentheses: not better than the best trivial map, which does not "
+    "depend on the model."
 )
 
 
@@ -73,7 +74,7 @@ def collected(plan: Plan, store: Store) -> Results:
         methods={
             name: {
                 "promise": kind.promise if kind else "",
-                "summary": kind.summary if kind else "knows no model",
+                "summary": kind.summary if kind else "does not depend on the model",
             }
             for name, kind in kinds.items()
         },
@@ -157,7 +158,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def in_vain(results: Results) -> bool:
+def without_results(results: Results) -> bool:
     """Whether no method could be judged, or nothing by one of the metrics.
 
     Trivial maps count where there are only those.
@@ -170,7 +171,7 @@ def in_vain(results: Results) -> bool:
 
 
 def files(results: Results) -> tuple[dict[str, bytes], list[str]]:
-    """The results by file name, and what could not be made and why."""
+    """The results by file name, and why a file could not be made."""
     from omenn.viz.bench_page import bench_page
 
     made = {
@@ -368,7 +369,7 @@ def _printed(
 
 
 def remarks(results: Results) -> list[str]:
-    """What is said below the tables."""
+    """The lines below the tables."""
     said = [f"{model}: {m['warning']}" for model, m in results.models.items() if m["warning"]]
     for model in results.models:
         methods = results.of(model)

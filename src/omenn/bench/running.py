@@ -27,7 +27,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Done:
-    """What a run says at its end. ``failed``: no method could be judged, or none by a metric."""
+    """The result of a run. ``failed``: no method could be evaluated, or none by some metric."""
 
     record: dict[str, Any]
     tables: list[Any]
@@ -37,7 +37,7 @@ class Done:
 
 
 def prepare(file: Path | None, flags: Mapping[str, Any], out: Path) -> Prepared:
-    """Read the plan and refuse what cannot be done, before any work.
+    """Read the plan and refuse what cannot be computed, before any work.
 
     ``flags``: keys of the plan, which take the place of the file's.
 
@@ -60,7 +60,7 @@ def prepare(file: Path | None, flags: Mapping[str, Any], out: Path) -> Prepared:
 
 
 def run(prepared: Prepared, tick: Callable[[str], None] = lambda step: None) -> Done:
-    """Compute what is not there yet, and write the results.
+    """Compute the missing cells, and write the results.
 
     Raises:
         OutputError: something cannot be written; the cells until then stay.
@@ -72,4 +72,6 @@ def run(prepared: Prepared, tick: Callable[[str], None] = lambda step: None) -> 
     made, missing = results.files(found)
     files = store.finish(made)
     said = [*results.remarks(found), *missing, f"wrote {store.folder / 'index.html'}"]
-    return Done(results.record(found), results.printed(found), said, files, results.in_vain(found))
+    return Done(
+        results.record(found), results.printed(found), said, files, results.without_results(found)
+    )

@@ -1,4 +1,4 @@
-"""One model with the pictures it is judged on, and one method on it, judged by metrics."""
+"""One model with its test pictures, and one method on it, evaluated by metrics."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REPLACED = "maps that are not finite, judged as zero"
 
 
 class Subject:
-    """One model with the pictures it is judged on: what all methods share, computed once.
+    """One model with its test pictures: what all methods share, computed once.
 
     ``images`` (N, C, H, W), ``labels`` and ``predicted`` (N,), on the device of the model. ``f``:
     images → logits. ``seen``, ``masks`` and what is ``tuned`` are computed when they are first
@@ -73,7 +73,7 @@ class Subject:
 
     @cached_property
     def seen(self) -> Responses:
-        """What the model says of pictures with parts removed.
+        """The model's outputs for pictures with parts removed.
 
         Raises:
             InputError: the data has none.
@@ -124,13 +124,13 @@ class Subject:
 
     @property
     def remark(self) -> str:
-        """What must be said where outputs are more than the classes of the data."""
+        """A warning where the model has more outputs than the data has classes."""
         outputs, classes = self.logits.shape[1], self.data.classes
         if outputs == classes:
             return ""
         return (
             f"It has {outputs} outputs and the data {classes} classes: what depends on the label "
-            f"takes it that the first {classes} outputs are these classes."
+            f"assumes that the first {classes} outputs are these classes."
         )
 
     def accuracy(self) -> Score:
@@ -139,11 +139,11 @@ class Subject:
 
 
 def _check_room(picture: Tensor, count: int) -> None:
-    """Refuse more pictures than fit: some copies of all of them are held at once."""
+    """Refuse more pictures than fit: some copies of all of them are in memory at once."""
     needed, there = COPIES * count * picture.nbytes, _memory()
     if there is not None and needed > there:
         raise InputError(
-            f"{count} pictures of the shape {tuple(picture.shape[1:])} are held at once and "
+            f"{count} pictures of the shape {tuple(picture.shape[1:])} are in memory at once and "
             f"would take about {needed / 2**30:.1f} GB, of {there / 2**30:.1f} GB that this "
             "machine has.",
             argument="limit",
@@ -161,7 +161,7 @@ def _memory() -> int | None:
 
 
 class _Prepared:
-    """Pictures as a model takes them, with their classes, made when they are asked for."""
+    """Pictures as the model takes them, with their classes, prepared on access."""
 
     def __init__(self, data: Dataset, modality: Modality) -> None:
         self.data, self.modality = data, modality
@@ -175,7 +175,7 @@ class _Prepared:
 
 
 class Trial:
-    """One method on one subject: an explainer whose maps can be relied on.
+    """One method on one subject: an explainer whose maps are always finite.
 
     It calls the method for at most ``chunk`` images at a time, replaces maps that are not finite by
     zero maps and counts them (``broken``), and explains the pictures of the subject for the
@@ -233,7 +233,7 @@ class Trial:
     def judge(
         self, metric: Metric, tick: Callable[[], Any] = lambda: None, **options: Any
     ) -> Verdict:
-        """What a metric says of the method, see NOTE [by name] of ``metrics/metric_registry.py``.
+        """The measures of a metric for the method, see NOTE [by name] of ``metric_registry.py``.
 
         Maps that are not finite are judged as zero maps, and counted.
         """

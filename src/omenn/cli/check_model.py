@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def inputs_for(source: Source, file: Path | None, seed: int, device: str) -> tuple[Any, str]:
-    """What the model is run on, and that in words.
+    """The input that the model is run on, and its description.
 
     The picture ``file``; else the example inputs that the model carries; else random numbers of
     the size the model was made for.

@@ -1,4 +1,4 @@
-"""Runs several methods on one picture; one that fails says why, and the others go on."""
+"""Runs several methods on one picture; a method that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ USUAL = (
     "integrated-gradients",
     "grad-cam",
 )
-"""What is compared unless methods are named: one of each family, and none that takes long."""
+"""The default methods: one of each family, none of them slow."""
 ENDINGS = (".html", ".png")
 TOP = 5
 
@@ -169,7 +169,7 @@ def _answers(source: Source, logits: torch.Tensor, count: int) -> tuple[Answer, 
 
 
 class _Trial:
-    """One method on one picture: runs it, and notes what it costs."""
+    """One method on one picture, with its cost."""
 
     def __init__(
         self,
@@ -239,7 +239,7 @@ class _Trial:
 
 
 def answer(comparison: Comparison, out: Path | None) -> Answered:
-    """What the command answers; ``out`` is the file that was written, if any."""
+    """The answer of the command; ``out`` is the file that was written, if any."""
     files = [] if out is None else [str(out)]
     said = [table(comparison), *remarks(comparison, out)]
     return Answered(record(comparison) | {"files": files}, said, kept(comparison))

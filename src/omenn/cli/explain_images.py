@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked about every picture; names and numbers as they were typed.
+    """The options that hold for every picture; names and numbers as the user typed them.
 
     Attributes:
         target: the answer to explain, as a number or a name; None: the largest logit.
@@ -137,7 +137,7 @@ def _grid_of(
 
 
 def _changed(case: Case, steps: Sequence[str]) -> Case:
-    """The case after post-processing, which keeps what there was before."""
+    """The case after post-processing, which keeps the original."""
     if not steps:
         return case
     return replace(

@@ -1,4 +1,4 @@
-"""What explained pictures become: a table in the terminal, JSON, and files by their ending."""
+"""Output of explained pictures: a table in the terminal, JSON, and files by their ending."""
 
 from __future__ import annotations
 
@@ -177,12 +177,12 @@ def report(
 
 
 def described(source: Source) -> str:
-    """Model, weights and what it takes, for the foot of a page."""
+    """Model, weights and input, for the footer of a page."""
     return f"{source.spec} · {source.weights} · {source.modality.description}"
 
 
 def write(out: Path, cases: Sequence[Case], report: Report | None) -> list[Path]:
-    """Write the result where ``check_output`` agreed; which files there are now."""
+    """Write the result to the checked place; returns the files."""
     files = contents(out, cases, report)
     write_files(files)
     return list(files)

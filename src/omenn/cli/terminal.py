@@ -1,8 +1,8 @@
-"""What a command prints: tables on standard output, progress and errors on standard error.
+"""Output of commands: tables on standard output, progress and errors on standard error.
 
 NOTE [text from outside]
-Names of files, classes and modules and messages of exceptions come from outside and may hold what
-a terminal obeys. Whatever is printed goes through this module and ``printable``.
+Names of files, classes and modules and messages of exceptions come from outside and may contain
+control sequences for the terminal. All output goes through this module and ``printable``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def resumable(out: Path, finished: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command answers: for ``--json``, for the terminal, and whether all is as promised."""
+    """The answer of a command: for ``--json``, for the terminal, and whether all promises hold."""
 
     record: Mapping[str, Any]
     shown: Sequence[Any]

@@ -152,7 +152,7 @@ def _object(number: int) -> str:
 
 @dataset(
     "birds",
-    summary="generated birds with parts, drawn when asked for, at the size of the model",
+    summary="generated birds with parts, drawn on demand at the size of the model's input",
     splits=("test", "validation", "train"),
     folder=False,
 )

@@ -121,8 +121,8 @@ class ImageNetS(ImageFolder):
 
 @dataset(
     "imagenet-s",
-    summary="validation/<synset>/ and validation-segmentation/<synset>/; mapping as above; "
-    "categories: the set's list of classes, where folders are missing",
+    summary="validation/<synset>/ and validation-segmentation/<synset>/; mapping as for "
+    "imagenet; categories: the set's list of classes, where folders are missing",
     splits=("validation", "train-semi"),
     holds=segmented,
 )

@@ -1,4 +1,4 @@
-"""How few pixels a map speaks of: sparseness, complexity, effective complexity.
+"""How few pixels a map uses: sparseness, complexity, effective complexity.
 
 These look at maps alone, by absolute value; what they prefer need not be what the model looks at.
 A map of zeros rates all pixels the same, so it is scored like any other constant map.

@@ -1,4 +1,4 @@
-"""Who makes the maps: a method of omenn on a model, or a trivial map that knows no model.
+"""Explainers: a method of omenn on a model, or a trivial map that does not depend on the model.
 
 What a trivial map gets, a method has to beat: a protocol may reward maps for their form alone.
 """
@@ -105,4 +105,4 @@ def random(images: Tensor, targets: Tensor) -> Tensor:
 TRIVIAL: Mapping[str, Explainer] = MappingProxyType(
     {"constant": constant, "centre": centre, "edges": edges, "random": random}
 )
-"""Maps that know no model, by name."""
+"""Maps that do not depend on the model, by name."""

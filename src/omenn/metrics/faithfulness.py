@@ -1,4 +1,4 @@
-"""Sets of pixels are replaced, and the map's sum over each is compared with what the model loses.
+"""Sets of pixels are replaced, and the map's sum over each is compared with the drop of the output.
 
 Faithfulness correlation and sensitivity-n take random sets, faithfulness estimate and monotonicity
 correlation take those that follow one another in the order of the map.
@@ -35,7 +35,7 @@ LARGEST = 0.8  # sensitivity-n looks at sets of up to this share
     "faithfulness-correlation",
     Measure("faithfulness correlation", headline=True),
     family="faithfulness",
-    summary="do the sums over random sets of pixels go with what the logit loses?",
+    summary="do sums over random sets of pixels correlate with the drop of the logit?",
     source="arXiv 2005.00631",
 )
 def faithfulness_correlation(
@@ -196,7 +196,7 @@ def faithfulness_estimate(
     "monotonicity-correlation",
     Measure("monotonicity correlation", headline=True),
     family="faithfulness",
-    summary="does the uncertainty of the answer rise with the relevance of what is replaced?",
+    summary="does the uncertainty of the output grow with the relevance of the replaced pixels?",
     source="arXiv 2007.07584",
 )
 def monotonicity_correlation(

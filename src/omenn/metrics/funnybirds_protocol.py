@@ -165,7 +165,7 @@ def background_independence(seen: Responses) -> Score:
     Measure("single deletion given area", headline=True),
     *(Measure(name, axis=True) for name in CHECKS),
     family="composite",
-    summary="are parts rated as the model's answers without them say? completeness, "
+    summary="do part importances match the model's outputs without the parts? completeness, "
     "correctness (single deletion), contrastivity (target sensitivity), their mean",
     source="arXiv 2308.06248",
 )

@@ -105,7 +105,7 @@ def idsds(
     "cell-deletion",
     Measure("single deletion of cells", headline=True),
     family="faithfulness",
-    summary="do the sums over the cells of a grid rank as what the logit loses without them?",
+    summary="do the sums over the cells of a grid rank like the drops of the logit without them?",
     source="arXiv 2407.11910",
 )
 def single_deletion(

@@ -127,7 +127,7 @@ def fine_tune(
     "idsds",
     Measure("idsds", headline=True),
     family="faithfulness",
-    summary="cell-deletion of the model after some training on pictures without a cell",
+    summary="cell-deletion after the model was fine-tuned on pictures without a cell",
     source="arXiv 2407.11910",
     of="labels",
 )

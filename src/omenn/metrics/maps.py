@@ -145,7 +145,7 @@ def checked_targets(targets: Any, count: int, device: torch.device | None = None
 
 
 def logits_of(f: Model, images: Tensor, chunk: int = 64) -> Tensor:
-    """What the model says (B, classes), float64, without gradients, ``chunk`` images at a time.
+    """The model's logits (B, classes), float64, without gradients, ``chunk`` images at a time.
 
     Raises:
         InputError: not finite, or not one row for each image.
@@ -237,7 +237,7 @@ def wrong_tensor(name: str, given: Any, expected: str) -> InputError:
 
 
 def described(given: Any) -> str:
-    """What an argument is, for a message.
+    """The kind of an argument, for a message.
 
     >>> described(torch.zeros(2, 3)), described("a")
     ('torch.float32 of the shape (2, 3)', 'str')

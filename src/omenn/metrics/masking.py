@@ -1,4 +1,4 @@
-"""Pixels go, or come back, in the order of a map, and the model is asked after each step.
+"""Pixels are removed or restored in the order of a map, and the model is run after each step.
 
 Deletion and insertion (RISE), pixel flipping, and the symmetric relevance gain: what the model says
 as the least relevant patches go, minus what it says as the most relevant ones do.
@@ -102,7 +102,7 @@ def insertion(
     Measure("insertion", axis=True),
     Measure("deletion", higher=False),
     family="faithfulness",
-    summary="the probability as pixels come back, minus as they go, the most relevant first",
+    summary="the probability as pixels are restored minus removed, the most relevant first",
     source="arXiv 1806.07421",
 )
 def insertion_deletion(
@@ -131,7 +131,7 @@ def insertion_deletion(
     "pixel-flipping",
     Measure("pixel flipping", higher=False, headline=True),
     family="faithfulness",
-    summary="the logit as pixels go, the most relevant first",
+    summary="the logit as pixels are removed, the most relevant first",
     source="PLOS ONE 10(7), 2015",
 )
 def pixel_flipping(
@@ -214,7 +214,7 @@ def pixel_deletion(
     "srg",
     Measure("srg", headline=True),
     family="faithfulness",
-    summary="the logit as the least relevant patches go, minus as the most relevant ones do",
+    summary="the logit as patches are removed, least relevant first minus most relevant first",
     source="arXiv 2401.06654",
 )
 def symmetric_relevance_gain(

@@ -27,7 +27,7 @@ _PLAIN = (
 ARGUMENTS: Mapping[str, str] = MappingProxyType(
     {**dict.fromkeys(_PLAIN, ""), "seen": PARTS, "masks": MASKS, "boxes": MASKS, "tuned": TRAINING}
 )
-"""What a metric can be called with → what the data must give for it.
+"""Arguments of metrics → what the data must give for them.
 
 ``f``: images → logits. ``targets``: the predicted classes, or the labels (``Metric.of``).
 ``classes``: how many. ``maps``: of the images for the targets. ``make``: the same method on another
@@ -96,7 +96,7 @@ class Metric:
 
     @property
     def typed(self) -> Callable[..., Any] | None:
-        """Whose annotations say what the options may be; None where nobody's do."""
+        """The function whose annotations declare the options; None where they are unknown."""
         return self.function
 
     @property

@@ -1,5 +1,5 @@
-"""Part-annotated pictures as tensors: what a model says when parts go, how important a map says
-they are. The material of the FunnyBirds protocol."""
+"""Part-annotated pictures as tensors: the model's outputs without some parts, and the importance
+that a map gives them. The basis of the FunnyBirds protocol."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PUBLISHED_SIDE, PUBLISHED_DILATION = 256, 5
 
 
 class PartData(Protocol):
-    """A folder in FunnyBirds' layout, or generated birds; what a picture is, ``Prepare`` knows."""
+    """A folder in FunnyBirds' layout, or generated birds."""
 
     @property
     def classes(self) -> tuple[Mapping[str, int], ...]: ...
@@ -43,7 +43,7 @@ Prepare = Callable[[Any], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Responses:
-    """What a model says of N pictures and of each with something removed.
+    """A model's outputs for N pictures and for each with something removed.
 
     ``parts``: names, P of them. ``full`` (N, K) logits; ``kept`` (N, 2^P, K), the entry whose
     number has bit p set is the picture in which part p stays; ``backgrounds``: for each picture
@@ -94,9 +94,7 @@ def responses(
     """
     numbers = list(range(len(data)) if indices is None else indices)
     if not numbers:
-        raise InputError(
-            "there is no picture to judge on.", argument="indices", remedy="Give at least one."
-        )
+        raise InputError("there are no pictures.", argument="indices", remedy="Give at least one.")
     parts = tuple(sorted(data.parts))
     rows: list[tuple[Tensor, ...]] = []
     for index in numbers:

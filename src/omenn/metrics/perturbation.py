@@ -1,4 +1,4 @@
-"""What a model says of pictures in several states: the one loop of all metrics that change pixels.
+"""A model's outputs for pictures in several states: the one loop of all metrics that change pixels.
 
 NOTE [states]
 A metric that deletes, inserts, blurs or paints pixels says how a state of an image is made;
@@ -26,7 +26,7 @@ from omenn.metrics.maps import (
 )
 
 Outcome = Literal["probability", "logit", "accuracy"]
-"""What is read off: the target's probability (softmax) or logit, or whether that is the largest."""
+"""What is recorded: the target's probability (softmax) or logit, or whether it is the largest."""
 OUTCOMES = ("probability", "logit", "accuracy")
 
 Change = Callable[[Tensor, Tensor], Tensor]
@@ -42,7 +42,7 @@ def states(
     outcome: Outcome = "logit",
     chunk: int = 64,
 ) -> Tensor:
-    """What the model says of each image in each of its states: (B, count), float64.
+    """The model's outcome for each image in each of its states: (B, count), float64.
 
     >>> f = lambda x: torch.stack([x.flatten(1).sum(1)] * 2, 1)
     >>> states(f, torch.tensor([0]), 3, lambda image, state: state.view(-1, 1, 1, 1)).tolist()
@@ -78,7 +78,7 @@ def curve(
     outcome: Outcome = "probability",
     chunk: int = 64,
 ) -> Tensor:
-    """What the model says as the first pixels of an order are replaced: (B, counts), float64.
+    """The model's outcome as the first pixels of an order are replaced: (B, counts), float64.
 
     Args:
         order: (B, H·W), the indices of the pixels.

@@ -1,4 +1,4 @@
-"""Quantus' metrics by name, with what goes wrong in version 0.6 around them put right.
+"""Quantus' metrics by name, with corrections for version 0.6.
 
 NOTE [what is put right]
 Maps reach Quantus with their channels summed, and are normalised only if that is asked for, each by
@@ -174,7 +174,7 @@ class _Logits(nn.Module):
 
 
 class _Call:
-    """One metric with what it is asked of, as Quantus takes it: numpy arrays, float32."""
+    """One metric with its arguments as Quantus takes them: numpy arrays, float32."""
 
     def __init__(
         self,

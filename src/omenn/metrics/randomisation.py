@@ -1,4 +1,4 @@
-"""Does a map change when the model's parameters, or the class that is asked for, are others?
+"""Does a map change when the model's parameters or the explained class change?
 
 Model-parameter randomisation, plain, efficient and smooth, and the random logit test.
 """
@@ -29,7 +29,7 @@ from omenn.metrics.score import Score
 from omenn.metrics.similarity import SIMILARITIES, Similarity, histogram_entropy
 
 Make = Callable[[nn.Module], Explainer]
-"""A model → who makes its maps: ``lambda model: explainer(model, "omenn")``."""
+"""A model → its explainer: ``lambda model: explainer(model, "omenn")``."""
 
 FROM_CONSTANT = "left out: a constant map of a model, but not of the random one"
 
@@ -70,7 +70,7 @@ class ParameterRandomisation:
     Measure("mprt", higher=False, headline=True),
     Measure("mprt, last", higher=False),
     family="randomisation",
-    summary="how similar a map stays as the model's layers become random, one after the other",
+    summary="how similar a map stays as the model's layers are randomised one by one",
     source="arXiv 1810.03292",
 )
 def parameter_randomisation(
@@ -167,7 +167,7 @@ def smooth_randomisation(
     "efficient-mprt",
     Measure("efficient mprt", headline=True),
     family="randomisation",
-    summary="how much the entropy of the map rises when all parameters become random",
+    summary="how much the entropy of the map rises when all parameters are randomised",
     source="arXiv 2401.06465",
 )
 def efficient_randomisation(
@@ -208,7 +208,7 @@ def efficient_randomisation(
     "random-logit",
     Measure("random logit", higher=False, headline=True),
     family="randomisation",
-    summary="how similar the maps for the answer and for another class are",
+    summary="how similar the maps for the predicted class and for another class are",
     source="arXiv 1912.09818",
 )
 def random_logit(

@@ -1,4 +1,4 @@
-"""Sets of pixels are replaced: what a map says of each set, and what the model loses without it."""
+"""Sets of pixels are replaced: the map's sum over each, and the drop of the output without it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from omenn.metrics.perturbation import Outcome, answers, states
 from omenn.metrics.score import Score
 
 Fill = Literal["black", "white", "mean", "zero"] | float | Tensor
-"""What is put in place: the picture's own smallest, largest or mean value, zero, a number, or
+"""The replacement: the picture's own smallest, largest or mean value, zero, a number, or
 pictures of the images' shape."""
 
 Features = Literal["pixels", "values"]
-"""What goes: a pixel with all its channels, or one channel of a pixel, which has the pixel's value
-in the map."""
+"""What is replaced: a pixel with all its channels, or one channel of a pixel, which has the pixel's
+value in the map."""
 
 FILLS = ("black", "white", "mean", "zero")
 LEVEL = "no correlation: the sums or the model's answers are all the same"
@@ -35,7 +35,7 @@ LEVEL = "no correlation: the sums or the model's answers are all the same"
 
 @dataclass(frozen=True, eq=False)
 class Removal:
-    """Images, a map for each, and the model that is asked about what is left of them.
+    """Images, a map for each, and the model that is run on what is left of them.
 
     ``values`` (B, F): what the map says of each feature. ``fill``: what takes their place, (B, C,
     H, W). ``before`` (B,): what the model says of the whole images. ``constant`` (B,): which maps
@@ -65,7 +65,7 @@ class Removal:
         outcome: Outcome,
         chunk: int,
     ) -> Removal:
-        """From what a protocol was given, checked."""
+        """From the arguments of a protocol, checked."""
         images = checked_images(images)
         maps = checked_maps(maps, images)
         choose("features", features, ("pixels", "values"))

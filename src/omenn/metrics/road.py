@@ -82,7 +82,7 @@ def road(
     Measure("road", higher=False, headline=True),
     Measure("road, least first", axis=True),
     family="faithfulness",
-    summary="how often the answer stays as pixels are painted over, the most relevant first",
+    summary="how often the prediction stays as pixels are imputed, the most relevant first",
     source="arXiv 2202.00449",
 )
 def road_both_ways(

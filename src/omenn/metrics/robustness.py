@@ -84,7 +84,7 @@ def avg_sensitivity(
     Measure("max-sensitivity", higher=False, headline=True),
     Measure("avg-sensitivity", higher=False),
     family="robustness",
-    summary="how far a map moves when the picture hardly does",
+    summary="how much a map changes under small changes of the picture",
     source="arXiv 1901.09392",
 )
 def sensitivities(
@@ -115,7 +115,7 @@ def sensitivities(
     "local-lipschitz",
     Measure("local lipschitz estimate", higher=False, headline=True),
     family="robustness",
-    summary="how far a map moves when the picture hardly does, for the picture's own move",
+    summary="how much a map changes per change of the picture, for small changes",
     source="arXiv 1806.08049",
 )
 def local_lipschitz(

@@ -1,4 +1,4 @@
-"""The score of a protocol: one number an image, what was counted on the way, and an interval."""
+"""The score of a protocol: one number per image, counts of special cases, and an interval."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a metric found: its measures by name, and what happened how often."""
+    """The measures of a metric by name, and counts of special cases."""
 
     measures: Mapping[str, Measured]
     counted: Mapping[str, int] = field(default_factory=dict)
