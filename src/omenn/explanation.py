@@ -109,7 +109,8 @@ class Explanation:
     ``exact``                 every residual is within ``tolerance`` · (1 + Σ|C|), and ``fidelity``
                               within ``fidelity_tolerance``
     ``fidelity``              largest |frozen − ordinary forward pass| relative to the largest
-                              |output|; None if they were not compared
+                              |output|, or to its rounding if that is large (docs/exactness.md);
+                              None if they were not compared
     ``cause``                 why it is not exact, as far as known
     ``promise``               of the method, for ΣC = f: ``exact``, ``approximate`` or ``none``
     ``sources``               module → its constants' share of the output (B,)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from omenn.engine.rounding import rounding
 from omenn.engine.target import pick_output
 from omenn.engine.trace.foreign import look_again
 from omenn.engine.trace.refusals import blame
@@ -24,9 +25,15 @@ if TYPE_CHECKING:
 # How far the frozen forward pass may be from the ordinary one, relative to the largest output.
 FIDELITY = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
+_NOISE = 8  # times the rounding of an output: how far two correct passes may be apart
+
 
 class Fidelity(NamedTuple):
     """``distance``: the largest |frozen − ordinary| relative to the largest |output|.
+
+    If that is more than ``allowed``, the rounding of the output is measured (rounding.py). Where
+    it is large beside the output, the difference is relative to it: 8 times the rounding is
+    ``allowed``. So an output that is noise is no false alarm, and small outputs are held strictly.
 
     ``without``: the same beside the ordinary model without gradients, where it is another one.
     """
@@ -88,30 +95,33 @@ class Compared:
             look_again(self, output, thorough)
         frozen = self.picked(output)
         allowed = FIDELITY.get(self.mode.coarsest or frozen.dtype, 1e-5)
-        found: list[float] = []
+        passes: dict[bool, Tensor] = {}
+        noise = 0.0
         for grad in (False, True):
             args, kwargs = self.inputs.arguments()
             try:
-                ordinary = self.ordinary(output, args, kwargs, grad)
+                passes[grad] = self.ordinary(output, args, kwargs, grad)
             except (OmennError, MemoryError, torch.OutOfMemoryError):
                 raise
             except Exception as error:  # without gradients it cannot take a derivative inside
-                if grad and not found:
+                if grad and not passes:
                     raise blame(self.model, self.inputs, error, self.state) from error
                 continue
-            found.append(distance(frozen, ordinary))
-            if found[-1] <= allowed:
+            if distance(frozen, passes[grad]) <= allowed:
                 break
+        else:
+            noise = _NOISE * rounding(self, output, *next(iter(passes.items())))
+        found = [distance(frozen, ordinary, noise / allowed) for ordinary in passes.values()]
         self.fidelity = Fidelity(min(found), allowed, without=found[0])
         return self.fidelity
 
 
-def distance(frozen: Tensor, ordinary: Tensor) -> float:
-    """The largest |frozen − ordinary|, relative to the largest |ordinary| that is finite."""
+def distance(frozen: Tensor, ordinary: Tensor, least: float = 0.0) -> float:
+    """The largest |frozen − ordinary|, relative to the largest finite |ordinary|, or ``least``."""
     here, there = _real(frozen), _real(ordinary)
     if here.shape != there.shape:
         return float("inf")
-    scale = there[torch.isfinite(there)].abs().max().clamp_min(1e-300)
+    scale = there[torch.isfinite(there)].abs().max().clamp_min(max(least, 1e-300))
     difference = (here - there).abs()
     difference[here == there] = 0.0  # equal infinities (masked logits) are equal
     difference[here.isnan() & there.isnan()] = 0.0
