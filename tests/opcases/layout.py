@@ -255,6 +255,15 @@ WRITES: list[Case] = [
     *table("index_add", {"both": lambda x, y: torch.index_add(x, 1, INDEX, y)}, X, Y),
     *table("index_copy", {"method": lambda x: x.index_copy(1, INDEX[:2], CONST[:, :2]),
                           "into constant": lambda x: CONST.index_copy(1, INDEX[:2], x[:, :2])}, X),
+    *table("select_scatter", {
+        "method": lambda x: x.select_scatter(CONST[:, 0], 1, 2),
+        "into constant": lambda x: torch.select_scatter(CONST, x[:, 0], 1, 2)}, X),
+    *table("slice_scatter", {
+        "method": lambda x: x.slice_scatter(CONST[:, :2], 1, 1),
+        "into constant": lambda x: torch.slice_scatter(CONST, x[:, :2], 1, 0, 2)}, X),
+    *table("diagonal_scatter", {
+        "method": lambda x: x.diagonal_scatter(CONST[:, :, 0], 0, 1, 2),
+        "into constant": lambda x: torch.diagonal_scatter(CONST, x[:, :, 0], 0, 1, 2)}, X),
     *table("index_fill", {"number": lambda x: x.index_fill(1, INDEX[:2], 2.5),
                           "in place": lambda x: x.index_fill_(1, INDEX[:2], -1)}, X),
     *table("scatter", {

@@ -20,7 +20,10 @@ def composed(twin: Callable[..., Any], **known: Any) -> Operator:
     def rule(call: Call) -> Any:
         with call.context:  # back in force: what follows is seen operator by operator
             if not call.inplace:
-                return twin(*call.args, **call.kwargs)
+                try:
+                    return twin(*call.args, **call.kwargs)
+                except NotImplementedError as why:
+                    raise call.refuse(str(why)) from None
             # What the parts need of the tensor must outlive the write.
             target, before = call.first, call.first.clone()
             args, kwargs = substitute(
@@ -111,7 +114,7 @@ def _cov(
     input: Tensor, *, correction: int = 1, fweights: Any = None, aweights: Any = None
 ) -> Tensor:
     if fweights is not None or aweights is not None:
-        raise NotImplementedError
+        raise NotImplementedError("weighted observations have no rule")
     x = torch.atleast_2d(input) if input.ndim < 2 else input
     centred = x - x.mean(1, keepdim=True)
     return (centred @ centred.mH).squeeze() / (x.shape[1] - correction)

@@ -156,7 +156,10 @@ RECORDS: dict[str, Operator] = {
     "index_put": replace(
         _PUT, names="masked_scatter", degree=degrees.valued(2, "values", "source")
     ),
-    **named(replace(_PUT, degree=degrees.same), "index_add index_copy scatter_add"),
+    **named(
+        replace(_PUT, degree=degrees.same),
+        "index_add index_copy scatter_add diagonal_scatter select_scatter slice_scatter",
+    ),
     "scatter": replace(
         _PUT,
         names="scatter_reduce",

@@ -39,7 +39,7 @@ _LINEAR = frozenset(
     MaxPool2D AdaptiveMaxPool2D AdaptiveMaxPool3D Cummax Cummin Embedding LiftFresh Detach
     UnsafeSplit UnsafeChunk SqueezeMultiple NegView Deg2Rad Rad2Deg Fmax Fmin
     PackPaddedSequence ConjPhysical MaxUnpool2D MaxUnpool3D AffineGridGenerator
-    UnsafeSplitWithSizes UnfoldBackward NarrowCopy
+    UnsafeSplitWithSizes UnfoldBackward NarrowCopy SelectScatter SliceScatter DiagonalScatter
     """.split()
 )
 
