@@ -166,9 +166,18 @@ def test_a_function_that_shares_its_name_with_an_operator_does_not_replace_it() 
 
 
 def test_what_rule_refuses() -> None:
-    for func, kind in ((3, "linear"), ("tann", "pointwise"), ("tan", "cubic"), ("a b", "linear")):
-        with pytest.raises(omenn.InputError):
+    for func, kind, argument, got in (
+        (3, "linear", "func", "3"),
+        ("tann", "pointwise", "func", "tann"),
+        ("tan", "cubic", "kind", "'cubic'"),
+        ("a b", "linear", "func", "a b"),
+    ):
+        with pytest.raises(omenn.InputError) as caught:
             omenn.rule(func, kind)  # type: ignore[arg-type]
+        assert (caught.value.argument, caught.value.got) == (argument, got)
+    with pytest.raises(omenn.InputError) as caught, omenn.rules(["tan"]):  # type: ignore[arg-type]
+        pass
+    assert caught.value.expected == "a dict of functions (or names) and kinds"
     omenn.rule("aminmax", "linear")
     with pytest.raises(omenn.UnsupportedOperator, match="for functions that return one tensor"):
         omenn.explain(lambda x: torch.aminmax(x, dim=1)[0], ROWS, lambda y: y)

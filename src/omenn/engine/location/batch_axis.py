@@ -104,8 +104,11 @@ def along_samples(
             raise TargetError(
                 f"the target gives {f.shape[0]} numbers, but the inputs, "
                 f"{run.inputs.described()}, have no dimension along which each of these has a "
-                "sample of its own. Explain the samples one by one, or give a target that returns "
-                "one number for the whole batch."
+                "sample of its own.",
+                argument="target",
+                got=str(f.shape[0]),
+                remedy="Explain the samples one by one, or give a target that returns one number "
+                "for the whole batch.",
             )
         if mixed and all(len(t) == 1 for t in tried.values()):
             return f, index  # along the first dimension, in which samples mix

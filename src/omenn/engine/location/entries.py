@@ -159,7 +159,10 @@ class Spread:
         ones = torch.ones(shape, dtype=maps.dtype, device=maps.device)
         flat, cells = maps.flatten(), full(self.cells, shape)
         if self.plain is None:
-            raise InputError("ids of several inputs are put together before they are looked up.")
+            raise InputError(
+                "ids of several inputs are put together before they are looked up.",
+                argument="inputs",
+            )
         count = ones.new_zeros(len(self.sample))
         count = count.index_add(0, cells.flatten(), ones.sum_to_size(cells.shape).flatten())
         there = torch.cat([flat, flat.new_zeros(len(count) - len(flat))]) / count.clamp_min(1)

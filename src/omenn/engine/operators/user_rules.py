@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.check import quoted
+from omenn.check import wrong
 from omenn.engine.operators.coefficients import frozen_value
 from omenn.engine.operators.pointwise import pointwise
 from omenn.engine.operators.record import same, unlocated
@@ -85,10 +85,7 @@ def rules(table: Mapping[Callable[..., Any] | str, Kind] | None = None) -> Itera
         >>> assert e.exact
     """
     if not (table is None or isinstance(table, Mapping)):
-        raise InputError(
-            "omenn.rules needs a dict of functions (or names) and kinds, but "
-            f"{quoted(table)} was given."
-        )
+        raise wrong("table", table, "a dict of functions (or names) and kinds")
     scope: list[Rule] = []
     _SCOPES.open.append(scope)
     try:
@@ -172,9 +169,7 @@ def rule(
     elif isinstance(kind, str) and kind in _KINDS:
         made, placer = _KINDS[kind]
     else:
-        raise InputError(
-            f"kind={quoted(kind)} is not known. Give {', '.join(map(repr, _KINDS))}, or a function."
-        )
+        raise wrong("kind", kind, f"{', '.join(map(repr, _KINDS))} or a function")
     row = known(operator).with_rule(made, placer=placer, composite=False, own=True)
     entries: dict[tuple[int, Any], Any] = {(0, operator): row}
     for spelled, inplace in found:
@@ -192,7 +187,10 @@ def _spelled(func: Any) -> tuple[list[tuple[Callable[..., Any], bool]], list[typ
         if not found:
             raise InputError(
                 f"neither torch nor a custom operator nor an autograd.Function that is imported is "
-                f"called {func!r}. Give the function object itself."
+                f"called {func!r}.",
+                argument="func",
+                got=func,
+                remedy="Give the function object itself.",
             )
     elif (function := function_of(func)) is not None:
         found = [(native(function), False)]
@@ -201,7 +199,7 @@ def _spelled(func: Any) -> tuple[list[tuple[Callable[..., Any], bool]], list[typ
     elif callable(func):
         found = [(func, False)]
     else:
-        raise InputError(f"omenn.rule needs a function, but {type(func).__name__} was given.")
+        raise wrong("func", func, "a function or the name of one")
     return found, [c for f, _ in found if (c := getattr(f, "function", None)) is not None]
 
 
