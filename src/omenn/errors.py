@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 
 class OmennError(Exception):
@@ -112,6 +112,14 @@ def reason(error: BaseException) -> str:
     """
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".")
+
+
+E = TypeVar("E", bound=OmennError)
+
+
+def of_file(kind: type[E], path: object, text: str, remedy: str) -> E:
+    """The error about a file: its path is ``got``."""
+    return kind(text, argument="path", got=str(path), remedy=remedy)
 
 
 def unknown(

@@ -135,7 +135,7 @@ def test_unknown_names_and_damaged_files(tmp_path, monkeypatch):
     monkeypatch.setattr(bundled, "_FOLDER", tmp_path)
     with refused("path", "birds-vit.safetensors", WeightsError):
         bundled.load("birds-vit")
-    with refused("name", "birds-vit", WeightsError):
+    with refused("path", "birds-vit", WeightsError):
         bundled.card("birds-vit")
     (tmp_path / "birds-vit.safetensors").write_bytes(b"no weights")
     with pytest.raises(WeightsError):

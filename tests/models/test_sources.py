@@ -341,13 +341,13 @@ class TestWeights:
     ) -> None:
         save_file(state, tmp_path / "whole")
         (tmp_path / "w").write_bytes((tmp_path / "whole").read_bytes()[:-4])
-        with refused("weights", str(tmp_path), WeightsError):
+        with refused("path", str(tmp_path), WeightsError):
             load_weights(model, tmp_path / "w")
 
     @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": {}}, 3])
     def test_files_without_weights(self, tmp_path: Path, model: nn.Module, content: Any) -> None:
         torch.save(content, tmp_path / "w.pt")
-        with refused("weights", "w.pt", WeightsError):
+        with refused("path", "w.pt", WeightsError):
             load_weights(model, tmp_path / "w.pt")
 
     def test_missing_file_and_folder(self, tmp_path: Path, model: nn.Module) -> None:

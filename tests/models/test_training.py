@@ -79,7 +79,7 @@ def test_checkpoints_that_do_not_fit(tmp_path, cache):
     with pytest.raises(WeightsError, match="belongs to another training"):
         train_birds("birds-convnet", tmp_path, epochs=1, cache=cache)
     checkpoint.write_bytes(whole[:1000])
-    with refused("weights", str(checkpoint), WeightsError):
+    with refused("path", str(checkpoint), WeightsError):
         train_birds("birds-convnet", tmp_path, epochs=1, cache=cache)
 
 

@@ -168,7 +168,7 @@ def report(
         about += ", before the map was changed"
     return Report(
         title=f"What {source.spec} saw",
-        introduction=f"For every picture one matrix{introduced(first)}.",
+        introduction=f"For every input one matrix{introduced(first)}.",
         cases=cases,
         certificates=[(about, one.exact, str(one)) for one in found],
         sigma=smooth,

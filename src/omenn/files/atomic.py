@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from omenn.errors import OutputError
+from omenn.errors import OutputError, of_file
 from omenn.files.reading import is_folder, why
 
 LONGEST = 255
@@ -108,5 +108,4 @@ def check_writable(path: Path) -> None:
 
 def unwritable(path: Path, reason: str, remedy: str = "Choose another folder.") -> OutputError:
     """The error for a path that cannot be written."""
-    text = f"'{path}' cannot be written: {reason}."
-    return OutputError(text, argument="path", got=str(path), remedy=remedy)
+    return of_file(OutputError, path, f"'{path}' cannot be written: {reason}.", remedy)

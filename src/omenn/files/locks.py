@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from omenn.errors import OutputError
+from omenn.errors import OutputError, of_file
 from omenn.files.atomic import unwritable
 from omenn.files.reading import why
 
@@ -70,12 +70,9 @@ def _acquired(path: Path, folder: Path) -> int:
             raise unwritable(folder, why(error)) from error
         if not _lock(number):
             os.close(number)
-            raise OutputError(
-                f"another omenn is writing into '{folder}'.",
-                argument="path",
-                got=str(folder),
-                remedy="Wait until it is done, or choose another folder.",
-            )
+            text = f"another omenn is writing into '{folder}'."
+            remedy = "Wait until it is done, or choose another folder."
+            raise of_file(OutputError, folder, text, remedy)
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(number), os.stat(path)):
                 return number

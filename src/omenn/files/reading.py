@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from omenn.errors import InputError, OmennError, reason
+from omenn.errors import InputError, OmennError, of_file, reason
 
 MB = 1 << 20
 GB = 1 << 30
@@ -98,8 +98,7 @@ def read_bytes(path: str | Path, what: str = "file", **options: Any) -> bytes:
 def _unreadable(
     kind: type[OmennError], what: str, path: str | Path, reason: str, remedy: str
 ) -> OmennError:
-    text = f"the {what} '{path}' cannot be read: {reason}."
-    return kind(text, argument="path", got=str(path), remedy=remedy)
+    return of_file(kind, path, f"the {what} '{path}' cannot be read: {reason}.", remedy)
 
 
 def read_text(path: str | Path, what: str = "file", **options: Any) -> str:
@@ -113,12 +112,9 @@ def read_text(path: str | Path, what: str = "file", **options: Any) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         place = f"byte {error.start} is 0x{content[error.start]:02x}"
-        raise options.get("kind", InputError)(
-            f"the {what} '{path}' is not UTF-8 ({place}).",
-            argument="path",
-            got=str(path),
-            remedy="Save it as UTF-8.",
-        ) from error
+        text = f"the {what} '{path}' is not UTF-8 ({place})."
+        kind = options.get("kind", InputError)
+        raise of_file(kind, path, text, "Save it as UTF-8.") from error
 
 
 def read_json(path: str | Path, what: str = "file", **options: Any) -> Any:
@@ -131,12 +127,9 @@ def read_json(path: str | Path, what: str = "file", **options: Any) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise options.get("kind", InputError)(
-            f"the {what} '{path}' is not JSON: {reason(error)}.",
-            argument="path",
-            got=str(path),
-            remedy="Use an intact copy.",
-        ) from error
+        text = f"the {what} '{path}' is not JSON: {reason(error)}."
+        kind = options.get("kind", InputError)
+        raise of_file(kind, path, text, "Use an intact copy.") from error
 
 
 def is_folder(path: Path) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omenn.data.birds import CLASS_NAMES
-from omenn.errors import ModelError, WeightsError, reason, unknown
+from omenn.errors import ModelError, WeightsError, of_file, reason, unknown
 
 if TYPE_CHECKING:
     from omenn.models.architectures import Classifier
@@ -52,12 +52,8 @@ def card(name: str) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"the card '{path}' cannot be read: {reason(error)}.",
-            argument="name",
-            got=name,
-            remedy="Install omenn again.",
-        ) from error
+        text = f"the card '{path}' cannot be read: {reason(error)}."
+        raise of_file(WeightsError, path, text, "Install omenn again.") from error
 
 
 def load(name: str) -> Classifier:

@@ -14,11 +14,7 @@ from omenn.models.bundled import MEAN, SIZE, STD
 from omenn.models.fit import machine, write_network
 from omenn.models.recipes import BIRD_PRIORS, RECIPES, Recipe
 
-_FLAGS = {
-    "epochs": "--epochs",
-    "train_scenes": "--train-scenes",
-    "learning_rate": "--learning-rate",
-}
+_OPTIONS = ("epochs", "train_scenes", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -65,10 +61,10 @@ def command_of(arch: str, seed: int, recipe: Recipe, prior: Mapping[str, Any] | 
     if prior is not None and prior["name"] not in BIRD_PRIORS:
         return None
     words = [f"omenn train birds --arch {arch} --seed {seed}"]
-    for name, flag in _FLAGS.items():
+    for name in _OPTIONS:
         value = getattr(recipe, name)
         if value != getattr(RECIPES[arch], name):
-            words.append(f"{flag} {value}")
+            words.append(f"--{name.replace('_', '-')} {value}")
     if prior is not None:
         words.append(f"--prior {prior['name']}")
         words += [f"--prior-{name} {prior[name]}" for name in ("weight", "method", "fraction")]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from omenn.errors import WeightsError, reason
+from omenn.errors import WeightsError, of_file, reason
 from omenn.files.reading import GB, opened, size
 
 if TYPE_CHECKING:
@@ -58,11 +58,7 @@ def read_checkpoint(path: Path, device: Any) -> Any:
             return torch.load(file, map_location=device, weights_only=True)
         except Exception as error:  # torch raises almost anything for a foreign file
             text = f"the checkpoint {path} cannot be read: it is damaged, or not a checkpoint."
-            raise _refused(text, path, "Remove it to start afresh.") from error
-
-
-def _refused(text: str, path: Path, remedy: str) -> WeightsError:
-    return WeightsError(text, argument="weights", got=str(path), remedy=remedy)
+            raise of_file(WeightsError, path, text, "Remove it to start afresh.") from error
 
 
 def _most(model: nn.Module) -> int:
@@ -102,7 +98,7 @@ def _read_safetensors(path: Path) -> Any:
         return load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
         text = f"the weights '{path}' are damaged or incomplete: {reason(error)}."
-        raise _refused(text, path, "Use an intact copy of the file.") from error
+        raise of_file(WeightsError, path, text, "Use an intact copy of the file.") from error
 
 
 def _read_torch(path: Path, file: BinaryIO, most: int) -> Any:
@@ -114,16 +110,16 @@ def _read_torch(path: Path, file: BinaryIO, most: int) -> Any:
             warnings.simplefilter("ignore")  # about old pickle protocols
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _refused(
+        text = (
             f"the weights '{path}' are refused: the file is not a safetensors file and, read as a "
-            "pickle, could run code.",
-            path,
-            "Save them as safetensors, or with torch.save(state_dict).",
-        ) from error
+            "pickle, could run code."
+        )
+        remedy = "Save them as safetensors, or with torch.save(state_dict)."
+        raise of_file(WeightsError, path, text, remedy) from error
     except Exception as error:  # torch raises almost anything for a damaged archive
         text = f"the weights '{path}' are damaged or of an unknown format: {reason(error)}."
         remedy = "Use a safetensors file, or torch.save(model.state_dict(), ...)."
-        raise _refused(text, path, remedy) from error
+        raise of_file(WeightsError, path, text, remedy) from error
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
@@ -136,17 +132,15 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not any(
         isinstance(value, torch.Tensor) for value in content.values()
     ):
-        raise _refused(
-            f"the file '{path}' holds no weights: expected a dictionary of tensors, got "
-            f"{type(content).__name__}.",
-            path,
-            "Save it with torch.save(model.state_dict(), ...).",
-        )
+        kind = type(content).__name__
+        text = f"the file '{path}' holds no weights: expected a dictionary of tensors, got {kind}."
+        remedy = "Save it with torch.save(model.state_dict(), ...)."
+        raise of_file(WeightsError, path, text, remedy)
     state = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
     for name, value in state.items():
         if kind := _odd(value):
             text = f"the weights '{path}' hold a {kind} tensor ('{name}'), expected dense ones."
-            raise _refused(text, path, "Save the state of the ordinary model.")
+            raise of_file(WeightsError, path, text, "Save the state of the ordinary model.")
     for prefix in _PREFIXES:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -184,7 +178,7 @@ def _check_fit(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     ]
     if faults:
         text = f"the weights '{path}' do not fit the model: {', '.join(faults)}."
-        raise _refused(text, path, "Choose the model that they were trained for.")
+        raise of_file(WeightsError, path, text, "Choose the model that they were trained for.")
 
 
 def _some(names: list[str]) -> str:

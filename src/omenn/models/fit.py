@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omenn.engine.trace.handler import Handler
-from omenn.errors import WeightsError
+from omenn.errors import WeightsError, of_file
 from omenn.files.atomic import write_checkpoint, write_files
 from omenn.models.checkpoints import read_checkpoint
 
@@ -63,21 +63,12 @@ class Training:
         if found != self.settings:
             known = found if isinstance(found, dict) else {}
             other = [key for key, value in self.settings.items() if known.get(key) != value]
-            raise WeightsError(
-                f"the checkpoint {path} belongs to another training: {', '.join(other)} differ.",
-                argument="checkpoint",
-                got=str(path),
-                remedy="Remove it, or choose another folder.",
-            )
+            text = f"the checkpoint {path} belongs to another training: {', '.join(other)} differ."
+            raise of_file(WeightsError, path, text, "Remove it, or choose another folder.")
         if lacking := [k for k in (*self.parts, "epoch", "seconds", "history") if k not in state]:
-            raise WeightsError(
-                f"the checkpoint {path} lacks {', '.join(lacking)}: it is damaged, or of another "
-                "version of omenn.",
-                argument="checkpoint",
-                got=str(path),
-                expected=", ".join(lacking),
-                remedy="Remove it to start afresh.",
-            )
+            why = "it is damaged, or of another version of omenn"
+            text = f"the checkpoint {path} lacks {', '.join(lacking)}: {why}."
+            raise of_file(WeightsError, path, text, "Remove it to start afresh.")
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         self.epoch, self.seconds = state["epoch"], state["seconds"]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from omenn.data.tables import Scale
-from omenn.errors import InputError, WeightsError, reason
+from omenn.errors import InputError, WeightsError, of_file, reason
 from omenn.files.reading import read_json
 from omenn.models.checkpoints import load_weights
 from omenn.models.randomness import seeded
@@ -134,11 +134,8 @@ def load(folder: Path | str) -> TableNetwork:
                 bias=shape["bias"],
             )
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise WeightsError(
-            f"the card '{card_path}' cannot be read: {reason(error)}.",
-            argument="folder",
-            got=str(folder),
-            remedy="Name the folder that 'omenn train table' wrote to, or train again.",
-        ) from error
+        text = f"the card '{card_path}' cannot be read: {reason(error)}."
+        remedy = "Name the folder that 'omenn train table' wrote to, or train again."
+        raise of_file(WeightsError, card_path, text, remedy) from error
     load_weights(network, Path(folder) / WEIGHTS)
     return network.eval()

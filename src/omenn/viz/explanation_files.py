@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from omenn.check import path as as_path
 from omenn.check import real
-from omenn.errors import InputError, OutputError, reason
+from omenn.errors import InputError, OutputError, of_file, reason
+from omenn.explanation import leaves, rebuilt
 from omenn.files.atomic import write_files
 from omenn.files.json_text import as_json
 from omenn.files.reading import GB, opened
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT = "omenn explanation 1"
 ENDINGS = (".safetensors", ".json", ".png", ".html")
+_REMEDY = f"Give a .safetensors file of the format '{FORMAT}', as omenn writes it."
 
 
 def save(explanation: Explanation, path: str | Path, **options: Any) -> Path:
@@ -73,20 +75,16 @@ def load(path: str | Path) -> Explanation:
             described = json.loads((file.metadata() or {}).get("explanation", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
-        raise _unreadable(f"the explanation '{path}' cannot be read: {reason(error)}.") from error
+        text = f"the explanation '{path}' cannot be read: {reason(error)}."
+        raise of_file(InputError, path, text, _REMEDY) from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
-        raise _unreadable(f"'{path}' holds no explanation.")
+        raise of_file(InputError, path, f"'{path}' holds no explanation.", _REMEDY)
     try:
         values = {name: _rebuilt(tree, tensors) for name, tree in described["fields"].items()}
         return Explanation(**values)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         text = f"the explanation '{path}' is incomplete or of another version: {reason(error)}."
-        raise _unreadable(text) from error
-
-
-def _unreadable(text: str) -> InputError:
-    remedy = "Give a .safetensors file that this version of omenn wrote."
-    return InputError(text, argument="path", expected=f"the format '{FORMAT}'", remedy=remedy)
+        raise of_file(InputError, path, text, _REMEDY) from error
 
 
 def to_safetensors(explanation: Explanation) -> bytes:
@@ -113,7 +111,8 @@ def to_json(explanation: Explanation, **more: Any) -> bytes:
     content.setdefault(
         "sources", {name: share.detach().tolist() for name, share in explanation.sources.items()}
     )
-    content["matrix"] = _lists(explanation.matrix)
+    rows = iter([matrix.detach().tolist() for matrix in leaves(explanation.matrix)])
+    content["matrix"] = rebuilt(explanation.matrix, rows)
     return (as_json(content) + "\n").encode()
 
 
@@ -139,16 +138,6 @@ def _rebuilt(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
     if kind == "tuple":
         return tuple(_rebuilt(part, tensors) for part in content)
     return content
-
-
-def _lists(value: Any) -> Any:
-    if hasattr(value, "detach"):
-        return value.detach().tolist()
-    if value is None:
-        return None
-    if isinstance(value, Mapping):
-        return {name: _lists(part) for name, part in value.items()}
-    return [_lists(part) for part in value]
 
 
 def _picture(explanation: Explanation, ending: str, options: dict[str, Any]) -> bytes:

@@ -26,23 +26,12 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A row of a bar chart; ``start`` and ``width`` in per cent of the track."""
-
-    name: str
-    value: float
-    start: float
-    width: float
-
-
-@dataclass(frozen=True)
 class Answer:
-    """One network on one input; ``bars`` start at ``zero``, module by module."""
+    """One network on one input; ``modules``: how much of the logit comes from each."""
 
     case: Case
     panels: Sequence[Panel]
-    bars: Sequence[Bar]
-    zero: float
+    modules: Sequence[tuple[str, float]]
 
 
 def page(report: Report) -> str:
@@ -52,7 +41,8 @@ def page(report: Report) -> str:
     """
     sections: dict[str, list[Answer]] = {}
     for case in report.cases:
-        sections.setdefault(case.name, []).append(_answer(case, report.sigma))
+        answer = Answer(case, case.views(report.sigma), _modules(case))
+        sections.setdefault(case.name, []).append(answer)
     explanations = [case.explanation for case in report.cases]
     return rendered(
         "report.html.j2",
@@ -71,18 +61,6 @@ def page(report: Report) -> str:
             (name, _CHECKED[exact], _evidence(words)) for name, exact, words in report.certificates
         ],
     )
-
-
-def _answer(case: Case, sigma: float) -> Answer:
-    rows = _modules(case)
-    values = [value for _, value in rows]
-    low = min(0.0, *values)
-    span = max(0.0, *values) - low or 1.0
-    bars = [
-        Bar(name, value, 100 * (min(0.0, value) - low) / span, 100 * abs(value) / span)
-        for name, value in rows
-    ]
-    return Answer(case, case.views(sigma), bars, -100 * low / span)
 
 
 def _modules(case: Case) -> list[tuple[str, float]]:

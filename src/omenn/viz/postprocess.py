@@ -196,24 +196,19 @@ def _numbers(given: str, kind: _Kind, values: list[str]) -> tuple[float, ...]:
         form = f"{kind.least}" if kind.least == len(kind.numbers) else f"up to {len(kind.numbers)}"
         form += f" ({', '.join(kind.numbers)}), such as {kind.example!r}"
         raise _malformed(given, f" has {len(values)} numbers, expected {form}.", form)
-    try:
-        return tuple(float(value) for value in values)
-    except ValueError:
-        text = next(value for value in values if not _is_number(value))
-        form = f"numbers, such as {kind.example!r}"
-        raise _malformed(given, f": {text!r} is not a number, expected {form}.", form) from None
+    numbers = []
+    for value in values:
+        try:
+            numbers.append(float(value))
+        except ValueError:
+            form = f"numbers, such as {kind.example!r}"
+            text = f": {value!r} is not a number, expected {form}."
+            raise _malformed(given, text, form) from None
+    return tuple(numbers)
 
 
 def _malformed(given: str, text: str, expected: str = "no numbers") -> InputError:
     return InputError(f"step {given!r}{text}", argument="step", got=given, expected=expected)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 class _Seen:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from omenn.data.folders import MAX_PIXELS
-from omenn.errors import InputError, reason
+from omenn.errors import InputError, of_file, reason
 from omenn.files.reading import GB, opened
 
 # Not every format of Pillow: some start other programs (EPS runs Ghostscript), or hold no
@@ -56,7 +56,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
 
 
 def _refused(path: Path, text: str, remedy: str) -> InputError:
-    return InputError(f"'{path}' {text}", argument="path", got=str(path), remedy=remedy)
+    return of_file(InputError, path, f"'{path}' {text}", remedy)
 
 
 def _smaller(max_pixels: int) -> str:
