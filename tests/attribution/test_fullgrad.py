@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import omenn
 from nets import convnet, draw, seeded
-from omenn.attribution.fullgrad import Layers, LayersRun, PlainLayers, PlainLayersRun
+from omenn.attribution.fullgrad import Layers, LayersRun, OrdinaryLayers, OrdinaryLayersRun
 from omenn.engine.run import FrozenRun
 
 METHODS = ["fullgrad", "libragrad"]
@@ -310,7 +310,7 @@ def test_an_unknown_product_is_refused() -> None:
         )
 
 
-@pytest.mark.parametrize("kind", [(LayersRun, Layers), (PlainLayersRun, PlainLayers)])
+@pytest.mark.parametrize("kind", [(LayersRun, Layers), (OrdinaryLayersRun, OrdinaryLayers)])
 def test_ones_of_every_element_leave_the_gradient_as_it_is(kind: Any) -> None:
     net, x = seeded(convnet()), draw(2, 3, 8, 8)
     run, tracer = kind

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import omenn
 from nets import draw, seeded
-from omenn.attribution.ordinary_gradient import PlainRun, recurrent
+from omenn.attribution.ordinary_gradient import OrdinaryRun, recurrent
 
 
 def first(out: Any) -> Tensor:
@@ -112,7 +112,7 @@ def test_the_plain_gradient_is_that_of_torch(name: str, bias: str) -> None:
     build, shape = NETWORKS[name]
     net, x = build(), draw(*shape)
     net = seeded(net) if isinstance(net, nn.Module) else net
-    run = PlainRun(net, x, bias=bias)
+    run = OrdinaryRun(net, x, bias=bias)
     f, _ = run.target(first)
     found = run.pull_back(f).inputs[0]
     leaf = x.clone().requires_grad_()
@@ -126,7 +126,7 @@ def test_the_plain_gradient_is_that_of_torch(name: str, bias: str) -> None:
 def test_a_clipped_value_has_the_slope_of_torch_at_the_edge() -> None:
     x = torch.tensor([[0.0, 6.0, 3.0, -1.0, 7.0]], dtype=torch.float64)
     for clip in (F.relu6, lambda t: t.clamp(0, 6), lambda t: torch.maximum(t, torch.zeros_like(t))):
-        run = PlainRun(clip, x)
+        run = OrdinaryRun(clip, x)
         found = run.pull_back(run.target(first)[0]).inputs[0]
         leaf = x.clone().requires_grad_()
         assert torch.equal(found, torch.autograd.grad(first(clip(leaf)).sum(), leaf)[0])

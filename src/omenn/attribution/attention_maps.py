@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from omenn.attribution.attend import in_parts
 from omenn.attribution.contributions import explanation_of, over_channels, spread_over_locations
-from omenn.attribution.ordinary_gradient import Plain, table
+from omenn.attribution.ordinary_gradient import OrdinaryTracer, table
 from omenn.attribution.question import Question
 from omenn.attribution.tokens import Product, einsum_product, matmul_product, same_places
 from omenn.check import choose, wrong
@@ -115,7 +115,7 @@ def ending(rule: Rule) -> Rule:
     return product
 
 
-class Watching(Plain):
+class Watching(OrdinaryTracer):
     """Runs a model in its ordinary form, and notes its attentions."""
 
     def __init__(self, model: nn.Module | None = None, **options: Any) -> None:

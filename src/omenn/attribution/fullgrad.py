@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omenn.attribution.ordinary_gradient import Plain, PlainRun
+from omenn.attribution.ordinary_gradient import OrdinaryRun, OrdinaryTracer
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
 from omenn.check import choose, flag
@@ -66,7 +66,7 @@ def fullgrad(
     """
     if not _is_published(psi, published):
         return question.answered_by(question.ordinary_run(bias="spatial"))
-    run = question.ordinary_run(bias="spatial", kind=PlainLayersRun, tracer=PlainLayers)
+    run = question.ordinary_run(bias="spatial", kind=OrdinaryLayersRun, tracer=OrdinaryLayers)
     return _shown(question, run)
 
 
@@ -153,7 +153,7 @@ class Layers(Tracer):
         super().set_mark(t, mark)
 
 
-class PlainLayers(Layers, Plain):
+class OrdinaryLayers(Layers, OrdinaryTracer):
     """The same for the ordinary model."""
 
 
@@ -175,7 +175,7 @@ class LayersRun(FrozenRun):
         return [(terms[k].name, terms[k].place, values) for (k, _), values in found]
 
 
-class PlainLayersRun(LayersRun, PlainRun):
+class OrdinaryLayersRun(LayersRun, OrdinaryRun):
     """The same for the ordinary model."""
 
 

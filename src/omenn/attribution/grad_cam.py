@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from omenn.attribution.captum_adapter import Task
 from omenn.attribution.contributions import over_channels, spread_over_locations
-from omenn.attribution.ordinary_gradient import PlainRun
+from omenn.attribution.ordinary_gradient import OrdinaryRun
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
 from omenn.check import flag, quoted, wrong
@@ -69,7 +69,7 @@ def output_of(name: str, module: nn.Module, out: Tensor, place: Place | None) ->
     return found if found is not None and len(found.kept()) > 1 else None
 
 
-def _outputs(model: nn.Module, question: Question) -> tuple[PlainRun, list[tuple[str, Any]]]:
+def _outputs(model: nn.Module, question: Question) -> tuple[OrdinaryRun, list[tuple[str, Any]]]:
     """A run, and what every module returned in it, in the order of the calls."""
     names = {m: name for name, m in model.named_modules() if name}
     found: list[tuple[str, Output | None]] = []
@@ -130,7 +130,7 @@ def layer_of(model: nn.Module, question: Question, layer: str | None) -> tuple[O
     return named[0], run.inputs
 
 
-def _seen(outputs: list[Output], run: PlainRun, question: Question) -> list[Output]:
+def _seen(outputs: list[Output], run: OrdinaryRun, question: Question) -> list[Output]:
     """Those with a derivative at places on the input; a class token alone is none."""
     with torch.enable_grad(), run.mode:
         logits = pick_output(run.out, question.output)

@@ -65,7 +65,7 @@ class Moved(Tracer):
                 t.copy_(self.move(key, t.clone()))
 
 
-class Plain(Moved):
+class OrdinaryTracer(Moved):
     """Runs a model in its ordinary form: every operator with its true derivative.
 
     ``not_homogeneous``: operator → the module that called it first.
@@ -137,7 +137,7 @@ class Plain(Moved):
         self.not_homogeneous.setdefault(operator, self.module_path())
 
 
-class PlainRun(FrozenRun):
+class OrdinaryRun(FrozenRun):
     """One forward pass of the ordinary model, from which derivatives are pulled back.
 
     ``move``: see :class:`Moved`. With ``bias="spatial"`` constants are collected as well.
@@ -152,7 +152,7 @@ class PlainRun(FrozenRun):
         channel_dim: int | None = None,
         bias: str = "none",
         move: Move | None = None,
-        tracer: type[Plain] = Plain,
+        tracer: type[OrdinaryTracer] = OrdinaryTracer,
         resample: str = "none",
     ) -> None:
         choose("resample", resample, RESAMPLINGS)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from omenn.attribution.ordinary_gradient import Move, Plain, PlainRun
+from omenn.attribution.ordinary_gradient import Move, OrdinaryRun, OrdinaryTracer
 from omenn.attribution.rule_table import RuleTable
 from omenn.check import choose
 from omenn.engine import explain as engine
@@ -65,11 +65,11 @@ class Question:
         self,
         *,
         bias: str = "none",
-        kind: type[PlainRun] = PlainRun,
-        tracer: type[Plain] = Plain,
+        kind: type[OrdinaryRun] = OrdinaryRun,
+        tracer: type[OrdinaryTracer] = OrdinaryTracer,
         move: Move | None = None,
     ) -> Any:
-        """One forward pass of the ordinary model, see :class:`PlainRun`."""
+        """One forward pass of the ordinary model, see :class:`OrdinaryRun`."""
         return kind(
             self.model,
             self.inputs,

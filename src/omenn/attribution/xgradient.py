@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.attribution.ordinary_gradient import PlainRun
+from omenn.attribution.ordinary_gradient import OrdinaryRun
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
 from omenn.check import flag
@@ -62,7 +62,7 @@ def xgradient(
     return e
 
 
-def _require_homogeneous(question: Question, run: PlainRun, f: Tensor, bound: Tensor) -> None:
+def _require_homogeneous(question: Question, run: OrdinaryRun, f: Tensor, bound: Tensor) -> None:
     """Raises ModelError where f(αx) misses α f(x) by more than ``bound`` for any sample."""
     missed, where = [], ""
     for factor in FACTORS:
@@ -89,7 +89,7 @@ def _require_homogeneous(question: Question, run: PlainRun, f: Tensor, bound: Te
         )
 
 
-def _culprits(run: PlainRun, moved: PlainRun) -> str:
+def _culprits(run: OrdinaryRun, moved: OrdinaryRun) -> str:
     """What is not homogeneous, in words: modules that add constants, and operators."""
     tracer: Any = run.mode
     constants = dict.fromkeys(term.name or "(model)" for term in moved.mode.location.terms)

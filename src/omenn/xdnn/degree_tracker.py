@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from omenn.attribution.ordinary_gradient import Moved
-from omenn.engine.operators.degree_step import ANY, Bent, Step, shown, vanishes
+from omenn.engine.operators.degree_step import ANY, NotHomogeneous, Step, shown, vanishes
 from omenn.engine.operators.degrees import chosen, degree_of
 from omenn.engine.operators.table import OPERATORS
 from omenn.engine.operators.unruled import EMPTY, METADATA, valued
@@ -53,25 +53,25 @@ class Operator:
 class Known(NamedTuple):
     """What is known of the numbers in one piece of memory.
 
-    ``bent``: the records of operators before it that are not homogeneous, by their number.
+    ``offenders``: the records of operators before it that are not homogeneous, by their number.
     """
 
     degree: float
-    bent: frozenset[int]
+    offenders: frozenset[int]
     storage: Any = None
 
 
 _HARMLESS = (type(None), str, torch.Size, torch.dtype, torch.device, torch.layout)
 
 
-class Graded(Moved):
+class DegreeTracker(Moved):
     """Runs a model in its ordinary form and records what becomes of the degree."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.degrees: dict[int, Known] = {}
         self.operators: list[Operator] = []
-        self.leaked: frozenset[int] = frozenset()  # what reached Python by a bent operator
+        self.leaked: frozenset[int] = frozenset()  # offenders that reached Python
 
     # --- what is known of a tensor -----------------------------------------------------------
 
@@ -80,16 +80,16 @@ class Graded(Moved):
         if mark.kind == ACTIVE and mark.inputs:  # an input of the model
             self._learn(t, 1.0, frozenset())
 
-    def _learn(self, t: Tensor, degree: float, bent: frozenset[int]) -> bool:
+    def _learn(self, t: Tensor, degree: float, offenders: frozenset[int]) -> bool:
         """Whether the tensor has a memory by which it can be followed."""
         inner = unwrapped(t)
         if _is_number(inner):
             self.computed_in(inner.dtype)
         else:
-            degree = 0.0  # an index or a mask; what was rounded to it is bent
+            degree = 0.0  # an index or a mask; rounding to it makes an offender
         address = memory_of(inner)
         if address:
-            self.degrees[address] = Known(degree, bent, inner.untyped_storage())
+            self.degrees[address] = Known(degree, offenders, inner.untyped_storage())
         return bool(address) or inner.numel() == 0
 
     def known_of(self, t: Tensor) -> Known | None:
@@ -106,9 +106,9 @@ class Graded(Moved):
             why = "it is code that cannot be seen (TorchScript, a kernel of its own)"
         else:
             return None
-        bent = frozenset([self._record(name, (), None, why)])
-        self._learn(t, 1.0, bent)
-        return Known(1.0, bent)
+        offenders = frozenset([self._record(name, (), None, why)])
+        self._learn(t, 1.0, offenders)
+        return Known(1.0, offenders)
 
     def _record(
         self, name: str, degrees: Sequence[float], degree: float | None, reason: str = ""
@@ -166,8 +166,8 @@ class Graded(Moved):
     def _judged(self, step: Step, seen: list[tuple[Tensor, Known]], out: Any) -> Any:
         try:
             found, why = degree_of(step, step.known.degree), ""
-        except Bent as bent:
-            found, why = bent.instead, bent.why
+        except NotHomogeneous as error:
+            found, why = error.instead, error.why
         given = tensors_in((*step.args, *step.kwargs.values(), out))
         targets = [t for t in (out, step.first if step.inplace else None) if isinstance(t, Tensor)]
         before = {id(t): self._before(t) for t in targets}
@@ -191,13 +191,14 @@ class Graded(Moved):
         tells = not outs and _tells(step, result)
         if outs or writes or tells:
             number = self._record(step.name, step.degrees, None if why else degree, why)
-            bent = frozenset([number] if why else []).union(*(known.bent for _, known in seen))
+            earlier = (known.offenders for _, known in seen)
+            offenders = frozenset([number] if why else []).union(*earlier)
             if tells or step.known.degree is None:
-                self.leaked |= bent
+                self.leaked |= offenders
             self._leak_shapes(step, seen)
             for t, new in writes:
-                self._learn(t, new, bent)
-            self._settle(step, given, list(zip(outs, degrees, strict=True)), bent)
+                self._learn(t, new, offenders)
+            self._settle(step, given, list(zip(outs, degrees, strict=True)), offenders)
         return result
 
     def _leak_shapes(self, step: Step, seen: list[tuple[Tensor, Known]]) -> None:
@@ -205,8 +206,8 @@ class Graded(Moved):
         by = step.known.shaped_by
         every = by == "values" or (step.operator == "where" and len(step.bound) == 1)
         if every or by == "index":
-            told = [known.bent for t, known in seen if every or not _is_number(t)]
-            self.leaked = self.leaked.union(*told)
+            behind = [known.offenders for t, known in seen if every or not _is_number(t)]
+            self.leaked = self.leaked.union(*behind)
 
     def _before(self, t: Tensor) -> float:
         """The degree of the whole of what is written into."""
@@ -234,7 +235,7 @@ class Graded(Moved):
         step: Step,
         given: list[Tensor],
         outs: list[tuple[Tensor, float]],
-        bent: frozenset[int],
+        offenders: frozenset[int],
     ) -> None:
         """Remembers what is known of the results."""
         there = {memory_of(unwrapped(t)) for t in given}
@@ -242,12 +243,12 @@ class Graded(Moved):
             address = memory_of(unwrapped(t))
             old = self.degrees.get(address)
             if old is not None and address in there:  # a view
-                self.degrees[address] = old._replace(bent=old.bent | bent)
+                self.degrees[address] = old._replace(offenders=old.offenders | offenders)
                 continue
             fresh = address == 0 or address not in there  # else a constant, handed back
-            if fresh and not self._learn(t, degree, bent):
+            if fresh and not self._learn(t, degree, offenders):
                 why = "its result is of a kind that cannot be followed"
-                self.leaked |= bent | {self._record(step.name, step.degrees, None, why)}
+                self.leaked |= offenders | {self._record(step.name, step.degrees, None, why)}
             if _is_number(t) and not any(t is g for g in given):
                 self.set_mark(t, Mark(self, ACTIVE))
 

@@ -20,7 +20,7 @@ from omenn.engine.target import pick_output
 from omenn.engine.trace.guards import alone
 from omenn.errors import InputError, ModelError, OmennError, TargetError, reason
 from omenn.explanation import TOLERANCES
-from omenn.xdnn.degree_tracker import Graded, Known, Operator
+from omenn.xdnn.degree_tracker import DegreeTracker, Known, Operator
 
 FACTORS = (0, 0.1, 0.5, 2, 10)
 
@@ -143,12 +143,12 @@ def check(
     check_model(model, None)
     alphas = _factors(factors)
     run = _Run(model, inputs, output)
-    known, mode = run.graded()
+    known, mode = run.tracked()
     errors = run.errors(alphas)
-    bent = sorted(known.bent | mode.leaked)
-    offenders = {mode.operators[k].module: mode.operators[k] for k in reversed(bent)}
+    numbers = sorted(known.offenders | mode.leaked)
+    offenders = {mode.operators[k].module: mode.operators[k] for k in reversed(numbers)}
     return Homogeneity(
-        degree=None if bent else known.degree,
+        degree=None if numbers else known.degree,
         operators=tuple(mode.operators),
         offenders=tuple(reversed(offenders.values())),
         errors=errors,
@@ -165,7 +165,7 @@ class _Run:
         self.state = State(model)
         self.tolerance = math.nan
 
-    def graded(self) -> tuple[Known, Graded]:
+    def tracked(self) -> tuple[Known, DegreeTracker]:
         """What is known of the output, and the tracer that followed it."""
         given, mode, out = self.state.run(self._followed)
         if not (out.is_floating_point() or out.is_complex()) or not out.numel():
@@ -182,7 +182,7 @@ class _Run:
         mode.degrees.clear()
         return known, mode
 
-    def _followed(self) -> tuple[Inputs, Graded, Tensor]:
+    def _followed(self) -> tuple[Inputs, DegreeTracker, Tensor]:
         mode = self._tracer()
         given = Inputs(mode, self.inputs, "none", None, True)
         try:
@@ -199,8 +199,8 @@ class _Run:
                 argument="model",
             ) from error
 
-    def _tracer(self, move: Move | None = None) -> Graded:
-        return Graded(self.module, move=move, state=self.state)
+    def _tracer(self, move: Move | None = None) -> DegreeTracker:
+        return DegreeTracker(self.module, move=move, state=self.state)
 
     def errors(self, alphas: Sequence[float]) -> dict[float, float]:
         """α → largest |F(αx) − α F(x)| relative to max(α, 1) · max |F(x)|."""
@@ -220,7 +220,7 @@ class _Run:
         if self.ids:  # scaled where they are embedded
             out = self.state.run(lambda: self._moved(alpha))
         else:
-            given = Inputs(Graded(None), self.inputs, "none", None, True)
+            given = Inputs(DegreeTracker(None), self.inputs, "none", None, True)
             out = self._plain(given, alpha)
         out = pick_output(out, self.output).detach()
         return (torch.view_as_real(out.resolve_conj()) if out.is_complex() else out).double()

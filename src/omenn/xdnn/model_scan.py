@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from omenn.attribution.ordinary_gradient import Plain, PlainRun
+from omenn.attribution.ordinary_gradient import OrdinaryRun, OrdinaryTracer
 from omenn.engine.operators.table import known
 from omenn.engine.trace.call import ACTIVE, tensors_in
 from omenn.engine.trace.spelling import Spelling, bind, spell
@@ -73,7 +73,7 @@ def scan(model: nn.Module, inputs: Any) -> Found:
     """
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices=devices):
-        run = PlainRun(model, inputs, tracer=Scan)
+        run = OrdinaryRun(model, inputs, tracer=Scan)
     mode = run.mode
     assert isinstance(mode, Scan)
     heads = {mode.last_weights(mode.node(t)) for t in tensors_in([run.out]) if mode.node(t)}
@@ -91,7 +91,7 @@ class _Node(NamedTuple):
     weights: frozenset[str]
 
 
-class Scan(Plain):
+class Scan(OrdinaryTracer):
     """The ordinary model, followed operator by operator."""
 
     def __init__(self, model: nn.Module | None = None, **options: Any) -> None:

@@ -20,7 +20,7 @@ ANY = math.inf  # zero vanishes to every order
 INFINITE = 1e9  # what masks are made with: as good as infinite
 
 
-class Bent(Exception):
+class NotHomogeneous(Exception):
     """An operator that is not homogeneous: why, and the degree of its nearest homogeneous form."""
 
     def __init__(self, why: str, instead: float) -> None:
@@ -77,13 +77,15 @@ class Step:
         moving = [t for t in terms if isinstance(t, Of) or id(t) in known]
         degrees = dict.fromkeys(d for t in moving if (d := self.degree(t)) != ANY)
         if len(degrees) > 1:
-            raise Bent(f"it joins degrees {' and '.join(map(shown, degrees))}", max(degrees))
+            raise NotHomogeneous(
+                f"it joins degrees {' and '.join(map(shown, degrees))}", max(degrees)
+            )
         rest = [t for t in terms if not (isinstance(t, Of) or id(t) in known)]
         if 0.0 not in degrees and any(self.degree(t) == 0 for t in rest):
             if not degrees:
                 return 0.0
             (degree,) = degrees
-            raise Bent(f"{constant} beside degree {shown(degree)}", degree)
+            raise NotHomogeneous(f"{constant} beside degree {shown(degree)}", degree)
         return next(iter(degrees), ANY)
 
     def moved(self) -> Iterator[Tensor]:

@@ -3,8 +3,8 @@
 A tensor is of degree k if it becomes αᵏ times itself when the input becomes α times itself, for
 every α > 0. The input is of degree 1, a constant of degree 0; zero and ±∞ are of every degree, and
 so are the numbers beyond 10⁹ that stand for −∞ in masks. A rule makes the degree of a result from
-those of the arguments, or raises ``Bent``. What has none is a function of which nothing is known:
-of degree 0 where all that it is made from is.
+those of the arguments, or raises ``NotHomogeneous``. What has none is a function of which nothing
+is known: of degree 0 where all that it is made from is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.engine.operators.degree_step import ANY, Bent, Of, Step, shown
+from omenn.engine.operators.degree_step import ANY, NotHomogeneous, Of, Step, shown
 from omenn.engine.torch_private import unwrapped
 
 Rule = Callable[[Step], Any]  # → the degree of the result, or of each if there are several
@@ -60,8 +60,8 @@ def told(rule: Rule) -> Rule:
     def zero(s: Step) -> float:
         try:
             rule(s)
-        except Bent as bent:
-            raise Bent(bent.why, 0.0) from None
+        except NotHomogeneous as error:
+            raise NotHomogeneous(error.why, 0.0) from None
         return 0.0
 
     return zero
@@ -122,7 +122,7 @@ def ratio(s: Step) -> float:
     a, b = (b, a) if s.reverse else (a, b)
     degree = ANY if ANY in (a, b) else a - b
     if (s.get("rounding_mode") or s.operator == "floor_divide") and degree not in (0, ANY):
-        raise Bent(f"it rounds what is of degree {shown(degree)}", degree)
+        raise NotHomogeneous(f"it rounds what is of degree {shown(degree)}", degree)
     return degree
 
 
@@ -138,7 +138,7 @@ def power(s: Step) -> float:
     if isinstance(exponent, Tensor) and exponent.numel() == 1 and not active:
         exponent = unwrapped(exponent.detach()).item()
     if not isinstance(exponent, (int, float)):
-        raise Bent("its exponent is not one constant number", degree)
+        raise NotHomogeneous("its exponent is not one constant number", degree)
     return _scaled(exponent, degree)
 
 
@@ -176,7 +176,7 @@ def sloped(s: Step) -> float:
 
 def _fixed(s: Step, value: Any, name: str) -> None:
     if (degree := s.degree(value)) not in (0, ANY):
-        raise Bent(f"{name} is of degree {shown(degree)}", s.degree(s.first))
+        raise NotHomogeneous(f"{name} is of degree {shown(degree)}", s.degree(s.first))
 
 
 # Where the slope of a clipping changes, if the call does not say: not at zero.
@@ -194,7 +194,7 @@ def scattered(s: Step) -> float:
     reduce = next((a for a in (*s.args, *s.kwargs.values()) if isinstance(a, str)), "sum")
     degree = s.joined(s.first, s.at(3, "src", "value"))
     if reduce in ("prod", "multiply"):
-        raise Bent("it multiplies as many values as meet", degree)
+        raise NotHomogeneous("it multiplies as many values as meet", degree)
     return degree
 
 
@@ -205,7 +205,7 @@ def padded(s: Step) -> float:
 def reinterpreted(s: Step) -> float:
     """``view`` as a shape; as a type it reads the bits anew."""
     if any(isinstance(a, torch.dtype) for a in (*s.args, *s.kwargs.values())):
-        raise Bent("it reads the bits of a number as another type", s.degree(s.first))
+        raise NotHomogeneous("it reads the bits of a number as another type", s.degree(s.first))
     return s.degree(s.first)
 
 
@@ -221,7 +221,7 @@ def normalised(s: Step) -> float:
         eps = torch.finfo(x.dtype).eps if s.operator == "rms_norm" else _EPS.get(s.operator, 1e-5)
     degree = s.joined(s.product(s.get("weight")), s.get("bias"))
     if eps > torch.finfo(x.dtype).tiny:  # up to that it only keeps 0/0 away
-        raise Bent(f"degree {shown(degree)} but for its ε = {eps:g}: not exactly", degree)
+        raise NotHomogeneous(f"degree {shown(degree)} but for its ε = {eps:g}: not exactly", degree)
     return degree
 
 
@@ -230,7 +230,7 @@ def batch_norm(s: Step) -> float:
     x, mean, var = s.get("input"), s.get("running_mean"), s.get("running_var")
     weight, bias = s.get("weight"), s.get("bias")
     if s.get("training") or mean is None or var is None:
-        raise Bent("it uses the statistics of the batch, with an ε: not exactly", 0.0)
+        raise NotHomogeneous("it uses the statistics of the batch, with an ε: not exactly", 0.0)
     if any(t is not x for t, _ in s.found):  # conditional: scale or shift depends on the input
         centred = s.joined(x, mean, constant=_SHIFT) + s.product(weight).degree
         return s.joined(Of(centred), bias, constant=_SHIFT)
@@ -250,7 +250,7 @@ def attention(s: Step) -> float:
         mask = None  # no summand
     logits = s.joined(s.product(s.get("query"), s.get("key")), mask)
     if logits not in (0, ANY):
-        raise Bent(f"softmax of degree {shown(logits)}", value)
+        raise NotHomogeneous(f"softmax of degree {shown(logits)}", value)
     return value
 
 
@@ -264,7 +264,7 @@ def random(s: Step) -> float:
     return s.degree(s.first)
 
 
-class Random(Bent):
+class Random(NotHomogeneous):
     """Not even a function."""
 
 
@@ -274,12 +274,12 @@ def _still(s: Step, moving: bool) -> None:
 
 
 def smooth(s: Step) -> float:
-    raise Bent(_curved(s), s.degree(s.first))
+    raise NotHomogeneous(_curved(s), s.degree(s.first))
 
 
 def bounded(s: Step) -> float:
     """Gates and weights: a homogeneous form of them is of degree 0."""
-    raise Bent(_curved(s), 0.0)
+    raise NotHomogeneous(_curved(s), 0.0)
 
 
 def _curved(s: Step) -> str:
@@ -288,13 +288,13 @@ def _curved(s: Step) -> str:
 
 
 def strange(s: Step) -> float:
-    raise Bent("nothing is known of it", max(s.degrees, default=0.0))
+    raise NotHomogeneous("nothing is known of it", max(s.degrees, default=0.0))
 
 
 def degree_of(s: Step, rule: float | Rule | None) -> Any:
     """The degree of what an operator with this rule returns, or of each of the tensors in it.
 
-    Raises Bent: there is none.
+    Raises NotHomogeneous: there is none.
     """
     if isinstance(rule, (int, float)):
         return _scaled(rule, s.degree(s.first))
@@ -302,7 +302,7 @@ def degree_of(s: Step, rule: float | Rule | None) -> Any:
         return (rule or strange)(s)
     except Random:
         raise
-    except Bent:
+    except NotHomogeneous:
         if all(degree in (0, ANY) for degree in s.degrees):
             return 0.0  # any function of what does not change
         raise
