@@ -215,3 +215,16 @@ def test_tests_can_talk_to_themselves() -> None:
         socket.create_connection(server.getsockname()) as client,
     ):
         assert client.getpeername() == server.getsockname()
+
+
+# the invariants
+
+
+def test_every_note_of_the_engine_is_listed_in_the_architecture() -> None:
+    engine = Path(omenn.__file__).parent / "engine"
+    code = "\n".join(path.read_text() for path in engine.rglob("*.py"))
+    notes = {" ".join(name.split()) for name in re.findall(r"NOTE\s+\[([^\]]+)\]", code)}
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    listed = re.findall(r"^\|.*\|.*\| (\[.*\]) \|$", page, flags=re.MULTILINE)
+    assert notes == {name for row in listed for name in re.findall(r"\[([^\]]+)\]", row)}
+    assert "NOTE" not in re.sub(r"NOTE\s+\[", "", code), "a NOTE has a name"

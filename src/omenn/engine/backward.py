@@ -4,18 +4,18 @@ What a first pass back cannot use are coefficients that are not finite, or were 
 Hardly a model has them, and to look for them costs time. So the first pass takes what it finds, and
 where it fails the model runs once more, and all that is saved for the pass back is a finite copy.
 
-NOTE zero times infinity. ``torch.where(n > 0, s / n, 0)`` is finite where n is zero, and nothing
+NOTE [zero times infinity] ``torch.where(n > 0, s / n, 0)`` is finite where n is zero, and nothing
 flows back into its quotient; but the backward pass of the quotient multiplies this nothing by 1/0,
 which gives NaN. A coefficient that is not finite cannot be part of a finite output, so the gradient
 that meets it is zero, and any finite number may stand in its place. Where one of them did reach the
 output after all, the sum is missed, and the explanation says that it is inexact.
 
-NOTE written over. ``y = relu(x); y += x`` runs without gradients, and cannot be differentiated, as
+NOTE [written over] ``y = relu(x); y += x`` runs without gradients, and cannot be differentiated, as
 PyTorch keeps the result of the ReLU and not a copy of it. A coefficient is what it was when it was
 used, so a copy is right.
 
-NOTE common rows. A reference row beside the batch, prototypes, padding along the batch: each sample
-uses them, and they are of none. The gradient of all numbers together holds the shares of all
+NOTE [common rows] A reference row beside the batch, prototypes, padding along the batch: each
+sample uses them, and they are of none. The gradient of all numbers together holds the shares of all
 samples in one; that of one number alone is the share of its sample. So a model with such rows takes
 one pass back more for each sample, and no other does.
 """

@@ -1,4 +1,4 @@
-"""Wᵀu as a function of u, which can be differentiated by it (NOTE columns from rows)."""
+"""Wᵀu as a function of u, which can be differentiated by it (NOTE [columns from rows])."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pulled(span: Span) -> tuple[Tensor, Tensor, list[Tensor]]:
 
 
 def _transposed(end: Tensor, wrt: list[Tensor], dual: Tensor) -> list[Tensor]:
-    """g(u) = Wᵀu for each of ``wrt`` as a function of u (see NOTE columns from rows)."""
+    """g(u) = Wᵀu for each of ``wrt`` as a function of u (see NOTE [columns from rows])."""
     try:
         with own_precision(end):
             grads = torch.autograd.grad(end, wrt, dual, create_graph=True, allow_unused=True)

@@ -1,6 +1,6 @@
 """``operator``: W(x) and b(x) of all outputs at once, as a matrix that is never stored.
 
-NOTE columns from rows. One backward pass of the frozen graph gives g(u) = Wᵀu. It is linear in u,
+NOTE [columns from rows] One backward pass of the frozen graph gives g(u) = Wᵀu. It is linear in u,
 because the coefficients are held fixed, and made of differentiable operators. So its own backward
 pass is its transpose: W v = ∂⟨g(u), v⟩/∂u, at any u. It is taken at a random one: a backward pass
 may leave out what is zero in its gradient, and at this u only what is zero for all of them is.

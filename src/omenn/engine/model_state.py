@@ -4,7 +4,7 @@ A forward pass may change its model: count its calls, keep features, move an ave
 buffer, draw random numbers. An explanation takes several passes, and none of them is one of the
 caller's; so each starts from the state in which the model was given.
 
-NOTE never a copy too late. What a pass writes in place is exchanged before the pass for a twin in
+NOTE [never a copy too late] What a pass writes in place is exchanged before the pass for a twin in
 memory of its own, as views of it may be made before the first write, and as the graph of the pass
 may hold what was written long after it. That it is written is seen at the first write, which then
 does not happen: the pass is broken off and starts again.
@@ -116,7 +116,7 @@ class State:
                 continue
             if (COMPILER in sys.modules) is before:
                 return out
-            # NOTE the pass imported the compiler, and so may have run compiled parts as they are.
+            # NOTE [late compiler] This pass imported it, and so may have run compiled parts.
 
     def watched(self, attempt: Callable[[], Result]) -> Result:
         """One pass of the ordinary model, of which it is not yet known what it writes."""
@@ -294,8 +294,8 @@ def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
 class Own:
     """Names of modules and ids of tensors of a model, and the addresses of their memory.
 
-    NOTE held while they are keys. A forward pass may drop a buffer or a module; were it gone, a new
-    tensor could get its id or its address, and count as the model's own.
+    NOTE [held while they are keys] A forward pass may drop a buffer or a module; were it gone, a
+    new tensor could get its id or its address, and count as the model's own.
     """
 
     def __init__(self, model: nn.Module | None, state: State | None) -> None:

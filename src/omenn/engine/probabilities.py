@@ -52,7 +52,7 @@ class End:
 def begun(mode: Tracer, call: Call) -> Callable[[], Tensor] | None:
     """The logits, where the call is one of these functions, before it may write over them.
 
-    NOTE a few only. The logits are held as long as the result is: those of a row for each sample
+    NOTE [a few only] The logits are held as long as the result is: those of a row for each sample
     are small, those of attentions and pixels are not, and are never a class of a sample.
     """
     x = call.first

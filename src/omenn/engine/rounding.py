@@ -1,12 +1,12 @@
 """How much of an output is rounding: the ordinary model once more, each operator rounded otherwise.
 
-NOTE noise. The mean of what is centred, the difference of two equal branches: such an output is
+NOTE [noise] The mean of what is centred, the difference of two equal branches: such an output is
 zero but for rounding, and two correct passes need not agree in a single digit of it. How large the
 rounding is cannot be seen in the output, nor in Σ|C|, which is zero as well. So it is measured, as
 in Monte Carlo arithmetic (Parker, 1997): the inputs, and what each operator makes of them, are
 moved by up to two units in their last place, and the output moves by its rounding.
 
-NOTE ties. A decision that a tie hangs on (``floor``, ``>``) moves the output by far more. So all
+NOTE [ties] A decision that a tie hangs on (``floor``, ``>``) moves the output by far more. So all
 numbers go up, and once more down, and the smaller change counts; and a change by half of the digits
 of the largest tensor is not taken for rounding. A tensor is as large as its median: a mask is −∞.
 """

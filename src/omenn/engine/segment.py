@@ -38,7 +38,7 @@ def _known(model: Any, name: Any) -> bool:
 class Span(FrozenRun):
     """A frozen forward pass in which the whole input is one object, up to the module ``to``.
 
-    NOTE what follows ``to``. The rest of the model runs in its ordinary form and without history,
+    NOTE [what follows `to`] The rest of the model runs in its ordinary form and without history,
     to see whether ``to`` is called again; its output is copied, as it may be written into.
     """
 

@@ -44,8 +44,8 @@ def plain(t: Tensor) -> bool:
 def layer_of(call: Call, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Layer | None:
     """What :func:`connected` needs to know of the layer y = x Wᵀ + b."""
     context = call.context
-    # Where autograd is the caller's own, a gradient at y may be asked for; second derivatives
-    # take the plain path.
+    # Where autograd is the caller's own, a gradient at y may be asked for; and no shorter history
+    # has a place in the ordinary network, NOTE [differentiated again].
     if context.location.grid is None or context.create_graph or not y.is_contiguous():
         return None
     return Layer(weakref.ref(x), weight, bias, context.module_path(), _versions(x, y, weight, bias))

@@ -1,9 +1,9 @@
 """Where the constants of one run go: from where they are added to the ones images of the inputs.
 
-NOTE a location, one place. All that a run knows of locations is one :class:`Location`: the places
+NOTE [a location, one place] All that a run knows of locations is one :class:`Location`: the places
 of the inputs, the places that are shared, and the constant terms. Rules reach it by their call.
 
-NOTE what acts. A location acts where its weight is not zero in any channel, or where a constant
+NOTE [what acts] A location acts where its weight is not zero in any channel, or where a constant
 lies that reaches the output. What does not act is not there for the model (padding, the nodes of
 another graph, what a stride leaves out), and gets nothing: so a sample has the same map alone and
 in a batch, beside a longer one and padded. Where nothing of a sample acts, the constants are spread
@@ -91,9 +91,9 @@ class Location:
     def once(self, given: Sequence[Place | None], key: Any, make: Callable[[], Any]) -> Any:
         """``make()``, a place or several, called once for the places ``given`` and a key.
 
-        NOTE equal places are one object, so that U is resampled once for all of them: results with
-        the same cells of the same grid (there and back again) as well. Each entry holds the places
-        that its key names by ``id``, so that a key stays their own.
+        NOTE [equal places] are one object, so that U is resampled once for all of them: results
+        with the same cells of the same grid (there and back again) as well. Each entry holds the
+        places that its key names by ``id``, so that a key stays their own.
         """
         at = (tuple(map(id, given)), key)
         known = self._known.get(at)

@@ -5,7 +5,7 @@ floating-point input is the one leaf of its entry. An integer, bool or uint8 inp
 derivative; the leaves of its entry are the floats that are made of it and explained: each lookup
 in a table, each conversion of an 8-bit picture. They lie at the places of the input.
 
-NOTE a guess by the rank. Which dimension holds channels is a guess, until a convolution tells: it
+NOTE [a guess by the rank] Which dimension holds channels is a guess, until a convolution tells: it
 slides along its last dimensions and mixes the one in front of them. Where it slides along the
 dimension that was taken for the channels (a signal (B, C, T), images with their channels last), the
 pass begins again with the right one; the convolution is the first operator or nearly so.

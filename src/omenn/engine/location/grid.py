@@ -21,7 +21,7 @@ class Grid:
     ``reason`` is 0 where a cell is located. The cells are followed by ``tail``, slots for what has
     no location: for each reason one of each sample, and one of what is common to all.
 
-    NOTE common. A reference beside the batch is of no sample: each uses it. The ``sample`` of such
+    NOTE [common] A reference beside the batch is of no sample: each uses it. The ``sample`` of such
     a row is the number ``common``, and what its constants add is told by a pass back for each
     sample alone (see ``omenn.engine.location.common_rows``). Such a row has no location.
     """
@@ -211,7 +211,7 @@ def input_place(
 ) -> Place:
     """The place of an explained input with the locations of ``ones``, samples along ``batch``.
 
-    NOTE two leaves. What has a location hangs on ``ones``, and what has none on the ones of its
+    NOTE [two leaves] What has a location hangs on ``ones``, and what has none on the ones of its
     sample: only after the pass back it is known which locations act on the output, and so where
     it is spread (see ``omenn.engine.location.spread``).
     """
@@ -290,7 +290,7 @@ def finest(places: Sequence[Place]) -> Place:
 def mixed(places: Sequence[Place], shapes: Sequence[Sequence[int]]) -> Place:
     """The even mixture of places of different inputs, broadcast together.
 
-    NOTE evenly. A constant of several inputs goes to each of them in equal parts: to its place
+    NOTE [evenly] A constant of several inputs goes to each of them in equal parts: to its place
     there, or without one to all of that input. So nothing depends on which of them comes first.
     A mixture has a location where one of its parts has one.
     """

@@ -1,6 +1,6 @@
 """Placers of products: where the rows and columns of a matrix product lie.
 
-NOTE mixed tokens. Output k of a layer that mixes all positions has no place of its own: it is made
+NOTE [mixed tokens] Output k of a layer that mixes all positions has no place of its own: it is made
 from all of them. Where such a layer has as many outputs as there are positions (the token mixing
 of an MLP-Mixer, the spatial gate of a gMLP, an inverse Fourier transform), output k is added to or
 multiplied with position k in every network of this kind, and so it is placed there. What lies
@@ -57,7 +57,7 @@ def _product_place(call: Call, left: Tensor, right: Tensor, weights: Weights | N
     if columns is None:
         return None
     if not across and call.mark(left) is None and left.shape[-2] == left.shape[-1]:
-        # NOTE mixed tokens: a constant square matrix, row k stands at position k.
+        # NOTE [mixed tokens] A constant square matrix, row k stands at position k.
         return places.reduced(columns, right.shape, [right.ndim - 1], True)
     return places.reduced(columns, right.shape, [right.ndim - 2], True)
 

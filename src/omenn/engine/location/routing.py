@@ -5,7 +5,7 @@ place of a token without a location, after an attention block, is the same mixtu
 Σ_j Ā[token, j] · place(j), Ā being the weights averaged over the heads. So the sum is kept. Before
 the first attention block such a token has no place.
 
-NOTE extended grids. The new cells go behind those of the grid that the block began with, whose
+NOTE [extended grids] The new cells go behind those of the grid that the block began with, whose
 indices stay valid. So the residual sum, of which one side is older, is settled cell by cell: a
 location first, then the newest mixture.
 """

@@ -42,7 +42,7 @@ def fused(call: Call) -> Any:
         return call.frozen(v, call.value(), back, weights(call.true(q), call.true(k), mask, how))
 
     def vjp(grad: Tensor, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-        if torch.is_grad_enabled() or batched(grad):
+        if torch.is_grad_enabled() or batched(grad):  # NOTE [differentiated again]
             return summed(weights(query, key, mask, how).mT @ grad)
         return summed(at_values(grad, query, key, mask, how))
 

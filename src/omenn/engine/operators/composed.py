@@ -24,7 +24,7 @@ def composed(twin: Callable[..., Any], **known: Any) -> Operator:
                     return twin(*call.args, **call.kwargs)
                 except NotImplementedError as why:
                     raise call.refuse(str(why)) from None
-            # What the parts need of the tensor must outlive the write.
+            # NOTE [outlive the write]: the parts need the tensor as it was.
             target, before = call.first, call.first.clone()
             args, kwargs = substitute(
                 (call.args, call.kwargs), lambda t: before if t is target else t

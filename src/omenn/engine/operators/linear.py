@@ -87,7 +87,7 @@ def added(call: Call) -> Tensor:
 
 
 def _kept(call: Call, value: Any) -> Any:
-    """A constant as it is now: the model may write into it later (not into its own weights)."""
+    """A constant as it is now, NOTE [outlive the write]; the model's own weights stay."""
     if not isinstance(value, Tensor):
         return value
     term = call.constant(value)

@@ -193,8 +193,8 @@ def magnitude(call: Call) -> Tensor:
 def square(call: Call) -> Tensor:
     """x² = ⟦x⟧ x."""
     x = call.active[0]
-    true = call.true(x)
-    return call.frozen(x, call.value(), scaled, true.clone() if call.inplace else true)
+    true = call.true(x).clone() if call.inplace else call.true(x)  # NOTE [outlive the write]
+    return call.frozen(x, call.value(), scaled, true)
 
 
 # Functions that are infinite at zero: where they are zero, and their slope there.

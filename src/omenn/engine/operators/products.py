@@ -74,7 +74,7 @@ def bilinear(call: Call, factors: Sequence[Any], base: Tensor | None = None) -> 
         return call.run()
     if not (call.inplace and any(call.first is f for f in factors)):
         return _product(call, factors, sub, base)
-    # Coefficients must outlive the overwriting of the factor that they are taken from.
+    # NOTE [outlive the write]: a factor is a coefficient as well.
     func, call.func = call.func, getattr(torch, call.operator)
     out = _product(call, factors, lambda t: _copied(sub(t)) if t is call.first else sub(t), base)
     call.func = func
@@ -86,7 +86,7 @@ def _copied(factor: Tensor) -> Tensor:
 
 
 def _product(call: Call, factors: Sequence[Any], sub: Sub, base: Tensor | None) -> Tensor:
-    """½⟦a⟧b + ½a⟦b⟧ at once, or in two terms, so that the coefficients have derivatives."""
+    """½⟦a⟧b + ½a⟦b⟧ at once, or in two terms: NOTE [differentiated again]."""
     if not (call.context.create_graph and sum(call.is_active(f) for f in factors) == 2):
         return call.run(sub)
     first, second = [f for f in factors if call.is_active(f)]
@@ -200,7 +200,7 @@ def mixed_linearly(call: Call) -> Tensor:
     ends = [t if call.is_active(t) else call.constant(t) for t in (a, b)]
     if call.is_active(a) and call.is_active(b):
         return call.func(*ends, w)
-    # What stands still is a copy: in place it is the one that is written into.
+    # NOTE [outlive the write]: what stands still is the one that is written into.
     still = [torch.zeros_like(t) if call.is_active(t) else t.clone() for t in (a, b)]
     term = torch.lerp(still[0], still[1], w)
     term = term if call.context.create_graph else term.detach()

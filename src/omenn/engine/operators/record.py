@@ -1,4 +1,17 @@
-"""What the record of an operator is, and the placers that several kinds of operators share."""
+"""What the record of an operator is, and the placers that several kinds of operators share.
+
+NOTE [what a rule uses] The native kernel forward. ``call.constant`` for what is not active, which
+refuses what is: it would be lost. ``call.true`` for what coefficients are made from. What is added
+goes through ``call.attach`` (or ``call.affine``) once.
+
+NOTE [outlive the write] An in-place operator overwrites its first argument after the rule has read
+it, and a model may write into a constant later. So a coefficient or a term that is such a tensor,
+or a view of it, is a copy.
+
+NOTE [differentiated again] With ``create_graph`` coefficients have a history in the ordinary
+network. They are made from ``call.true`` by differentiable operators, and so is the gradient from
+them. A kernel without a derivative, and a coefficient that is overwritten, are for the plain pass.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ With m = max y, both y − m − log Σ exp(y − m) and y − (m + log Σ exp(y
 whatever m is. ``log_softmax`` holds the logarithm and lets y through; so do these, and m, which a
 logarithm that is frozen by itself would leave in the map, drops out.
 
-NOTE a look at the values. How the logarithm was spelled does not matter: it is the number that
+NOTE [a look at the values] How the logarithm was spelled does not matter: it is the number that
 normalises the logits. It is looked at where a frozen number, or one made with it, is taken off.
 """
 

@@ -173,7 +173,7 @@ class Call:
         """The ordinary value of a tensor, to compute coefficients from."""
         mark = self.mark(value)
         if self.context.create_graph and mark is not None and mark.true is not None:
-            # In place the ordinary tensor changes below; coefficients need it as it was.
+            # NOTE [outlive the write]: in place the ordinary tensor changes below.
             return mark.true.clone() if self.inplace else mark.true
         if self.context.create_graph and mark is not None and mark.kind == ACTIVE:
             raise self.refuse("a write through a view, which cannot be differentiated twice")

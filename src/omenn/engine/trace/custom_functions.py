@@ -1,7 +1,7 @@
 """What has no torch function of its own name: ``autograd.Function`` classes and custom operators.
 
-NOTE seen only with a rule. PyTorch dispatches no call of a Function to function modes. While a rule
-is registered for one, the method that all ``apply`` end in hands the call over to the modes in
+NOTE [seen only with a rule] PyTorch dispatches no call of a Function to function modes. While a
+rule is registered for one, the method that all ``apply`` end in hands the call over to the modes in
 force, if there are any; so it does not matter under which name a model has kept ``apply``.
 """
 

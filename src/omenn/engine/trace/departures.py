@@ -1,6 +1,6 @@
 """Numbers that leave PyTorch: allowed where they only go to a log or a record, and proven to.
 
-NOTE shaken. A number in Python (``y.item()``, an array of NumPy) wears no mark. So what leaves is
+NOTE [shaken] A number in Python (``y.item()``, an array of NumPy) wears no mark. So what leaves is
 noted, and the frozen pass is run once more with each such number moved by a percent. If the
 explained number moves with it, the model computes with it, which is refused; else nothing that
 leaves matters. Then the model runs in its ordinary form, so that what it or a hook keeps is of the

@@ -1,7 +1,7 @@
 """Walks over the autograd graph: is every node linear, and does a tensor flow into another?
 
-NOTE whose history. With ``create_graph`` parameters and coefficients keep theirs, so that a history
-alone does not tell that the explained input flows through a tensor.
+NOTE [whose history] With ``create_graph`` parameters and coefficients keep theirs, so that a
+history alone does not tell that the explained input flows through a tensor.
 """
 
 from __future__ import annotations

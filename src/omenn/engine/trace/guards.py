@@ -51,7 +51,7 @@ def alone() -> Iterator[None]:
 def hooked(modules: Iterable[nn.Module], hook: Callable[[nn.Module, Any], Any]) -> Iterator[None]:
     """``hook(module, output)`` behind each module, in this thread until the block ends.
 
-    NOTE the one use of hooks. A module's output has no other name. What a hook returns stands in
+    NOTE [the one use of hooks] A module's output has no other name. What a hook returns stands in
     for the output, if it is not None.
     """
     thread = threading.get_ident()

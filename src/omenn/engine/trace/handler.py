@@ -1,9 +1,9 @@
 """A torch function mode whose calls arrive in one method.
 
-NOTE what follows tensors is a :class:`~omenn.engine.trace.tracer.Tracer`; its passes differ in
-``handle``. A tracer looks at every tensor, keeps gradients on and is made for one pass. What only
-replaces or watches calls is a ``Handler``: it must leave the model's ``no_grad`` alone, cost
-nothing on other calls, and be no explanation to one that runs inside of it.
+NOTE [two modes] What follows tensors is a :class:`~omenn.engine.trace.tracer.Tracer`; its passes
+differ in ``handle``. A tracer looks at every tensor, keeps gradients on and is made for one pass.
+What only replaces or watches calls is a ``Handler``: it must leave the model's ``no_grad`` alone,
+cost nothing on other calls, and be no explanation to one that runs inside of it.
 """
 
 from __future__ import annotations

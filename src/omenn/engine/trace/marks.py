@@ -1,24 +1,24 @@
 """What tensors wear during a run: their marks, and what is remembered of them until it is over.
 
-NOTE marks. Every tensor that depends on the explained input wears a mark (an attribute, until the
+NOTE [marks] Every tensor that depends on the explained input wears a mark (an attribute, until the
 run is over). An operator without marked arguments is a constant and runs as it is, without history.
 
-NOTE plain again. A model may keep what it computed (features, an attention map, a moving average),
+NOTE [plain again] A model may keep what it computed (features, an attention map, a moving average),
 and so may the caller (a target function, a hook). To them these are plain values, as in an ordinary
 pass without gradients; with the history of the frozen network they could be neither copied, saved
 nor read by NumPy, and all of the graph would stay in memory. So when a run ends, no tensor that is
 still there wears a mark or a history of the engine.
 
-NOTE one memory, one story. A tensor without a mark counts as a constant. It must then not share
+NOTE [one memory, one story] A tensor without a mark counts as a constant. It must then not share
 memory with one that is active: an alias made where no mark can follow (``nn.Parameter(y)``, a
 detached or NumPy alias of a buffer that is written later) would take a part of the input for a
 constant, and the sum would still be right. So the memory of every active tensor is remembered,
 weakly, and a constant found in it is refused.
 
-NOTE where constants come from. What counts as a constant was made by an operator seen on constants,
-or was there before the run, or comes from where the tracer cannot see: a TorchScript function, a
-worker thread, NumPy, memory shared with another library. The last may depend on the input. A tensor
-is known by its memory, and by how often that was written into.
+NOTE [where constants come from] What counts as a constant was made by an operator seen on
+constants, or was there before the run, or comes from where the tracer cannot see: a TorchScript
+function, a worker thread, NumPy, memory shared with another library. The last may depend on the
+input. A tensor is known by its memory, and by how often that was written into.
 """
 
 from __future__ import annotations
@@ -151,8 +151,9 @@ def addresses(tensors: Iterable[Tensor]) -> set[int]:
 class Memory:
     """The memory that holds some values, by address. Being remembered keeps no data alive.
 
-    NOTE the object of a storage lives as long as the memory, whoever holds it (a tensor, a view, a
-    NumPy array), so a weak reference to it tells whether the address is still the same memory.
+    NOTE [storages] The object of a storage lives as long as the memory, whoever holds it (a tensor,
+    a view, a NumPy array), so a weak reference to it tells whether the address is still the same
+    memory.
     """
 
     _known: dict[int, ref[torch.UntypedStorage]] = field(default_factory=dict)  # by the address

@@ -3,7 +3,7 @@
 An operator without a rule, or whose rule refuses this call, runs natively. Of frozen arguments the
 result is frozen again.
 
-NOTE refused at the explained number. What such an operator makes of the input is not known to be
+NOTE [refused at the explained number] What such an operator makes of the input is not known to be
 affine, so a floating-point result is marked opaque, with the error that says why, and so is
 whatever is computed from it. Integers and booleans are decisions, which are constants. The error is
 raised where the explained number is opaque. Every opaque tensor has a history that ends in an
@@ -110,7 +110,7 @@ def native(
     Raises ``error`` at once where that could not be followed: a write into the model's own memory,
     or into a tensor to differentiate by; a tensor in a foreign object.
     """
-    # NOTE it is kept, and raised as a copy: a traceback holds frames, and these hold the graph.
+    # NOTE [raised as a copy] It is kept: a traceback holds frames, and these hold the graph.
     error.with_traceback(None)
     error.__context__ = error.__cause__ = None
     for t in _named_targets(func, args, kwargs):
@@ -261,7 +261,7 @@ def frozen_result(
 
 
 def _places(mode: Tracer, known: tuple[Call, Operator] | None, out: Any) -> list[Place | None]:
-    """NOTE a courtesy: what is frozen carries no constant, so a placer may fail here."""
+    """NOTE [a courtesy] What is frozen carries no constant, so a placer may fail here."""
     if known is None or known[1].composite:
         return []
     try:

@@ -1,12 +1,12 @@
 """The tracer: a torch function mode that sees every call of a model, and what it makes of each.
 
-NOTE the gates. ``__torch_function__`` alone decides whether a call is looked at: what tells no
+NOTE [the gates] ``__torch_function__`` alone decides whether a call is looked at: what tells no
 value of a tensor is not (shape, type, device), nor what the engine calls itself; gradients stay
 on, and what would be computed again in the backward pass (checkpointing) is kept. What comes
 through goes to :meth:`Tracer.handle`, which other kinds of passes have of their own (ordinary
 gradients, degrees of homogeneity, the scan before a conversion).
 
-NOTE one tensor, one mark (``marks.py``). An operator without marked arguments is a constant and
+NOTE [one tensor, one mark] (``marks.py``) An operator without marked arguments is a constant and
 runs as it is, without history; one with marked arguments is looked up in the spelling table and
 replaced by its rule; without a rule the result is opaque (``opaque.py``). A tensor with a history
 but without a mark has passed through something the mode cannot see (TorchScript, a custom
@@ -140,7 +140,7 @@ class Tracer(TorchFunctionMode):
     def taking(self, made: Lookup | None, convolved: Convolved | None) -> Iterator[None]:
         """Around a pass: what makes leaves of integer inputs, and learns of convolutions.
 
-        NOTE no cycle: an explanation is freed as soon as it is dropped.
+        NOTE [no cycle] An explanation is freed as soon as it is dropped.
         """
         self.made, self.convolved = made, convolved
         try:
@@ -257,7 +257,7 @@ class Tracer(TorchFunctionMode):
         """Refuses what counts as a constant, being none of the model's own, and may not be one."""
         if id(t) in self.own:
             return
-        if self.followed.active.holds(t):  # NOTE one memory, one story
+        if self.followed.active.holds(t):  # NOTE [one memory, one story]
             raise refusals.alias(self)
         if self.aside.whole is not None:
             transforms.check_outside(self, t)

@@ -4,7 +4,7 @@
 inside; and a derivative of the frozen network is not the model's. Of constants alone both are what
 they are without omenn. With a tensor that depends on the explained input they are refused.
 
-NOTE history of constants. A constant has no history, until the model makes a tensor that requires
+NOTE [history of constants] A constant has no history, until the model makes a tensor that requires
 gradients or asks for a derivative: from then on constants have the history that the model gives
 them. If the derivative is by what was there before, the model must run once more from its start
 (:class:`NeedsHistory`).
