@@ -281,6 +281,28 @@ def test_composites(rules: str, net: str) -> None:
     assert worst(e) < 1e-12
 
 
+class Spectral(nn.Module):
+    """A linear map between two Fourier transforms, as in a Fourier neural operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 5, dtype=torch.complex128))
+        self.head = nn.Linear(8, 2, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(torch.fft.irfft(torch.fft.rfft(x) @ self.weight)))
+
+
+@pytest.mark.parametrize("book", BOOKS)
+def test_complex_layers_are_as_in_the_frozen_table(book: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = Spectral().eval(), torch.randn(2, 8, dtype=torch.float64)
+    e = completed(model, x, book, 0)
+    assert e.exact
+    assert worst(e) < 1e-12
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 

@@ -93,7 +93,10 @@ Rule = Callable[[Layer, Input], tuple[Tensor, Tensor]]
 
 
 def layer_of(call: Call) -> Layer | None:
-    """The layer that is called; None where two factors depend on the input, or W does."""
+    """The layer that is called; None where two factors depend on the input, or W does.
+
+    Complex numbers have no sign for a rule to go by: such a layer is as in the frozen table.
+    """
     if len(call.active) != 1 or call.inplace:
         return None
     x, factors, base = call.active[0], _factors(call), call.get(call.known.summand)
@@ -103,6 +106,8 @@ def layer_of(call: Call) -> Layer | None:
     if call.mark(others[0]) is not None:  # frozen: the weights of an attention
         return None
     weight = call.constant(others[0])
+    if x.is_complex() or weight.is_complex():
+        return None
 
     def linear(x_new: Tensor, w_new: Tensor) -> Tensor:
         def sub(t: Tensor) -> Any:
