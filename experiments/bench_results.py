@@ -23,6 +23,7 @@ from omenn.bench.plan import Plan
 from omenn.errors import OmennError
 from omenn.files.atomic import write_files
 from omenn.metrics import metric_registry
+from omenn.viz.bench_table import Row, fewer, notes
 
 KEPT = ROOT / "experiments" / "results" / "bench"
 PLANS = ROOT / "experiments" / "plans"
@@ -66,6 +67,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """Protocols that stand in one table; the others come last."""
+Titles = Mapping[tuple[str, str], tuple[str, str]]
+"""(Metric, measure) → title of its column, and of its group."""
 WHOLE = ("gae",)  # a product that is often 0: shown with its factors
 
 
@@ -129,7 +132,8 @@ def _run(record: Mapping[str, Any], plan: Plan, folder: Path, plans: Path) -> Ru
     known = bench_command.same(plan, plans)
     stem = known.stem if known else folder.resolve().name
     names = {entry.name: bench_command.model_name(entry) for entry in plan.models}
-    rows = pd.concat([_measures(record, plan), _costs(record)], ignore_index=True)
+    titles = _titles(plan)
+    rows = pd.concat([_measures(record, titles), _costs(record)], ignore_index=True)
     rows["model"] = rows["model"].map(names)
     pictures = {names[m["model"]]: m["pictures"] for m in record["models"]}
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
@@ -140,7 +144,7 @@ def _run(record: Mapping[str, Any], plan: Plan, folder: Path, plans: Path) -> Ru
         "provenance": f"Data: {', '.join(data)}; {count} pictures. Seed {plan.seed}. "
         f"Versions: {versions}.",
         "models": {
-            names[m["model"]]: _about(m, rows[rows.model == names[m["model"]]])
+            names[m["model"]]: _about(m, rows[rows.model == names[m["model"]]], titles)
             | {"size": bench_command.size(entry)}
             for m, entry in zip(record["models"], plan.models, strict=True)
         },
@@ -151,7 +155,7 @@ def _run(record: Mapping[str, Any], plan: Plan, folder: Path, plans: Path) -> Ru
 # --- rows --------------------------------------------------------------------------------------
 
 
-def _measures(record: Mapping[str, Any], plan: Plan) -> pd.DataFrame:
+def _measures(record: Mapping[str, Any], titles: Titles) -> pd.DataFrame:
     """The rows of the measures that are shown, compared with each other."""
     flat = pd.json_normalize(
         record["models"],
@@ -159,7 +163,6 @@ def _measures(record: Mapping[str, Any], plan: Plan) -> pd.DataFrame:
         ["model", ["methods", "method"], ["methods", "trivial"]],
     ).rename(columns={"methods.method": "method", "methods.trivial": "trivial"})
     flat = flat.rename(columns={"higher_is_better": "higher"})
-    titles = _titles(plan)
     keys = list(zip(flat.metric, flat.measure, strict=True))
     flat = flat[[key in titles for key in keys]].copy()
     keys = [key for key in keys if key in titles]
@@ -196,7 +199,7 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(first=first, near=near, good=good, place=place)
 
 
-def _titles(plan: Plan) -> dict[tuple[str, str], tuple[str, str]]:
+def _titles(plan: Plan) -> Titles:
     """(metric, measure) → title of the column and of its group, of the measures that are shown.
 
     Shown are the headlines of each protocol, and all measures of a few.
@@ -237,16 +240,28 @@ def _costs(record: Mapping[str, Any]) -> pd.DataFrame:
 # --- sentences ---------------------------------------------------------------------------------
 
 
-def _about(model: Mapping[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
+def _about(model: Mapping[str, Any], rows: pd.DataFrame, titles: Titles) -> dict[str, Any]:
     measured = rows[rows.group != COST]
+    every = [
+        Row(
+            model=model["model"],
+            method=method["method"],
+            trivial=method["trivial"],
+            counted=method["counted"].get(value["metric"], {}),
+            **value,
+        )
+        for method in model["methods"]
+        for value in method["values"]
+    ]
+    shown = [row for row in every if (row.metric, row.measure) in titles]
     return {
         "subject": _subject(model),
         "accuracy": model["facts"].get("accuracy", {}).get("value"),
         "pictures": model["pictures"],
         "summary": _summary(measured),
-        "few": _fewer(measured, model["pictures"]),
+        "few": fewer(shown, model["pictures"]),
         "failures": _failures(model["methods"]),
-        "counted": _counted(model["methods"]),
+        "counted": [f"{of}: {what}: {who}" for (of, what), who in notes(every).items()],
     }
 
 
@@ -278,16 +293,6 @@ def _summary(rows: pd.DataFrame) -> str:
     return " ".join(filter(None, said))
 
 
-def _fewer(rows: pd.DataFrame, pictures: int) -> str:
-    """The metrics that do not have one number for each picture, such as mosaics."""
-    said = []
-    for metric, images in rows.groupby("metric", sort=False).images:
-        least, most = int(images.min()), int(images.max())
-        if least < pictures or most > least:
-            said.append(f"{metric} {least}" + (f" to {most}" if most > least else ""))
-    return f"Fewer numbers than pictures, of a row: {', '.join(said)}." if said else ""
-
-
 def _failures(methods: list[dict[str, Any]]) -> list[str]:
     """Why there is no value, a sentence for each reason."""
     found: dict[str, dict[str, list[str]]] = {}
@@ -301,21 +306,4 @@ def _failures(methods: list[dict[str, Any]]) -> list[str]:
         metrics = sorted({m for ms in where.values() for m in ms})
         some = f" ({', '.join(metrics)})" if partly & set(where) else ""
         said.append(f"No value: {', '.join(where)}{some}: {why}.")
-    return said
-
-
-def _counted(methods: list[dict[str, Any]]) -> list[str]:
-    """What protocols counted on the way, such as constant maps: how often, of which rows."""
-    found: dict[tuple[str, str], dict[str, int]] = {}
-    for method in methods:
-        for metric, own in method["counted"].items():
-            for what, count in own.items():
-                found.setdefault((metric, what), {})[method["method"]] = count
-    everyone = {method["method"] for method in methods if method["values"]}
-    said = []
-    for (metric, what), who in found.items():
-        every = len(set(who.values())) == 1 and set(who) >= everyone
-        counts = f"{next(iter(who.values()))} for every row"
-        named = ", ".join(f"{name} {count}" for name, count in who.items())
-        said.append(f"{metric}: {what}: {counts if every else named}")
     return said

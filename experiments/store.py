@@ -23,6 +23,7 @@ Result = dict[str, Any]
 def sources(*folders: str) -> bytes:
     """The source of some folders of omenn."""
     paths = [p for f in folders for p in sorted((Path(omenn.__file__).parent / f).rglob("*.py"))]
+    assert paths, f"omenn has no folder {' or '.join(folders)}"
     return b"".join(path.read_bytes() for path in paths)
 
 
@@ -35,7 +36,7 @@ def engine() -> str:
 
 def version(*parts: Callable[..., Any] | ModuleType) -> str:
     """A digest of the source of omenn's methods and of the given functions and modules."""
-    digest = hashlib.sha256(sources("methods"))
+    digest = hashlib.sha256(sources("attribution"))
     for part in parts:
         digest.update(inspect.getsource(part).encode())
     return digest.hexdigest()[:12]

@@ -504,7 +504,7 @@ def test_results_of_a_real_run(tmp_path: Path) -> None:
     [
         (None, r"results\.json cannot be read \(No such file.*\)\. Make it with omenn bench -o"),
         ("{", r"no result of this version of omenn bench \(JSONDecodeError: .*run it again\."),
-        ('{"plan": "limit = 0"}', r"no result of .* \(InputError: limit is 0, expected 1 or more"),
+        ('{"plan": "limit = 0"}', r"no result of .* \(InputError: limit must be an integer from 1"),
         ("[]", r"no result of .* \(TypeError"),
     ],
 )

@@ -101,8 +101,9 @@ def scenes(source: Source) -> Iterator[tuple[str, Tensor, str]]:
     """Title, preprocessed picture (1, 3, H, W) and right answer of the birds that are shown."""
     for count, index in enumerate(SCENES, 1):
         scene = birds.sample_scene(index, "test")
-        picture = birds.render(scene, source.preprocessing.size[0])
-        yield f"Bird {count}", source.preprocessing(picture), source.class_name(scene.class_index)
+        picture = birds.render(scene, source.modality.size[0])
+        name = source.class_name(scene.class_index)
+        yield f"Bird {count}", source.modality.from_user(picture), name
 
 
 def photographs(source: Source) -> Iterator[tuple[str, Tensor, None]]:
