@@ -14,16 +14,11 @@ from torch import Tensor, nn
 
 import omenn
 from nets.small import ROWS
+from nets.wrapped import BODY, HEAD, plain
 from opcases.case import draw
 from opcases.linear import seeded
 
-HEAD: Any = seeded(nn.Linear(4, 3))
-BODY: Any = seeded(nn.Linear(4, 4))
 LOG: list[Any] = []
-
-
-def plain(x: Tensor) -> Tensor:
-    return HEAD(torch.relu(BODY(x)))
 
 
 LOGGED: dict[str, Callable[[Tensor], Any]] = {

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
+from nets.small import unwindowed, windows
 from opcases.case import draw
 from opcases.linear import seeded
 
@@ -134,18 +135,6 @@ LAYOUTS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], tuple[int,
 def test_layout_carries_the_place(name: str) -> None:
     f, element, cell = LAYOUTS[name]
     expect(bias_of(f, IMAGE, element), one_cell((2, 4, 6), cell, 2.0))
-
-
-def windows(x: Tensor, size: int) -> Tensor:
-    """(B, H, W, C) -> (B · windows, size², C), as Swin partitions."""
-    b, h, w, c = x.shape
-    x = x.view(b, h // size, size, w // size, size, c)
-    return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, size * size, c)
-
-
-def unwindowed(t: Tensor, size: int, h: int, w: int) -> Tensor:
-    t = t.view(-1, h // size, w // size, size, size, t.shape[-1])
-    return t.permute(0, 1, 3, 2, 4, 5).reshape(-1, h, w, t.shape[-1])
 
 
 def test_shifted_windows_there_and_back() -> None:

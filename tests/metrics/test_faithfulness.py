@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from metrics.toys import signed_sum
 from omenn.errors import InputError, TargetError
 from omenn.metrics.explainers import explainer
 from omenn.metrics.faithfulness import (
@@ -41,16 +42,6 @@ def network(channels: int = 2, dtype: torch.dtype = torch.float64) -> nn.Module:
 def case() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
     images = torch.rand(3, 2, 9, 7, dtype=torch.float64)
     return network(), images, torch.tensor([2, 0, 1]), torch.randn(3, 9, 7, dtype=torch.float64)
-
-
-def additive(weight: Tensor) -> Callable[[Tensor], Tensor]:
-    """Σ w x and its negative as logits."""
-
-    def f(images: Tensor) -> Tensor:
-        total = (images * weight).flatten(1).sum(1)
-        return torch.stack([total, -total], 1)
-
-    return f
 
 
 # --- the oracle: set by set, float64 ------------------------------------------------------------
@@ -242,7 +233,7 @@ def test_exact_maps_of_additive_models_are_faithful(seed: int, fill: Any) -> Non
     images, weight = draw(2, 3, 8, 8), draw(3, 8, 8)
     exact = (weight * (images - filled(images, fill))).sum(1)
     for sign in (1, -1):
-        given: Any = (additive(weight), images, 0, sign * exact)
+        given: Any = (signed_sum(weight), images, 0, sign * exact)
         found = [
             faithfulness_correlation(*given, fill=fill, subset=5, runs=10),
             sensitivity_n(*given, fill=fill, sizes=[1, 9, 40], runs=10),
@@ -257,7 +248,7 @@ def test_what_matters_more_squared_is_monotone() -> None:
     """x = 0 and one fill: the drop is w · fill, so its square rises with |w|."""
     weight = torch.randn(1, 8, 8, dtype=torch.float64)
     images = torch.zeros(2, 1, 8, 8, dtype=torch.float64)
-    given: Any = (additive(weight), images, 0, weight.expand(2, -1, -1))
+    given: Any = (signed_sum(weight), images, 0, weight.expand(2, -1, -1))
     found = monotonicity_correlation(*given, step=1, low=1.0, high=2.0)
     assert found.values.tolist() == pytest.approx([1.0, 1.0])
 
@@ -267,7 +258,7 @@ def test_random_maps_are_at_chance() -> None:
     weight = torch.randn(1, 16, 16, dtype=torch.float64)
     images = torch.randn(60, 1, 16, 16, dtype=torch.float64)
     maps = torch.randn(60, 16, 16, dtype=torch.float64)
-    given: Any = (additive(weight), images, 0, maps)
+    given: Any = (signed_sum(weight), images, 0, maps)
     # an image's map and drops overlap by chance, too: of 256 values, which has deviation 1/16
     spread = math.sqrt(1 / 49 + 1 / 255)
     for found in (
@@ -422,7 +413,7 @@ class TestCompleteness:
             assert found.values.tolist() == [expected] * 3
         weight = torch.randn(2, 9, 7, dtype=torch.float64)
         difference = weight * (images - filled(images, "black"))
-        found = completeness(additive(weight), images, 0, difference, fill="black")
+        found = completeness(signed_sum(weight), images, 0, difference, fill="black")
         assert found.values.tolist() == [1, 1, 1]
         flat = completeness(net, images, targets, torch.ones(3, 9, 7))
         assert dict(flat.counted) == {"constant maps": 3}

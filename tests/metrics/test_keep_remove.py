@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from metrics.toys import signed_sum
 from omenn.errors import InputError, TargetError
 from omenn.metrics.keep_remove import FRACTIONS, VARIANTS, blurred, keep_remove
 from refusals import refused
@@ -181,16 +182,6 @@ class TestAgainstTheOracle:
 # --- properties -------------------------------------------------------------------------------
 
 
-def additive(weight: Tensor) -> Callable[[Tensor], Tensor]:
-    """Σ w x and its negative as logits."""
-
-    def f(images: Tensor) -> Tensor:
-        total = (images * weight).flatten(1).sum(1)
-        return torch.stack([total, -total], 1)
-
-    return f
-
-
 @given(st.integers(0, 2**31), st.sampled_from(["sorted", "random", "signs", "rough"]))
 @settings(max_examples=30)
 def test_no_order_beats_the_exact_one_on_an_additive_model(seed: int, kind: str) -> None:
@@ -204,7 +195,7 @@ def test_no_order_beats_the_exact_one_on_an_additive_model(seed: int, kind: str)
         "signs": exact.sign(),
         "rough": exact + 0.1 * draw(2, 8, 8),
     }[kind]
-    best, rest = (keep_remove(additive(weight), images, 0, m) for m in (exact, other))
+    best, rest = (keep_remove(signed_sum(weight), images, 0, m) for m in (exact, other))
     for name in ("kpm", "knm", "rpm", "rnm"):
         gain = (best.curves[name] - rest.curves[name]) * (1 if VARIANTS[name].higher else -1)
         assert float(gain.min()) > -1e-9, name
@@ -336,7 +327,7 @@ class TestTies:
 
 # --- errors -----------------------------------------------------------------------------------
 
-X, NET = torch.randn(2, 1, 6, 6), additive(torch.ones(1, 6, 6))
+X, NET = torch.randn(2, 1, 6, 6), signed_sum(torch.ones(1, 6, 6))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ finds it out.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import torch
@@ -126,3 +126,13 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.sum(x) + self.noise * self.net(x)
+
+
+def signed_sum(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """Σ w x and its negative as logits."""
+
+    def f(images: Tensor) -> Tensor:
+        total = (images * weight).flatten(1).sum(1)
+        return torch.stack([total, -total], 1)
+
+    return f

@@ -49,3 +49,16 @@ class Two(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
         return scale * (self.a(left) * self.b(right) + self.a(left))
+
+
+def windows(x: Tensor, size: int) -> Tensor:
+    """(B, H, W, C) -> (B · windows, size², C), as Swin partitions."""
+    b, h, w, c = x.shape
+    x = x.view(b, h // size, size, w // size, size, c)
+    return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, size * size, c)
+
+
+def unwindowed(t: Tensor, size: int, h: int, w: int) -> Tensor:
+    """The inverse of ``windows``, (B, H, W, C)."""
+    t = t.view(-1, h // size, w // size, size, size, t.shape[-1])
+    return t.permute(0, 1, 3, 2, 4, 5).reshape(-1, h, w, t.shape[-1])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import omenn
+from nets import draw
 from omenn.errors import InputError, ModelError, OmennError, TargetError, UnsupportedOperator
 from omenn.models.architectures import BirdsConvNet, BirdsResNet, BirdsViT
 from omenn.xdnn.priors import PRIORS, sparsity
@@ -23,18 +24,13 @@ from omenn.xdnn.priors.prior_loss import METHODS, AttributionPrior
 REFERENCES = "references"
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
 def settled(model: nn.Module) -> nn.Module:
     """Fixed random numbers for all parameters and statistics, in training mode."""
     model = model.double()
     for k, (name, t) in enumerate(model.state_dict().items()):
         if not t.is_floating_point():
             continue
-        noise = drawn(*t.shape, seed=k) if t.ndim else drawn(1, seed=k)[0]
+        noise = draw(*t.shape, seed=k) if t.ndim else draw(1, seed=k)[0]
         fan = t[0].numel() if t.ndim > 1 else 16
         if name.endswith("running_var") or (t.ndim == 1 and "norm" in name and "weight" in name):
             noise = 1 + 0.3 * noise.abs()
@@ -65,9 +61,9 @@ class Tokens(nn.Module):
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
-    "mlp": (lambda: mlp(nn.ReLU()), drawn(4, 5)),
-    "mlp with gelu": (lambda: mlp(nn.GELU()), drawn(4, 5)),
-    "resnet with batch norm": (lambda: BirdsResNet(4, (4, 5), (1, 1)), drawn(2, 3, 12, 12)),
+    "mlp": (lambda: mlp(nn.ReLU()), draw(4, 5)),
+    "mlp with gelu": (lambda: mlp(nn.GELU()), draw(4, 5)),
+    "resnet with batch norm": (lambda: BirdsResNet(4, (4, 5), (1, 1)), draw(2, 3, 12, 12)),
     "batch norm with gelu": (
         lambda: nn.Sequential(
             nn.Conv2d(3, 4, 3),
@@ -78,11 +74,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
             nn.Flatten(),
             nn.Linear(36, 3),
         ),
-        drawn(3, 3, 5, 5),
+        draw(3, 3, 5, 5),
     ),
-    "convnet with biases": (lambda: BirdsConvNet(4, (4, 5)), drawn(2, 3, 12, 12)),
-    "vit with gelu": (lambda: BirdsViT(4, 8, 1, 2, 12), drawn(1, 3, 64, 64)),
-    "token vectors": (Tokens, drawn(3, 4, 6)),
+    "convnet with biases": (lambda: BirdsConvNet(4, (4, 5)), draw(2, 3, 12, 12)),
+    "vit with gelu": (lambda: BirdsViT(4, 8, 1, 2, 12), draw(1, 3, 64, 64)),
+    "token vectors": (Tokens, draw(3, 4, 6)),
     "token ids": (Tokens, torch.tensor([[1, 4, 2, 6], [0, 3, 3, 5]])),
 }
 
@@ -109,7 +105,7 @@ class Mixed(nn.Module):
 
 def curved(attributions: Tensor) -> Tensor:
     """A smooth function of all attributions: a fixed random sum, with a curve in it."""
-    noise = drawn(*attributions.shape, seed=3).to(attributions.dtype)
+    noise = draw(*attributions.shape, seed=3).to(attributions.dtype)
     return (attributions * noise).sum() + 0.5 * (attributions**2).sum()
 
 
@@ -117,7 +113,7 @@ def prior_of(method: str, x: Tensor, prior: Any = curved, **options: Any) -> Att
     if method == "integrated-gradients":
         options = {"steps": 3, "chunk": 4, "baseline": 0.1} | options
     if method == "expected-gradients":
-        options = {"steps": 2, REFERENCES: drawn(6, *x.shape[1:], seed=9)} | options
+        options = {"steps": 2, REFERENCES: draw(6, *x.shape[1:], seed=9)} | options
     return AttributionPrior(prior, options.pop("weight", 0.7), method, **options)
 
 
@@ -129,7 +125,7 @@ def difference(prior: AttributionPrior, model: nn.Module, x: Tensor, y: Tensor) 
     state = prior.state_dict()
     parameters = list(model.parameters())
     found = torch.autograd.grad(prior(model, x, y), parameters, allow_unused=True)
-    ways = [drawn(*p.shape, seed=50 + k) for k, p in enumerate(parameters)]
+    ways = [draw(*p.shape, seed=50 + k) for k, p in enumerate(parameters)]
     slope = sum((g * d).sum() for g, d in zip(found, ways, strict=True) if g is not None)
     step, ends = 1e-7, []
     for sign in (1, -1):
@@ -161,7 +157,7 @@ def test_the_derivative_at_constants_that_are_zero(make, shape):
         for name, p in model.named_parameters():
             if "bias" in name or "token" in name or "position" in name:
                 p.zero_()
-    x = drawn(*shape, seed=4)
+    x = draw(*shape, seed=4)
     found, wanted = difference(prior_of("omenn", x), model, x, torch.zeros(len(x)).long())
     assert found == pytest.approx(float(wanted), rel=1e-5)
 
@@ -188,14 +184,14 @@ class Embedded(nn.Module):
 @pytest.mark.parametrize("method", METHODS)
 def test_derivative_by_what_x_is_made_of(method: str) -> None:
     model, ids, y = settled(Embedded()), NETWORKS["token ids"][1], torch.tensor([2, 0])
-    prior = prior_of(method, drawn(2, 4, 6))
+    prior = prior_of(method, draw(2, 4, 6))
     state = prior.state_dict()
 
     def term(table: Tensor) -> Tensor:
         prior.load_state_dict(state)
         return prior(model.net, F.embedding(ids, table), y)
 
-    table, way, step = model.vectors.weight, drawn(7, 6, seed=3), 1e-6
+    table, way, step = model.vectors.weight, draw(7, 6, seed=3), 1e-6
     (found,) = torch.autograd.grad(term(table), table)
     ends = [float(term(table + sign * step * way).detach()) for sign in (1, -1)]
     assert float((found * way).sum()) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6)
@@ -207,7 +203,7 @@ def test_derivative_by_what_x_is_made_of(method: str) -> None:
 def test_derivative_with_every_prior(prior: str, method: str) -> None:
     model, x, y = network("mlp with gelu")
     sign = torch.tensor([1, -1, 0, 1, -1])
-    context = {"mask": x > 0, "other": drawn(4, 5, seed=8), "sign": sign}
+    context = {"mask": x > 0, "other": draw(4, 5, seed=8), "sign": sign}
     function = lambda a: PRIORS[prior](a, **context)  # noqa: E731
     got, wanted = difference(prior_of(method, x, function), model, x, y)
     assert abs(wanted) > 1e-4
@@ -232,7 +228,7 @@ def test_derivative_of_every_convolution(dims: int, options: dict[str, Any]) -> 
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
     layers = [kind(2, 4, 3, padding=1, **options), nn.ReLU(), kind(4, 2, 3), nn.Flatten(2)]
     model = settled(nn.Sequential(*layers, nn.Softplus(), nn.AdaptiveAvgPool1d(1), nn.Flatten()))
-    x = drawn(2, 2, *[9] * dims)
+    x = draw(2, 2, *[9] * dims)
     got, wanted = difference(prior_of("xgradient", x), model, x, torch.tensor([0, 1]))
     assert got == pytest.approx(wanted, rel=1e-5, abs=1e-8)
 
@@ -258,14 +254,14 @@ class Spelled(nn.Module):
 
 
 def test_every_spelling_of_relu() -> None:
-    model, x, y = settled(Spelled()), drawn(4, 5), torch.tensor([2, 0, 1, 2])
+    model, x, y = settled(Spelled()), draw(4, 5), torch.tensor([2, 0, 1, 2])
     leaf = x.clone().requires_grad_()
     f = model(leaf.clone()).gather(1, y[:, None]).sum()
     (grad,) = torch.autograd.grad(f, leaf, create_graph=True)
     parameters = list(model.parameters())
     wanted = torch.autograd.grad(0.7 * curved(grad), parameters, allow_unused=True)
     got = torch.autograd.grad(prior_of("gradient", x)(model, x, y), parameters, allow_unused=True)
-    assert torch.equal(x, drawn(4, 5))
+    assert torch.equal(x, draw(4, 5))
     for g, w in zip(got, wanted, strict=True):
         assert (g is None or not g.any()) == (w is None or not w.any())
         if g is not None and w is not None:
@@ -346,7 +342,7 @@ class Squares(nn.Module):
 
 def test_expected_gradients_of_squares() -> None:
     """(x − r) · 2 (r + α (x − r)) is x² − r² on average over α, and needs its own r and α."""
-    x, r = drawn(300, 3), drawn(1, 3, seed=1)
+    x, r = draw(300, 3), draw(1, 3, seed=2)
     prior = prior_of("expected-gradients", x, steps=200, references=r)
     found = prior.attributions(Squares(), x)
     torch.testing.assert_close(found.mean(0), (x**2 - r**2).mean(0), rtol=0.05, atol=0.05)
@@ -400,7 +396,7 @@ def test_a_weight_of_zero_costs_nothing() -> None:
     def model(x: Tensor) -> Tensor:
         raise AssertionError("not to be called")
 
-    assert AttributionPrior("sparsity", 0)(model, drawn(2, 3)) == 0
+    assert AttributionPrior("sparsity", 0)(model, draw(2, 3)) == 0
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -491,7 +487,7 @@ def test_flags_after_an_exception(method: str) -> None:
     model.training = True
     before, numbers = flags(model), torch.random.get_rng_state()
     with pytest.raises(Exception, match="on purpose"):
-        prior_of(method, drawn(2, 5))(model, drawn(2, 5))
+        prior_of(method, draw(2, 5))(model, draw(2, 5))
     assert flags(model) == before
     assert torch.equal(torch.random.get_rng_state(), numbers)
 
@@ -593,7 +589,7 @@ def test_a_frozen_model_has_a_term_without_derivative() -> None:
 
 
 def test_fraction_takes_the_same_rows_of_all() -> None:
-    x = drawn(9, 4)
+    x = draw(9, 4)
     y, mask, names = torch.arange(9) % 3, x > 0, torch.arange(9)
     seen: list[tuple] = []
 

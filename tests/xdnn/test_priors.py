@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nets import draw
 from omenn.errors import InputError
 from omenn.xdnn.priors import (
     PRIORS,
@@ -18,11 +19,7 @@ from omenn.xdnn.priors import (
     smoothness,
     sparsity,
 )
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+from refusals import refused
 
 
 def slope(prior, a: Tensor, **context) -> Tensor:
@@ -42,18 +39,18 @@ def gini(g: list[float]) -> float:
 
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(0, 100))
 def test_sparsity_is_the_double_sum(samples: int, features: int, seed: int) -> None:
-    a = drawn(samples, features, seed=seed)
+    a = draw(samples, features, seed=seed)
     g = [sum(abs(float(a[b, i])) for b in range(samples)) / samples for i in range(features)]
     assert float(sparsity(a)) == pytest.approx(-gini(g), abs=1e-12)
 
 
 def test_sparsity_of_images_counts_every_entry() -> None:
-    a = drawn(3, 2, 4, 5)
+    a = draw(3, 2, 4, 5)
     assert sparsity(a) == sparsity(a.flatten(1))
 
 
 def test_sparsity_does_not_change_with_the_scale() -> None:
-    a = drawn(4, 6)
+    a = draw(4, 6)
     torch.testing.assert_close(sparsity(a), sparsity(1e-6 * a))
 
 
@@ -69,7 +66,7 @@ def test_sparsity_has_the_derivative_of_the_double_sum() -> None:
         g = a.abs().mean(0)
         return -(g[:, None] - g).abs().sum() / (2 * g.numel() ** 2 * g.mean())
 
-    a = drawn(3, 7)
+    a = draw(3, 7)
     torch.testing.assert_close(slope(sparsity, a), slope(written_out, a))
 
 
@@ -77,7 +74,7 @@ def test_sparsity_has_the_derivative_of_the_double_sum() -> None:
 
 
 def test_smoothness_of_images_runs_along_rows_and_columns() -> None:
-    a = drawn(2, 3, 4, 5)
+    a = draw(2, 3, 4, 5)
     down = [abs(float(a[b, c, i + 1, j] - a[b, c, i, j]))
             for b in range(2) for c in range(3) for i in range(3) for j in range(5)]  # fmt: skip
     right = [abs(float(a[b, c, i, j + 1] - a[b, c, i, j]))
@@ -87,34 +84,34 @@ def test_smoothness_of_images_runs_along_rows_and_columns() -> None:
 
 
 def test_smoothness_of_sequences_runs_along_the_tokens() -> None:
-    a = drawn(2, 5, 3)
+    a = draw(2, 5, 3)
     torch.testing.assert_close(smoothness(a), (a[:, 1:] - a[:, :-1]).abs().mean())
     torch.testing.assert_close(smoothness(a, dims=-1), (a[..., 1:] - a[..., :-1]).abs().mean())
 
 
 def test_smoothness_of_a_single_column_is_that_of_its_rows() -> None:
-    a = drawn(2, 1, 4, 1)
+    a = draw(2, 1, 4, 1)
     torch.testing.assert_close(smoothness(a), a.diff(dim=-2).abs().mean())
-    assert smoothness(drawn(2, 1, 1, 1)) == 0
+    assert smoothness(draw(2, 1, 1, 1)) == 0
 
 
 @pytest.mark.parametrize("dims", [0, 4, -4, "x", True, (0, 1)])
 def test_smoothness_has_no_such_dimension(dims) -> None:
-    with pytest.raises(InputError, match=r"no dimension .* shaped \(2, 3, 4, 5\), dimension 0 is"):
-        smoothness(drawn(2, 3, 4, 5), dims=dims)
+    with refused("dims", "" if isinstance(dims, tuple) else repr(dims)):
+        smoothness(draw(2, 3, 4, 5), dims=dims)
 
 
 # --- right reasons
 
 
 def test_right_reasons_is_the_mean_square_outside() -> None:
-    a, mask = drawn(2, 3, 4, 5), drawn(2, 3, 4, 5, seed=1) > 0
+    a, mask = draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=2) > 0
     outside = [float(v) ** 2 for v, m in zip(a.flatten(), mask.flatten(), strict=True) if not m]
     assert float(right_reasons(a, mask=mask)) == pytest.approx(sum(outside) / len(outside))
 
 
 def test_right_reasons_share() -> None:
-    a, mask = drawn(2, 6), drawn(2, 6, seed=1) > 0
+    a, mask = draw(2, 6), draw(2, 6, seed=2) > 0
     shares = [
         sum(abs(float(v)) for v, m in zip(a[b], mask[b], strict=True) if not m)
         / sum(abs(float(v)) for v in a[b])
@@ -125,12 +122,12 @@ def test_right_reasons_share() -> None:
 
 @pytest.mark.parametrize("share", [False, True])
 def test_masks_for_all_channels(share: bool) -> None:
-    a, flat = drawn(3, 2, 4, 5), drawn(3, 4, 5, seed=1) > 0
+    a, flat = draw(3, 2, 4, 5), draw(3, 4, 5, seed=2) > 0
     full = flat.unsqueeze(1).expand(3, 2, 4, 5)
     wanted = right_reasons(a, mask=full, share=share)
     for mask in (flat, flat.unsqueeze(1), flat.float(), flat.int()):
         torch.testing.assert_close(right_reasons(a, mask=mask, share=share), wanted)
-    tokens, keep = drawn(3, 4, 2), drawn(3, 4, seed=1) > 0
+    tokens, keep = draw(3, 4, 2), draw(3, 4, seed=2) > 0
     wanted = right_reasons(tokens, mask=keep.unsqueeze(-1).expand(3, 4, 2), share=share)
     for mask in (keep, keep.unsqueeze(-1)):
         torch.testing.assert_close(right_reasons(tokens, mask=mask, share=share), wanted)
@@ -141,7 +138,7 @@ def test_masks_for_all_channels(share: bool) -> None:
 
 
 def test_right_reasons_where_all_is_allowed_or_all_is_zero() -> None:
-    a = drawn(2, 4)
+    a = draw(2, 4)
     for share in (False, True):
         assert right_reasons(a, mask=torch.ones(2, 4), share=share) == 0
         zeros = torch.zeros(2, 4)
@@ -152,21 +149,21 @@ def test_right_reasons_where_all_is_allowed_or_all_is_zero() -> None:
 
 def test_right_reasons_pulls_at_what_lies_outside_alone() -> None:
     mask = torch.tensor([[1, 0, 1, 0]])
-    found = slope(right_reasons, drawn(1, 4), mask=mask)
+    found = slope(right_reasons, draw(1, 4), mask=mask)
     assert torch.equal(found != 0, mask == 0)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 4, 4), (4, 5), (3, 1, 4, 5), (2, 3, 1, 5)])
 def test_a_mask_of_another_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError) as caught:
-        right_reasons(drawn(2, 3, 4, 5), mask=torch.ones(shape))
+        right_reasons(draw(2, 3, 4, 5), mask=torch.ones(shape))
     assert (caught.value.argument, caught.value.got) == ("mask", str(shape))
     assert caught.value.expected == "(2, 3, 4, 5) or (2, 1, 4, 5) or (2, 4, 5)"
 
 
 def test_a_mask_that_is_none() -> None:
-    a = drawn(2, 4)
-    with pytest.raises(InputError, match="right_reasons needs mask=, true where attribution is"):
+    a = draw(2, 4)
+    with refused("mask"):
         right_reasons(a)
     with pytest.raises(InputError, match="; given were msk, target") as caught:
         right_reasons(a, msk=a > 0, target=torch.tensor([0, 1]))
@@ -175,7 +172,7 @@ def test_a_mask_that_is_none() -> None:
         right_reasons(a, mask=[[1, 0]])
     assert (caught.value.argument, caught.value.expected) == ("mask", "a tensor")
     for wrong in (2.0, -1.0, torch.nan):
-        with pytest.raises(InputError, match="values outside of 0 to 1; it is 1 where"):
+        with refused("mask"):
             right_reasons(a, mask=torch.full((2, 4), wrong))
 
 
@@ -183,7 +180,7 @@ def test_a_mask_that_is_none() -> None:
 
 
 def test_consistency_is_a_share_of_both() -> None:
-    a, b = drawn(2, 3, 4), drawn(2, 3, 4, seed=1)
+    a, b = draw(2, 3, 4), draw(2, 3, 4, seed=2)
     each = [
         float(((a[k] - b[k]) ** 2).sum() / ((a[k] ** 2).sum() + (b[k] ** 2).sum()))
         for k in range(2)
@@ -196,7 +193,7 @@ def test_consistency_is_a_share_of_both() -> None:
 
 
 def test_consistency_has_a_derivative_by_both() -> None:
-    a, b = drawn(2, 3).requires_grad_(), drawn(2, 3, seed=1).requires_grad_()
+    a, b = draw(2, 3).requires_grad_(), draw(2, 3, seed=2).requires_grad_()
     consistency(a, other=b).backward()
     assert a.grad is not None
     assert b.grad is not None
@@ -204,10 +201,10 @@ def test_consistency_has_a_derivative_by_both() -> None:
 
 
 def test_consistency_with_something_else() -> None:
-    with pytest.raises(InputError, match=r"other has the shape \(2, 4\), but attributions have"):
-        consistency(drawn(2, 3), other=drawn(2, 4))
-    with pytest.raises(InputError, match="needs other=, attributions of the transformed input"):
-        consistency(drawn(2, 3))
+    with refused("other", "(2, 4)"):
+        consistency(draw(2, 3), other=draw(2, 4))
+    with refused("other"):
+        consistency(draw(2, 3))
 
 
 def test_expected_sign_punishes_the_wrong_ones() -> None:
@@ -220,12 +217,12 @@ def test_expected_sign_punishes_the_wrong_ones() -> None:
 
 
 def test_expected_sign_of_another_kind() -> None:
-    a = drawn(2, 3)
-    with pytest.raises(InputError, match=r"sign has the shape \(2,\), .* of a sample, \(3,\)"):
+    a = draw(2, 3)
+    with refused("sign", "(2,)"):
         expected_sign(a, sign=torch.ones(2))
-    with pytest.raises(InputError, match="sign has other values than −1, 0 and 1"):
+    with refused("sign"):
         expected_sign(a, sign=torch.tensor([1.0, 0.5, 0.0]))
-    with pytest.raises(InputError, match="needs sign=, −1, 0 or 1 for each entry"):
+    with refused("sign"):
         expected_sign(a)
 
 
@@ -237,17 +234,17 @@ CONTEXT = {"mask": torch.ones(2, 3), "other": torch.ones(2, 3), "sign": torch.on
 @pytest.mark.parametrize("name", PRIORS)
 def test_every_prior(name: str) -> None:
     """A scalar with a derivative; the context may hold what it does not use."""
-    a = drawn(2, 3).requires_grad_()
+    a = draw(2, 3).requires_grad_()
     value = PRIORS[name](a, target=torch.tensor([0, 1]), **CONTEXT)
     assert value.shape == ()
     assert value.requires_grad
     assert value.dtype == torch.float64
     for wrong, got in [
-        (torch.ones(3), r"\(3,\)"),
+        (torch.ones(3), "(3,)"),
         (torch.ones(2, 3).long(), "int64"),
         (None, "No"),
     ]:
-        with pytest.raises(InputError, match=rf"needs attributions \(B, …\) .*{got}"):
+        with refused("attributions", got):
             PRIORS[name](wrong, **CONTEXT)
 
 
@@ -255,7 +252,7 @@ def test_every_prior(name: str) -> None:
 @pytest.mark.parametrize("name", PRIORS)
 def test_half_precision_is_summed_in_float32(name: str, dtype: torch.dtype) -> None:
     """Ranks up to 5000, and squares whose sum has no place in float16."""
-    a = (100 * drawn(2, 5000)).to(dtype)
+    a = (100 * draw(2, 5000)).to(dtype)
     context = {"mask": a < 50, "other": a.flip(1), "sign": torch.ones(5000)}
     value = PRIORS[name](a, **context)
     wanted = PRIORS[name](a.double(), **context)
@@ -267,9 +264,9 @@ def test_find() -> None:
     assert find("right-reasons") is right_reasons
     own = lambda a: a.sum()  # noqa: E731
     assert find(own) is own
-    with pytest.raises(InputError, match=r"unknown prior 'sparsety': did you mean 'sparsity'\?"):
+    with refused("prior", "sparsety"):
         find("sparsety")
-    with pytest.raises(InputError, match="did you mean 'right-reasons'"):
+    with refused("prior", "right_reasons"):
         find("right_reasons")
-    with pytest.raises(InputError, match="must be a name or a function of attributions, but 3"):
+    with refused("prior", "3"):
         find(3)  # pyright: ignore[reportArgumentType]

@@ -18,22 +18,18 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from nets import draw
 from omenn.xdnn import AttributionPrior
 from omenn.xdnn.double_backward import Convolved, Normalised, Ordinary, PulledBack, Rectified
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
 def leaves(*shapes: Sequence[int]) -> list[Tensor]:
-    return [drawn(*shape, seed=k).requires_grad_() for k, shape in enumerate(shapes)]
+    return [draw(*shape, seed=k).requires_grad_() for k, shape in enumerate(shapes)]
 
 
 def curved(t: Tensor) -> Tensor:
     """Something smooth with a curve in it, so that no derivative vanishes."""
-    return (torch.tanh(t) * drawn(*t.shape, seed=7)).sum() + (t**2).sum() / 8
+    return (torch.tanh(t) * draw(*t.shape, seed=7)).sum() + (t**2).sum() / 8
 
 
 def twice(function: Callable[..., Tensor], x: Tensor, parameters: list[Tensor]) -> list[Tensor]:
@@ -125,9 +121,9 @@ def test_batch_norm(shape: tuple[int, ...], affine: str, channels_last: bool) ->
         if kind is None:
             return
         x = x.detach().to(memory_format=kind).requires_grad_()
-    mean, var = drawn(3, seed=4), drawn(3, seed=5).exp()
-    weight = drawn(3, seed=6).requires_grad_() if affine in ("both", "weight") else None
-    bias = drawn(3, seed=7).requires_grad_() if affine in ("both", "bias") else None
+    mean, var = draw(3, seed=4), draw(3, seed=5).exp()
+    weight = draw(3, seed=6).requires_grad_() if affine in ("both", "weight") else None
+    bias = draw(3, seed=7).requires_grad_() if affine in ("both", "bias") else None
 
     def function(x: Tensor) -> Tensor:
         return F.batch_norm(x, mean, var, weight, bias, eps=0.1)
@@ -144,7 +140,7 @@ def test_a_network_in_another_order_of_memory(memory: torch.memory_format) -> No
             nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True),
             nn.Conv2d(6, 4, 3, stride=2, groups=2, bias=False), nn.ReLU(), nn.Flatten(),
         ).double().eval().to(memory_format=memory)  # fmt: skip
-    x = drawn(2, 4, 7, 6).to(memory_format=memory).requires_grad_()
+    x = draw(2, 4, 7, 6).to(memory_format=memory).requires_grad_()
     function = lambda x: net(x.clone())  # noqa: E731
     assert replaced(function, x) == REPLACED
     check(function, x, list(net.parameters()))
@@ -192,7 +188,7 @@ class Mode:
 def test_derivatives_by_differences() -> None:
     x, w, b = leaves((2, 4, 6), (2, 2, 3), (2,))
     options = ([2], [1], [1], False, [0], 2)
-    mean, var = drawn(4, seed=4), drawn(4, seed=5).exp()
+    mean, var = draw(4, seed=4), draw(4, seed=5).exp()
     still = Mode(pulling=False)
     convolved = lambda *t: Convolved.apply(*t, options, still)  # noqa: E731
     normalised = lambda x, w, b: Normalised.apply(x, (mean, var, 0.1), still, w, b)  # noqa: E731
@@ -205,7 +201,7 @@ def test_derivatives_by_differences() -> None:
     ]:
         assert torch.autograd.gradcheck(function, arguments)
         assert torch.autograd.gradgradcheck(function, arguments)
-    grad = drawn(2, 2, 3, seed=8).requires_grad_()
+    grad = draw(2, 2, 3, seed=8).requires_grad_()
     pulled = lambda g, w: PulledBack.apply(g, w, x.detach(), options)  # noqa: E731
     assert torch.autograd.gradcheck(pulled, (grad, w))
     assert torch.autograd.gradgradcheck(pulled, (grad, w))
@@ -214,7 +210,7 @@ def test_derivatives_by_differences() -> None:
 @pytest.mark.parametrize("kind", ["convolution", "norm"])
 def test_the_gradient_by_the_input_has_a_derivative_by_differences(kind: str) -> None:
     x, w = leaves((2, 3, 5), (3, 3, 3) if kind == "convolution" else (3,))
-    mean, var = drawn(3, seed=4), drawn(3, seed=5).exp()
+    mean, var = draw(3, seed=4), draw(3, seed=5).exp()
 
     def gradient(x: Tensor, w: Tensor) -> Tensor:
         mode = Ordinary(graph=True)
@@ -231,7 +227,7 @@ def test_the_gradient_by_the_input_has_a_derivative_by_differences(kind: str) ->
 # --- what is another call runs as it is
 
 
-NUMBERS = {"conv": drawn(3, 3, 3, 3, seed=11).requires_grad_(), "norm": drawn(3, seed=12)}
+NUMBERS = {"conv": draw(3, 3, 3, 3, seed=11).requires_grad_(), "norm": draw(3, seed=12)}
 NORM = (torch.zeros(3).double(), torch.ones(3).double())
 
 OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -278,7 +274,7 @@ def test_autocast_inside_of_the_model() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             return F.relu(F.batch_norm(F.conv2d(x, w), mean, var)).float()
 
-    x = drawn(2, 3, 5, 5).float().requires_grad_()
+    x = draw(2, 3, 5, 5).float().requires_grad_()
     assert replaced(function, x) == set()
     check(function, x, [w])
 
@@ -389,7 +385,7 @@ def test_recurrent_layers_run_without_cudnn() -> None:
     before = torch.backends.cudnn.enabled
     for graph in (False, True):
         with Flag() as flag, Ordinary(graph).running():
-            net(drawn(2, 5, 3))
+            net(draw(2, 5, 3))
         assert flag.found is False
     assert torch.backends.cudnn.enabled is before
     check(lambda x: net(x)[0], *leaves((2, 5, 3)), list(net.parameters()))
@@ -430,7 +426,7 @@ def test_gradient_checkpointing(method: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = Checkpointed().double().train()
-    x, y, prior = drawn(2, 3, 7, 7), torch.tensor([2, 0]), AttributionPrior(curved, 1.0, method)
+    x, y, prior = draw(2, 3, 7, 7), torch.tensor([2, 0]), AttributionPrior(curved, 1.0, method)
     found = []
     for net.stored in (False, True):
         before = {name: t.clone() for name, t in net.named_buffers()}
@@ -455,7 +451,7 @@ def test_a_compiled_model(method: str) -> None:
     with torch.random.fork_rng(devices=[]):
         net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.GELU(), nn.Linear(5, 3)).double()
     compiled = torch.compile(net, backend="aot_eager")
-    x, y = drawn(2, 4), torch.tensor([0, 2])
+    x, y = draw(2, 4), torch.tensor([0, 2])
     compiled(x)
     prior = AttributionPrior(curved, 1.0, method)
     wanted = torch.autograd.grad(prior(net, x, y), net[0].weight)
