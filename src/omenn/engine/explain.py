@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from omenn.check import choose, flag
+from omenn.check import choose, flag, wrong
 from omenn.engine.depth import RESAMPLINGS
 from omenn.engine.explainable import check_model
 from omenn.engine.run import FrozenRun
@@ -37,6 +37,8 @@ class Rules(Protocol):
 def tracer_options(products: str, create_graph: bool, rules: Rules | None) -> dict[str, Any]:
     """What the tracer is made with."""
     options: dict[str, Any] = {"products": products, "create_graph": create_graph}
+    if not (rules is None or hasattr(rules, "table")):
+        raise wrong("rules", rules, "a table of rules, such as omenn.attribution.lrp.gamma()")
     if rules is not None:
         options |= {"rules": rules.table(), "freeze_bounded": rules.freeze_bounded}
     return options
