@@ -27,7 +27,7 @@ FINE = 16  # cells along a dimension of the input that a level of ``at="auto"`` 
 @method(
     "omenn",
     promise="exact",
-    summary="C = C_w ⊙ X + C_b of the frozen network, constants brought to their places",
+    summary="C = C_w ⊙ X + C_b of the frozen network, constants sent to their locations",
     source="arXiv 2412.02399",
 )
 def omenn(
@@ -189,8 +189,8 @@ def _mixed(names: Sequence[str], weights: Sequence[float], parts: list[Explanati
         apart = part.at is not None and part.resample == "none"
         if apart or len(own) > 1 or own[0].shape != maps[0][0].shape:
             raise InputError(
-                f"the map at '{key}' cannot be mixed with the others: it is not brought to one "
-                "explained input.",
+                f"the map at '{key}' cannot be mixed with the others: it is not at the "
+                "locations of one explained input.",
                 argument="at",
                 got=quoted(key),
                 module=key,

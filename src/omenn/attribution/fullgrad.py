@@ -30,7 +30,7 @@ PSI = ("none", "published")
 @attribution(
     "fullgrad",
     promise="approximate",
-    summary="x ⊙ ∇f and b ⊙ ∇_b f of every layer, brought to the input",
+    summary="x ⊙ ∇f and b ⊙ ∇_b f of every layer, mapped to the input",
     source="arXiv 1905.00780",
 )
 def fullgrad(
@@ -88,7 +88,7 @@ def libragrad(
 
     The ordinary gradient misses this on transformers, because a softmax, 1/σ of a norm and a gate
     have derivatives of their own. With these held constant it holds for any network of the engine.
-    The terms are those of omenn: with ``psi="none"`` and constants brought to their places, J ⊙ x
+    The terms are those of omenn: with ``psi="none"`` and constants at their locations, J ⊙ x
     is C_w ⊙ X and the maps of the layers add up to C_b, so this is ``method="omenn"`` itself. The
     methods differ in what they show, which here is ``psi="published"``.
 

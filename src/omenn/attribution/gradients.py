@@ -1,8 +1,8 @@
 """The usual methods of gradients, computed by captum (extra ``peers``).
 
-Each gives captum's own numbers as ``contribution``; ``weight`` and ``bias`` are zero. Inputs are
-floating-point tensors, alone or several; ids have no such gradient, nor has a batch that is one
-object.
+Each returns captum's own numbers as ``contribution``; ``weight`` and ``bias`` are zero. Inputs are
+floating-point tensors, one or several; ids have no such gradient, nor has a batch that is one
+object. Without captum each raises MissingExtra.
 """
 
 from __future__ import annotations
@@ -36,9 +36,6 @@ def saliency(
 ) -> list[Tensor]:
     """|∂f/∂x|, or with ``absolute=False`` the gradient with its sign, summed over channels.
 
-    Raises:
-        MissingExtra: captum is not installed.
-
     Example:
         >>> import torch, omenn
         >>> net, x = torch.nn.Linear(3, 2).eval(), torch.randn(1, 3)
@@ -60,9 +57,6 @@ def input_x_gradient(
     task: Task,
 ) -> list[Tensor]:
     """x ⊙ ∂f/∂x of the ordinary network.
-
-    Raises:
-        MissingExtra: captum is not installed.
 
     Example:
         >>> import torch, omenn
@@ -102,7 +96,6 @@ def integrated_gradients(
 
     Raises:
         InputError: an option that does not fit.
-        MissingExtra: captum is not installed.
 
     Example:
         >>> import torch, omenn
@@ -155,7 +148,6 @@ def smoothgrad(
 
     Raises:
         InputError: an option that does not fit.
-        MissingExtra: captum is not installed.
 
     Example:
         >>> import torch, omenn
@@ -210,7 +202,6 @@ def shap_gradient(
 
     Raises:
         InputError: an option that does not fit.
-        MissingExtra: captum is not installed.
 
     Example:
         >>> import torch, omenn
@@ -253,7 +244,6 @@ def deeplift(task: Task, *, baseline: Any = None) -> list[Tensor]:
 
     Raises:
         ModelError: a module is called twice, or the model is a function.
-        MissingExtra: captum is not installed.
 
     Example:
         >>> import torch, omenn

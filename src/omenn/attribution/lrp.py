@@ -145,6 +145,6 @@ def _gated(call: Call) -> Any:
         raise call.refuse(
             f"published=True stops the gradient at the gate of a gated MLP, and of these two "
             f"factors {which}",
-            "Leave published out: each factor has half.",
+            "Omit published: each factor has half.",
         )
     return call.run(freeze_factors(call, factors, keep=1 if gates[0] else 0))

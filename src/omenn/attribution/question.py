@@ -24,7 +24,7 @@ class Question:
     """A model, its inputs and a target, with the standing options, which mean the same everywhere.
 
     ``at``: the module whose output is attributed to, None for the input. ``resample``: how its map
-    is brought to the input. ``output``: where the logits are in what the model returns.
+    is resampled to the input. ``output``: where the logits are in what the model returns.
     ``channel_dim``: the dimension over which the map is summed. See
     :func:`omenn.engine.explain.explain`.
 
@@ -115,7 +115,7 @@ class Question:
     def with_fixed_target(self, run: FrozenRun, index: Tensor) -> Question:
         """The question at other inputs: about the classes of this run, whatever is largest there.
 
-        What its runs have at a module is not brought to the input.
+        Its maps at a module stay at the resolution of the module.
         """
         return replace(self, target=self._fixed_target(run, index), resample="none")
 

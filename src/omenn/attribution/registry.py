@@ -125,7 +125,7 @@ def attribution(
 
     The method has the options of the function and the standing ones: ``output``, ``channel_dim``
     and, unless ``at`` is False, ``at`` and ``resample``. A standing option that the function
-    declares itself is its own. ``about``: what :func:`method` is told of it.
+    declares itself is its own. ``about``: further arguments of :func:`method`.
 
     Example:
         >>> import torch, omenn

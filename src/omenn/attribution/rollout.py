@@ -45,17 +45,17 @@ def rollout(
 ) -> Explanation:
     """Attention rollout: R = Ã_L … Ã_1 with Ã = ½ (Ā + I), its rows divided by their sum.
 
-    The map is a row of R, the shares of the tokens, brought to the places of the input where they
-    lie. It depends on the attention weights alone and so is the same for every target: that only
-    says which number ``output`` is. Shares add up to one, less what tokens without a place have
-    (a class token, registers), which is left out.
+    The map is a row of R, the shares of the tokens, at their locations on the input. It depends on
+    the attention weights alone, so it is the same for every target; the target only chooses the
+    number in ``output``. Shares sum to one, minus those of tokens without a location (a class
+    token, registers), which are left out.
 
     Args:
         heads: Ā is the ``"mean"``, ``"max"`` or ``"min"`` of A over the heads.
         query: whose row: ``"auto"`` that of the tokens which the output reads (class token, last
-            token, or the mean of all), ``"mean"`` of all that have a place, or the number of a
+            token, or the mean of all), ``"mean"`` of all that have a location, or the number of a
             token, 0 the first and -1 the last.
-        resample: a token's share goes ``"nearest"``, evenly to its block of pixels, or
+        resample: a token's share is spread over its block of pixels evenly (``"nearest"``) or
             ``"bilinear"``; both keep the sum.
 
     Raises:
@@ -106,22 +106,12 @@ def generic_attention(
 ) -> Explanation:
     """The rule for self-attention: R ← R + Ā R with Ā = mean over heads of (∇A ⊙ A)⁺, R = I first.
 
-    ∇A = ∂f/∂A is the derivative of the ordinary network. The map is a row of R, brought to the
-    places of the input where the tokens lie. What tokens without a place have (a class token,
-    registers) is left out; R begins with the identity, so the row of a token that has a place
-    holds a one for itself.
+    ∇A = ∂f/∂A is the derivative of the ordinary network. The map is a row of R, at the locations of
+    the tokens. Tokens without a location (a class token, registers) are left out. R begins with the
+    identity, so the row of a token that has a location holds a one for itself.
 
     Args:
-        query: whose row: ``"auto"`` that of the tokens which the output reads (class token, last
-            token, or the mean of all), ``"mean"`` of all that have a place, or the number of a
-            token, 0 the first and -1 the last.
-        resample: what a token has goes ``"nearest"``, evenly to its block of pixels, or
-            ``"bilinear"``; both keep the sum.
-
-    Raises:
-        UnsupportedOperator: attention in windows, across sequences or channels, or over a number of
-            tokens that changes.
-        ModelError: the model has no attention.
+        query, resample: see :func:`rollout`, which also has the errors.
 
     Example:
         >>> import torch, omenn

@@ -1,7 +1,7 @@
 """Which tokens an attention stands between: the places of its queries and of its values.
 
 Attention weights A (…, L, S) times values (…, S, D). The tracer knows where on the input each
-row of either lies. So it can be told whether queries and keys are the same tokens in the same
+row of either lies. So it is known whether queries and keys are the same tokens in the same
 order, the same for every head, which is what a map over tokens takes for granted.
 """
 
@@ -44,7 +44,7 @@ def refused(operator: str, module: str, why: str) -> UnsupportedOperator:
 def same_places(a: Place, b: Place, ones: Sequence[Tensor]) -> bool:
     """Whether two places (B, tokens) are the same means of the locations of the inputs.
 
-    In two grids that is told by what the means of a random image are: J r for U at the place = J U.
+    Of two grids the means of a random image are compared: J r for U at the place = J U.
     """
     if a.grid is b.grid:
         return torch.equal(a.cells, b.cells)

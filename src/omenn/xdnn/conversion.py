@@ -1,4 +1,4 @@
-"""From a network to one without additive terms, as far as that goes without being told more."""
+"""Converts a network into one without additive terms, and replaces what it is asked to replace."""
 
 from __future__ import annotations
 

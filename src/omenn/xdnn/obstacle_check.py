@@ -1,7 +1,7 @@
 """What keeps a model from being homogeneous, by module, with the nearest stand-in.
 
-Not listed: biases, which ``convert`` takes away anyhow, and what is homogeneous of another degree,
-as a product of two activations is; ``check`` finds that.
+Not listed: biases, which ``convert`` always removes, and operators that are homogeneous of another
+degree, such as a product of two activations; ``check`` finds those.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Obstacle:
 
 
 def obstacles(model: nn.Module, inputs: Any = None) -> tuple[Obstacle, ...]:
-    """What ``convert`` cannot make homogeneous without being told how, by module.
+    """What ``convert`` cannot make homogeneous unless it is asked to, by module.
 
     Without ``inputs``: modules, and parameters that may be constants. With ``inputs`` (as in
     :func:`omenn.explain`) the model runs once, in evaluation mode, so that functions

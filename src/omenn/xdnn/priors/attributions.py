@@ -45,7 +45,7 @@ class Samples:
         """Raises ModelError, InputError and TargetError for what has no attributions."""
         if not callable(model):
             raise wrong("model", model, "a torch.nn.Module", kind=ModelError)
-        key, tensor, beside = _told_apart(x)
+        key, tensor, beside = _split(x)
         if y is not None:
             _check_index(y, len(tensor))
         return cls(model, key, tensor, beside, y, output)
@@ -101,7 +101,7 @@ def _check_index(y: Any, samples: int) -> None:
         raise wrong("y", int(y.min()), "at least 0", kind=TargetError)
 
 
-def _told_apart(x: Any) -> tuple[str | None, Tensor, dict[str, Any]]:
+def _split(x: Any) -> tuple[str | None, Tensor, dict[str, Any]]:
     """(name of the argument, explained tensor, arguments beside it)."""
     key, beside = None, {}
     if isinstance(x, Mapping):

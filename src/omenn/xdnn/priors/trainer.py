@@ -110,9 +110,9 @@ class _Prior:
     def _scaled(self, items: Any) -> bool:
         """Whether a loss is not divided by the number of accumulated batches any more."""
         this: Any = self
-        told = getattr(this, "loss_is_scaled_for_ga", None)
-        if told is not None:
-            return told
+        scaled = getattr(this, "loss_is_scaled_for_ga", None)
+        if scaled is not None:
+            return scaled
         counted = this.model_accepts_loss_kwargs and items is not None
         return counted or this.compute_loss_func is not None
 
