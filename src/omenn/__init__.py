@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Loaded on first use, so that ``omenn --help`` need not wait for torch.
+# Loaded on first use, so that ``omenn --help`` does not wait for torch.
 _HOMES = {
     "Certificate": "engine.certify",
     "Contrast": "engine.target",

@@ -1,9 +1,9 @@
-"""``omenn`` and ``python -m omenn``: Ctrl-C is answered in one line from here on.
+"""``omenn`` and ``python -m omenn``: from here on, Ctrl-C ends the command with one line.
 
 NOTE [before anything is imported]
-The command line takes a moment to be imported, and an interruption in the middle of an import
-leaves a traceback, or is swallowed by whoever imports. Nothing has been written by then, so that
-the process may simply end.
+Importing the command line takes a moment. An interruption in the middle of an import leaves a
+traceback, or the importing module swallows it. Nothing has been written by then, so the process
+may simply end.
 """
 
 import os
@@ -21,7 +21,7 @@ def _end(number: int, frame: object) -> None:
 def main() -> int:
     """Run the command; the exit code, see :func:`omenn.cli.main`."""
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # not where somebody is deaf to it on purpose
+    if before is signal.default_int_handler:  # not if the parent process ignores it on purpose
         signal.signal(signal.SIGINT, _end)
     from omenn import cli
 

@@ -31,7 +31,7 @@ _REASONS = {
     errno.ENOENT: "it does not exist",
     errno.ELOOP: "it is a link that leads to itself",
     errno.ENAMETOOLONG: "its name is too long",
-    errno.ENOTDIR: "a part of its path is a file and no folder",
+    errno.ENOTDIR: "a part of its path is a file, not a folder",
 }
 
 

@@ -25,7 +25,7 @@ def bird_prior(
 ) -> AttributionPrior:
     """The prior of ``omenn train birds --prior``. Expected gradients start from training scenes.
 
-    ``method`` is how attributions are computed, ``"omenn"`` where it is None: exact for every
+    ``method`` computes the attributions; None means ``"omenn"``, which is exact for every
     architecture. ``seed`` is that of the training.
 
     Raises InputError for an unknown prior or method, a weight or fraction out of range.

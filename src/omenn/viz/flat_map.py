@@ -139,10 +139,10 @@ def _slices(values: np.ndarray) -> Drawing:
 
 
 def chosen(value: Any, which: str | int | None = None) -> Tensor:
-    """The one tensor of a result of several inputs that is drawn: the only one, or ``which``.
+    """The tensor that is drawn, of a result with several inputs: the only one, or ``which``.
 
     Raises:
-        InputError: there are several and none is named, or there is no such one.
+        InputError: there are several and none is named, or the named one does not exist.
     """
     if hasattr(value, "detach"):
         return value

@@ -3,7 +3,7 @@
 NOTE [one scale]
 Maps of the same unit (parts of one logit) are drawn with one scale, so that equal colours mean
 equal numbers. The scale is a high quantile of the absolute values: a few extreme pixels would
-otherwise turn everything else white. What lies beyond has the colour of the end.
+otherwise turn everything else white. Larger values have the colour of the end.
 """
 
 from __future__ import annotations
