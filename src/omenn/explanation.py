@@ -77,8 +77,8 @@ def leaves(value: Structure) -> list[Tensor]:
     return [t for v in value for t in leaves(v)]
 
 
-def rebuilt(value: Structure, tensors: Iterator[Tensor]) -> Structure:
-    """The structure with other tensors, in the order of ``leaves``."""
+def rebuilt(value: Structure, tensors: Iterator[Any]) -> Structure:
+    """The structure with other tensors (or values), in the order of ``leaves``."""
     if isinstance(value, Tensor):
         return next(tensors)
     if value is None:
