@@ -161,7 +161,7 @@ class Focus:
             said.append(f"mass moved within {sigma:.3g} pixels")
         if self.wide:
             sigma = self.wide * size
-            c = moved_within(c, sigma, lambda sign: _even(sign * c))
+            c = moved_within(c, sigma, lambda sign: even(sign * c))
             said.append(f"mass gathered within {sigma:.3g} pixels")
         matrix = c.to(e.matrix.dtype)  # type: ignore[union-attr]
         return network.pack(e.with_matrix(matrix, processing=(", ".join(said),)))
@@ -222,8 +222,8 @@ class _Network:
 def _led(c: Tensor, sigma: float, network: _Network, leader: Tensor, power: float) -> Tensor:
     """Maps c moved to where x ⊙ leader agrees with them and x ⊙ W(x) is large."""
     agreeing = (network.x * leader).sum(1)
-    worth = _even((network.x * network.weight).abs().sum(1)) ** power
-    return moved_within(c, sigma, lambda sign: _even(sign * agreeing) * worth)
+    worth = even((network.x * network.weight).abs().sum(1)) ** power
+    return moved_within(c, sigma, lambda sign: even(sign * agreeing) * worth)
 
 
 def _unpacked(e: Explanation) -> tuple[Explanation, Callable[[Explanation], Explanation]]:
@@ -350,7 +350,7 @@ def moved_within(c: Tensor, sigma: float, leader: Callable[[Tensor], Tensor]) ->
     return a * gaussian_filter(c / gaussian_filter(a, sigma), sigma)
 
 
-def _even(values: Tensor) -> Tensor:
+def even(values: Tensor) -> Tensor:
     """The positive part over its mean, and the floor."""
     positive = values.clamp(min=0)
     mean = positive.mean((1, 2), keepdim=True)

@@ -69,7 +69,8 @@ def demo(
             )
         tick(f"{name}: certificate")
         certificates[name] = omenn.certify(source.model, torch.cat(inputs))
-    cases.sort(key=lambda case: case.name)  # stable: the networks keep their order
+    if not real:
+        cases.sort(key=lambda case: case.name)  # stable: the networks keep their order
     tick("pictures and page")
     files = {out / "pictures" / name: png for name, png in pictures(cases).items()}
     words = real_report if real else report

@@ -1,0 +1,95 @@
+"""A readable exact map: completed LRP-γ, its kept shares moved along the relevance of pixels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from omenn.attribution.focused import even, moved_within
+from omenn.attribution.lrp import gamma as gamma_rules
+from omenn.attribution.question import Question
+from omenn.attribution.registry import attribution
+from omenn.check import choose, positive, real
+from omenn.errors import InputError
+from omenn.explanation import Explanation, leaves, rebuilt
+from omenn.filters import gaussian_filter
+
+PLACED = ("spatial", "attention", "uniform")
+
+
+@attribution(
+    "omenn-clear",
+    promise="exact",
+    summary="completed LRP-γ, kept shares moved within neighbourhoods along its relevance",
+    source="ours, on Montavon et al. 2019, doi 10.1007/978-3-030-28954-6_10",
+    at=False,
+)
+def clear(
+    question: Question,
+    *,
+    gamma: float = 0.1,
+    reach: float = 0.14,
+    smooth: float = 0.013,
+    epsilon: float = 1e-6,
+    bias: str = "spatial",
+) -> Explanation:
+    """An exact map of an image that can be read: what is kept in depth lies where it was seen.
+
+    Completed LRP-γ has two parts, C = R + D. R is the relevance of the pixels, fine and where the
+    object is, but nearly none of the logit; D holds what the layers keep, nearly all of it, at the
+    locations of their units, which are coarse. D is moved along R within a neighbourhood. With a
+    Gaussian G of σ = ``reach``, G₀ of σ = ``smooth``, and g = sign(G D)::
+
+        a = max(0, g ⊙ G₀ R) / mean + floor,    Z = R + a ⊙ G(D ⊘ G a)
+
+    ΣZ = ΣC = f(x), whatever a is: see NOTE [moving mass]. A region that is wide against ``reach``
+    keeps what it has. ``weight``, ``contribution`` and ``bias`` are those of C. The model runs
+    twice, with one backward pass.
+
+    Args:
+        gamma, epsilon: of the γ-rule.
+        reach, smooth: σ of G and G₀, as a share of the shorter side. 0: D stays where it is.
+        bias: ``"spatial"``, ``"attention"`` or ``"uniform"``, see ``omenn``.
+        output, channel_dim: see ``omenn``.
+
+    Raises:
+        InputError: the input is not one batch of images (B, C, H, W) with a number for each; an
+            option out of its range.
+
+    Example:
+        >>> import torch, omenn
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(),
+        ...                           torch.nn.Flatten(), torch.nn.Linear(784, 2)).eval()
+        >>> e = omenn.explain(net, torch.randn(2, 3, 16, 16), 1, method="omenn-clear")
+        >>> assert e.exact and torch.allclose(e.matrix.sum((1, 2)), e.output, atol=1e-4)
+
+    Source: ours; the γ-rule is of Montavon et al. 2019, doi 10.1007/978-3-030-28954-6_10.
+    """
+    real("reach", reach, 0, 1)
+    positive("smooth", smooth)
+    choose("bias", bias, PLACED)
+    e = question.exact(rules=gamma_rules(gamma=gamma, epsilon=epsilon), bias=bias)
+    relevance, kept = _image(e)
+    if not reach:
+        return e
+    side = min(kept.shape[1:])
+    r = gaussian_filter(relevance, smooth * side)
+    moved = moved_within(kept, reach * side, lambda sign: even(sign * r))
+    matrix = (relevance + moved).to(leaves(e.matrix)[0].dtype)
+    said = f"kept shares moved within {reach * side:.3g} pixels"
+    return e.with_matrix(rebuilt(e.matrix, iter([matrix])), processing=(said,))
+
+
+def _image(e: Explanation) -> tuple[Tensor, Tensor]:
+    """R and D of images, (B, H, W) in double precision."""
+    maps, given = leaves(e.matrix), leaves(e.contribution)
+    wide = [c for c in given if c.ndim == 4]
+    if len(maps) != 1 or not wide or maps[0].shape != (len(wide[0]), *wide[0].shape[2:]):
+        shapes = ", ".join(str(tuple(c.shape)) for c in given)
+        raise InputError(
+            f"method 'omenn-clear' is for one batch of images, but {shapes} is explained.",
+            argument="inputs",
+            got=shapes,
+            expected="one batch of images (B, C, H, W), with a number for each",
+            remedy="Use method 'omenn', or a table of rules with complete=True.",
+        )
+    return wide[0].double().sum(1), leaves(e.bias)[0].double()
