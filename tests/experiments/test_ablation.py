@@ -101,7 +101,7 @@ class TestExactMaps:
         ("options", "text"),
         [
             ({"depth": "level:9"}, r"depth='level:9': the model has \d levels\."),
-            ({"samples": 2, "depth": "auto"}, "Leave away depth=, bias='separate', contrast="),
+            ({"samples": 2, "depth": "auto"}, "Omit depth=, bias='separate', contrast="),
             ({"samples": 2, "bias": "separate"}, "samples=2 averages maps at the input"),
             ({"samples": 2, "contrast": "runner-up"}, "samples=2 averages maps at the input"),
         ],
