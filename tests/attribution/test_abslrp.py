@@ -235,7 +235,7 @@ def test_a_contrast_needs_other_classes() -> None:
         omenn.explain(net, x, lambda y: y[:, 0], method="abslrp", contrastive=True)
     assert str(raised.value) == (
         "contrastive=True needs a class as the target: a callable has no other classes. Give an "
-        "index or a Contrast, or leave contrastive out."
+        "index or a Contrast, or omit contrastive."
     )
     with pytest.raises(TargetError) as raised:
         omenn.explain(net, x, Contrast(0, 1), method="abslrp", contrastive=False)

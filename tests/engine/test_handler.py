@@ -9,8 +9,7 @@ import torch
 from omenn.engine.trace.handler import Handler
 
 SOURCE = Path(__file__).parents[2] / "src" / "omenn"
-# Passes of the engine that watch the ordinary model are still modes of their own.
-MODES = {"handler.py", "tracer.py", "foreign.py", "model_state.py"}
+MODES = {"handler.py", "tracer.py"}
 
 
 def test_no_other_file_sees_calls_by_itself() -> None:

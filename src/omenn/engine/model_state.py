@@ -22,11 +22,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from omenn.engine.torch_private import DisableTorchFunction, swap_tensors
 from omenn.engine.trace.call import tensors_in
 from omenn.engine.trace.compiled import COMPILER, eager
+from omenn.engine.trace.handler import Handler
 from omenn.engine.trace.marks import addresses, memory_of
 from omenn.errors import ModelError
 
@@ -350,18 +350,16 @@ def _targets(args: Any, kwargs: dict[str, Any]) -> list[Any]:
     return [first, kwargs.get("out")]
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(Handler):
     """Reports the writes of an ordinary pass."""
 
     def __init__(self, state: State) -> None:
         super().__init__()
         self.state = state
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.state.before_write(func, args, kwargs or {})
-        return func(*args, **(kwargs or {}))
+    def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        self.state.before_write(func, args, kwargs)
+        return func(*args, **kwargs)
 
 
 # --- random numbers ------------------------------------------------------------------------------

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from omenn.engine.operators.unruled import UNTOUCHED
 from omenn.engine.trace.call import substitute
+from omenn.engine.trace.handler import Handler
 from omenn.engine.trace.marks import addresses, memory_of, tensors_in
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _PASSES = 3  # in each direction
 
 
-class Rerounded(TorchFunctionMode):
+class Rerounded(Handler):
     """Moves ``inputs``, and the results of operators that depend on them, up or down."""
 
     def __init__(self, inputs: Any, direction: int, seed: int) -> None:
@@ -40,10 +40,7 @@ class Rerounded(TorchFunctionMode):
         self.inputs = substitute(inputs, self._moved)
         self.dependent = WeakIdKeyDictionary(dict.fromkeys(tensors_in(self.inputs)))
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         out = func(*args, **kwargs)
         given = tensors_in((*args, *kwargs.values()))
         if func in UNTOUCHED or not any(t in self.dependent for t in given):

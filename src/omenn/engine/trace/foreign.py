@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from omenn.engine.operators.unruled import LEAVES_TORCH, UNTOUCHED
 from omenn.engine.torch_private import unwrapped
 from omenn.engine.trace.call import running_module, substitute, tensors_in
 from omenn.engine.trace.guards import hooked
+from omenn.engine.trace.handler import Handler
 from omenn.engine.trace.inplace import unshared
 from omenn.engine.trace.marks import Origins, memory_of, stored, version
 from omenn.engine.trace.spelling import spell
@@ -49,7 +49,7 @@ class Number(NamedTuple):
     operator: str
 
 
-class Watch(TorchFunctionMode):
+class Watch(Handler):
     """Watches an ordinary pass for tensors that were neither there before it nor made in it.
 
     What the frozen pass met in the same memory, and what was not written into since, was there
@@ -88,10 +88,7 @@ class Watch(TorchFunctionMode):
             here = running_module(self.names)
             self.strangers.append(Stranger(t.detach().clone(), here, self._operator))
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func in UNTOUCHED:
             return func(*args, **kwargs)
         self._operator = getattr(func, "__name__", str(func))
