@@ -71,7 +71,7 @@ class FrozenRun(Backward):
         self.channel_dims: dict[int, int] = {}  # entry -> dimension of its channels
         self.axes: dict[int, int] = {}  # entry -> dimension of the samples
         self.explains = ""  # which number, if it is not the output itself
-        self.how = Pass()
+        self.how = Pass(along_attention=bias == "attention")
         self.asked: dict[int, tuple[Tensor, Target, Any]] = {}  # explained numbers, by id
         self.renewed: dict[int, Tensor] = {}  # the same in another forward pass
         self.shaken: dict[Any, FrozenRun] = {}  # see departures.py
@@ -94,7 +94,6 @@ class FrozenRun(Backward):
     def _pass(self, batched: bool) -> None:
         module = self.model if isinstance(self.model, nn.Module) else None
         self.mode = self.tracer(module, state=self.state, how=self.how, **self.options)
-        self.mode.location.along_attention = self.bias == "attention"
         self.shaken = {}
         depth = self._depth(batched)
         known, channel_dim = ((), self.channel_dim) if depth is None else (depth.channels(), None)
@@ -117,6 +116,13 @@ class FrozenRun(Backward):
             raise
         same = depth is not None and depth.describes(self.inputs.leaves)
         self.depth = depth if same else None
+
+    def another(self, **how: Any) -> FrozenRun:
+        """The same run, taken in another way."""
+        run = copy(self)
+        run.how = replace(self.how, **how)
+        run._forward(self.inputs.batched)
+        return run
 
     def take_samples(self, count: int) -> None:
         """From now on the inputs are so many samples."""

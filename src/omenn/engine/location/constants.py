@@ -46,10 +46,15 @@ class Location:
     ``rules``: the table with the placers. ``module_path()``: the name of the module that runs.
     """
 
-    def __init__(self, rules: Mapping[str, Operator], module_path: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        rules: Mapping[str, Operator],
+        module_path: Callable[[], str],
+        along_attention: bool = False,
+    ) -> None:
         self._rules, self._module_path = rules, module_path
+        self.along_attention = along_attention  # what sits in a class token goes along it
         self.grid: Grid | None = None  # None: constants are not collected
-        self.along_attention = False  # what sits in a class token goes along the attention
         self.homes: list[tuple[Any, tuple[int, ...], Place]] = []  # input, shape, place
         self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples + 1,)
         self.terms: list[Term] = []  # constants in the order in which the model added them

@@ -15,6 +15,7 @@ class Pass:
     ``finite``: what is saved for the backward pass is a finite copy (``backward.py``).
     ``shaken``: numbers that leave PyTorch are moved, ``only`` at one place (``departures.py``).
     ``keep_history``: derivatives of the frozen network are taken when the run is over.
+    ``along_attention``: what sits in a class token goes along the attention.
     """
 
     strong: bool = False
@@ -23,3 +24,4 @@ class Pass:
     shaken: bool = False
     only: Any = None
     keep_history: bool = False
+    along_attention: bool = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,10 +88,8 @@ def _moves(run: FrozenRun, f: Tensor, same: Callable[[Any], Tensor], only: Key |
     """Whether the explained number moves with what leaves."""
     twin = run.shaken.get(only)
     if twin is None:
-        twin = copy(run)
-        twin.how = replace(run.how, shaken=True, only=only)
         try:
-            twin._forward(run.inputs.batched)
+            twin = run.another(shaken=True, only=only)
         except Exception:  # with other numbers the model does not run
             return True
         run.shaken[only] = twin

@@ -106,7 +106,9 @@ class Tracer(TorchFunctionMode):
         self._model = Own(model, state)
         self.names, self.own, self.memory = self._model.names, self._model.ids, self._model.memory
         self.dtype = self._model.dtype
-        self.location = self.locating(self.rules, partial(running_module, self.names))
+        # Gives the name of the innermost module whose method is running.
+        self.module_path = partial(running_module, self.names)
+        self.location = self.locating(self.rules, self.module_path, self.how.along_attention)
         self.followed = opened(self.how.strong, create_graph or self.how.keep_history)
         self.roots: list[Tensor] = []  # tensors whose dependence is followed
         self.rooted: list[frozenset[Any]] = []  # the inputs that they are of
@@ -391,10 +393,6 @@ class Tracer(TorchFunctionMode):
             layer = call.layer or next((m.layer for g, m in call.marked if g is t), None)
             new = Mark(self, kind, place, boundedness, names, true, layer, shift=call.shift)
             self.set_mark(t, new)
-
-    def module_path(self) -> str:
-        """Dotted name of the innermost module whose method is running, from the call stack."""
-        return running_module(self.names)
 
     def curved(self, t: Tensor) -> bool:
         return self.chains.curved(t)
