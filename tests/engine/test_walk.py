@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 # What it must come to is 15 and 80. Lowered with each step towards it, never raised.
-FILES, CHANGES = 37, 242
+FILES, CHANGES = 37, 241
 
 
 def test_one_call_goes_through_few_files() -> None:
