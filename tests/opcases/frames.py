@@ -71,7 +71,7 @@ LAYOUT: list[Case] = [
            samples=False),
     *table("column_stack", {"two": lambda x, y: torch.column_stack((x, y, SQUARE))},
            ROW, draw(4, 2), samples=False),
-    *table("stacked", {"row_stack": lambda x, y: torch.row_stack((x, y))}, ROW, draw(2, 4),
+    *table("vstack", {"row_stack": lambda x, y: torch.row_stack((x, y))}, ROW, draw(2, 4),
            samples=False),
     *table("diag", {"vector": torch.diag, "T": lambda x: x.diag(1)}, ROW, samples=False),
     *table("diag", {"matrix": lambda x: torch.diag(x, -1)}, draw(3, 4), samples=False),

@@ -193,6 +193,19 @@ def _column_stack(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t if t.ndim > 1 else t.reshape(-1, 1) for t in tensors], 1)
 
 
+def _hstack(tensors: Sequence[Tensor]) -> Tensor:
+    parts = [torch.atleast_1d(t) for t in tensors]
+    return torch.cat(parts, min(1, parts[0].ndim - 1))
+
+
+def _vstack(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([torch.atleast_2d(t) for t in tensors])
+
+
+def _dstack(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([torch.atleast_3d(t) for t in tensors], 2)
+
+
 def _diag(input: Tensor, diagonal: int = 0) -> Tensor:
     if input.ndim == 1:
         return torch.diag_embed(input, diagonal)
@@ -286,6 +299,8 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "combinations": _combinations,
     "block_diag": _block_diag,
     "column_stack": _column_stack,
+    "hstack": _hstack,
+    "dstack": _dstack,
     "diag": _diag,
     "diagflat": _diagflat,
     "sum_to_size": _sum_to_size,
@@ -307,6 +322,7 @@ def crossed(call: Call) -> Any:
 
 RECORDS: dict[str, Operator] = {name: composed(twin) for name, twin in _TWINS.items()} | {
     "hypot": composed(_hypot, joins=True),
+    "vstack": composed(_vstack, names="row_stack"),
     "multi_dot": composed(_chain, names="chain_matmul"),
     "as_tensor": composed(_as_tensor, names="asarray"),
     "std_mean": composed(_with_mean(torch.std), degree=1),

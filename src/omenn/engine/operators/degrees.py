@@ -40,8 +40,9 @@ def vanishing(s: Step) -> float:
     return ANY
 
 
-def renormed(s: Step) -> float:
-    return s.joined(s.first, s.get("maxnorm"))
+def joining(*names: str) -> Rule:
+    """These arguments are put together, or compared: one degree, that of the result."""
+    return lambda s: s.joined(*(s.get(name) for name in names))
 
 
 def stepped(s: Step) -> float:
@@ -108,10 +109,6 @@ def added_product(*factors: str, sign: int = 1) -> Rule:
     return rule
 
 
-def added(s: Step) -> float:
-    return s.joined(s.get("input"), s.get("other"))
-
-
 def selected(s: Step) -> float:
     """``where``: of the branches; of a condition alone it is the indices."""
     return s.joined(s.get("input"), s.get("other")) if "other" in s.bound else 0.0
@@ -153,31 +150,18 @@ def multiplied(s: Step) -> float:
     return _scaled(n, s.degree(s.first))
 
 
-def interpolated(s: Step) -> float:
-    _fixed(s, s.get("weight"), "its weight")
-    return s.joined(s.get("input"), s.get("end"))
+def at_fixed(name: str, said: str, rule: Rule) -> Rule:
+    """``rule``, where an argument is of degree 0; ``said``: what it is, in messages."""
+
+    def checked(s: Step) -> Any:
+        if (degree := s.degree(s.get(name))) not in (0, ANY):
+            raise NotHomogeneous(f"its {said} is of degree {shown(degree)}", s.degree(s.first))
+        return rule(s)
+
+    return checked
 
 
-def ranked(s: Step) -> float:
-    """Quantiles."""
-    _fixed(s, s.at(1, "q"), "its level")
-    return s.degree(s.first)
-
-
-def sampled(s: Step) -> float:
-    _fixed(s, s.get("grid"), "its grid")
-    return s.degree(s.get("input"))
-
-
-def sloped(s: Step) -> float:
-    _fixed(s, s.get("weight"), "its slope")
-    return s.degree(s.get("input"))
-
-
-def _fixed(s: Step, value: Any, name: str) -> None:
-    if (degree := s.degree(value)) not in (0, ANY):
-        raise NotHomogeneous(f"{name} is of degree {shown(degree)}", s.degree(s.first))
-
+sloped = at_fixed("weight", "slope", joining("input"))
 
 # Where the slope of a clipping changes, if the call does not say: not at zero.
 _EDGES = {"relu6": 6.0, "hardtanh": 1.0, "hardshrink": 0.5, "softshrink": 0.5}
@@ -196,10 +180,6 @@ def scattered(s: Step) -> float:
     if reduce in ("prod", "multiply"):
         raise NotHomogeneous("it multiplies as many values as meet", degree)
     return degree
-
-
-def padded(s: Step) -> float:
-    return s.joined(s.get("input"), s.get("value"))
 
 
 def reinterpreted(s: Step) -> float:

@@ -12,6 +12,7 @@ from omenn.engine.operators import degrees
 from omenn.engine.operators.composed import composed
 from omenn.engine.operators.linear import reduced
 from omenn.engine.operators.record import Operator, same, unlocated
+from omenn.engine.trace.autograd_nodes import scaled
 from omenn.engine.trace.call import Call
 
 
@@ -107,7 +108,7 @@ def renormed(call: Call) -> Tensor:
         true, p, [d for d in range(x.ndim) if d != dim % x.ndim], keepdim=True
     )
     factor = torch.where(norm > bound, bound / (norm + 1e-7), torch.ones_like(norm))
-    return call.frozen(x, call.value(), lambda grad, factor: grad * factor, factor)
+    return call.frozen(x, call.value(), scaled, factor)
 
 
 def paired(call: Call) -> Tensor:
@@ -205,7 +206,9 @@ RECORDS: dict[str, Operator] = {
     "nanmean": Operator(
         mean_of_numbers, reduced, 1, arguments="input dim keepdim", true=True, kind="sum"
     ),
-    "renorm": Operator(renormed, same, degrees.renormed, arguments="input p dim maxnorm"),
+    "renorm": Operator(
+        renormed, same, degrees.joining("input", "maxnorm"), arguments="input p dim maxnorm"
+    ),
     "cdist": Operator(paired, paired_place, degrees.distance, arguments="x1 x2 p", terms=True),
     "pairwise_distance": composed(_pairwise),
     "dist": composed(_dist),

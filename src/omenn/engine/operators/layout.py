@@ -119,24 +119,12 @@ def concatenated(call: Call) -> Any:
 
 
 def joined(call: Call, out: Tensor) -> Any:
-    """Parts side by side; ``hstack``, ``vstack`` and ``dstack`` give them dimensions first."""
+    """Parts side by side."""
     tensors = call.get("tensors") or call.args[0]
     parts = [(call.place(t), tuple(t.shape)) for t in tensors if t.numel()]
     if not any(p for p, _ in parts):
         return None
     dim = call.get("dim", 0)
-    if call.operator == "stacked":
-        name = call.func.__name__
-        least = {"hstack": torch.atleast_1d, "vstack": torch.atleast_2d}
-        name = "vstack" if name == "row_stack" else name
-        shapes = [
-            least.get(name, torch.atleast_3d)(torch.empty(s, device="meta")).shape for _, s in parts
-        ]
-        parts = [
-            (p if p is None else places.reshaped(p, before, after), tuple(after))
-            for (p, before), after in zip(parts, shapes, strict=True)
-        ]
-        dim = {"hstack": min(1, out.ndim - 1), "vstack": 0}.get(name, 2)
     key = ("joined", call.operator == "stack", dim, *(size for _, size in parts))
     make = lambda: places.joined(parts, dim, call.operator == "stack")  # noqa: E731
     return call.context.location.once([p for p, _ in parts], key, make)
@@ -236,11 +224,10 @@ RECORDS: dict[str, Operator] = {
     **named(_GATHERED, "repeat tile"),
     "cat": replace(_JOINED, names="concat concatenate", arguments="tensors dim", moves="selects"),
     "stack": replace(_JOINED, arguments="tensors dim", moves="selects"),
-    "stacked": replace(_JOINED, names="hstack vstack dstack row_stack"),
     "pad": Operator(
         padded_rule,
         padded,
-        degrees.padded,
+        degrees.joining("input", "value"),
         true=True,
         names="constant_pad_nd",
         arguments="input pad mode value",

@@ -148,7 +148,7 @@ LAYER = Operator(
 _SUM = Operator(
     added,
     same,
-    degree=degrees.added,
+    degree=degrees.joining("input", "other"),
     arguments="input other alpha",
     summand="other",
     joins=True,
@@ -205,7 +205,7 @@ RECORDS: dict[str, Operator] = {
     "grid_sample": Operator(
         sampled,
         sampled_place,
-        degrees.sampled,
+        degrees.at_fixed("grid", "grid", degrees.joining("input")),
         names="grid_sampler grid_sampler_2d grid_sampler_3d",
         arguments="input grid",
         factors="grid",

@@ -163,7 +163,7 @@ def normalised(call: Call) -> Tensor:
     """x ⟦1/max(‖x‖, ε)⟧ (``F.normalize``)."""
     x, p, dim = call.get("input"), call.get("p", 2.0), call.get("dim", 1)
     norm = call.true(x).norm(p, dim, keepdim=True).clamp_min(call.get("eps", 1e-12))
-    return call.frozen(x, call.value(), lambda g, inverse: g * inverse, norm.reciprocal())
+    return call.frozen(x, call.value(), scaled, norm.reciprocal())
 
 
 def local_response(call: Call) -> Tensor:
@@ -173,13 +173,13 @@ def local_response(call: Call) -> Tensor:
     if call.context.create_graph:
         result: Any = call.true_value()
         ones = torch.where(true == 0, torch.ones_like(true), true)
-        return call.frozen(x, value, lambda g, s: g * s, torch.where(true == 0, 0, result / ones))
+        return call.frozen(x, value, scaled, torch.where(true == 0, 0, result / ones))
     size, alpha = call.get("size"), call.get("alpha", 1e-4)
     beta, k = call.get("beta", 0.75), call.get("k", 1.0)
     flat = (true * true).reshape(true.shape[0], 1, true.shape[1], -1)
     local = F.avg_pool2d(F.pad(flat, (0, 0, size // 2, (size - 1) // 2)), (size, 1), stride=1)
     scale = (local.reshape(true.shape) * alpha + k) ** -beta
-    return call.frozen(x, value, lambda g, s: g * s, scale)
+    return call.frozen(x, value, scaled, scale)
 
 
 _STATISTICS = "input running_mean running_var weight bias"

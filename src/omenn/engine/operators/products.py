@@ -19,7 +19,7 @@ from omenn.engine.location.placers import added_place, einsum_place, matmul_plac
 from omenn.engine.operators import degrees
 from omenn.engine.operators.record import Operator, contracted, named, same
 from omenn.engine.trace.autograd_nodes import Halve, scaled
-from omenn.engine.trace.call import Call
+from omenn.engine.trace.call import Call, tensors_in
 
 Sub = Callable[[Tensor], Tensor]
 
@@ -161,15 +161,7 @@ def divided(call: Call) -> Any:
 
 def summed_product(call: Call) -> Tensor:
     """Einstein sums: linear in one operand, the product rule for two."""
-    operands = [a for a in _flat(call.args) if isinstance(a, Tensor)]
-    return bilinear(call, operands)
-
-
-def _flat(args: Sequence[Any]) -> list[Any]:
-    out: list[Any] = []
-    for a in args:
-        out += list(a) if isinstance(a, (list, tuple)) else [a]
-    return out
+    return bilinear(call, tensors_in(call.args))
 
 
 def added_product(call: Call) -> Tensor:
@@ -342,7 +334,7 @@ RECORDS: dict[str, Operator] = {
     "lerp": Operator(
         mixed_linearly,
         same,
-        degrees.interpolated,
+        degrees.at_fixed("weight", "weight", degrees.joining("input", "end")),
         kind="product",
         arguments="input end weight",
         factors="weight",

@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omenn.engine import location as places
 from omenn.engine.operators import degrees
 from omenn.engine.operators.layout import linear
 from omenn.engine.operators.linear import reduced
 from omenn.engine.operators.record import Operator, named, same, spatial, unlocated
+from omenn.engine.trace.autograd_nodes import scaled
 from omenn.engine.trace.call import Call
-
-
-def passed(grad: Tensor, inside: Tensor) -> Tensor:
-    return grad * inside
 
 
 def clamped(call: Call) -> Tensor:
@@ -27,7 +25,7 @@ def clamped(call: Call) -> Tensor:
     value = call.value()
     inside = value == x
     outside = torch.where(inside, torch.zeros_like(value), value)
-    out = call.frozen(x, value, passed, inside)
+    out = call.frozen(x, value, scaled, inside)
     return call.attach(out, outside)
 
 
@@ -60,8 +58,6 @@ def largest_place(call: Call, out: Any) -> Any:
 
 def ordered_place(call: Call, out: Any) -> Any:
     """Top-k and sort: the selected elements keep their own place."""
-    from omenn.engine import location as places
-
     x, place = call.active[0], call.place(call.active[0])
     if place is None or not isinstance(out, (tuple, list)):
         return unlocated(call, out)
@@ -113,7 +109,10 @@ RECORDS: dict[str, Operator] = {
     **named(_CHOSEN, "median nanmedian mode"),
     "kthvalue": replace(_CHOSEN, arguments="input k dim keepdim"),
     "quantile": replace(
-        _CHOSEN, names="nanquantile", arguments="input q dim keepdim", degree=degrees.ranked
+        _CHOSEN,
+        names="nanquantile",
+        arguments="input q dim keepdim",
+        degree=degrees.at_fixed("q", "level", degrees.joining("input")),
     ),
     "topk": replace(_ORDERED, arguments="input k dim"),
     "sort": replace(_ORDERED, arguments="input dim descending"),

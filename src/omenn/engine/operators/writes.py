@@ -11,7 +11,7 @@ from torch import Tensor
 from omenn.engine import location as places
 from omenn.engine.operators import degrees
 from omenn.engine.operators.record import Operator, named, same, unlocated
-from omenn.engine.trace.call import Call, substitute
+from omenn.engine.trace.call import Call, substitute, tensors_in
 
 
 def indexed_write(call: Call) -> Any:
@@ -51,14 +51,10 @@ def scattered(call: Call) -> Any:
 
 def _has_constant(call: Call) -> bool:
     """Whether a tensor or a number of the call could add a constant."""
-    constant = False
-
-    def see(t: Tensor) -> Tensor:
-        nonlocal constant
-        constant |= (t.is_floating_point() or t.is_complex()) and not call.is_active(t)
-        return t
-
-    substitute((call.args, call.kwargs), see)
+    given = tensors_in((*call.args, *call.kwargs.values()))
+    constant = any(
+        (t.is_floating_point() or t.is_complex()) and not call.is_active(t) for t in given
+    )
     numbers = [*call.args[1:], *(call.kwargs.get(name) for name in ("value", "other", "input"))]
     return constant or any(isinstance(n, (int, float)) and n for n in numbers)
 
