@@ -22,7 +22,7 @@ _INEXACT = {"exact": "NOT EXACT", "approximate": "approximate", "none": "no sum 
 
 _ROUNDING = 30  # times the tolerance: rounding of a sum of many numbers that cancel
 
-# Relative to 1 + Σ|C|: how far an exact sum may be from the output.
+# Relative to 1 + Σ|C| (see ``scale``): how far an exact sum may be from the output.
 TOLERANCES = {
     torch.float64: 1e-9,
     torch.complex128: 1e-9,
@@ -106,8 +106,9 @@ class Explanation:
     ``bias`` (B, *locations)  C_b; with ``bias="separate"`` one number a sample, (B,)
     ``matrix``                C: contribution summed over channels, plus bias
     ``residual`` (B,)         f − ΣC, summed in double precision
-    ``exact``                 every residual is within ``tolerance`` · (1 + Σ|C|), and ``fidelity``
-                              within ``fidelity_tolerance``
+    ``exact``                 every residual is within ``tolerance`` · (``scale`` + Σ|C|), and
+                              ``fidelity`` within ``fidelity_tolerance``
+    ``scale``                 1; less if all outputs are below 0.001 (docs/exactness.md)
     ``fidelity``              largest |frozen − ordinary forward pass| relative to the largest
                               |output|, or to its rounding if that is large (docs/exactness.md);
                               None if they were not compared
@@ -151,10 +152,11 @@ class Explanation:
     explains: str = ""
     fidelity: float | None = None
     fidelity_tolerance: float = 1e-5
+    scale: float = 1.0
 
     @property
     def exact(self) -> bool:
-        summed = self.residual.abs() <= self.tolerance * (1 + self.magnitude)
+        summed = self.residual.abs() <= self.tolerance * (self.scale + self.magnitude)
         return self.faithful and bool(summed.all())
 
     @property
@@ -170,10 +172,10 @@ class Explanation:
         if not self.faithful:
             return f"the model's own output differs by {self.fidelity:.1e}"
         residual, magnitude = self.residual.detach().double(), self.magnitude.detach().double()
-        missed = residual.abs() / (1 + magnitude)
+        missed = residual.abs() / (self.scale + magnitude)
         if bool((missed <= _ROUNDING * self.tolerance).all()):
             return "by little more than rounding can: explain in double precision, model.double()"
-        whole = abs(float(residual.sum())) <= self.tolerance * float((1 + magnitude).sum())
+        whole = abs(float(residual.sum())) <= self.tolerance * float((self.scale + magnitude).sum())
         if len(residual) < 2 or not whole:
             return ""
         worst = int(missed.argmax())

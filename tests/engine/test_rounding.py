@@ -106,3 +106,26 @@ def test_ids_and_views_that_are_written_into(by: float) -> None:
 
     e = omenn.explain(model, torch.tensor([[1, 2, 5, 6], [0, 3, 3, 4]]), 0)
     assert e.exact == (by == 0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-5, 1e-12, 1e-100])
+def test_a_wrong_sum_of_small_numbers_is_found(scale: float) -> None:
+    w, b = draw(3, 4, seed=2), draw(3, seed=3)
+
+    def model(x: Tensor) -> Tensor:
+        return F.gelu(F.linear(x, w.T, b[:1])) @ w.T * scale + b * scale
+
+    x = draw(2, 3, seed=4)
+    e = omenn.explain(model, x, 1)
+    assert e.exact
+    assert e.scale == min(1.0, 1000 * float(model(x).abs().max()))
+    assert not e.with_matrix(e.matrix * 1.01).exact
+    assert omenn.certify(model, x, 1).exact
+    with omenn.operator(model, x) as op:
+        assert op.exact
+
+
+def test_zero_is_exact() -> None:
+    found = omenn.certify(lambda x: x.sum(1) * 0, X, 1)
+    assert found.exact
+    assert not found.relative.any()

@@ -24,10 +24,11 @@ class Certificate:
 
     ``fidelity``: largest |frozen − ordinary forward| relative to the largest |output|.
     ``violations``: operators that are not linear at fixed coefficients, with their module.
-    ``residual`` (B,): f − ΣC. ``relative`` (B,): |residual| / (1 + Σ|C|). ``bias_share`` (B,):
-    Σ C_b / f, negative where the constants work against the output. ``located``: share of
-    Σ|constants| with a place on the input. ``unlocated``: module → reason → share of Σ|constants|
-    without one, the largest first. ``sources``: constants by module (B,), the largest first.
+    ``residual`` (B,): f − ΣC. ``relative`` (B,): |residual| / (1 + Σ|C|), where the 1 is
+    ``explanation.scale``. ``bias_share`` (B,): Σ C_b / f, negative where the constants work
+    against the output. ``located``: share of Σ|constants| with a place on the input.
+    ``unlocated``: module → reason → share of Σ|constants| without one, the largest first.
+    ``sources``: constants by module (B,), the largest first.
     """
 
     exact: bool
@@ -65,8 +66,8 @@ class Certificate:
         lines += [
             f"fidelity   the frozen forward pass equals the ordinary one to {self.fidelity:.1e} "
             f"(allowed {self.fidelity_tolerance:.0e})",
-            f"sum        |f − ΣC| ≤ {float(self.relative.max()):.1e} · (1 + Σ|C|) "
-            f"(allowed {self.tolerance:.0e})",
+            f"sum        |f − ΣC| ≤ {float(self.relative.max()):.1e} · "
+            f"({self.explanation.scale:.1g} + Σ|C|) (allowed {self.tolerance:.0e})",
             f"bias       constants make {share:.0%} of |f| (median); {self.located:.0%} of them "
             "have a place on the input",
         ]
@@ -106,7 +107,7 @@ def certify(
     1. *Fidelity*: the frozen forward pass equals the ordinary one.
     2. *Structure*: every node of the autograd graph between input and output is a linear map at
        fixed coefficients, none has two input-dependent factors.
-    3. *Sum*: |f − ΣC| ≤ tolerance · (1 + Σ|C|), per sample.
+    3. *Sum*: |f − ΣC| ≤ tolerance · (1 + Σ|C|), per sample; small outputs are held more strictly.
     4. *Bias*: share of the output in C_b, share of it located, the largest constants by module.
 
     Raises:
@@ -131,7 +132,7 @@ def certify(
     except UnsupportedOperator as error:
         return Certificate(False, float("nan"), (str(error),))
     explanation = run.wrap(f, index, run.pull_back(f))
-    relative = explanation.residual.abs() / (1 + explanation.magnitude)
+    relative = explanation.residual.abs() / (explanation.scale + explanation.magnitude)
     output = explanation.output.double()
     output = torch.where(output == 0, 1e-300, output)
     sources = sorted(explanation.sources.items(), key=lambda kv: -float(kv[1].abs().mean()))

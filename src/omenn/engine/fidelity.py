@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FIDELITY = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
 _NOISE = 8  # times the rounding of an output: how far two correct passes may be apart
+_SMALL = 1e-3  # outputs that the 1 of 1 + Σ|C| would hide
 
 
 class Fidelity(NamedTuple):
@@ -62,6 +63,7 @@ class Compared:
     at: str | None
     state: State
     fidelity: Fidelity | None = None
+    beside: tuple[Any, bool, Tensor] | None = None  # of an ordinary pass: output=, gradients, out
 
     def picked(self, output: Any) -> Tensor:
         """The output of this pass that ``output`` says."""
@@ -113,7 +115,23 @@ class Compared:
             noise = _NOISE * rounding(self, output, *next(iter(passes.items())))
         found = [distance(frozen, ordinary, noise / allowed) for ordinary in passes.values()]
         self.fidelity = Fidelity(min(found), allowed, without=found[0])
+        self.beside = (output, *next(iter(passes.items())))
         return self.fidelity
+
+    def scale(self, residual: Tensor, magnitude: Tensor, tolerance: float) -> float:
+        """What Σ|C| is added to where the sum is checked: 1, or less if all outputs are small.
+
+        It is 1000 times the largest |output| then; if that refuses a residual, at least that of
+        which the rounding of the output would be the most that is allowed.
+        """
+        if self.beside is None:
+            return 1.0
+        largest = max(_largest(_real(self.beside[2])) / _SMALL, 1e-300)
+        if largest >= 1:
+            return 1.0
+        if bool((residual.detach().abs() <= tolerance * (largest + magnitude.detach())).all()):
+            return largest
+        return min(1.0, max(largest, _NOISE * rounding(self, *self.beside) / tolerance))
 
 
 def distance(frozen: Tensor, ordinary: Tensor, least: float = 0.0) -> float:
@@ -121,11 +139,16 @@ def distance(frozen: Tensor, ordinary: Tensor, least: float = 0.0) -> float:
     here, there = _real(frozen), _real(ordinary)
     if here.shape != there.shape:
         return float("inf")
-    scale = there[torch.isfinite(there)].abs().max().clamp_min(max(least, 1e-300))
+    scale = max(_largest(there), least, 1e-300)
     difference = (here - there).abs()
     difference[here == there] = 0.0  # equal infinities (masked logits) are equal
     difference[here.isnan() & there.isnan()] = 0.0
     return float(difference.max() / scale)
+
+
+def _largest(t: Tensor) -> float:
+    """The largest finite magnitude."""
+    return float(t.abs().nan_to_num(0.0, 0.0, 0.0).max())
 
 
 def _real(t: Tensor) -> Tensor:

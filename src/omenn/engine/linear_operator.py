@@ -138,7 +138,7 @@ class Operator:
         self.value = found.detach().reshape(-1).to(self._dtype, copy=True)
         self._graph: tuple[Tensor, Tensor, Tensor, Tensor] | None = (leaf, found, dual, back[0])
         self.constant = self._constant(back[1:], dual)
-        self._prove()
+        self._prove(span)
 
     def _constant(self, back: list[Tensor], dual: Tensor) -> Tensor:
         """b: every constant of the network, pushed forward to the outputs."""
@@ -148,7 +148,7 @@ class Operator:
         b = _pass(back, dual, [torch.ones_like(g) for g in back])
         return total + b.reshape(-1).to(self._dtype)
 
-    def _prove(self) -> None:
+    def _prove(self, span: Span) -> None:
         """W x + b = f for all outputs; and back = forward where that is missed by most."""
         forward = self.matvec(self.input)
         self.residual = self.value.double() - forward.double() - self.constant.double()
@@ -157,7 +157,8 @@ class Operator:
         apart = (row.sum() - forward[worst].double()).abs()
         magnitude = row.abs().sum() + self.constant[worst].abs().double()
         missed = torch.maximum(self.residual.abs().max(), apart)
-        self.exact = self.faithful and bool(missed <= self.tolerance * (1 + magnitude))
+        scale = span.scale(missed, magnitude, self.tolerance)
+        self.exact = self.faithful and bool(missed <= self.tolerance * (scale + magnitude))
 
     # --- products --------------------------------------------------------------------------
 

@@ -255,6 +255,7 @@ class FrozenRun(Backward):
         residual, magnitude = sums(f, matrix, [constant] if apart else [], samples)
         # A model that computes in float32 inside float64 is exact to float32.
         dtype = self.mode.coarsest or inputs.values[0].dtype
+        tolerance = TOLERANCES.get(dtype, 1e-5)
         found = Explanation(
             output=self._ordinary(f),
             target=index,
@@ -268,7 +269,8 @@ class FrozenRun(Backward):
             sources=sources,
             located=located,
             unlocated=unlocated,
-            tolerance=TOLERANCES.get(dtype, 1e-5),
+            tolerance=tolerance,
+            scale=self.scale(residual, magnitude, tolerance),
             at=self.at,
             resample="none" if self.depth is None else self.resample,
             bias_placement=self.bias,
