@@ -34,7 +34,9 @@ COMMAND = Trained("quality", __doc__, scenes=200, short=10)
 BATCH = 25
 STEPS, REFERENCES = 128, 25
 IMAGE = DOCS / "images" / "xdnn-quality.png"
-ARROWS = {name: "↑" if metric.higher else "↓" for name, metric in VARIANTS.items()}
+REMOVE = tuple(name for name, kind in VARIANTS.items() if not kind.keep)
+COLUMNS = (*VARIANTS, *(f"{name}*" for name in REMOVE))  # with a star: X-DNN's own form
+ARROWS = {name: "↑" if VARIANTS[name.rstrip("*")].higher else "↓" for name in COLUMNS}
 HEADER = ["map", *(f"{name.upper()} {arrow}" for name, arrow in ARROWS.items())]
 TITLES = {
     "kpm": "keep positive",
@@ -107,6 +109,8 @@ def score(network: Network, given: Scenes, references: Tensor, name: str) -> Fou
     maps = MAPS[name](network.model, given, references).to(given.x)
     found = keep_remove(network.model, given.x, given.y, maps)
     areas = {metric: values.tolist() for metric, values in found.areas.items()}
+    theirs = keep_remove(network.model, given.x, given.y, maps, variants=REMOVE, published=True)
+    areas |= {f"{metric}*": values.tolist() for metric, values in theirs.areas.items()}
     return {"areas": areas, "constant": found.constant, "empty": dict(found.empty)}
 
 
@@ -132,7 +136,8 @@ def measured(a: argparse.Namespace, found: list[Network]) -> dict[str, dict[str,
 def rows_of(scores: Mapping[str, Found]) -> list[list[str]]:
     """A row a map; in bold what is best in its column."""
     rows = [[name] for name in scores]
-    for metric, kind in VARIANTS.items():
+    for metric in COLUMNS:
+        kind = VARIANTS[metric.rstrip("*")]
         found = [interval(each["areas"][metric]) for each in scores.values()]
         best = (max if kind.higher else min)(round(mean, 3) for mean, *_ in found)
         for row, (mean, low, high) in zip(rows, found, strict=True):
@@ -163,7 +168,8 @@ def text_of(rows: Mapping[str, Mapping[str, Found]], a: argparse.Namespace, wher
         f"Means over {a.scenes} test scenes with 95 % bootstrap intervals over scenes; bold: the "
         "best of a column, to three digits. KPM, KNM, RPM and RNM are areas below the logit of the "
         "scene's class, and comparable within a network alone; KAM and RAM are areas below the "
-        f"accuracy. Shares and blur as published, the blur in proportion to the side. {where}. "
+        "accuracy. RPM*, RNM* and RAM* are the remove-metrics of X-DNN's own code. Shares and blur "
+        f"as published, the blur in proportion to the side. {where}. "
         f"{COMMAND.made_by(a)}; {environment()}."
     )
     parts.append(f"![Keep and remove, a pair of networks](images/{IMAGE.name})")

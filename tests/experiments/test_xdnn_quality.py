@@ -132,7 +132,8 @@ class TestQuality:
         assert text.strip() in document.read_text()
         assert (tmp_path / "experiments.xdnn.quality.png").stat().st_size > 20_000
         head, *found = rows(text)
-        assert head[1:] == ["KPM ↑", "KNM ↓", "KAM ↑", "RPM ↓", "RNM ↑", "RAM ↓"]
+        assert head[1:7] == ["KPM ↑", "KNM ↓", "KAM ↑", "RPM ↓", "RNM ↑", "RAM ↓"]
+        assert head[7:] == ["RPM* ↓", "RNM* ↑", "RAM* ↓"]
         found = [row for row in found if row[0] != "map"]
         assert [row[0] for row in found] == 2 * MAPS
         for row in found:
