@@ -227,6 +227,52 @@ def test_what_softmax_keeps_is_what_its_taylor_rule_leaves() -> None:
     assert e.exact
 
 
+@pytest.mark.parametrize("book", ["attnlrp", "reslrp"])
+def test_masked_logits_pass_and_keep_nothing(book: str) -> None:
+    """A place that is masked with −∞ takes no part: the rest alone has the same map."""
+    weight = torch.tensor([1.0, -2.0, 3.0, 4.0, 5.0], dtype=torch.float64)
+    mask = torch.tensor([0, 0, 0, -torch.inf, -torch.inf], dtype=torch.float64)
+    x = torch.randn(2, 5, dtype=torch.float64)
+    options: dict[str, Any] = {"method": book, "complete": True, "bias": "separate"}
+    e = omenn.explain(
+        lambda t: (torch.softmax(t + mask, 1) * weight).sum(1, keepdim=True), x, 0, **options
+    )
+    alone = omenn.explain(
+        lambda t: (torch.softmax(t, 1) * weight[:3]).sum(1, keepdim=True), x[:, :3], 0, **options
+    )
+    assert e.exact
+    torch.testing.assert_close(e.bias, alone.bias)
+    torch.testing.assert_close(e.contribution[:, :3], alone.contribution)
+    assert not e.contribution[:, 3:].any()
+
+
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.parametrize("book", [*BOOKS, "composite"])
+@pytest.mark.parametrize("conv", [nn.Conv1d(5, 4, 2), nn.ConvTranspose1d(5, 4, 2)])
+def test_channels_are_those_that_a_convolution_mixes(
+    conv: nn.Module, book: str, complete: bool
+) -> None:
+    net = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.LazyLinear(2)).double()
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    net.eval()(x)
+    e = omenn.explain(net, x, 0, method=book, complete=complete, **BOOKS.get(book, {}))
+    assert omenn.explain(net, x, 0, method="abslrp").matrix.shape == (2, 4)
+    assert e.matrix.shape == omenn.explain(net, x, 0).matrix.shape == (2, 4)
+    torch.testing.assert_close(e.matrix, e.contribution.sum(1) + e.bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_zeros_of_the_input_in_every_precision(dtype: torch.dtype) -> None:
+    """The flat rule gives an input that is zero its even share, in half precision, too."""
+    net = nn.Sequential(nn.Linear(4, 1)).to(dtype).eval()
+    x = torch.tensor([[0.0, 0.5, 0.0, -1.0]], dtype=dtype)
+    rules = [("first", "flat")]
+    e = omenn.explain(net, x, 0, method="composite", rules=rules, complete=True)
+    assert e.exact
+    share = net(x).detach().float().expand(1, 4) / 4
+    torch.testing.assert_close(e.contribution.float(), share, rtol=2e-2, atol=1e-3)
+
+
 def test_a_kept_share_that_is_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = made("residual")
     right = lrp_layers.Layer.whole

@@ -110,9 +110,13 @@ def joint(call: Call, vjp: Callable[..., Any], xs: list[Tensor]) -> Tensor:
 def passed(
     dual: Tensor, found: Sequence[Tensor | None], xs: Sequence[Tensor], again: bool
 ) -> Tensor:
-    """Σ V x, from Vᵀ as a function of the gradient: V x = ∂⟨x, Vᵀ g⟩/∂g, whatever g is."""
+    """Σ V x, from Vᵀ as a function of the gradient: V x = ∂⟨x, Vᵀ g⟩/∂g, whatever g is.
+
+    A masked logit, −∞, has the coefficient 0 and passes nothing.
+    """
     with torch.enable_grad():
-        parts = [(x * g).sum() for x, g in zip(xs, found, strict=True) if g is not None]
+        pairs = [(x, g) for x, g in zip(xs, found, strict=True) if g is not None]
+        parts = [(torch.where(x.isfinite(), x, 0) * g).sum() for x, g in pairs]
         total = torch.stack([*parts, dual.sum() * 0]).sum()
     return torch.autograd.grad(total, dual, create_graph=again, retain_graph=True)[0]
 

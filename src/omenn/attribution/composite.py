@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from omenn.attribution.lrp_layers import (
-    ZERO,
     Layer,
     Rule,
     alpha_beta_rule,
@@ -21,6 +20,7 @@ from omenn.attribution.lrp_layers import (
     epsilon_rule,
     flat_rule,
     gamma_rule,
+    tiny,
 )
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
@@ -116,10 +116,10 @@ def _with_zeros(run: FrozenRun, f: Tensor, index: Tensor, gradients: Gradients) 
     """The explanation, with the relevance that "flat" and "box" give to inputs that are zero.
 
     NOTE [zeros of the input] R = x ⊙ g cannot say that x = 0 has relevance. So ``_units``
-    divides by ``ZERO`` there, and here the same number stands for x while R is added up.
+    divides by ``tiny`` there, and here the same number stands for x while R is added up.
     """
     values = run.inputs.values
-    run.inputs.values = [torch.where(x == 0, ZERO, x) for x in values]
+    run.inputs.values = [torch.where(x == 0, tiny(x.dtype), x) for x in values]
     try:
         e = run.wrap(f, index, gradients)
     finally:

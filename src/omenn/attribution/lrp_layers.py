@@ -19,6 +19,7 @@ from torch import Tensor
 
 from omenn.attribution.rule_table import stabilised
 from omenn.check import real
+from omenn.engine.operators.convolution import note_slide
 from omenn.engine.operators.table import OPERATORS, Operator, of_kind
 from omenn.engine.torch_private import node_class
 from omenn.engine.trace.autograd_nodes import Joint, Pull, Pulled
@@ -97,6 +98,7 @@ def layer_of(call: Call) -> Layer | None:
 
     Complex numbers have no sign for a rule to go by: such a layer is as in the frozen table.
     """
+    note_slide(call)
     if len(call.active) != 1 or call.inplace:
         return None
     x, factors, base = call.active[0], _factors(call), call.get(call.known.summand)
@@ -309,7 +311,9 @@ def box_rule(low: float, high: float, epsilon: float) -> Rule:
     return rule
 
 
-ZERO = 1e-30  # what stands for a zero of the explained input, so that R / x is a number
+def tiny(dtype: torch.dtype) -> float:
+    """What stands for a zero of the explained input, so that R / x is a number."""
+    return 1e-30 if torch.finfo(dtype).tiny < 1e-30 else 2.0**-10  # half has no smaller inverse
 
 
 def _units(layer: Layer, x: Input) -> Tensor:
@@ -317,6 +321,6 @@ def _units(layer: Layer, x: Input) -> Tensor:
 
     Zeros of an inner tensor keep what they have.
     """
-    zero = x.constant == 0
+    zero, least = x.constant == 0, tiny(x.constant.dtype)
     units = x.passing / torch.where(zero, 1, x.constant)
-    return torch.where(zero, (x.passing + ZERO) / ZERO if layer.entry else 0, units)
+    return torch.where(zero, (x.passing + least) / least if layer.entry else 0, units)

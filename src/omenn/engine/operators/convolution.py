@@ -14,13 +14,21 @@ from omenn.engine.trace.call import Call
 
 def convolution(call: Call) -> Tensor:
     """W ∗ x + b. A weight that depends on the input is a factor (``affine_layer``)."""
+    note_slide(call)
     x, weight = call.get("input"), call.get("weight")
-    if call.context.convolved is not None and (given := call.mark(x)) is not None:
-        call.context.convolved(x, given, weight.ndim - 2)
     alone = len(call.marked) == 1 and call.is_active(x)
     if alone and call.operator == "conv" and side_by_side(x, weight, call.args[3:]):
         return patches(call, x, weight, call.get("bias"))
     return affine_layer(call)
+
+
+def note_slide(call: Call) -> None:
+    """Tells the run what a convolution slides over, from which it learns the channels."""
+    if not call.operator.startswith("conv") or call.context.convolved is None:
+        return
+    x = call.get("input")
+    if (given := call.mark(x)) is not None:
+        call.context.convolved(x, given, call.get("weight").ndim - 2)
 
 
 _CONVOLUTION = replace(LAYER, rule=convolution, placer=spatial)
