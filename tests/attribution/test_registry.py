@@ -122,7 +122,7 @@ def test_a_method_that_returns_something_else() -> None:
         del registry._METHODS["odd"]
     assert str(error.value) == (
         "method 'odd' returned int, but a method returns an Explanation. "
-        "omenn.attribution.propagate makes one."
+        "omenn.attribution.propagate makes one, and so does answered_by of a Question."
     )
 
 

@@ -245,8 +245,11 @@ def test_a_row_that_gives_another_number_of_measures_is_an_error(subject: Subjec
         return Score("a", maps.sum((1, 2)).double()), Score("b", maps.sum((1, 2)).double())
 
     row = Metric("two", two, "complexity", "two", "this test", (Measure("a"),))
-    with pytest.raises(ValueError, match="longer"):
+    with pytest.raises(InputError, match=r"'two' returned tuple, and not a Score for each .*: a\."):
         trial(subject, "constant").judge(row)
+    bare = dataclasses.replace(row, name="bare", function=lambda maps: maps.sum((1, 2)))
+    with pytest.raises(InputError, match="'bare' returned Tensor, and not a Score"):
+        trial(subject, "constant").judge(bare)
 
 
 class TestTrial:

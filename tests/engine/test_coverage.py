@@ -136,7 +136,8 @@ def has_rule(func: Callable[..., Any]) -> bool:
 def recorded() -> set[str]:
     """The names that the records say, of operators and of their spellings."""
     said = (name for op, record in OPERATORS.items() for name in (op, *record.names.split()))
-    return {name.removesuffix("_") for name in said}
+    names = {name.removesuffix("_") for name in said}
+    return names | {f"{home}_{name}" for home in ("linalg", "special", "fft") for name in names}
 
 
 @pytest.mark.skipif(not torch.__version__.startswith("2.13"), reason="torch has other functions")

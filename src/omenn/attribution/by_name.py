@@ -73,7 +73,7 @@ def explain(
             argument="method",
             got=type(e).__name__,
             expected="Explanation",
-            remedy="omenn.attribution.propagate makes one.",
+            remedy="omenn.attribution.propagate makes one, and so does answered_by of a Question.",
         )
     if method == "omenn":
         return e

@@ -279,7 +279,17 @@ def _verdict(metric: Metric, found: Any, seed: int) -> Verdict:
         return found.verdict(seed)
     if isinstance(found, Score):
         found = (found,)
-    scores = found if isinstance(found, tuple) else found.scores
+    scores = found if isinstance(found, tuple) else getattr(found, "scores", None)
+    if scores is None or len(scores) != len(metric.measures):
+        names = ", ".join(measure.name for measure in metric.measures)
+        raise InputError(
+            f"metric '{metric.name}' returned {type(found).__name__}, and not a Score for each of "
+            f"its measures: {names}.",
+            argument="metrics",
+            got=type(found).__name__,
+            expected=names,
+            remedy="Return omenn.metrics.score.Score(name, values).",
+        )
     measures = {
         measure.name: Measured.of(score, seed)
         for measure, score in zip(metric.measures, scores, strict=True)

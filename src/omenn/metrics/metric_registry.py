@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from omenn.data.dataset_registry import MASKS, PARTS, TRAINING
 from omenn.discovery import import_all
-from omenn.errors import unknown
+from omenn.errors import InputError, did_you_mean, unknown
 
 _PLAIN = (
     "f", "model", "images", "labels", "targets", "classes", "maps", "explain", "make", "seed",
@@ -126,13 +126,36 @@ def metric(
     >>> dict(find("mine").options), find("mine").needs
     ({'power': 1.0}, frozenset())
     >>> del _METRICS["mine"]
+
+    Raises:
+        InputError: an argument that is none of ``ARGUMENTS``, and that no option can be.
+
+    >>> metric("m", family="complexity", summary="", source="")(len)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    omenn.errors.InputError: metric 'm' has an argument 'obj' that it is not called with: ...
     """
 
     def register(function: _Function) -> _Function:
+        _check_arguments(name, function, hidden)
         _METRICS[name] = Metric(name, function, family, summary, source, measures, of, hidden)
         return function
 
     return register
+
+
+def _check_arguments(metric: str, function: Callable[..., Any], hidden: Sequence[str]) -> None:
+    for name, parameter in inspect.signature(function).parameters.items():
+        variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if name in ARGUMENTS or name in hidden or variadic:
+            continue
+        if parameter.default is parameter.empty or parameter.annotation is parameter.empty:
+            similar = did_you_mean(name, ARGUMENTS)
+            raise InputError(
+                f"metric '{metric}' has an argument '{name}' that it is not called with:",
+                argument=name,
+                expected=", ".join(ARGUMENTS),
+                remedy=f"{similar} An option has a default and a type.".strip(),
+            )
 
 
 def metrics() -> Mapping[str, Metric]:
