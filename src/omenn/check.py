@@ -26,6 +26,12 @@ def choose(name: str, value: Any, allowed: Sequence[str]) -> None:
         )
 
 
+def choose_each(**given: tuple[Any, Sequence[str]]) -> None:
+    """The same of several: argument → (value, allowed ones)."""
+    for name, (value, allowed) in given.items():
+        choose(name, value, allowed)
+
+
 def flag(name: str, value: Any) -> None:
     """Raises InputError for a value that is neither True nor False."""
     if not isinstance(value, bool):

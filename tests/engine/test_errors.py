@@ -251,7 +251,7 @@ def test_unknown_method() -> None:
     text = message(omenn.InputError, mlp(), method="gamma", gama=1.0)
     assert text == (
         "method 'gamma' has no option 'gama'. Its options are: "
-        "gamma, epsilon, at, resample, output, channel_dim."
+        "gamma, epsilon, complete, mix, bias, create_graph, at, resample, output, channel_dim."
     )
 
 

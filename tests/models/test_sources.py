@@ -144,7 +144,7 @@ class TestNames:
         [
             ("bird-resnet", "'birds-resnet'"),
             ("timn:resnet18", "'timm:resnet18'"),
-            ("xyz", "birds-resnet, birds-vit, birds-convnet, birds-xconvnet, timm:NAME"),
+            ("xyz", "birds-resnet, birds-vit, birds-convnet, birds-xconvnet, efficientnet-lite0"),
             ("hf:bert", "birds-resnet"),
             ("timm:", "'timm:NAME'"),
             ("", "birds-resnet"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omenn.check import choose
+from omenn.check import choose_each
 from omenn.engine.explain import BIASES, PRODUCTS, Rules, tracer_options
 from omenn.engine.run import FrozenRun
 from omenn.engine.target import Target
@@ -122,8 +122,7 @@ def certify(
 
     Source: completeness of arXiv 2412.02399, checked.
     """
-    choose("bias", bias, BIASES)
-    choose("products", products, PRODUCTS)
+    choose_each(bias=(bias, BIASES), products=(products, PRODUCTS))
     options = tracer_options(products, False, rules)
     try:
         run = FrozenRun(model, inputs, at, bias, channel_dim, options)

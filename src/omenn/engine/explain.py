@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from omenn.check import choose, flag, wrong
+from omenn.check import choose, choose_each, flag, wrong
 from omenn.engine.depth import RESAMPLINGS
 from omenn.engine.explainable import check_model
 from omenn.engine.run import FrozenRun
@@ -114,9 +114,9 @@ def explain(
 
     Source: arXiv 2412.02399.
     """
-    choose("bias", bias, BIASES)
-    choose("products", products, PRODUCTS)
-    choose("resample", resample, RESAMPLINGS)
+    choose_each(
+        bias=(bias, BIASES), products=(products, PRODUCTS), resample=(resample, RESAMPLINGS)
+    )
     flag("create_graph", create_graph)
     options = tracer_options(products, create_graph, rules)
     run = FrozenRun(model, inputs, at, bias, channel_dim, options, resample=resample)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from omenn.check import choose, quoted, whole
+from omenn.check import choose_each, quoted, whole
 from omenn.engine.explain import BIASES, PRODUCTS, Rules, tracer_options
 from omenn.engine.run import FrozenRun
 from omenn.engine.target import Contrast, Target
@@ -96,8 +96,7 @@ def rows(
     """
     targets = _listed(targets)
     chunk = whole("chunk", chunk, 1)
-    choose("bias", bias, BIASES)
-    choose("products", products, PRODUCTS)
+    choose_each(bias=(bias, BIASES), products=(products, PRODUCTS))
     options = tracer_options(products, False, rules)
     run = FrozenRun(model, inputs, at, bias, channel_dim, options)
     count, exact = len(targets), True
