@@ -74,6 +74,17 @@ def test_samples_and_contrasts() -> None:
     torch.testing.assert_close(in_a_dict.matrix["pixels"], together.matrix)
 
 
+def test_channels_may_come_last() -> None:
+    """A cube of numbers: the shape alone does not tell what R is summed over."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(12, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(300, 2))
+        net, x = net.eval().double(), torch.rand(2, 12, 12, 12, dtype=torch.float64)
+    last = clear(lambda t: net(t.permute(0, 3, 1, 2)), x, channel_dim=-1)
+    assert last.exact
+    torch.testing.assert_close(last.matrix, clear(net, x.permute(0, 3, 1, 2)).matrix)
+
+
 @pytest.mark.parametrize(
     ("options", "argument"),
     [({"reach": -1}, "reach"), ({"smooth": 0}, "smooth"), ({"bias": "separate"}, "bias"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from omenn.attribution.focused import even, moved_within
@@ -83,7 +86,9 @@ def _image(e: Explanation) -> tuple[Tensor, Tensor]:
     """R and D of images, (B, H, W) in double precision."""
     maps, given = leaves(e.matrix), leaves(e.contribution)
     wide = [c for c in given if c.ndim == 4]
-    if len(maps) != 1 or not wide or maps[0].shape != (len(wide[0]), *wide[0].shape[2:]):
+    dim = _number(e.channel_dim)
+    shape = wide[0].sum(dim).shape if len(maps) == 1 and wide and dim else ()
+    if len(shape) != 3 or maps[0].shape != shape:
         shapes = ", ".join(str(tuple(c.shape)) for c in given)
         raise InputError(
             f"method 'omenn-clear' is for one batch of images, but {shapes} is explained.",
@@ -92,4 +97,12 @@ def _image(e: Explanation) -> tuple[Tensor, Tensor]:
             expected="one batch of images (B, C, H, W), with a number for each",
             remedy="Use method 'omenn', or a table of rules with complete=True.",
         )
-    return wide[0].double().sum(1), leaves(e.bias)[0].double()
+    return wide[0].double().sum(dim), leaves(e.bias)[0].double()
+
+
+def _number(value: Any) -> int | None:
+    """The first number of a structure."""
+    parts = list(value.values()) if isinstance(value, Mapping) else value
+    if not isinstance(parts, (list, tuple)):
+        return parts
+    return next((n for part in parts if (n := _number(part)) is not None), None)
