@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from omenn.attribution.focused import even, moved_within
+from omenn.attribution.focused import PLACED, even, moved_within
 from omenn.attribution.lrp import gamma as gamma_rules
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
@@ -15,8 +15,6 @@ from omenn.check import choose, positive, real
 from omenn.errors import InputError
 from omenn.explanation import Explanation, leaves, rebuilt
 from omenn.filters import gaussian_filter
-
-PLACED = ("spatial", "attention", "uniform")
 
 
 @attribution(
