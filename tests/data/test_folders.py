@@ -449,3 +449,18 @@ def test_pixels_are_in_a_box_by_their_middle() -> None:
     assert folders.within(boxes, (4, 2)).astype(int).tolist() == [[1, 1, 0, 0], [0, 0, 0, 1]]
     assert not folders.within([], (4, 2)).any()
     assert Box("a", 1, 2, 4, 4).area == 6
+
+
+def test_pictures_without_labels(tmp_path: Path) -> None:
+    for name in ("b/2.png", "b/1.JPG", "a.jpeg", "a.txt", ".hidden/3.png", "c/.4.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = folders.pictures_among([tmp_path / "b" / "2.png", tmp_path])
+    assert [str(path.relative_to(tmp_path)) for path in found] == [
+        "b/2.png", "a.jpeg", "b/1.JPG", "b/2.png",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="holds no picture.* Found: .4.png") as error:
+        folders.pictures_among([tmp_path / "c"])
+    assert (error.value.argument, error.value.got) == ("images", str(tmp_path / "c"))
+    with pytest.raises(InputError, match="no picture was named"):
+        folders.pictures_among([])

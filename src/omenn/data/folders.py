@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from omenn.errors import InputError, reason
-from omenn.files.reading import GB, opened, read_bytes
+from omenn.files.reading import GB, is_folder, opened, read_bytes
 
 ENDINGS = frozenset({".jpeg", ".jpg", ".png"})
 """What counts as a picture, in small letters."""
@@ -219,6 +219,41 @@ def pictures_in(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
     )
+
+
+def pictures_among(paths: Iterable[Path]) -> list[Path]:
+    """Pictures without labels: the files that are named, and those in folders and below them.
+
+    Those of a folder come by name; hidden ones, and files that no picture ends like, are left out.
+
+    Raises:
+        InputError: a folder without a picture, or no path at all.
+
+    >>> [path.name for path in pictures_among([Path("a.png"), Path("b.unusual")])]
+    ['a.png', 'b.unusual']
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = [path]
+        if is_folder(path):
+            inside = sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in ENDINGS
+                and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            )
+        if not inside:
+            raise _no_picture(f"'{path}' holds no picture.", str(path), found_in(path))
+        found += inside
+    if not found:
+        raise _no_picture("no picture was named.", "", "")
+    return found
+
+
+def _no_picture(text: str, got: str, found: str) -> InputError:
+    endings = ", ".join(sorted(ENDINGS))
+    remedy = f"Name pictures, or a folder with files that end in {endings}. {found}".strip()
+    return InputError(text, argument="images", got=got, expected="pictures", remedy=remedy)
 
 
 def class_folders(folder: Path) -> list[Path]:
