@@ -225,7 +225,7 @@ class TestAgainstQuantus:
 # --- known answers ------------------------------------------------------------------------------
 
 
-@given(st.integers(0, 2**31), st.sampled_from(["black", "white", "mean", "zero", 0.7]))
+@given(st.integers(0, 2**31), st.sampled_from(["black", "white", "mean", "zero", "blur", 0.7]))
 @settings(max_examples=20)
 def test_exact_maps_of_additive_models_are_faithful(seed: int, fill: Any) -> None:
     g = torch.Generator().manual_seed(seed)

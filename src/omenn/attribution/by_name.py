@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from omenn.attribution import registry
+from omenn.attribution import method_file, registry
 from omenn.attribution.depths import is_module
 from omenn.check import quoted
 from omenn.engine.target import Target
@@ -34,7 +34,8 @@ def explain(
         target: class index, tensor (B,), :class:`~omenn.Contrast`, a callable on the output that
             returns one number per sample, or None for the class with the largest logit.
         method: a name of :func:`omenn.methods`. ``"omenn"`` is the exact one:
-            C = C_w ⊙ X + C_b, Σ C = f_c(x); what the others promise is in the result.
+            C = C_w ⊙ X + C_b, Σ C = f_c(x); what the others promise is in the result. A path that
+            ends in ``.toml``: the method and the options of that file, as ``omenn tune`` writes it.
         options: of the method, ``omenn.methods()[method].options``; for ``"omenn"`` they are
             those of :func:`omenn.attribution.depths.omenn` (``at``, ``mix``, ``resample``,
             ``bias``, ``output``, ``products``, ``channel_dim``, ``create_graph``).
@@ -54,6 +55,8 @@ def explain(
 
     Source: arXiv 2412.02399; of another method, ``omenn.methods()[method].source``.
     """
+    if method_file.is_file(method):
+        method, options = method_file.with_options(method, options)
     found = registry.find(method)
     at = options.get("at")
     several = isinstance(at, (list, tuple)) or (

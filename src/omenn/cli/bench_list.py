@@ -68,7 +68,7 @@ def table() -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from omenn.cli.method_options import shown
+    from omenn.bench.method_options import shown
 
     listed = Table(box=None, pad_edge=False, show_header=False)
     listed.add_column("name", style="bold", no_wrap=True)

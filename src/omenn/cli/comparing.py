@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omenn.bench.method_options import method_and_options, method_named, shown
 from omenn.bench.plan_entries import words
 from omenn.bench.profiling import Spent, spending
 from omenn.cli.explain_images import (
@@ -20,7 +21,6 @@ from omenn.cli.explain_images import (
 )
 from omenn.cli.explain_results import described, marked
 from omenn.cli.method_list import installed, ordered
-from omenn.cli.method_options import method_and_options, method_named, shown
 from omenn.cli.terminal import Answer as Answered
 from omenn.errors import InputError, OmennError, reason
 from omenn.files.atomic import check_writable, write_files

@@ -65,9 +65,9 @@ def explain(
     The exit code is 1 if a sum that the method promises to be exact is not (results are written
     all the same), else 0.
     """
+    from omenn.bench.method_options import method_and_options
     from omenn.cli import explain_results
     from omenn.cli.explain_images import Request
-    from omenn.cli.method_options import method_and_options
     from omenn.models import sources
 
     if out is not None:

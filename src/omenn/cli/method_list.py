@@ -6,7 +6,7 @@ import importlib.metadata
 import re
 from typing import TYPE_CHECKING, Any
 
-from omenn.cli.method_options import shown
+from omenn.bench.method_options import shown
 from omenn.viz.wording import PROMISES
 
 if TYPE_CHECKING:

@@ -78,8 +78,9 @@ MethodName = Annotated[
     str,
     typer.Option(
         "--method",
-        metavar="NAME",
-        help="The method, with its options as in gamma\\[gamma=0.5]; omenn methods lists them.",
+        metavar="NAME|FILE.toml",
+        help="The method, with its options as in gamma\\[gamma=0.5] (omenn methods lists them), or "
+        "a file that has both.",
     ),
 ]
 Methods = Annotated[

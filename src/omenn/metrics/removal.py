@@ -10,6 +10,7 @@ from torch import Tensor
 
 from omenn.check import choose, quoted, whole
 from omenn.errors import InputError, did_you_mean
+from omenn.filters import gaussian_filter
 from omenn.metrics.maps import (
     Model,
     checked_images,
@@ -21,15 +22,16 @@ from omenn.metrics.masking import POINTS
 from omenn.metrics.perturbation import Outcome, answers, states
 from omenn.metrics.score import Score
 
-Fill = Literal["black", "white", "mean", "zero"] | float | Tensor
-"""The replacement: the picture's own smallest, largest or mean value, zero, a number, or
-pictures of the images' shape."""
+Fill = Literal["black", "white", "mean", "zero", "blur"] | float | Tensor
+"""The replacement: the picture's own smallest, largest or mean value, zero, the blurred picture, a
+number, or pictures of the images' shape."""
 
 Features = Literal["pixels", "values"]
 """What is replaced: a pixel with all its channels, or one channel of a pixel, which has the pixel's
 value in the map."""
 
-FILLS = ("black", "white", "mean", "zero")
+FILLS = ("black", "white", "mean", "zero", "blur")
+BLUR = 0.05  # σ of "blur", as a share of the shorter side
 LEVEL = "no correlation: the sums or the model's answers are all the same"
 
 
@@ -144,7 +146,8 @@ def filled(images: Tensor, fill: Fill) -> Tensor:
     """What takes the place of pixels: pictures of the shape of the images.
 
     ``"black"``, ``"white"`` and ``"mean"`` are the smallest, largest and mean number of each
-    picture, over all its channels; ``"zero"`` is zero in the space of the model's input.
+    picture, over all its channels; ``"zero"`` is zero in the space of the model's input; ``"blur"``
+    is the picture under a Gaussian whose σ is a twentieth of its shorter side.
 
     Raises:
         InputError: a name that is not known, or pictures of another shape.
@@ -165,6 +168,8 @@ def filled(images: Tensor, fill: Fill) -> Tensor:
         return fill.detach().to(images)
     if isinstance(fill, (int, float)) and not isinstance(fill, bool):
         return torch.full_like(images, fill)
+    if fill == "blur":
+        return gaussian_filter(images, BLUR * min(images.shape[2:]))
     flat = images.flatten(1)
     if fill == "black":
         number = flat.amin(1)

@@ -37,8 +37,11 @@ def method_and_options(
 ) -> tuple[str, dict[str, Any]]:
     """The name of a method and its options, from a word and from ``flags`` that are not None.
 
+    A word that ends in ``.toml`` names a file, see NOTE [method file] of ``method_file.py``.
+
     Raises:
-        InputError: an unknown method or option, a value of another type, an option given twice.
+        InputError: an unknown method or option, a value of another type, an option given twice; a
+            file that is no method file.
 
     >>> method_and_options("gamma[gamma=0.5]")
     ('gamma', {'gamma': 0.5})
@@ -47,7 +50,9 @@ def method_and_options(
     >>> method_and_options("omenn[mix=0.5,0.5]", {"at": ["input", "3"], "bias": None})
     ('omenn', {'mix': [0.5, 0.5], 'at': ['input', '3']})
     """
-    entry = Entry.read(text, "method")
+    from omenn.attribution.method_file import is_file, read_method
+
+    entry = Entry(text, *read_method(text)) if is_file(text) else Entry.read(text, "method")
     method = method_named(entry.base)
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     if twice := given.keys() & entry.options.keys():
@@ -56,6 +61,7 @@ def method_and_options(
             f"the option '{name}' is given twice: in '{text}' and as --{name}.",
             argument=name,
             got=text,
+            remedy="Give it once.",
         )
     entry = with_words(replace(entry, options={**entry.options, **given}), method.function)
     check_options(entry, "method", method.options, method.function)
