@@ -30,6 +30,10 @@ MORE: dict[str, list[dict[str, Any]]] = {
     "omenn-focused": [{"steps": 2, "path": 4, "against": "rest"}],
     "reslrp": [{"gamma": 0.0}],
     "rollout": [{"heads": "max"}, {"query": "mean"}],
+    "rules": [
+        {"gamma": (0.1, 0.5), "beta": 0.5, "softmax": "taylor", "norm": "derivative"},
+        {"pointwise": "tangent", "residual": 0.5},
+    ],
     "saliency": [{"absolute": False}],
     "smoothgrad": [{"absolute": False, "noise": 0.3}],
     "xgradient": [{"check": True}],

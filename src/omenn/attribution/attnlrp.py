@@ -15,7 +15,7 @@ from omenn.attribution.rule_table import RuleTable, ruled, stabilised
 from omenn.check import real
 from omenn.engine.operators.chain import FROZEN_CHAIN, frozen_chain
 from omenn.engine.operators.pointwise import origin, pointwise
-from omenn.engine.operators.table import OPERATORS
+from omenn.engine.operators.table import OPERATORS, Operator
 from omenn.engine.torch_private import batched
 from omenn.engine.trace.autograd_nodes import Pulled
 from omenn.engine.trace.call import Call
@@ -33,7 +33,12 @@ def differentiated(call: Call) -> Any:
 
     For softmax it is R_i = x_i (R_i − s_i Σ_j R_j) with the R_j of its output.
     """
-    return _taylor(call, lambda leaf, _: call.run(leaf))
+
+    def run(leaf: Sub, _: Sub) -> Tensor:
+        first = call.first if call.inplace else None  # which is not written into again
+        return call.again(lambda t: leaf(t).clone() if t is first else leaf(t))
+
+    return taylor(call, run)
 
 
 def attention(call: Call) -> Any:
@@ -52,7 +57,7 @@ def attention(call: Call) -> Any:
         ]
         return attend(call, *parts)
 
-    return _taylor(call, run)
+    return taylor(call, run)
 
 
 def _halves(query: bool, key: bool, value: bool) -> tuple[float, float, float, float]:
@@ -62,19 +67,26 @@ def _halves(query: bool, key: bool, value: bool) -> tuple[float, float, float, f
     return logits, logits, 0.5 if query or key else 1.0, weights
 
 
-def _taylor(call: Call, run: Callable[[Sub, Sub], Tensor]) -> Any:
-    """The Taylor rule of ``run``: the operator on its arguments as leaves, or as constants."""
-    xs = inputs_of(call)
+def taylor(call: Call, run: Callable[[Sub, Sub], Tensor], xs: list[Tensor] | None = None) -> Tensor:
+    """The Taylor rule of ``run``: the operator on its arguments as leaves, or as constants.
+
+    ``xs``: what it is differentiated by, if not by all active arguments.
+    """
+    xs = inputs_of(call) if xs is None else xs
+    again = call.context.create_graph
 
     def vjp(grad: Tensor, *inner: Tensor) -> tuple[Tensor | None, ...]:
         fixed = {id(x): t for x, t in zip(xs, inner, strict=True)}
-        constant: Sub = lambda t: fixed[id(t)] if id(t) in fixed else t.detach()  # noqa: E731
+
+        def constant(t: Tensor) -> Tensor:
+            return fixed[id(t)] if id(t) in fixed else t if again else t.detach()
+
         with torch.enable_grad():
             leaves = [leaf_of(t) for t in inner]
             known = {id(x): leaf for x, leaf in zip(xs, leaves, strict=True)}
             y = run(lambda t: known[id(t)] if id(t) in known else constant(t), constant)
-        again = grad.requires_grad
-        return torch.autograd.grad(y, leaves, grad, allow_unused=True, create_graph=again)
+        more = grad.requires_grad
+        return torch.autograd.grad(y, leaves, grad, allow_unused=True, create_graph=more)
 
     return joint(call, vjp, xs)
 
@@ -93,16 +105,18 @@ def joint(call: Call, vjp: Callable[..., Any], xs: list[Tensor]) -> Tensor:
         whole = call.true_value() if again else value.clone()
 
     def pull(grad: Tensor, inner: Sequence[Tensor], complete: bool) -> Pulled:
-        inner = inner if trues is None else trues
+        inner, more = inner if trues is None else trues, torch.is_grad_enabled()
         if not complete:
             return vjp(grad, *inner), None
         with torch.enable_grad():
             # V x is the same at every gradient, and one of several rows cannot be detached.
             dual = torch.zeros_like(whole) if batched(grad) else grad
-            dual = dual if dual.requires_grad else dual.detach().requires_grad_()
+            dual = dual if more and dual.requires_grad else dual.detach().requires_grad_()
             found = vjp(dual, *inner)
         kept = whole - passed(dual, found, inner, again)
-        return (vjp(grad, *inner) if batched(grad) else found), kept
+        if batched(grad):
+            return vjp(grad, *inner), kept
+        return (found if more else [g if g is None else g.detach() for g in found]), kept
 
     return call.written(call.first, joined(call, value, pull, None, xs))
 
@@ -145,6 +159,16 @@ def chained(epsilon: float) -> Callable[[Any], Any]:
     """A function spelled by several operators: the identity rule, as for any of one operator."""
     identity = identity_rule(epsilon)
     return lambda call: identity(call) if bool(call.at_origin.any()) else frozen_chain(call)
+
+
+CURVES = tuple(name for name, known in OPERATORS.items() if known.rule is pointwise)
+"""The smooth functions of each element alone."""
+
+
+def passed_on(epsilon: float) -> dict[str, Operator]:
+    """Rows of the identity rule for element-wise functions, in one operator or in several."""
+    chain = FROZEN_CHAIN.with_rule(chained(epsilon))
+    return ruled(CURVES, elementwise(epsilon)) | {"chain": chain}
 
 
 def ratio(a: Tensor, b: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
@@ -204,10 +228,7 @@ def attnlrp(*, epsilon: float = 1e-6) -> RuleTable:
     rows = by_layer(epsilon_rule(epsilon), fold=False)
     rows |= ruled("softmax", differentiated)
     rows |= ruled("scaled_dot_product_attention", attention)
-    curves = [name for name, known in OPERATORS.items() if known.rule is pointwise]
-    rows |= ruled(curves, elementwise(max(epsilon, 1e-9)))
-    rows["chain"] = FROZEN_CHAIN.with_rule(chained(max(epsilon, 1e-9)))
-    return RuleTable(rows, freeze_bounded=False)
+    return RuleTable(rows | passed_on(max(epsilon, 1e-9)), freeze_bounded=False)
 
 
 @lrp(

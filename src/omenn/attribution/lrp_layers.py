@@ -122,10 +122,18 @@ def layer_of(call: Call) -> Layer | None:
     # A batch norm has its channels in the second dimension, a linear layer in the last one.
     rows = {"linear": x.ndim == weight.ndim == 2, "conv": x.ndim == weight.ndim}
     per_row = x is factors[0] and rows.get(call.operator, False)
+    return _layer(call, weight, summand(call), linear, per_row)
+
+
+def _layer(
+    call: Call, weight: Tensor, bias: Tensor | None, linear: Any, per_row: bool = False
+) -> Layer:
+    """The layer of a call with one active tensor."""
+    x = call.active[0]
     with torch.enable_grad():  # in a run that saves copies the model writes over what it used
         kept = x.clone() if call.context.how.finite else x
     true = call.true(x) if call.context.create_graph else None
-    return Layer(kept, weight, summand(call), linear, per_row, kept._version, true)
+    return Layer(kept, weight, bias, linear, per_row, kept._version, true)
 
 
 def _factors(call: Call) -> list[Any]:
@@ -178,12 +186,16 @@ def joined(call: Call, value: Tensor, pull: Pull, note: Any, xs: Sequence[Tensor
 
 
 def by_layer(
-    rule: Rule, fold: bool = True, choose: Callable[[Call, Layer], Layer] | None = None
+    rule: Rule,
+    fold: bool = True,
+    choose: Callable[[Call, Layer], Layer] | None = None,
+    alone: Rule | None = None,
 ) -> dict[str, Operator]:
     """Rows of a table with one rule for all layers with weights, or what ``choose`` gives each.
 
-    ``fold``: a batch norm right behind a layer is a part of it. One that stands alone, and a
-    layer whose weights depend on the input, are as in the frozen table.
+    ``fold``: a batch norm right behind a layer is a part of it. One that stands alone is a layer
+    with the rule ``alone``, or as in the frozen table, and so is a layer whose weights depend on
+    the input.
     """
 
     def layer(call: Call) -> Any:
@@ -195,9 +207,12 @@ def by_layer(
 
     def batch_norm(call: Call) -> Any:
         found = _folded(call)
-        if found is None:
-            return OPERATORS["batch_norm"].rule(call)
-        return apply(call, found, found.rule or rule)
+        if found is not None:
+            return apply(call, found, found.rule or rule)
+        if alone is not None and (affine := _affine(call)) is not None:
+            scale, shift = (t.reshape(-1, *[1] * (call.active[0].ndim - 2)) for t in affine)
+            return apply(call, _layer(call, scale, shift, torch.mul), alone)
+        return OPERATORS["batch_norm"].rule(call)
 
     changed = dict.fromkeys(of_kind("layer"), layer)
     if fold:
@@ -209,18 +224,24 @@ def _folded(call: Call) -> Layer | None:
     """The layer whose output is normalised, with the batch norm in it."""
     node: Any = call.get("input").grad_fn
     layer = node.note if isinstance(node, node_class(Joint)) else None  # type: ignore[attr-defined]
-    mean, var = call.get("running_mean"), call.get("running_var")
     if not isinstance(layer, Layer) or not layer.per_row or layer.version != layer.x._version:
         return None
+    affine = _affine(call)
+    return None if affine is None else layer.scaled(*affine)
+
+
+def _affine(call: Call) -> tuple[Tensor, Tensor] | None:
+    """The scale and the shift of a batch norm, one of each for a channel."""
+    mean, var = call.get("running_mean"), call.get("running_var")
     if call.get("training") or mean is None or var is None:
         return None
-    if len(call.active) != 1 or call.inplace:
+    if len(call.active) != 1 or call.inplace or not call.is_active(call.get("input")):
         return None
     eps = 1e-5 if call.get("eps") is None else call.get("eps")
     with torch.set_grad_enabled(call.context.create_graph):
         scale = torch.rsqrt(var + eps) * (1 if call.get("weight") is None else call.get("weight"))
         shift = (0 if call.get("bias") is None else call.get("bias")) - mean * scale
-        return layer.scaled(scale, shift)
+        return scale, shift
 
 
 # --- the rules -------------------------------------------------------------------------------
@@ -263,13 +284,33 @@ def alpha_beta_rule(alpha: float, beta: float, epsilon: float) -> Rule:
     return rule
 
 
+MOST = 2.0
+"""How much more than by its own coefficients a layer passes where its constants take less."""
+
+
+def _held(y: Tensor, z: Tensor) -> Tensor:
+    """y / z between 0 and ``MOST``: |z| is taken for no less than |y| / ``MOST``.
+
+    0 where z has not the sign of y: the inputs speak against the unit, and it keeps what it has.
+    """
+    speaks = z * torch.sign(y) > 0
+    near = MOST * z.abs() < y.abs()
+    share = y / torch.where(speaks & ~near, z, 1)
+    return torch.where(speaks, torch.where(near, MOST, share), 0)
+
+
 _ENDS = ({"min": 0}, {"max": 0})
 
 
-def gamma_rule(gamma: float, epsilon: float) -> Rule:
-    """R_i = Σ_j (z_ij + γ z_ij^±) / (z_j + γ z_j^±) R_j, ± being the sign of z_j with the bias."""
+def gamma_rule(gamma: float, epsilon: float, beta: float = 1.0) -> Rule:
+    """R_i = Σ_j (z_ij + γ z_ij^±) / (z_j + γ z_j^±) R_j, ± being the sign of z_j with the bias.
+
+    Of the bias and its γ-part β is in the denominator. With β < 1 the quotient of y_j and the
+    denominator is held between 0 and ``MOST``.
+    """
     real("gamma", gamma, 0)
     real("epsilon", epsilon, 0)
+    real("beta", beta, 0, 1)
 
     def rule(layer: Layer, x: Input) -> tuple[Tensor, Tensor]:
         (up, z_up), (z, z_all) = x.through(layer.positive), x.through(layer)
@@ -279,6 +320,8 @@ def gamma_rule(gamma: float, epsilon: float) -> Rule:
         total = z_all + gamma * torch.where(speaks_up, z_up, z_all - z_up)
         high, low = (layer.part(lambda b, end=end: b.clamp(**end)) for end in _ENDS)
         bias = layer.part(lambda b: b) + gamma * torch.where(speaks_up, high, low)
+        if beta < 1:
+            return parts * _held(y, total + beta * bias), y
         return parts * shares(y, total + bias, epsilon), y
 
     return rule

@@ -61,8 +61,11 @@ class Method:
         )
 
     def promised(self, options: Mapping[str, Any]) -> str:
-        """The promise with these options: completed rules are exact."""
-        return "exact" if options.get("complete") else self.promise
+        """The promise with these options: completed rules are exact, and no others."""
+        own = self.options.get("complete")
+        if options.get("complete", own):
+            return "exact"
+        return self.promise if own is not True else "approximate"
 
     def __str__(self) -> str:
         words = {"exact": "exact sum", "approximate": "approximate sum", "none": "no sum promised"}

@@ -18,12 +18,13 @@ from omenn.explanation import Explanation
 
 
 def lrp(
-    name: str, *, promise: str = "approximate", **about: Any
+    name: str, *, promise: str = "approximate", complete: bool = False, **about: Any
 ) -> Callable[[Callable[..., RuleTable]], Callable[..., RuleTable]]:
     """A decorator that registers ``function(*, **options)``, which returns a table of rules.
 
     The method has the options of the function, and with ``complete=True`` those of the exact
-    method: ``bias``, ``mix`` with several depths in ``at``, and ``create_graph``.
+    method: ``bias``, ``mix`` with several depths in ``at``, and ``create_graph``. The ``complete``
+    of the decorator is its default.
 
     Example:
         >>> import torch, omenn
@@ -40,15 +41,15 @@ def lrp(
         def propagated(question: Question, **options: Any) -> Explanation:
             own = {k: v for k, v in options.items() if k not in COMPLETING}
             given = {k: v for k, v in options.items() if k in COMPLETING and k != "complete"}
-            complete = options.get("complete", False)
-            flag("complete", complete)
-            if not complete:
+            completed = options.get("complete", complete)
+            flag("complete", completed)
+            if not completed:
                 only_completed(question, given)
                 return question.propagate(rules(**own))
             return at_depths(question, given.pop("mix", None), rules=rules(**own), **given)
 
         own = [p for p in inspect.signature(rules).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        signature = inspect.Signature([*own, *_completing()])
+        signature = inspect.Signature([*own, *_completing(complete)])
         setattr(propagated, "__signature__", signature)  # noqa: B010
         attribution(name, promise=promise, **about)(propagated)
         return rules
@@ -62,9 +63,9 @@ COMPLETING: Mapping[str, Any] = MappingProxyType(
 """The options of completed rules, and their defaults."""
 
 
-def _completing() -> list[inspect.Parameter]:
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return [inspect.Parameter(name, kind, default=v) for name, v in COMPLETING.items()]
+def _completing(complete: bool) -> list[inspect.Parameter]:
+    kind, defaults = inspect.Parameter.KEYWORD_ONLY, {**COMPLETING, "complete": complete}
+    return [inspect.Parameter(name, kind, default=v) for name, v in defaults.items()]
 
 
 def only_completed(question: Question, given: Mapping[str, Any]) -> None:
