@@ -49,6 +49,7 @@ def measure(entry: Entry, rounds: int = ROUNDS, seed: int = 0) -> dict[str, Any]
         row["status"] = _status(row)
         if row["status"] in ("exact", "not exact"):
             model, inputs = model.float(), cast(inputs, torch.float32)
+            row["completed"] = completed(entry, model, inputs)
             row |= _cost(entry, model, inputs, rounds)
     row["took"] = round(time.perf_counter() - started, 2)
     return row
@@ -171,6 +172,21 @@ def _exactness(entry: Entry, model: nn.Module, inputs: Any, dtype: str) -> dict[
             _explain(entry, model, _elsewhere(inputs))()
         found["moving_constants"] = watch.differing(other)
     return found
+
+
+COMPLETED = {"method": "rules", "gamma": 0.1}
+
+
+def completed(entry: Entry, model: nn.Module, inputs: Any) -> dict[str, Any]:
+    """The same residual of completed LRP-γ, and the share of Σ|C| that is kept; or why not."""
+    try:
+        e = omenn.explain(model, inputs, **entry.options, **COMPLETED)
+    except OmennError as error:
+        return {"reason": _first_line(error)}
+    kept = sum(float(t.detach().abs().sum()) for t in leaves(e.bias))
+    through = sum(float(t.detach().abs().sum()) for t in leaves(e.contribution))
+    residual = float((e.residual.abs() / (1 + e.magnitude)).max())
+    return {"residual": residual, "exact": e.exact, "kept": kept / max(kept + through, 1e-300)}
 
 
 def _refused(model: nn.Module, inputs: Any, options: Any, words: str) -> dict[str, Any]:

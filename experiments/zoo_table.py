@@ -126,8 +126,8 @@ def _suspicious(rows: Sequence[Row]) -> str:
 
 def _section(group: str, rows: Sequence[Row]) -> str:
     families = _families(rows)
-    header = ["family", "variants", "result", "float64", "float32", "fidelity", "bias share",
-              "located", "largest without a place", "time", "memory"]  # fmt: skip
+    header = ["family", "variants", "result", "float64", "float32", "completed", "fidelity",
+              "bias share", "located", "largest without a place", "time", "memory"]  # fmt: skip
     lines = [_family(name, members) for name, members in families.items()]
     parts = [f"## {TITLES[group]}", table(header, lines)]
     refused = [r for r in rows if r["status"] != "exact"]
@@ -161,6 +161,7 @@ def _family(name: str, rows: list[Row]) -> list[str]:
         _result(rows),
         _largest(_numbers(rows, "float64", "residual")),
         _largest(_numbers(rows, "float32", "residual")),
+        _largest(_numbers(rows, "completed", "residual")),
         _largest(_numbers(rows, "float64", "fidelity")),
         f"{statistics.median(bias):.0%}" if bias else "–",
         f"{min(located):.0%}" if located else "–",
@@ -241,6 +242,7 @@ def every_model(rows: Sequence[Row]) -> pd.DataFrame:
                 "result": row["status"],
                 "float64": _largest(_numbers([row], "float64", "residual")),
                 "float32": _largest(_numbers([row], "float32", "residual")),
+                "completed": _largest(_numbers([row], "completed", "residual")),
                 "located": f"{located:.0%}" if located is not None else "–",
                 "time": f"{ratio:.2f}" if (ratio := _time(row)) is not None else "–",
             }

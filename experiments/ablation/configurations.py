@@ -13,6 +13,7 @@ STEP = 64  # pixels at a time in insertion and deletion, 64 steps of a picture o
 METRICS = ("funnybirds", f"insertion-deletion[step={STEP}]")
 GAE = "gae"
 FOCUSED = "omenn-focused"  # the axis of its rows, too
+RULES = "rules"  # the method whose dials are an axis
 HALF = {"path": 10}  # of the steps that it takes by default
 COMBINED = "combined"  # the axis of rows that differ in several
 EXACT, PEER, SMOOTHED, TRIVIAL = "exact", "peer", "smoothed peer", "trivial"
@@ -39,6 +40,8 @@ class Row:
             words = options.replace(";", ", ")
             if base == FOCUSED:
                 return f"focused: {words}" if words else "focused"
+            if base == RULES:
+                return f"rules: {words}"
             return words or "plain"
         if self.group == SMOOTHED:
             options = self.entry.options
@@ -73,6 +76,29 @@ def axes() -> list[Row]:
     rows += [_exact("contrast", contrast=c) for c in ("rest", "runner-up")]
     rows += [_exact("averaging", samples=10, noise=0.1, moved=moved) for moved in (False, True)]
     return rows
+
+
+DIALS: Sequence[Mapping[str, Any]] = (
+    {"gamma": 0.02},
+    {"gamma": 0.1},
+    {"gamma": 0.25},
+    {"gamma": [0.25, 0.0]},
+    {"gamma": [0.0, 0.25]},
+    {"beta": 0.0},
+    {"gamma": 0.1, "beta": 0.5},
+    {"gamma": 0.1, "beta": 0.0},
+    {"softmax": "taylor"},
+    {"norm": "derivative"},
+    {"pointwise": "tangent"},
+    {"pointwise": "identity"},
+    {"residual": 0.5},
+    {"gamma": 0.1, "softmax": "taylor"},
+)
+
+
+def dials() -> list[Row]:
+    """Completed rules: one dial each from the frozen table, and some together."""
+    return [_row(EXACT, RULES, RULES, **options) for options in DIALS]
 
 
 def focused() -> list[Row]:
@@ -153,7 +179,7 @@ def rows(short: bool = False) -> list[Row]:
     in one axis, and no slow method."""
     from omenn.metrics.explainers import TRIVIAL as MAPS
 
-    found = [*axes(), *focused(), *peers(short)]
+    found = [*axes(), *dials(), *focused(), *peers(short)]
     if short:
         found = [row for row in found if row.axis not in ("averaging", FOCUSED)]
         found.append(focused()[0])
