@@ -51,6 +51,11 @@ class Layer:
             return high
         return high + self(_where(x, x < 0), self.weight.clamp(max=0))
 
+    def magnitude(self, constant: Tensor) -> Callable[[Tensor], Tensor]:
+        """Σ_i |x_i w_ij| as a linear function of x, whose signs are those of ``constant``."""
+        signs, size = constant.new_ones(()).copysign(constant.detach()), self.weight.abs()
+        return lambda x: self.linear(x * signs, size)
+
     def part(self, kind: Callable[[Tensor], Tensor]) -> Tensor | float:
         """``kind`` of the bias, 0 where there is none."""
         return 0.0 if self.bias is None else kind(self.bias)
@@ -288,41 +293,41 @@ MOST = 2.0
 """How much more than by its own coefficients a layer passes where its constants take less."""
 
 
-def _held(y: Tensor, z: Tensor) -> Tensor:
-    """y / z between 0 and ``MOST``: |z| is taken for no less than |y| / ``MOST``.
-
-    0 where z has not the sign of y: the inputs speak against the unit, and it keeps what it has.
-    """
-    speaks = z * torch.sign(y) > 0
-    near = MOST * z.abs() < y.abs()
-    share = y / torch.where(speaks & ~near, z, 1)
-    return torch.where(speaks, torch.where(near, MOST, share), 0)
+def _above_zero(z: Tensor) -> Tensor:
+    return z.clamp_min(torch.finfo(z.dtype).tiny)
 
 
-_ENDS = ({"min": 0}, {"max": 0})
+def _bounded(y: Tensor, z: Tensor) -> Tensor:
+    """y / z for y ≥ 0, at most ``MOST``; 0 where z is below zero."""
+    least = torch.maximum(z, y / MOST)
+    return torch.where(z > 0, y / _above_zero(least), 0)
 
 
 def gamma_rule(gamma: float, epsilon: float, beta: float = 1.0) -> Rule:
     """R_i = Σ_j (z_ij + γ z_ij^±) / (z_j + γ z_j^±) R_j, ± being the sign of z_j with the bias.
 
+    With s = ±1 that sign, z^± = (z + s |z|) / 2. So R_i / R_j is, with ``beta`` = 1, a share of
+    what has one sign::
+
+        ((1 + γ/2) s z_ij + γ/2 |z_ij|) / ((1 + γ/2) s z_j + γ/2 Σ |z_ij| + ε)
+
     Of the bias and its γ-part β is in the denominator. With β < 1 the quotient of y_j and the
-    denominator is held between 0 and ``MOST``.
+    denominator is at most ``MOST``, and 0 where the inputs speak against the unit, which then keeps
+    what it has.
     """
-    real("gamma", gamma, 0)
+    half = real("gamma", gamma, 0) / 2
     real("epsilon", epsilon, 0)
     real("beta", beta, 0, 1)
 
     def rule(layer: Layer, x: Input) -> tuple[Tensor, Tensor]:
-        (up, z_up), (z, z_all) = x.through(layer.positive), x.through(layer)
+        z, z_all = x.through(layer)
         y = layer.whole(z_all)
-        speaks_up = y > 0
-        parts = z + gamma * torch.where(speaks_up, up, z - up)
-        total = z_all + gamma * torch.where(speaks_up, z_up, z_all - z_up)
-        high, low = (layer.part(lambda b, end=end: b.clamp(**end)) for end in _ENDS)
-        bias = layer.part(lambda b: b) + gamma * torch.where(speaks_up, high, low)
-        if beta < 1:
-            return parts * _held(y, total + beta * bias), y
-        return parts * shares(y, total + bias, epsilon), y
+        size, size_all = x.through(layer.magnitude(x.constant)) if half else (z, 0.0)
+        bias, length = layer.part(lambda b: b), layer.part(torch.abs)
+        total = (1 + half) * y.sign() * (z_all + beta * bias) + half * (size_all + beta * length)
+        share = _bounded(y.abs(), total) if beta < 1 else y.abs() / _above_zero(total + epsilon)
+        passed = (1 + half) * share * z
+        return passed + (half * share * y.sign()) * size if half else passed, y
 
     return rule
 

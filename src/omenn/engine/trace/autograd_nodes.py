@@ -175,7 +175,8 @@ class Joint(torch.autograd.Function):
         found, kept = ctx.pull(grads[0], xs, ctx.ones is not None)
         to_ones = None
         if kept is not None:
-            kept = torch.where(kept.isfinite(), kept, 0)  # a masked place reaches no finite output
+            # A masked place, −∞, reaches no finite output.
+            kept = kept.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             to_ones = weighted_sum(dense(grads[0]), kept, *ctx.ones)
         return None, None, None, to_ones, *found
 
