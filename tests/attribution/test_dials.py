@@ -17,7 +17,7 @@ import omenn
 from attribution.test_completed import NETS, made, worst
 from omenn.attribution import derivatives, lrp_layers
 from omenn.attribution.dials import NORM, POINTWISE, SOFTMAX, rules
-from omenn.cli.method_options import method_and_options
+from omenn.bench.method_options import method_and_options
 
 DIALS: dict[str, dict[str, Any]] = {
     "gamma": {"gamma": 0.2},
@@ -182,9 +182,9 @@ def slow(
             more = lambda z, y=y, gamma=gamma: z * (1 + gamma) if z * y > 0 else z  # noqa: E731
             parts = [more(float(w[j, i] * below[i])) for i in range(len(below))]
             total = sum(parts) + beta * more(float(b[j]))
-            share = y / total
-            if beta < 1:
-                share = 0.0 if total * y <= 0 else min(share, lrp_layers.MOST)
+            against = beta < 1 and total * y <= 0
+            share = 0.0 if against else y / total
+            share = share if beta == 1 else min(share, lrp_layers.MOST)
             for i, part in enumerate(parts):
                 given_to = part / y * share * float(relevance[j])
                 shares[i] += given_to
