@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 import omenn
 from attribution.test_completed import NETS, made, worst
+from attribution.test_families import shaken
 from omenn.attribution import derivatives, lrp_layers
 from omenn.attribution.dials import NORM, POINTWISE, SOFTMAX, rules
 from omenn.bench.method_options import method_and_options
@@ -663,6 +664,32 @@ def test_derivatives_by_the_parameters(dials: str, net: str) -> None:
             parameter -= step * direction
     slope = (ends[0] - ends[1]) / 2e-6
     torch.testing.assert_close((found * direction).sum(), slope, rtol=1e-5, atol=1e-6)
+
+
+# --- networks that people use ---------------------------------------------------------------------
+
+TIMM = {
+    "resnet18": 64,
+    "vit_tiny_patch16_224": 224,
+    "convnext_atto": 64,
+    "swin_tiny_patch4_window7_224": 224,
+    "efficientnet_b0": 64,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dials", ["gamma", "both", "all", "all, by identity"])
+@pytest.mark.parametrize("name", TIMM)
+def test_single_precision_on_timm(name: str, dials: str) -> None:
+    timm = pytest.importorskip("timm")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = shaken(timm.create_model(name, pretrained=False, num_classes=7)).float()
+        x = torch.randn(1, 3, TIMM[name], TIMM[name])
+    e = by_rules(net, x, 3, **DIALS[dials])
+    assert e.exact
+    assert worst(e) < 1e-5
+    torch.testing.assert_close(e.output, net(x)[:, 3].detach(), rtol=1e-4, atol=1e-5)
 
 
 # --- options --------------------------------------------------------------------------------------
