@@ -29,9 +29,9 @@ SCENE, SIZE, SHARE = 3, 64, 90  # of the birds; σ of the smoothing is a ninetie
 DIALS: Mapping[str, Mapping[str, Any]] = {
     "all as given": {},
     "gamma=0.1": {"gamma": 0.1},
-    "gamma=0.25,0": {"gamma": (0.25, 0.0)},
     "beta=0": {"beta": 0.0},
     "gamma=0.1;beta=0": {"gamma": 0.1, "beta": 0.0},
+    "gamma=0.1;beta=0;pointwise=identity": {"gamma": 0.1, "beta": 0.0, "pointwise": "identity"},
     "softmax=taylor": {"softmax": "taylor"},
     "norm=derivative": {"norm": "derivative"},
     "pointwise=tangent": {"pointwise": "tangent"},
@@ -89,7 +89,7 @@ def _seen(x: torch.Tensor) -> np.ndarray:
 def drawn(every: Mapping[str, tuple[np.ndarray, Mapping[str, Shown]]]) -> Any:
     """The figure: a row a model, a column a setting, each map on a scale of its own."""
     columns = 1 + len(DIALS)
-    made = figure(1.5 * columns, 1.9 * len(every), dpi=100)
+    made = figure(1.5 * columns, 1.9 * len(every), dpi=80)
     axes = made.subplots(len(every), columns, squeeze=False)
     for line, (model, (image, found)) in zip(axes, every.items(), strict=True):
         line[0].imshow(image)

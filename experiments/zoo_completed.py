@@ -11,8 +11,8 @@ whole zoo measures the same as the column *completed*.
 from __future__ import annotations
 
 import argparse
+import csv
 import fnmatch
-import json
 import os
 import signal
 import sys
@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.command import Command
-from experiments.report import environment, table, versions
+from experiments.report import ROOT, environment, table, versions
 
 EXACT = 1e-5
+SUPPORT = ROOT / "experiments" / "results" / "support.csv"
 COMMAND = Command("zoo_completed", __doc__, "work", "write")
 COMMAND.add("--only", nargs="*", default=[], help="names of models or families, with * and ?")
 COMMAND.add("--most", type=float, default=100.0, help="million parameters (100)")
@@ -32,19 +33,27 @@ COMMAND.add("--seconds", type=float, default=300.0, help="time-out of one model 
 COMMAND.add("--memory", type=float, default=6.0, help="limit of one model in GB (6)")
 
 
+def sizes() -> dict[str, float]:
+    """Million parameters of each model of timm that the whole zoo has measured."""
+    with SUPPORT.open(encoding="utf-8") as file:
+        rows = [r for r in csv.DictReader(file) if r["group"] == "timm" and r["parameters"] != "–"]
+    return {r["model"]: float(r["parameters"].removesuffix(" M")) for r in rows}
+
+
 def entries(a: argparse.Namespace) -> list[Any]:
     """The smallest variant of each family with at most so many parameters, the least first."""
     from experiments import zoo_entries as z
 
-    path = a.work / "parameters.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(dict(z.timm_parameters())), encoding="utf-8")
-    counts: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
-    names = [(f, n) for f, n in z.timm_smallest(counts) if counts.get(n, 0) <= a.most * 1e6]
-    names.sort(key=lambda one: counts.get(one[1], 0))
+    known, found = sizes(), []
+    for family, names in z.timm_families().items():
+        if family in z.BUILT_SMALL:
+            names = [z.BUILT_SMALL[family][0] + z.SMALL_VARIANT]
+        real = [n for n in names if known.get(n, a.most + 1) <= a.most and n[:5] != "test_"]
+        if real:
+            found.append((family, min(real, key=known.__getitem__)))
+    found.sort(key=lambda one: known[one[1]])
     wanted = lambda one: any(fnmatch.fnmatch(s, p) for p in a.only for s in one)  # noqa: E731
-    return [z.timm_entry(f, n, z.SMALL) for f, n in names if not a.only or wanted((f, n))]
+    return [z.timm_entry(*one, z.SMALL) for one in found if not a.only or wanted(one)]
 
 
 def row(entry: Any) -> dict[str, Any]:

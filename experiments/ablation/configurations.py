@@ -92,6 +92,7 @@ DIALS: Sequence[Mapping[str, Any]] = (
     {"pointwise": "tangent"},
     {"pointwise": "identity"},
     {"residual": 0.5},
+    {"gamma": 0.1, "beta": 0.0, "pointwise": "identity"},
     {"gamma": 0.1, "softmax": "taylor"},
 )
 

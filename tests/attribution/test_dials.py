@@ -462,6 +462,31 @@ def test_tangents(name: str) -> None:
     assert worst(e) < 1e-12
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        F.relu6,
+        lambda x: F.relu6(x * 1, inplace=True),
+        lambda x: (x * 1).clamp_(-2, 3),
+        lambda x: x.clamp(min=1),
+        torch.sigmoid,
+        lambda x: (x * 1).sigmoid_(),
+        F.softplus,
+    ],
+)
+def test_relevance_passes_unchanged(function: Callable[[Tensor], Tensor]) -> None:
+    """V = φ(x)/x, and all of it; but what is clipped away from zero is a constant."""
+    x = torch.tensor([[-4.0, -1.5, 0.25, 2.0, 7.0]], dtype=torch.float64)
+    weight = torch.linspace(-1, 2, 5, dtype=torch.float64)
+    e = by_rules(lambda t: (function(t) * weight).sum(1, keepdim=True), x, 0,
+                 pointwise="identity", bias="separate")  # fmt: skip
+    y, raised = function(x), function(torch.zeros_like(x)) == function(x)
+    kept = torch.where(raised, y * weight, 0)
+    torch.testing.assert_close(e.contribution, y * weight - kept, rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(e.bias, kept.sum(1), rtol=1e-7, atol=1e-7)
+    assert worst(e) < 1e-12
+
+
 class Branches(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -143,8 +143,9 @@ def identity_rule(epsilon: float) -> Callable[[Call], Any]:
         true = call.true(x)
         y = call.true_value() if call.context.create_graph else value
         share = y / stabilised(true, epsilon)
+        kept = y - share * true  # NOTE [outlive the write]
         out = call.frozen(x, value, lambda grad, share: grad * share, share)
-        return call.attach(out, y - share * true) if call.collects else out
+        return call.attach(out, kept) if call.collects else out
 
     return identity
 

@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.attribution.attnlrp import CURVES, attention, differentiated, inputs_of, taylor
+from omenn.attribution.attnlrp import (
+    CURVES,
+    attention,
+    differentiated,
+    inputs_of,
+    passed_on,
+    taylor,
+)
 from omenn.attribution.lrp_layers import leaf_of
 from omenn.attribution.rule_table import ruled
 from omenn.engine.operators.chain import FROZEN_CHAIN
@@ -58,6 +65,25 @@ def pointwise_rows() -> Rows:
     """Smooth functions of each element; what is linear in parts, as ReLU and clipping, is so."""
     rows = ruled([*CURVES, "square"], tangent) | ruled("pow", _power(lambda p: p > 0))
     return rows | {"chain": FROZEN_CHAIN.with_rule(tangent)}
+
+
+def identity_rows() -> Rows:
+    """Relevance passes functions of each element unchanged, and clipping towards zero, too."""
+    return passed_on(1e-9) | ruled("clamp", _unclipped)
+
+
+def _unclipped(call: Call) -> Any:
+    """⟦y/x⟧ x where x was clipped towards zero, as by ReLU6; elsewhere as in the frozen table."""
+    x = call.active[0]
+    value, true = call.value(), call.true(x)
+    if len(inputs_of(call)) > 1 or value.shape != x.shape:
+        return frozen(call)
+    y = call.true_value() if call.context.create_graph else value
+    less = (y.abs() <= true.abs()) & (y * true > 0)
+    share = torch.where(less, y / torch.where(less, true, 1), (y == true).to(y.dtype))
+    kept = y - share * true
+    out = call.frozen(x, value, scaled, share)
+    return call.attach(out, kept) if call.collects else out
 
 
 def _power(applies: Callable[[float], bool]) -> RuleOf:

@@ -8,8 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from omenn.attribution.attnlrp import passed_on, residual_rule
-from omenn.attribution.derivatives import Rows, norm_rows, pointwise_rows, softmax_rows
+from omenn.attribution.attnlrp import residual_rule
+from omenn.attribution.derivatives import (
+    Rows,
+    identity_rows,
+    norm_rows,
+    pointwise_rows,
+    softmax_rows,
+)
 from omenn.attribution.lrp_layers import (
     Input,
     Layer,
@@ -62,7 +68,8 @@ def rules(
             an attention in halves, and so query and key.
         norm: ``"frozen"``, 1/σ being a constant, or ``"derivative"``: V is the Jacobian.
         pointwise: of a function φ of each element: ``"ratio"``, V = (φ(x) − φ(0))/x; ``"tangent"``,
-            V = φ′(x); ``"identity"``, V = φ(x)/x where φ(0) ≠ 0, as in ``attnlrp``.
+            V = φ′(x); ``"identity"``, V = φ(x)/x where φ(0) ≠ 0, as in ``attnlrp``, and where a
+            value is clipped towards zero, which by the others is a constant.
         residual: γ of the ratio rule for a + b, as in ``reslrp``; None: V = 1.
 
     Raises:
@@ -89,7 +96,7 @@ def rules(
     return table.over(add=residual_rule(real("residual", residual, 0)))
 
 
-_CURVES = {"tangent": pointwise_rows, "identity": lambda: passed_on(1e-9)}
+_CURVES = {"tangent": pointwise_rows, "identity": identity_rows}
 
 
 def _layer_rows(gamma: Any, beta: float) -> Rows:
