@@ -120,7 +120,9 @@ class Explanation:
     ``channel_dim``           which dimension of each input ``matrix`` is summed over, 0 for none
     ``explains``              which number f is, if it is not the output itself: ``"the logit
                               before sigmoid"`` of a model that returns probabilities
-    ``processing``            the steps that changed ``matrix`` afterwards, in order
+    ``processing``            the steps that changed ``matrix`` afterwards, in order; the first
+                              ``own_steps`` of them are of the method itself
+    ``changed``               those that came after the method
     ========================  =====================================================================
 
     Source: arXiv 2412.02399, section 3 (C = C_w ⊙ X + C_b).
@@ -153,6 +155,11 @@ class Explanation:
     fidelity: float | None = None
     fidelity_tolerance: float = 1e-5
     scale: float = 1.0
+    own_steps: int = 0
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        return self.processing[self.own_steps :]
 
     @property
     def exact(self) -> bool:
@@ -167,7 +174,7 @@ class Explanation:
     @property
     def cause(self) -> str:
         """Why the sum is not exact although it should be, as far as known; otherwise empty."""
-        if self.exact or self.promise != "exact" or self.processing:
+        if self.exact or self.promise != "exact" or self.changed:
             return ""
         if not self.faithful:
             return f"the model's own output differs by {self.fidelity:.1e}"

@@ -27,7 +27,7 @@ class TestDemo:
         pictures = {path.name for path in (demo / "pictures").iterdir()}
         for bird in range(1, 5):
             for network in NETWORKS:
-                for panel in ("input", "c", "weight", "bias", "overlay", "contrast"):
+                for panel in ("readable", "input", "contrast", "c", "weight", "bias"):
                     assert f"bird-{bird}-{network}-{panel}.png" in pictures
                 assert f"bird-{bird}-{network}.png" in pictures
         assert {path.name for path in demo.iterdir()} == {"index.html", "pictures"}
@@ -35,7 +35,9 @@ class TestDemo:
     def test_the_page_holds_what_is_promised(self, demo: Path) -> None:
         html = (demo / "index.html").read_text(encoding="utf-8")
         assert html.count('<article class="answer"') == 12
-        assert html.count('<span class="badge yes">exact</span>') == 15
+        assert html.count('<span class="badge yes">exact</span>') == 27  # C, R and certificates
+        assert html.count('<figure class="large">') == 12
+        assert html.count("R and C both add up to the logit") == 4
         assert "not exact" not in html.replace("exact is not", "")
         assert html.count("Where the logit comes from, module by module") == 12
         assert 'class="badge warn"' not in html
@@ -54,6 +56,12 @@ class TestDemo:
         assert "tiger cat" in answers["Chelsea the cat"]
         assert "espresso" in answers["A cup of coffee"]
         assert all(result["exact"] for result in found["results"])
+        for result in found["results"]:
+            assert (result["readable"]["method"], result["readable"]["exact"]) == (
+                "omenn-clear",
+                True,
+            )
+            assert result["readable"]["sum"] == pytest.approx(result["output"], abs=1e-4)
         html = (tmp_path / "real" / "index.html").read_text(encoding="utf-8")
         assert "CC0" in html
         assert "omenn demo --real" in html

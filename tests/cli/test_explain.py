@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from markupsafe import escape
 from PIL import Image
 from safetensors.torch import save_file
 
 import omenn
 from commands import Run, written
+from omenn.attribution import registry
+from omenn.cli import explain_images
 from omenn.models import sources
 
 
@@ -51,6 +54,96 @@ class TestExplain:
         assert (code, err) == (0, "")
         assert written() == {f"new/x.{ending}"}
         assert f"wrote new/x.{ending}" in out
+
+    def test_the_page_shows_the_readable_map_first(self, run: Run, net: str, picture: Path) -> None:
+        code, out, _ = run("explain", picture, "-m", net, "-o", "x.html")
+        html = Path("x.html").read_text(encoding="utf-8")
+        assert code == 0
+        assert html.index('<figure class="large">') == html.index("<figure")
+        assert "R and C both add up to the logit" in html
+        assert "readable maps, by omenn-clear: the entries add up to the same logit" in out
+
+    def test_json_says_which_map_is_which(self, run: Run, net: str, picture: Path) -> None:
+        words = ("explain", picture, "-m", net, "--target", "dog")
+        (found,) = json.loads(run(*words, "--json")[1])["results"]
+        (alone,) = json.loads(run(*words, "--json", "--method", "omenn-clear")[1])["results"]
+        (plain,) = json.loads(run(*words, "--json", "--method", "omenn")[1])["results"]
+        readable = found.pop("readable")
+        assert plain.pop("readable") is alone["readable"] is None
+        assert (found["method"], readable["method"]) == ("omenn", "omenn-clear")
+        assert {**found, "seconds": 0} == {**plain, "seconds": 0}
+        for key in ("sum", "residual", "exact", "promise", "processing", "largest"):
+            assert readable[key] == alone[key]
+        assert readable["error"] is None
+        run(*words, "-o", "x.json")
+        file = json.loads(Path("x.json").read_text(encoding="utf-8"))
+        for one in (file, file["readable"]):
+            entries = [value for line in one["matrix"][0] for value in line]
+            assert sum(entries) == pytest.approx(found["output"], abs=1e-4)
+        assert file["matrix"] != file["readable"]["matrix"]
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--method", "omenn"],
+            ["--at", "second"],
+            ["--post", "clean"],
+            ["--bias", "separate"],
+        ],
+    )
+    def test_what_is_asked_for_alone_stands_alone(
+        self, run: Run, net: str, picture: Path, words: list[str]
+    ) -> None:
+        code, out, err = run("explain", picture, "-m", net, *words, "-o", "x.html")
+        html = Path("x.html").read_text(encoding="utf-8")
+        assert (code, err) == (0, "")
+        assert 'class="large"' not in html
+        assert "eadable map" not in out + html
+
+    def test_one_explanation_in_a_file_is_that_of_omenn(
+        self, run: Run, net: str, picture: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def never(*words: Any) -> None:
+            raise AssertionError("nobody would see it")
+
+        monkeypatch.setattr(explain_images, "readable_maps", never)
+        run("explain", picture, "-m", net, "-o", "x.safetensors")
+        assert omenn.Explanation.load("x.safetensors").method == "omenn"
+
+    def test_a_model_that_the_readable_map_cannot_explain(
+        self, run: Run, net: str, picture: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuses(model: Any, inputs: Any, target: Any = None) -> omenn.Explanation:
+            raise omenn.UnsupportedOperator("it", "head", "it has <b>no rule</b>", "")
+
+        clear = registry.Method("omenn-clear", refuses, "exact", "refuses", "this test")
+        monkeypatch.setitem(registry._METHODS, "omenn-clear", clear)
+        words = ("explain", picture, "-m", net)
+        code, out, err = run(*words, "-o", "x.html")
+        html = Path("x.html").read_text(encoding="utf-8")
+        assert (code, err) == (0, "")
+        why = "omenn-clear: operator 'it' in module 'head': it has <b>no rule</b>."
+        assert f"no readable map, {why}" in out
+        assert f"No readable map: {escape(why)}" in html
+        assert 'class="large"' not in html
+        assert "C over input" in html
+        (found,) = json.loads(run(*words, "--json")[1])["results"]
+        assert found["readable"] == {"error": why}
+        assert found["exact"]
+
+    def test_a_readable_map_that_is_not_exact_is_exit_code_1(
+        self, run: Run, net: str, picture: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        explain = omenn.explain
+
+        def off(*words: Any, **options: Any) -> omenn.Explanation:
+            found = explain(*words, **options)
+            return found.with_matrix(2 * found.matrix) if "method" in options else found
+
+        monkeypatch.setattr(omenn, "explain", off)
+        code, out, _ = run("explain", picture, "-m", net)
+        assert code == 1
+        assert "readable maps, by omenn-clear: the entries do not add up" in out
 
     def test_several_pictures_on_one_page(self, run: Run, net: str, picture: Path) -> None:
         code, _, _ = run("explain", picture, picture, "-m", net, "-o", "x.html")

@@ -56,6 +56,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("bird.png", "a_very_long_name_of_a_photograph_without_any_space_in_it.jpeg"):
         for model in ("birds-resnet", "path/to/some/deeply/nested/file_of_a_user.py:function"):
             x = torch.randn(1, 3, 16, 16)
+            rival, clear, how = omenn.Contrast(1, 2), None, {}
+            if name != "bird.png":  # as pictures are shown without --method
+                how = {"method": "omenn-clear"}
+                clear = omenn.explain(network, x, 1, **how)
             cases.append(
                 Case(
                     name=name,
@@ -63,8 +67,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     target="Larkolin",
                     explanation=omenn.explain(network, x, 1),
                     image=image,
-                    contrast=omenn.explain(network, x, omenn.Contrast(1, 2)),
-                    rival="Noomi",
+                    readable=clear,
+                    contrast=omenn.explain(network, x, rival, **how),
+                    rival="Noomi" if clear is None else "black-and-white-spotted hummingbird",
                     truth="Larkolin",
                     seconds=0.25,
                     warning="Random weights, seed 0: the model is not trained.",

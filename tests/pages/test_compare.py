@@ -76,6 +76,14 @@ def test_the_tabs_by_keyboard(opened: Any) -> None:
     assert opened.evaluate("document.activeElement.id") == "view-exact"
 
 
+def test_each_map_has_a_scale_of_its_own_unless_it_is_switched(opened: Any) -> None:
+    assert all("own scale" in alt for alt in seen(opened))
+    ends = opened.locator("#one .bar:visible b:last-child").all_inner_texts()
+    assert len(set(ends)) == 3
+    opened.get_by_label("one for all").check()
+    assert not any("own scale" in alt for alt in seen(opened))
+
+
 def test_both_switches_together_show_one_map_of_each(opened: Any) -> None:
     for scale, own in (("one for all", False), ("one per map", True)):
         opened.get_by_label(scale).check()

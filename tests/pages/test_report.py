@@ -56,8 +56,33 @@ def test_no_width_needs_scrolling_sideways(opened: Any, width: int) -> None:
 
 def test_every_picture_is_decoded(opened: Any) -> None:
     sizes = opened.evaluate("[...document.querySelectorAll('main img')].map(i => i.naturalWidth)")
-    assert len(sizes) == 4 * 10
+    assert len(sizes) == 2 * 10 + 2 * 9
     assert set(sizes) == {16}
+
+
+@pytest.mark.parametrize("width", [320, 768, 1280])
+def test_the_readable_map_is_first_and_large(opened: Any, width: int) -> None:
+    opened.set_viewport_size({"width": width, "height": 800})
+    article = opened.locator("article", has=opened.locator(".large")).first
+    boxes = [figure.bounding_box() for figure in article.locator("figure").all()]
+    large, small = boxes[0], boxes[1:]
+    assert len(small) == 5
+    assert all(large["width"] > 1.9 * box["width"] for box in small)
+    if width < 1024:  # alone in its row, and as wide as the text
+        assert all(box["y"] >= large["y"] + large["height"] for box in small)
+        assert large["width"] == article.bounding_box()["width"]
+    else:  # beside the others, of which the maps of pixels are the second row
+        assert all(box["x"] >= large["x"] + large["width"] for box in small)
+        rows = [box["y"] for box in small]
+        assert rows[0] == rows[1] < rows[2] == rows[3] == rows[4]
+
+
+def test_how_to_read_it_unfolds(opened: Any) -> None:
+    guide = opened.locator(".guide li").first
+    assert not guide.is_visible()
+    assert opened.locator(".legend").is_visible()
+    opened.locator(".guide summary").click()
+    assert guide.is_visible()
 
 
 def test_the_headings_are_an_outline(opened: Any) -> None:
@@ -120,7 +145,7 @@ def test_the_links_lead_to_their_sections(opened: Any) -> None:
 
 
 def test_the_bars_stay_inside_of_their_track(opened: Any) -> None:
-    opened.locator("summary").first.click()
+    opened.locator("article summary").first.click()
     for bar in opened.locator("article").first.locator(".bars b").all():
         track, inner = bar.bounding_box(), bar.locator("i").bounding_box()
         assert inner["x"] >= track["x"] - 1
@@ -139,7 +164,7 @@ def test_without_script_the_page_is_complete(browser: Any, report: Path) -> None
     tab.get_by_label("smoothed").check()
     assert tab.locator(".picture img.smoothed").first.is_visible()
     assert not tab.locator(".picture img.exact").first.is_visible()
-    tab.locator("summary").first.click()
+    tab.locator("article summary").first.click()
     assert tab.locator(".bars").first.is_visible()
     context.close()
 

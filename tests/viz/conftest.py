@@ -41,6 +41,16 @@ def explanation(network: nn.Module) -> Explanation:
 
 
 @pytest.fixture
+def pair(network: nn.Module, case: Callable[..., Case]) -> Case:
+    """A case with the readable exact map, and the difference by the same method."""
+    given = case()
+    x = given.explanation.inputs
+    clear = omenn.explain(network, x, 1, method="omenn-clear")
+    rival = omenn.explain(network, x, omenn.Contrast(1, 2), method="omenn-clear")
+    return dataclasses.replace(given, readable=clear, contrast=rival)
+
+
+@pytest.fixture
 def inexact(case: Callable[..., Case]) -> Case:
     """A case whose matrix misses the number by one."""
     given = case()

@@ -1,12 +1,18 @@
-"""Several methods on one scale: whose numbers set it, and what happens to other units."""
+"""Several methods side by side: their scales, whose numbers set a common one, other units."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import omenn
+from omenn.modalities.image.pictures import Pictures
+from omenn.modalities.image.preprocessing import Preprocessing
 from omenn.viz.compare_figure import compare_figure, compare_png
 from omenn.viz.compare_page import compare_page
 from omenn.viz.comparison import (
@@ -17,18 +23,28 @@ from omenn.viz.comparison import (
     own_views,
     reference,
     shared_views,
+    views_of,
 )
 from omenn.viz.heatmaps import scale_of, signed_rgb
-from omenn.viz.wording import Verdict
+from omenn.viz.panels import Case, Panel, View
 
 MAP = np.random.default_rng(0).normal(size=(8, 8))
 
 
+@functools.cache
+def one() -> omenn.Explanation:
+    return omenn.explain(nn.Flatten().eval(), torch.ones(1, 1, 1, 1), 0)
+
+
+def cell(values: np.ndarray, promise: str = "none", **fields: object) -> Cell:
+    matrix = torch.from_numpy(np.asarray(values))[None]
+    found = one().with_matrix(matrix, promise=promise, method="abslrp")
+    return Cell(Case("a.png", "net", "cat", found, **fields))  # type: ignore[arg-type]
+
+
 def row(name: str, promise: str, values: np.ndarray | None = MAP, **fields: object) -> Row:
-    error = "it is <i>broken</i>." if values is None else ""
-    cell = Cell(values, total=1.5, output=2.0, residual=0.5, promise=promise, error=error)
-    cell = dataclasses.replace(cell, said=Verdict("exact", "yes"))
-    return Row(name, promise, f"about {name}", "a paper", cell, **fields)  # type: ignore[arg-type]
+    found = Cell(error="it is <i>broken</i>.") if values is None else cell(values, promise)
+    return Row(name, promise, f"about {name}", "a paper", found, **fields)  # type: ignore[arg-type]
 
 
 def comparison(*rows: Row, **fields: object) -> Comparison:
@@ -72,12 +88,12 @@ class TestScale:
         assert shared_views([rows[1]]) == {}
 
     def test_answers_of_one_method_share_a_scale_of_their_own(self) -> None:
-        cells = [row("a", "exact").cell, row("a", "exact", None).cell, row("a", "x", 2 * MAP).cell]
-        one, two, three = own_views(cells)
-        assert one is not None
+        cells = [cell(MAP), row("a", "exact", None).cell, cell(2 * MAP)]
+        first, two, three = own_views(cells)
+        assert first is not None
         assert three is not None
         assert two is None
-        assert one.scale == three.scale == scale_of(MAP, 2 * MAP)
+        assert first.scale == three.scale == scale_of(MAP, 2 * MAP)
 
     def test_smoothing_keeps_one_scale(self) -> None:
         views = shared_views([row("a", "exact"), row("b", "none", 5 * MAP)], sigma=1.0)
@@ -85,7 +101,66 @@ class TestScale:
         assert views["a"].scale != scale_of(MAP)
 
 
+class Words:
+    """A modality that draws one green cell, whatever the numbers are."""
+
+    def views(self, case: Case, *, sigma: float = 0.0) -> list[Panel]:
+        green = np.full((1, 1, 3), (0, 255, 0), dtype=np.uint8)
+        return [Panel("words", "Words", "Words.", View(green, case.scale))]
+
+    def units(self, *_: object) -> list[object]:
+        return []
+
+
+class TestOwnScale:
+    """The default: a map is drawn on its own numbers, however small the others' are."""
+
+    def test_a_map_of_little_mass_is_not_white(self) -> None:
+        given = comparison(row("a", "exact"), row("b", "approximate", 1e-3 * MAP))
+        views = views_of(given)
+        assert np.array_equal(views["a"].pixels, views["b"].pixels)
+        assert views["b"].scale == pytest.approx(1e-3 * scale_of(MAP))
+        shared = views_of(dataclasses.replace(given, common_scale=True))
+        assert shared["b"].scale == shared["a"].scale == scale_of(MAP)
+        assert (shared["b"].pixels >= 250).all()
+
+    def test_zero_stays_white(self) -> None:
+        sparse = np.zeros((8, 8))
+        sparse[3, 4] = 1e-6
+        (view,) = views_of(comparison(row("a", "none", sparse))).values()
+        assert tuple(view.pixels[0, 0]) == (255, 255, 255)
+        assert view.scale is not None
+        assert 0 < view.scale <= 1e-6
+        assert tuple(view.pixels[3, 4]) == tuple(signed_rgb([[1.0]])[0, 0])
+
+    def test_the_parts_of_a_map_do_not_set_its_scale(self) -> None:
+        net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(128, 2)).eval()
+        found = omenn.explain(net, torch.randn(1, 1, 8, 8), 0)
+        view = own_views([Cell(Case("a", "net", "cat", found))])[0]
+        assert view is not None
+        assert view.scale == scale_of(found.matrix[0])
+
+    def test_a_modality_draws_its_maps(self) -> None:
+        (view,) = own_views([cell(MAP, modality=Words())])
+        assert view is not None
+        assert (view.pixels.shape, view.scale) == ((1, 1, 3), scale_of(MAP))
+
+    def test_tokens_of_a_picture_are_its_grid(self) -> None:
+        pictures = Pictures(Preprocessing(size=(8, 8)))
+        (view,) = own_views([cell(np.arange(17.0), grid=(4, 4), modality=pictures)])
+        assert view is not None
+        assert view.pixels.shape == (5, 4, 3)  # the class token above it
+
+
 class TestPage:
+    @pytest.mark.parametrize("common", [False, True])
+    def test_the_scale_that_is_asked_for_is_shown_first(self, common: bool) -> None:
+        html = compare_page(comparison(row("a", "exact"), common_scale=common))
+        chosen = "scale-one" if common else "scale-own"
+        assert html.count('name="scale"') == 2
+        assert f'id="{chosen}" checked' in html
+        assert html.count(" checked>") == 1
+
     def test_the_scale_is_explained_as_far_as_it_matters(self) -> None:
         words = "It is rescaled to"
         assert words not in compare_page(comparison(row("a", "exact"), row("b", "approximate")))
@@ -130,6 +205,6 @@ def test_the_figure_holds_every_map_and_every_reason() -> None:
     for part in ("Input", "good", "bad", "No map. It is", "Random weights.", "a.png: cat"):
         assert part in words
     pictures = [np.asarray(image.get_array()) for axes in drawn.axes for image in axes.images]
-    view = shared_views(given.rows)["good"]
+    view = views_of(given)["good"]
     assert any(np.array_equal(view.pixels, picture) for picture in pictures)
     assert compare_png(given).startswith(b"\x89PNG")

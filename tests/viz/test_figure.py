@@ -57,6 +57,21 @@ def test_the_words(case: MakeCase) -> None:
     assert "Gaussian" not in text
 
 
+def test_the_readable_map_is_large(pair: Case) -> None:
+    drawn = figure(pair)
+    for panel in panels(pair):
+        assert any(np.array_equal(panel.exact.pixels, one) for one in pictures(drawn)), panel.key
+    sizes = {axes.get_title("left"): axes.get_position().width for axes in drawn.axes}
+    assert sizes["What speaks for Larkolin"] > 2 * sizes["Input"]
+    assert "R and C both add up to the logit" in words(drawn).replace("\n", " ")
+
+
+def test_the_readable_map_with_a_row_of_smoothed_ones(pair: Case) -> None:
+    plain, soft = figure(pair), figure(pair, sigma=1.0)
+    assert soft.get_figheight() > plain.get_figheight()
+    assert words(soft).split("\n").count("smoothed") == 3
+
+
 def test_smoothing_adds_a_row_and_says_so(case: MakeCase) -> None:
     plain, smoothed = figure(case()), figure(case(), sigma=2.0)
     assert "Smoothed by a Gaussian, σ = 2 entries, that keeps the sum." in words(smoothed)

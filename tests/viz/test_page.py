@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 from collections.abc import Callable
@@ -90,6 +91,33 @@ def test_every_picture_has_words_for_those_who_do_not_see_it(case: MakeCase) -> 
     assert len({button["aria-label"] for button in buttons}) == len(buttons) == 6
 
 
+def test_the_readable_map_is_first_and_large(pair: Case) -> None:
+    html = page(report(pair, sigma=1.0))
+    structure = Structure(html)
+    assert structure.open == []
+    article = html[html.index("<article") :]
+    assert article.index('<figure class="large">') == article.index("<figure")
+    assert article.count("<figure") == 6
+    assert structure.text.count("R and C both add up to the logit") == 1
+    assert "ΣR" in structure.text
+    residual = float(pair.readable.residual[0])  # type: ignore[union-attr]
+    assert number(residual, digits=2) in structure.text
+    assert html.count('<span class="badge yes">exact</span>') == 3  # R, C, the certificate
+
+
+def test_a_readable_map_that_misses_the_logit_is_marked(pair: Case) -> None:
+    off = pair.readable.with_matrix(2 * pair.readable.matrix)  # type: ignore[union-attr]
+    html = page(report(dataclasses.replace(pair, readable=off)))
+    assert '<span class="badge no">not exact</span>' in html
+
+
+def test_why_there_is_no_readable_map(case: MakeCase) -> None:
+    html = page(report(case(unreadable="omenn-clear: <b>no rule</b>.")))
+    assert "No readable map: omenn-clear: &lt;b&gt;no rule&lt;/b&gt;." in html
+    assert 'class="large"' not in html
+    assert "No readable map" not in page(report(case()))
+
+
 def test_all_numbers_are_there(case: MakeCase) -> None:
     given = case()
     text = Structure(page(report(given))).text
@@ -110,8 +138,6 @@ def test_bars_of_the_modules_add_up_to_the_sum(case: MakeCase) -> None:
 
 
 def test_many_modules_are_folded_into_one_line(case: MakeCase) -> None:
-    import dataclasses
-
     import torch
 
     given = case()

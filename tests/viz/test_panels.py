@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 
 import omenn
 from omenn import Explanation
-from omenn.viz.heatmaps import signed_rgb
+from omenn.viz.heatmaps import overlay, scale_of, signed_rgb
 from omenn.viz.panels import Case, case_of, number, panels, shortened
 from refusals import refused
 
@@ -99,6 +100,59 @@ class TestOtherMethods:
         assert shown[1].total == pytest.approx(shown[2].total, abs=1e-5)
         alone = panels(case(explanation=changed, contrast=None))
         assert [panel.key for panel in alone] == ["input", "c", "overlay"]
+
+
+class TestReadable:
+    """The readable map comes first, over the picture, on a scale of its own, with the same sum."""
+
+    def test_the_order(self, pair: Case) -> None:
+        shown = panels(pair, sigma=1.0)
+        keys = [panel.key for panel in shown]
+        assert keys == ["readable", "input", "contrast", "c", "weight", "bias"]
+        assert shown[0].title == "What speaks for Larkolin"
+        assert "R, the readable map (omenn-clear): what each location adds" in shown[0].sentence
+        assert [panel.smoothed is None for panel in shown] == [True] * 3 + [False] * 3
+
+    def test_both_maps_have_the_sum(self, pair: Case) -> None:
+        totals = {panel.key: panel.total for panel in panels(pair)}
+        output = float(pair.explanation.output)
+        assert totals["readable"] == pytest.approx(output, abs=1e-5)
+        assert totals["c"] == pytest.approx(output, abs=1e-5)
+        assert pair.contrast is not None
+        assert totals["contrast"] == pytest.approx(float(pair.contrast.output), abs=1e-5)
+
+    def test_it_lies_over_the_picture_on_its_own_scale(self, pair: Case) -> None:
+        views = {panel.key: panel.exact for panel in panels(pair)}
+        assert pair.readable is not None
+        assert pair.image is not None
+        matrix = pair.readable.matrix[0]
+        assert views["readable"].over
+        assert views["readable"].scale == scale_of(matrix) != views["c"].scale
+        assert np.array_equal(views["readable"].pixels, overlay(pair.image, matrix))
+
+    def test_without_a_picture_it_is_drawn_alone(self, pair: Case) -> None:
+        assert pair.readable is not None
+        shown = panels(dataclasses.replace(pair, image=None))
+        assert [panel.key for panel in shown] == ["readable", "contrast", "c", "weight", "bias"]
+        assert np.array_equal(shown[0].exact.pixels, signed_rgb(pair.readable.matrix[0]))
+
+    def test_alone_it_is_no_map_that_was_processed(self, pair: Case) -> None:
+        assert pair.readable is not None
+        assert len(pair.readable.processing) == pair.readable.own_steps == 1
+        alone = dataclasses.replace(pair, explanation=pair.readable, readable=None, contrast=None)
+        titles = [panel.title for panel in panels(alone)]
+        assert titles == ["Input", "R", "R over input"]
+        changed = dataclasses.replace(alone, explanation=pair.readable.processed("gaussian:1"))
+        assert [panel.title for panel in panels(changed)][1] == "R, processed"
+        assert changed.explanation.changed == ("gaussian:1",)
+
+
+def test_only_pictures_have_pixels(network: nn.Module, case: MakeCase) -> None:
+    shown = {panel.key: panel.sentence for panel in panels(case())}
+    assert shown["weight"].startswith("Through the pixels: each pixel times the weight")
+    columns = omenn.explain(nn.Linear(5, 2).eval(), torch.randn(1, 5), 0)
+    (sentence,) = [panel.sentence for panel in panels(case_of(columns)) if panel.key == "weight"]
+    assert sentence.startswith("Through the input: each of its values times the weight")
 
 
 class TestCaseOf:

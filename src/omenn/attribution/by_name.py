@@ -82,4 +82,4 @@ def explain(
         return e
     # An option may take a part of the promise back, as a lossy form of the map does.
     promise = max(e.promise, found.promised(options), key=PROMISES.index)
-    return replace(e, method=method, promise=promise)
+    return replace(e, method=method, promise=promise, own_steps=len(e.processing))

@@ -11,6 +11,7 @@ from omenn.cli import terminal
 from omenn.cli.shared_options import (
     AsJson,
     Classes,
+    CommonScale,
     Contrast,
     Device,
     Methods,
@@ -41,6 +42,7 @@ def compare(
     output: Output = None,
     classes: Classes = 5,
     smooth: Smooth = None,
+    common_scale: CommonScale = False,
     out: OutOfComparison = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -49,8 +51,8 @@ def compare(
 ) -> None:
     """Put the maps of several methods side by side, with the cost of each.
 
-    The page shows them for one class, on one scale, and for the likeliest classes, method by
-    method. Where a method fails, the page says why.
+    The page shows them for one class, each map on a scale of its own, and for the likeliest
+    classes, method by method. Where a method fails, the page says why.
 
     The exit code is 1 if a sum that a method promises to be exact is not, else 0.
     """
@@ -67,7 +69,15 @@ def compare(
     request = Request(target, contrast)
     with terminal.progress(comparing.steps(chosen, classes) + 1) as tick:
         found = comparing.compare_file(
-            file, source, request, chosen, classes=classes, sigma=smooth, device=device, tick=tick
+            file,
+            source,
+            request,
+            chosen,
+            classes=classes,
+            sigma=smooth,
+            device=device,
+            common_scale=common_scale,
+            tick=tick,
         )
         if out is not None:
             tick(f"writing {out}")

@@ -16,6 +16,7 @@ from omenn.cli.explain_images import (
     Request,
     asked_of,
     first_row,
+    grid_of,
     read_input,
     short_name,
 )
@@ -24,17 +25,20 @@ from omenn.cli.method_list import installed, ordered
 from omenn.cli.terminal import Answer as Answered
 from omenn.errors import InputError, OmennError, reason
 from omenn.files.atomic import check_writable, write_files
-from omenn.viz.comparison import Answer, Cell, Comparison, Row, cell_of
+from omenn.viz.comparison import Answer, Cell, Comparison, Row
+from omenn.viz.panels import Case
 from omenn.viz.wording import PROMISES, number
 
 if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
+    from omenn import Explanation
     from omenn.models.sources import Source
 
 USUAL = (
     "omenn",
+    "omenn-clear",
     "cp-lrp",
     "attnlrp",
     "abslrp",
@@ -116,12 +120,14 @@ def compare_file(
     classes: int = TOP,
     sigma: float | None = None,
     device: str = "cpu",
+    common_scale: bool = False,
     tick: Callable[[str], None] = lambda step: None,
 ) -> Comparison:
     """Explain one picture by every method in ``options``, the ``classes`` likeliest answers too.
 
     ``request`` says which answer is explained. ``sigma`` is the width of the smoothing in entries;
-    None: a fortieth of the picture. ``tick`` is called with a description before each step.
+    None: a fortieth of the picture. ``common_scale``: see ``Comparison``. ``tick`` is called with a
+    description before each step.
 
     Raises:
         InputError: the file is no picture, or every method failed. TargetError: an unknown answer.
@@ -137,7 +143,7 @@ def compare_file(
     for name, chosen in options.items():
         trial = _Trial(source, tensor, name, chosen, device)
         rows.append(trial.row(asked, words, answers, tick))
-    there = [row.cell for row in rows if row.cell.values is not None]
+    there = [row.cell for row in rows if row.cell.case is not None]
     if not there:
         each = "; ".join(f"{row.method}: {row.cell.error}" for row in rows)
         raise InputError(f"every method failed. {each}", argument="methods")
@@ -145,7 +151,7 @@ def compare_file(
         name=file.name,
         model=source.spec,
         target=words,
-        logit=there[0].output,
+        logit=there[0].value("output"),
         image=source.modality.shown(tensor),
         rows=rows,
         answers=answers,
@@ -153,6 +159,7 @@ def compare_file(
         warning=source.warning,
         sigma=source.modality.usual_smoothing(tuple(tensor.shape[-2:])) if sigma is None else sigma,
         footer=f"omenn {omenn.__version__} · {described(source)}",
+        common_scale=common_scale,
     )
 
 
@@ -189,20 +196,22 @@ class _Trial:
         self, asked: Any, words: str, answers: Sequence[Answer], tick: Callable[[str], None]
     ) -> Row:
         tick(f"{self.name}: {words}")
-        cell = self.cell(asked)
+        cell = self.cell(asked, words)
         found: dict[Any, Cell] = {asked: cell} if isinstance(asked, int) else {}
         classes = []
         for answer in answers:
             tick(f"{self.name}: {answer.name}")
             if answer.index not in found:
                 # what failed for one answer is not tried for each of the others
-                found[answer.index] = self.cell(answer.index) if not cell.error else cell
+                one = cell if cell.error else self.cell(answer.index, answer.name)
+                found[answer.index] = one
             classes.append(found[answer.index])
         method = method_named(self.name)
         peaks = [spent.memory for spent in self.spent if spent.memory is not None]
         return Row(
             method=self.name,
-            promise=cell.promise or method.promise,  # an option may take a part of it back
+            # an option may take a part of the promise back
+            promise=method.promise if cell.case is None else cell.case.explanation.promise,
             summary=method.summary,
             source=method.source,
             cell=cell,
@@ -212,7 +221,7 @@ class _Trial:
             memory=int(statistics.median(peaks)) if peaks else None,
         )
 
-    def cell(self, target: Any) -> Cell:
+    def cell(self, target: Any, words: str) -> Cell:
         import torch
 
         import omenn
@@ -227,7 +236,8 @@ class _Trial:
                 self.warm = True
             with spending(self.device) as spent:
                 explanation = explain()
-            found = cell_of(explanation)
+            found = Cell(self.case(explanation, words))
+            found.entries()  # refuses a map without a picture
         except OmennError as error:
             return Cell(error=str(error))
         except (MemoryError, torch.OutOfMemoryError):
@@ -236,6 +246,11 @@ class _Trial:
             return Cell(error=f"unexpected {type(error).__name__}: {reason(error)}.")
         self.spent.append(spent)
         return found
+
+    def case(self, explanation: Explanation, words: str) -> Case:
+        source = self.source
+        grid = grid_of(explanation, source, self.tensor)
+        return Case("", source.spec, words, explanation, grid=grid, modality=source.modality)
 
 
 def answer(comparison: Comparison, out: Path | None) -> Answered:
@@ -248,7 +263,7 @@ def answer(comparison: Comparison, out: Path | None) -> Answered:
 def kept(comparison: Comparison) -> bool:
     """Whether every sum that is promised to be exact is."""
     cells = [(row, cell) for row in comparison.rows for cell in (row.cell, *row.classes)]
-    return all(c.exact for row, c in cells if row.promise == "exact" and c.values is not None)
+    return all(c.exact for row, c in cells if row.promise == "exact" and c.case is not None)
 
 
 def write(out: Path, comparison: Comparison) -> None:
@@ -306,9 +321,9 @@ def record(comparison: Comparison) -> dict[str, Any]:
 
 def _numbers(cell: Cell) -> dict[str, Any]:
     return {
-        "sum": cell.total,
-        "residual": cell.residual,
-        "exact": cell.exact if cell.values is not None else None,
+        "sum": cell.value("total"),
+        "residual": cell.value("residual"),
+        "exact": cell.exact,
         "error": cell.error or None,
     }
 
@@ -336,12 +351,12 @@ def table(comparison: Comparison) -> Table:
     listed.add_column("")
     for row in comparison.rows:
         cell = row.cell
-        there = cell.values is not None
+        there = cell.case is not None
         listed.add_row(
             escape(row.method),
             PROMISES[row.promise],
-            number(cell.total) if there else "–",
-            number(cell.residual, digits=2) if there else "–",
+            number(cell.value("total")) if there else "–",
+            number(cell.value("residual"), digits=2) if there else "–",
             seconds(row.seconds),
             memory(row.memory),
             "" if there and cell.said.words in PROMISES[row.promise] else marked(cell.said),

@@ -63,7 +63,7 @@ def demo(
         for title, tensor, truth in photographs(source) if real else scenes(source):
             tick(f"{name}: {title.lower()}")
             inputs.append(tensor.to(device))
-            request = Request()
+            request = Request(readable=True)
             cases.append(
                 explain_tensor(title, inputs[-1], source, request, rival=True, truth=truth)
             )
@@ -122,8 +122,8 @@ def report(cases: Sequence[Case], certificates: Mapping[str, Certificate], out: 
         title="What small networks saw in four birds",
         introduction=(
             f"Four invented birds, and the networks {names}, which were trained "
-            "to tell fifty species apart. For every answer there is one matrix whose entries add "
-            "up to the number that decided."
+            "to tell fifty species apart. For every answer there are two maps whose entries add up "
+            "to the number that decided: one to look at, one of the network's own weights."
         ),
         cases=cases,
         certificates=[(name, found.exact, str(found)) for name, found in certificates.items()],
@@ -144,10 +144,10 @@ def real_report(
         title="What a trained network saw in four photographs",
         introduction=(
             f"Four photographs, and {names}, which was trained on ImageNet to tell a thousand "
-            "things apart. For every answer there is one matrix whose entries add up to the "
-            f"number that decided. Photographs: {credit}."
+            "things apart. For every answer there are two maps whose entries add up to the "
+            "number that decided: one to look at, one of the network's own weights."
         ),
-        footer=words.footer.replace("omenn demo", "omenn demo --real"),
+        footer=f"{words.footer.replace('omenn demo', 'omenn demo --real')} · {credit}",
     )
 
 
@@ -156,7 +156,9 @@ def pictures(cases: Sequence[Case]) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for case in cases:
         stem = f"{case.name.lower().replace(' ', '-')}-{case.model}"
-        files[f"{stem}.png"] = figure_png(case, sigma=SIGMA)
+        files[f"{stem}.png"] = figure_png(
+            case, sigma=explain_results.figure_sigma(case, SIGMA, None)
+        )
         for panel in case.views(SIGMA):
             pixels = panel.exact.pixels
             enlarge = max(1, PICTURE_SIDE // pixels.shape[0])

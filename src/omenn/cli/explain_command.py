@@ -43,7 +43,7 @@ def explain(
     weights: Weights = None,
     target: Target = None,
     contrast: Contrast = None,
-    method: MethodName = "omenn",
+    method: MethodName = None,
     output: Output = None,
     at: At = None,
     bias: BiasOfMethod = None,
@@ -59,6 +59,10 @@ def explain(
 
     Pictures are preprocessed as the configuration of the model says.
 
+    A page or figure shows a readable exact map (omenn-clear) large over the picture, then C,
+    C_w ⊙ X and C_b of omenn at the pixels. All of them add up to the logit. --method shows one
+    method alone.
+
     Models of timm and torchvision have random weights unless --weights names a file. Nothing is
     downloaded.
 
@@ -68,6 +72,7 @@ def explain(
     from omenn.bench.method_options import method_and_options
     from omenn.cli import explain_results
     from omenn.cli.explain_images import Request
+    from omenn.cli.readable_maps import fits
     from omenn.models import sources
 
     if out is not None:
@@ -77,8 +82,10 @@ def explain(
         source = sources.load(model, weights=weights, seed=seed, device=device, output=output)
         # only now, as the file of the model may register a method
         depths = at.split(",") if at and "," in at else at
-        name, options = method_and_options(method, {"at": depths, "bias": bias})
-        request = Request(target, contrast, name, options, tuple(post or ()))
+        name, options = method_and_options(method or "omenn", {"at": depths, "bias": bias})
+        steps = tuple(post or ())
+        readable = method is None and fits(options, steps) and explain_results.shows_both(out)
+        request = Request(target, contrast, name, options, steps, readable)
         found = explain_results.explain_and_write(
             files, source, request, out, smooth=smooth, device=device, tick=tick
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omenn.cli.readable_maps import Readable, readable_maps
 from omenn.errors import InputError, OmennError, TargetError, did_you_mean, reason
 from omenn.models import user_files
 from omenn.models.sources import Source
@@ -30,6 +31,7 @@ class Request:
         method: its name, see ``omenn methods``.
         options: of the method, by their names.
         post: steps by which the map is changed afterwards, see ``Explanation.processed``.
+        readable: whether pictures have a readable exact map as well, see ``readable_maps``.
     """
 
     target: str | None = None
@@ -37,6 +39,7 @@ class Request:
     method: str = "omenn"
     options: Mapping[str, Any] = field(default_factory=dict)
     post: tuple[str, ...] = ()
+    readable: bool = False
 
 
 def read_input(file: Path, source: Source, device: str) -> torch.Tensor:
@@ -100,31 +103,37 @@ def explain_tensor(
     started = time.perf_counter()
     explanation = omenn.explain(source.model, tensor, asked, **options)
     seconds = time.perf_counter() - started
-    second, second_words = None, ""
+    against, second, second_words = None, None, ""
     rival = rival and explanation.promise != "none"  # of maps that know no other class
     if rival and isinstance(asked, int) and len(logits) > 1:
-        against = best_other(logits, asked)
-        second_words = short_name(source, against)
-        second = omenn.explain(source.model, tensor, omenn.Contrast(asked, against), **options)
+        other = best_other(logits, asked)
+        against, second_words = omenn.Contrast(asked, other), short_name(source, other)
+    maps = Readable()
+    if request.readable:
+        maps = readable_maps(source, tensor, asked, against, request.options)
+    if against is not None:
+        second = maps.contrast or omenn.explain(source.model, tensor, against, **options)
     case = Case(
         name=name,
         model=source.spec,
         target=words,
         explanation=explanation,
         image=source.modality.shown(tensor),
+        readable=maps.map,
+        unreadable=maps.why,
         contrast=second,
         rival=second_words,
         truth=truth,
         seconds=seconds,
         weights=source.weights,
         warning=source.warning,
-        grid=_grid_of(explanation, source, tensor),
+        grid=grid_of(explanation, source, tensor),
         modality=source.modality,
     )
     return _changed(case, request.post)
 
 
-def _grid_of(
+def grid_of(
     explanation: Explanation, source: Source, tensor: torch.Tensor
 ) -> tuple[int, int] | None:
     """The grid of the tokens of a module's output that was not resampled, if they have one."""

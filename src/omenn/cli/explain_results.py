@@ -30,7 +30,7 @@ LARGEST = 10
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from omenn import Certificate
+    from omenn import Certificate, Explanation
     from omenn.models.sources import Source
     from omenn.viz.page import Report
 
@@ -97,7 +97,7 @@ def explain_and_write(
             exact = request.method == "omenn"
             certificate = certify_file(files[0], source, request, device) if exact else None
             around = report(cases, source, smooth, certificate)
-        written = write(out, cases, around)
+        written = write(out, cases, around, smooth)
     return _answer(cases, written)
 
 
@@ -110,9 +110,11 @@ def _answer(cases: Sequence[Case], written: Sequence[Path]) -> Answer:
 def kept(cases: Sequence[Case]) -> bool:
     """Whether every sum that is promised to be exact is, before it was changed afterwards."""
     results = [
-        result for case in cases for result in (case.before or case.explanation, case.contrast)
+        result
+        for case in cases
+        for result in (case.before or case.explanation, case.readable, case.contrast)
     ]
-    return all(r.exact for r in results if r and r.promise == "exact" and not r.processing)
+    return all(r.exact for r in results if r and r.promise == "exact" and not r.changed)
 
 
 def remarks(cases: Sequence[Case], written: Sequence[Path]) -> list[str]:
@@ -122,11 +124,12 @@ def remarks(cases: Sequence[Case], written: Sequence[Path]) -> list[str]:
         causes = [case.explanation.cause for case in cases if case.explanation.cause]
         why = f" The cause: {causes[0]}." if causes else ""
         said.append(f"NOT EXACT: a matrix misses its logit by more than rounding error.{why}")
+    said += _about_readable(cases)
     if of := cases[0].explanation.explains:
         said.append(f"the model returns probabilities: the explanation is of {of}.")
-    changed = [case for case in cases if case.explanation.processing]
+    changed = [case for case in cases if case.explanation.changed]
     if changed:
-        steps = ", ".join(changed[0].explanation.processing)
+        steps = ", ".join(changed[0].explanation.changed)
         lost = any(verdict(case.explanation).kind == "warn" for case in changed)
         said.append(
             f"processed: {steps}."
@@ -135,6 +138,26 @@ def remarks(cases: Sequence[Case], written: Sequence[Path]) -> list[str]:
     if not written:
         return [*said, "To see it, add -o with the name of a .png or .html file."]
     return [*said, *(f"wrote {file}" for file in written)]
+
+
+def _about_readable(cases: Sequence[Case]) -> list[str]:
+    """What the sums of the readable maps are, or why there are none."""
+    maps = [case.readable for case in cases if case.readable is not None]
+    said = []
+    if maps:
+        sums = "the same logit" if len(cases) == 1 else "the same logits"
+        missed = number(max(float(e.residual.detach().abs().max()) for e in maps), digits=2)
+        words = f"add up to {sums}, residual at most {missed}"
+        if not all(e.exact for e in maps):
+            words = f"do not add up to {sums}: NOT EXACT, residual up to {missed}"
+        said.append(f"readable maps, by {maps[0].method}: the entries {words}.")
+    reasons = dict.fromkeys(case.unreadable for case in cases if case.unreadable)
+    return said + [f"no readable map, {why}" for why in reasons]
+
+
+def shows_both(out: Path | None) -> bool:
+    """Whether the output has a place for a second map: one .safetensors file is one explanation."""
+    return out is None or out.suffix.lower() != ".safetensors" or is_folder(out)
 
 
 def draws(out: Path) -> bool:
@@ -160,19 +183,29 @@ def report(
     first = cases[0].explanation
     if smooth is None:
         shape = tuple(chosen(first.matrix).shape[1:])
-        smooth = 0.0 if first.processing else source.modality.usual_smoothing(shape)
+        smooth = 0.0 if first.changed else source.modality.usual_smoothing(shape)
     constants = f" · constants: {first.bias_placement}" if is_omenn(first) else ""
     found = [] if certificate is None else [certificate]
     about = f"{source.spec} on {cases[0].name}"
-    if first.processing:
+    if first.changed:
         about += ", before the map was changed"
     return Report(
         title=f"What {source.spec} saw",
-        introduction=f"For every input one matrix{introduced(first)}.",
+        introduction=_introduction(cases),
         cases=cases,
         certificates=[(about, one.exact, str(one)) for one in found],
         sigma=smooth,
         footer=f"omenn {omenn.__version__} · {described(source)}{constants}",
+    )
+
+
+def _introduction(cases: Sequence[Case]) -> str:
+    if all(case.readable is None for case in cases):
+        return f"For every input one matrix{introduced(cases[0].explanation)}."
+    of = f", {cases[0].explanation.explains}" if cases[0].explanation.explains else ""
+    return (
+        f"For every input two maps whose entries add up to the number that decided{of}: one to "
+        "look at, one of the network's own weights."
     )
 
 
@@ -181,14 +214,18 @@ def described(source: Source) -> str:
     return f"{source.spec} · {source.weights} · {source.modality.description}"
 
 
-def write(out: Path, cases: Sequence[Case], report: Report | None) -> list[Path]:
-    """Write the result to the checked place; returns the files."""
-    files = contents(out, cases, report)
+def write(
+    out: Path, cases: Sequence[Case], report: Report | None, smooth: float | None = None
+) -> list[Path]:
+    """Write the result to the checked place; returns the files. ``smooth``: what was asked for."""
+    files = contents(out, cases, report, smooth)
     write_files(files)
     return list(files)
 
 
-def contents(out: Path, cases: Sequence[Case], report: Report | None) -> dict[Path, bytes]:
+def contents(
+    out: Path, cases: Sequence[Case], report: Report | None, smooth: float | None
+) -> dict[Path, bytes]:
     """Every file of the result with its content, nothing written yet."""
     from omenn.viz import explanation_files, figure, page
 
@@ -196,17 +233,26 @@ def contents(out: Path, cases: Sequence[Case], report: Report | None) -> dict[Pa
     if report is None:
         explanation = cases[0].explanation
         if ending == ".json":
-            return {out: explanation_files.to_json(explanation, **record(cases[0]))}
+            numbers, readable = record(cases[0]), cases[0].readable
+            if readable is not None:
+                numbers["readable"]["matrix"] = explanation_files.nested(readable.matrix)
+            return {out: explanation_files.to_json(explanation, **numbers)}
         return {out: explanation_files.to_safetensors(explanation)}
     if ending == ".png" and not is_folder(out):
-        return {out: figure.figure_png(cases[0], sigma=report.sigma)}
+        sigma = figure_sigma(cases[0], report.sigma, smooth)
+        return {out: figure.figure_png(cases[0], sigma=sigma)}
     if ending == ".html" and not is_folder(out):
         return {out: page.page(report).encode()}
     files = {
-        out / f"{stem}.png": figure.figure_png(case, sigma=report.sigma)
+        out / f"{stem}.png": figure.figure_png(case, sigma=figure_sigma(case, report.sigma, smooth))
         for stem, case in zip(_stems(cases), cases, strict=True)
     }
     return files | {out / "index.html": page.page(report).encode()}
+
+
+def figure_sigma(case: Case, usual: float, asked: float | None) -> float:
+    """σ of the smoothed row of a figure. Beside a readable map there is none unless asked for."""
+    return 0.0 if asked is None and case.readable is not None else usual
 
 
 def record(case: Case) -> dict[str, Any]:
@@ -231,16 +277,34 @@ def record(case: Case) -> dict[str, Any]:
         "bias": float(result.bias_share[index]) if constants else None,
         "located": float(result.located) if constants else None,
         "sources": sources,
-        "largest": _largest(case),
+        "largest": _largest(case, result),
         "seconds": case.seconds,
+        "readable": _readable(case),
     }
 
 
-def _largest(case: Case) -> list[dict[str, Any]]:
+def _readable(case: Case) -> dict[str, Any] | None:
+    """The numbers of the readable map, by the names of ``record``; or the reason why it failed."""
+    result, index = case.readable, case.index
+    if result is None:
+        return {"error": case.unreadable} if case.unreadable else None
+    return {
+        "method": result.method,
+        "promise": result.promise,
+        "processing": list(result.processing),
+        "sum": float(result.total[index]),
+        "residual": float(result.residual[index]),
+        "exact": bool(result.exact),
+        "largest": _largest(case, result),
+        "error": None,
+    }
+
+
+def _largest(case: Case, result: Explanation) -> list[dict[str, Any]]:
     """The units with the largest contributions, by the names of the modality."""
     if case.modality is None:
         return []
-    units = case.modality.units(case.explanation, case.index, LARGEST)
+    units = case.modality.units(result, case.index, LARGEST)
     return [{"unit": unit.name, "value": unit.value} for unit in units]
 
 

@@ -75,12 +75,12 @@ BiasOfMethod = Annotated[
     typer.Option(help=f"{_BIAS_HELP} Default: spatial. For methods that attribute constants."),
 ]
 MethodName = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--method",
         metavar="NAME|FILE.toml",
-        help="The method, with its options as in gamma\\[gamma=0.5] (omenn methods lists them), or "
-        "a file that has both.",
+        help="One method alone, with its options as in gamma\\[gamma=0.5] (omenn methods lists them), "
+        "or a file that has both (default: omenn, and of a picture omenn-clear, as well).",
     ),
 ]
 Methods = Annotated[
@@ -124,6 +124,13 @@ OutFolder = Annotated[
 ]
 OutOfComparison = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="OUT", help=".html, or .png of the maps.")
+]
+CommonScale = Annotated[
+    bool,
+    typer.Option(
+        "--common-scale",
+        help="One scale for all maps of the answer, not one for each. The page has a switch.",
+    ),
 ]
 Classes = Annotated[
     int,

@@ -79,5 +79,8 @@ class Modality(Protocol):
         ...
 
     def views(self, case: Case, *, sigma: float = 0.0) -> Sequence[Panel]:
-        """The panels that pages and figures show; with ``sigma`` > 0 also smoothed."""
+        """The panels that pages and figures show; with ``sigma`` > 0 also smoothed.
+
+        A comparison shows the panel ``c``, of a case that has the scale of its colours.
+        """
         ...

@@ -1,11 +1,11 @@
-"""The maps of many methods on one picture file, on one scale."""
+"""The maps of many methods on one picture file."""
 
 from __future__ import annotations
 
 import textwrap
 from typing import TYPE_CHECKING
 
-from omenn.viz.comparison import Comparison, Row, reference, shared_views
+from omenn.viz.comparison import Comparison, Row, reference, views_of
 from omenn.viz.figure import QUIET, SIDE, as_png, draw, framed, maths, placed, titled
 from omenn.viz.panels import Panel, View, shortened
 from omenn.viz.wording import PROMISES, memory, number, seconds, sentence
@@ -21,7 +21,7 @@ def compare_figure(comparison: Comparison) -> Figure:
     """Input and maps as a matplotlib figure that belongs to no window (pyplot is not touched)."""
     from matplotlib.figure import Figure
 
-    shown = shared_views(comparison.rows)
+    shown = views_of(comparison)
     pictured = comparison.image is not None
     count = len(comparison.rows) + pictured
     columns = min(_COLUMNS, max(count, 3))
@@ -40,7 +40,9 @@ def compare_figure(comparison: Comparison) -> Figure:
             _failed(drawn, row, corner)
         else:
             note = f"{PROMISES[row.promise]} · {seconds(row.seconds)} · {memory(row.memory)}"
-            panel = Panel(row.method, row.method, "", view, total=row.cell.total, note=note)
+            panel = Panel(
+                row.method, row.method, "", view, total=row.cell.value("total"), note=note
+            )
             draw(drawn, view, row.method, panel, corner)
     _words(drawn, comparison)
     return drawn
@@ -64,7 +66,12 @@ def _words(drawn: Figure, comparison: Comparison) -> None:
     line = f"{shortened(comparison.model, 48)} · red supports it, blue opposes it, white is zero"
     first = reference(comparison.rows)
     notes = "Nothing here measures faithfulness."
-    if first is not None:
+    if first is not None and not comparison.common_scale:
+        notes = (
+            "Each map has a scale of its own, the numbers below it: compare where the colours are, "
+            f"not how strong they are. {notes}"
+        )
+    elif first is not None:
         notes = (
             f"One scale, set by {first.method}; a map without a promised sum is rescaled to the "
             f"Σ|R| of {first.method}. {notes}"

@@ -27,7 +27,7 @@ def compare_page(comparison: Comparison) -> str:
 
     Without script both tabs are visible, one below the other.
     """
-    there = [row for row in comparison.rows if row.cell.values is not None]
+    there = [row for row in comparison.rows if row.cell.case is not None]
     return rendered(
         "compare.html.j2",
         parts=["page", "compare"],
@@ -37,7 +37,7 @@ def compare_page(comparison: Comparison) -> str:
         comparison=comparison,
         reference=reference(comparison.rows),
         rescaled=any(row.promise == "none" for row in there),
-        by_area=len({row.cell.values.size for row in there if row.cell.values is not None}) > 1,
+        by_area=len({row.cell.entries().size for row in there}) > 1,
         input_view=None if comparison.image is None else View(comparison.image),
         cards=_cards(comparison),
         class_rows=[_class_row(row, comparison.sigma) for row in comparison.rows],

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 _WORDING = (
-    "PROMISES", "collects", "in_logits", "is_omenn", "memory", "method_of", "number", "percent",
-    "seconds", "sentence", "sum_line", "symbol", "through", "verdict",
+    "PROMISES", "collects", "divided", "in_logits", "is_omenn", "memory", "method_of", "number",
+    "percent", "seconds", "sentence", "sum_line", "symbol", "verdict",
 )  # fmt: skip
 """Functions of ``wording`` that templates may call."""
 

@@ -111,9 +111,13 @@ def to_json(explanation: Explanation, **more: Any) -> bytes:
     content.setdefault(
         "sources", {name: share.detach().tolist() for name, share in explanation.sources.items()}
     )
-    rows = iter([matrix.detach().tolist() for matrix in leaves(explanation.matrix)])
-    content["matrix"] = rebuilt(explanation.matrix, rows)
+    content["matrix"] = nested(explanation.matrix)
     return (as_json(content) + "\n").encode()
+
+
+def nested(matrix: Any) -> Any:
+    """A matrix, or matrices in the structure of the inputs, as nested lists."""
+    return rebuilt(matrix, iter([values.detach().tolist() for values in leaves(matrix)]))
 
 
 def _described(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from omenn.files.printable import printable
 from omenn.viz.heatmaps import colours
 from omenn.viz.panels import Case, Panel, View, shortened
-from omenn.viz.wording import is_omenn, number, sum_line, verdict
+from omenn.viz.wording import divided, is_omenn, number, sum_line, verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Entry = tuple[Panel, View, str]
 INK, QUIET, WARNING = "#1d2433", "#5a6375", "#9a5b00"
 SIDE = 2.35  # inches of one panel
+LARGE = 2 * SIDE + 0.75  # of the readable map: as high as two panels with their words
+TOP = 0.95  # where the pictures begin
 STRIP = 0.4  # inches of the height of a row of entries
 DPI = 150
 _COLUMNS = 3  # the least width, for the text
@@ -25,56 +29,84 @@ _COLUMNS = 3  # the least width, for the text
 def figure(case: Case, *, sigma: float = 0.0) -> Figure:
     """Draw a case as a matplotlib figure that belongs to no window (pyplot is not touched).
 
-    One row of exact maps; with ``sigma`` > 0 a second row of the same maps, smoothed.
+    One row of exact maps, or two beside the readable map, which is large; with ``sigma`` > 0
+    another row of the same maps, smoothed.
 
     Raises:
         InputError: the matrix of this explanation has no picture.
     """
     from matplotlib.figure import Figure
 
-    shown = case.views(sigma)
-    rows: list[list[tuple[Panel, View, str]]]
-    rows = [[(panel, panel.exact, panel.title) for panel in shown]]
-    if sigma:
-        over = [entry for entry in rows[0] if entry[0].key == "overlay"]
-        rows[0] = [entry for entry in rows[0] if entry not in over]
-        rows.append([(panel, view, f"{title}, smoothed") for panel, view, title in over])
-        rows[1] += [(panel, panel.smoothed, "smoothed") for panel in shown if panel.smoothed]
+    shown = list(case.views(sigma))
+    large = shown.pop(0) if _is_large(shown) else None
+    rows = _rows(shown, sigma, split=large is not None)
     columns = max(_COLUMNS, *(sum(entry[1].form != "strip" for entry in row) for row in rows))
-    width = columns * (SIDE + 0.2) + 0.3
-    corners, low = _placed(rows, width)
+    indent = 0.0 if large is None else LARGE + 0.2
+    width = columns * (SIDE + 0.2) + 0.3 + indent
+    corners, low = _placed(rows, width, indent)
     height = low + 0.8
     drawn = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    for (panel, view, title, first), (left, top, across) in zip(
-        [(*entry, row is rows[0]) for row in rows for entry in row],
-        corners,
-        strict=True,
+    for (panel, view, title), (left, top, across) in zip(
+        [entry for row in rows for entry in row], corners, strict=True
     ):
-        draw(drawn, view, title, panel if first else None, (left, height - top), across)
+        told = None if view is panel.smoothed else panel
+        draw(drawn, view, title, told, (left, height - top), across)
+    if large is not None:
+        draw(drawn, large.exact, large.title, large, (0.25, height - TOP), LARGE)
+        _difference(drawn, case, 0.25 + indent + len(rows[0]) * (SIDE + 0.2))
     _words(drawn, case, sigma)
     return drawn
 
 
+def _is_large(shown: Sequence[Panel]) -> bool:
+    """Whether the first panel is the readable map, and the others are no strips."""
+    return shown[0].key == "readable" and not any(panel.exact.form for panel in shown)
+
+
+def _rows(shown: Sequence[Panel], sigma: float, split: bool) -> list[list[Entry]]:
+    """The pictures in rows; ``split``: what is drawn over the input, then the maps, in two."""
+    exact = [(panel, panel.exact, panel.title) for panel in shown]
+    rows = [exact]
+    if split:
+        pictured = [entry for entry in exact if entry[1].over or entry[1].scale is None]
+        rows = [pictured, [entry for entry in exact if entry not in pictured]]
+    if sigma:
+        over = [entry for entry in rows[0] if entry[0].key == "overlay"]
+        rows[0] = [entry for entry in rows[0] if entry not in over]
+        soft = [(panel, view, f"{title}, smoothed") for panel, view, title in over]
+        soft += [(panel, panel.smoothed, "smoothed") for panel in shown if panel.smoothed]
+        rows.append(soft)
+    return rows
+
+
 def _placed(
-    rows: list[list[tuple[Panel, View, str]]], width: float
+    rows: list[list[Entry]], width: float, indent: float
 ) -> tuple[list[tuple[float, float, float]], float]:
     """(left, top, width) of every picture in inches from the upper left; and the lower end.
 
-    Every strip has a separate line, as wide as the figure.
+    Every strip has a separate line, as wide as the figure. The first two rows are indented.
     """
-    corners, top = [], 0.95
-    for row in rows:
-        column = 0
+    corners, top = [], TOP
+    for line, row in enumerate(rows):
+        column, start = 0, 0.25 + indent * (line < 2)
         for _, view, _ in row:
             if view.form == "strip":
                 top += (SIDE + 0.75) * bool(column)
                 corners.append((0.25, top, width - 0.5))
                 top, column = top + STRIP + 0.95, 0
             else:
-                corners.append((0.25 + column * (SIDE + 0.2), top, SIDE))
+                corners.append((start + column * (SIDE + 0.2), top, SIDE))
                 column += 1
         top += (SIDE + 0.75) * bool(column)
     return corners, top - 0.5
+
+
+def _difference(drawn: Figure, case: Case, left: float) -> None:
+    """The sentence on two maps of one sum, in the free place of the first row."""
+    width, height = drawn.get_size_inches()
+    words = maths(textwrap.fill(divided(case.explanation, case.readable), 37))
+    y = 1 - (TOP + 0.25) / height
+    drawn.text(left / width, y, words, va="top", fontsize=8.5, color=INK, linespacing=1.4)
 
 
 def figure_png(case: Case, *, sigma: float = 0.0) -> bytes:
@@ -99,10 +131,11 @@ def draw(
 ) -> None:
     """One picture, with the sum and the note of ``panel``; its upper left corner in inches."""
     left, top = corner
-    down = STRIP if view.form == "strip" else SIDE
+    down = STRIP if view.form == "strip" else across
     axes = placed(drawn, left, top - 0.25 - down, across, down)
     rows, columns = view.pixels.shape[:2]
-    fits = view.scale is not None and rows <= down * DPI and columns <= across * DPI
+    entries = view.scale is not None and not view.over
+    fits = entries and rows <= down * DPI and columns <= across * DPI
     # with more entries than dots, each dot is the mean of its entries: none is skipped
     axes.imshow(
         view.pixels,
@@ -174,8 +207,8 @@ def _words(drawn: Figure, case: Case, sigma: float) -> None:
     notes = "Exact is not the same as faithful; the location of the constants is a choice."
     if not is_omenn(result):
         notes = "A map is not a proof: compare it with the effect of removing a region."
-    if result.processing:
-        notes = f"Processed afterwards: {', '.join(result.processing)}. {notes}"
+    if result.changed:
+        notes = f"Processed afterwards: {', '.join(result.changed)}. {notes}"
     if sigma:
         notes = f"Smoothed by a Gaussian, σ = {sigma:g} entries, that keeps the sum. {notes}"
     framed(drawn, f"{case.name}: {case.target}{by}", line, case.warning, notes)

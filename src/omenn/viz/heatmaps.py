@@ -21,6 +21,7 @@ from omenn.errors import InputError
 
 LEVELS = 127  # steps on each side of zero: 255 colours, with white exactly in the middle
 QUANTILE = 0.995
+PALE = 0.42  # how dark a picture is under a map, at most
 
 
 def as_matrix(matrix: Any) -> np.ndarray:
@@ -147,7 +148,7 @@ def overlay(image: np.ndarray, matrix: Any, scale: float | None = None) -> np.nd
     columns = np.arange(width) * index.shape[1] // width
     index = index[rows][:, columns]
     grey = image.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
-    pale = np.repeat((255 - 0.55 * (255 - grey))[..., None], 3, axis=2)
+    pale = np.repeat((255 - PALE * (255 - grey))[..., None], 3, axis=2)
     cover = (np.abs(index.astype(np.float64) - LEVELS) / LEVELS)[..., None] ** 0.7
     return np.rint(pale * (1 - cover) + colours()[index] * cover).astype(np.uint8)
 

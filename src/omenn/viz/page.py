@@ -33,6 +33,11 @@ class Answer:
     panels: Sequence[Panel]
     modules: Sequence[tuple[str, float]]
 
+    @property
+    def whole(self) -> str:
+        """The key of the first map of the explanation itself."""
+        return next((panel.key for panel in self.panels if panel.key in {"c", "weight"}), "c")
+
 
 def page(report: Report) -> str:
     """The report as one HTML document: no other file, no network, hardly any script.
@@ -56,6 +61,7 @@ def page(report: Report) -> str:
         all_omenn=all(map(is_omenn, explanations)),
         any_omenn=any(map(is_omenn, explanations)),
         all_in_logits=all(map(in_logits, explanations)),
+        readable=any(case.readable is not None for case in report.cases),
         constants=any(map(collects, explanations)),
         certificates=[
             (name, _CHECKED[exact], _evidence(words)) for name, exact, words in report.certificates
@@ -70,7 +76,10 @@ def _modules(case: Case) -> list[tuple[str, float]]:
     ranked = sorted(values.items(), key=lambda item: -abs(item[1]))
     rest = ranked[MODULES_SHOWN:]
     rows = [
-        (through(case.explanation)[0], case.value("total") - case.value("bias_share")),
+        (
+            through(case.explanation, case.image is not None)[0],
+            case.value("total") - case.value("bias_share"),
+        ),
         *((name or "(model)", value) for name, value in ranked[:MODULES_SHOWN]),
     ]
     if rest:

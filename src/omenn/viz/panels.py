@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from omenn.viz.flat_map import check_index, chosen, drawing_of
+from omenn.viz.flat_map import Drawing, check_index, chosen, drawing_of
 from omenn.viz.heatmaps import overlay, scale_of, smooth
-from omenn.viz.wording import collects, in_logits, is_omenn, number, symbol, through
+from omenn.viz.wording import collects, in_logits, is_omenn, number, sentence, symbol, through
 
 if TYPE_CHECKING:
     from omenn import Explanation
@@ -22,16 +22,20 @@ STRETCHED = 8
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Pixels (H, W, 3), uint8, and the number at the end of their colour bar (None: no bar)."""
+    """Pixels (H, W, 3), uint8, and the number at the end of their colour bar (None: no bar).
+
+    ``over``: a map drawn over a picture, which is enlarged as a photograph is, without edges.
+    """
 
     pixels: np.ndarray
     scale: float | None = None
+    over: bool = False
 
     @property
     def form(self) -> str:
         """How it is stretched: as a ``strip``, as a ``tower``, or not at all ("")."""
         height, width = self.pixels.shape[:2]
-        if self.scale is None or max(height, width) < STRETCHED * min(height, width):
+        if self.scale is None or self.over or max(height, width) < STRETCHED * min(height, width):
             return ""
         return "strip" if width > height else "tower"
 
@@ -41,7 +45,8 @@ class Panel:
     """One picture of a result.
 
     Attributes:
-        key: short name, used in file names: input, c, weight, bias, before, overlay, contrast.
+        key: short name, used in file names: readable, input, c, weight, bias, before, overlay,
+            contrast. The first one is large.
         title: heading, with the symbol of the equation.
         sentence: what it shows, for a newcomer.
         exact: the picture, entry by entry.
@@ -80,13 +85,18 @@ class Case:
         explanation, index: the result, and a sample of its batch.
         image: the input as a picture, (H, W, 3), uint8; None if it is not a picture.
         before: the result before post-processing, if ``explanation`` was changed afterwards.
-        contrast, rival: explanation of target minus runner-up, and the runner-up in words.
+        readable: a readable exact map of the same number, shown large over the image; unreadable:
+            why there is none, if that is worth saying.
+        contrast, rival: explanation of target minus runner-up, by the method of ``readable`` if
+            there is one, and the runner-up in words.
         truth: the right answer if it is known.
         seconds: how long the explanation took.
         weights: where the weights of the network come from.
         warning: what a reader must know first, e.g. that the weights are random.
         grid: (h, w) of the tokens of a map (tokens,), if they are a picture.
         input: which of several inputs is drawn: its name or position.
+        scale: the number at the end of the colours of its maps; None: the maps of one number have a
+            scale of their own.
         modality: draws the case; None: by the shape of its matrix, see ``panels``.
     """
 
@@ -97,6 +107,8 @@ class Case:
     index: int = 0
     image: np.ndarray | None = None
     before: Explanation | None = None
+    readable: Explanation | None = None
+    unreadable: str = ""
     contrast: Explanation | None = None
     rival: str = ""
     truth: str | None = None
@@ -105,6 +117,7 @@ class Case:
     warning: str = ""
     grid: tuple[int, int] | None = None
     input: str | int | None = None
+    scale: float | None = None
     modality: Views | None = None
 
     def views(self, sigma: float = 0.0) -> Sequence[Panel]:
@@ -146,37 +159,31 @@ def panels(case: Case, *, sigma: float = 0.0) -> list[Panel]:
     Raises:
         InputError: the matrix of this explanation has no picture, see ``drawing_of``.
     """
-    result = case.explanation
+    result, image = case.explanation, case.image
     words = _words(case)
-    shown: list[Panel] = []
-    if case.image is not None:
-        height, width = case.image.shape[:2]
-        sentence = f"What the network received, {width} × {height} pixels."
-        shown.append(Panel("input", "Input", sentence, View(case.image)))
     entries = _entries(case)
     entries = {key: entries[key] for key in words if key in entries}
-    shown += _signed(entries, words, sigma, case, result)
+    maps = _signed(entries, words, sigma, case, result)
+    shown: list[Panel] = []
+    if image is not None:
+        height, width = image.shape[:2]
+        sentence = f"What the network received, {width} × {height} pixels."
+        shown.append(Panel("input", "Input", sentence, View(image)))
+    if case.readable is not None:
+        return [_readable(case, case.readable), *shown, *_why_not(case, case.readable, 0), *maps]
     whole = drawing_of(case.sample(result.matrix), case.grid)
-    if case.image is not None and whole.plane:
+    shown += maps
+    if image is not None and whole.plane:
         letter = words["weight"][0] if "c" not in entries else symbol(result)
-        shown.append(_overlay(case.image, whole.pictures[0, 0], sigma, letter))
-    if case.contrast is not None:
-        title = f"Why not {case.rival}?"
-        sentence = (
-            f"{symbol(result)} for the difference of two logits: red supports {case.target}, "
-            f"blue supports {case.rival}, the runner-up."
-        )
-        difference = {"contrast": case.sample(case.contrast.matrix)}
-        words = {"contrast": (title, sentence)}
-        shown += _signed(difference, words, sigma, case, case.contrast)
-    return shown
+        shown.append(_overlay(image, whole.pictures[0, 0], sigma, letter))
+    return shown + _why_not(case, result, sigma)
 
 
 def _entries(case: Case) -> dict[str, Any]:
     """The maps of one number by key: the whole and its parts, or the whole before and after."""
     result = case.explanation
     whole = case.sample(result.matrix)
-    if result.processing:  # the whole was processed, so it has no parts
+    if result.processing:  # by the method or afterwards: the parts are those of another whole
         return {"c": whole} | ({"before": case.sample(case.before.matrix)} if case.before else {})
     if result.bias_placement == "separate":
         return {"weight": whole}
@@ -184,6 +191,40 @@ def _entries(case: Case) -> dict[str, Any]:
         return {"c": whole}
     bias = case.sample(result.bias)
     return {"c": whole, "weight": whole - bias, "bias": bias}
+
+
+def _readable(case: Case, result: Explanation) -> Panel:
+    """The readable map, over the image if there is one."""
+    title = f"What speaks for {case.target}"
+    by = f"{symbol(result)}, the readable map ({result.method}): {_told(case, result)}"
+    drawn = _laid(case, result)
+    return Panel("readable", title, by, drawn, total=float(case.sample(result.matrix).sum()))
+
+
+def _laid(case: Case, result: Explanation) -> View:
+    """The map of a result on a scale of its own, over the image if there is one."""
+    drawn = drawing_of(case.sample(result.matrix))
+    scale = scale_of(drawn.entries())
+    if case.image is None or not drawn.plane:
+        return View(drawn.pixels(scale), scale)
+    return View(overlay(case.image, drawn.pictures[0, 0], scale), scale, over=True)
+
+
+def _why_not(case: Case, result: Explanation, sigma: float) -> list[Panel]:
+    """The difference to the runner-up, drawn as ``result`` is."""
+    if case.contrast is None:
+        return []
+    title = f"Why not {case.rival}?"
+    sentence = (
+        f"{symbol(result)} for the difference of two logits: red supports {case.target}, "
+        f"blue supports {case.rival}, the runner-up."
+    )
+    difference = case.sample(case.contrast.matrix)
+    if result is case.readable:
+        view, total = _laid(case, case.contrast), float(difference.sum())
+        return [Panel("contrast", title, sentence, view, total=total)]
+    words = {"contrast": (title, sentence)}
+    return _signed({"contrast": difference}, words, sigma, case, case.contrast)
 
 
 def shortened(text: str, letters: int) -> str:
@@ -220,13 +261,15 @@ _PLACEMENT = {
 def _words(case: Case) -> dict[str, tuple[str, str]]:
     """Title and sentence of every map, in the order of display."""
     result = case.explanation
-    letter, whole = symbol(result), _whole(case)
-    if result.processing:
+    letter, whole = symbol(result), sentence(_told(case, result))
+    if in_logits(result):
+        whole = f"The whole: {_told(case, result)}"
+    if result.changed:
         return {
-            "c": (f"{letter}, processed", f"{whole} After: {', '.join(result.processing)}."),
+            "c": (f"{letter}, processed", f"{whole} After: {', '.join(result.changed)}."),
             "before": (f"{letter} before", "The same map as the method returned it."),
         }
-    where, each = through(result)
+    where, each = through(result, case.image is not None)
     if not is_omenn(result):
         return {
             "c": (letter, whole),
@@ -239,15 +282,15 @@ def _words(case: Case) -> dict[str, tuple[str, str]]:
     return {"c": (letter, whole), "weight": ("C_w ⊙ X", weight), "bias": ("C_b", bias)}
 
 
-def _whole(case: Case) -> str:
-    result = case.explanation
+def _told(case: Case, result: Explanation) -> str:
+    """What red and blue mean in the map of a result."""
     if in_logits(result):
         return (
-            f"The whole: what each location adds to the logit of {case.target} (red) "
+            f"what each location adds to the logit of {case.target} (red) "
             "or subtracts from it (blue)."
         )
     return (
-        f"Evidence for {case.target} (red) or against it (blue), in units of {result.method}: "
+        f"evidence for {case.target} (red) or against it (blue), in units of {result.method}: "
         "not parts of the logit."
     )
 
@@ -269,9 +312,9 @@ def _signed(
 ) -> list[Panel]:
     """Panels of the same unit from the entries of one sample, on one scale."""
     maps = {key: drawing_of(values, case.grid) for key, values in entries.items()}
-    scale = scale_of(*(drawn.entries() for drawn in maps.values()))
+    scale = _scale(case, maps)
     soft = {key: drawn.smoothed(sigma) for key, drawn in maps.items()} if sigma else {}
-    soft_scale = scale_of(*(drawn.entries() for drawn in soft.values())) if soft else 1.0
+    soft_scale = _scale(case, soft)
     apart = _apart(result, case.index)
     shown = []
     for key, drawn in maps.items():
@@ -280,6 +323,12 @@ def _signed(
         smoothed = View(soft[key].pixels(soft_scale), soft_scale) if soft else None
         shown.append(Panel(key, *words[key], exact, smoothed, float(entries[key].sum()), note))
     return shown
+
+
+def _scale(case: Case, maps: dict[str, Drawing]) -> float:
+    if case.scale is not None or not maps:
+        return case.scale or 1.0
+    return scale_of(*(drawn.entries() for drawn in maps.values()))
 
 
 def _overlay(image: np.ndarray, whole: np.ndarray, sigma: float, symbol: str) -> Panel:

@@ -54,7 +54,7 @@ def verdict(explanation: Explanation) -> Verdict:
         return Verdict("exact", "yes")
     if explanation.promise == "approximate":
         return Verdict("approximate", "plain")
-    if explanation.processing:
+    if explanation.changed:
         return Verdict("sum changed by processing", "warn")
     return Verdict("not exact", "no")
 
@@ -68,7 +68,7 @@ def method_of(explanation: Explanation) -> Any:
 
 def introduced(explanation: Explanation) -> str:
     """The end of the first sentence of a page, about its matrices."""
-    changed = ", processed afterwards" if explanation.processing else ""
+    changed = ", processed afterwards" if explanation.changed else ""
     if is_omenn(explanation) and not changed:
         of = f", {explanation.explains}" if explanation.explains else ""
         return f": its entries add up to the number that decided{of}"
@@ -77,14 +77,27 @@ def introduced(explanation: Explanation) -> str:
     return f" of the method {explanation.method}{changed} ({PROMISES[explanation.promise]})"
 
 
-def through(explanation: Explanation) -> tuple[str, str]:
-    """Where the weights apply, and one value there, in words."""
+def through(explanation: Explanation, pixels: bool) -> tuple[str, str]:
+    """Where the weights apply, and one value there, in words; ``pixels``: the input has some."""
     at = explanation.at
     if at is None:
-        return "the pixels", "each pixel"
+        return ("the pixels", "each pixel") if pixels else ("the input", "each of its values")
     if isinstance(at, str):
         return f"the output of {at}", "each of its values"
     return f"a mixture of the depths {', '.join(at)}", "each value there"
+
+
+def divided(explanation: Explanation, readable: Explanation | None) -> str:
+    """How two maps with one sum differ, in one sentence; nothing if one of them has another sum."""
+    if readable is None or not is_omenn(explanation) or readable.promise != "exact":
+        return ""
+    r, c = symbol(readable), symbol(explanation)
+    return (
+        f"{r} and {c} both add up to the logit: {c} divides it pixel by pixel by the network's own "
+        f"weights for this input, which in a deep network looks like noise; {r} follows what "
+        "speaks for each unit, layer by layer, and gathers it where it was seen, so that it can "
+        "be read."
+    )
 
 
 def sum_line(explanation: Explanation, index: int = 0) -> str:
