@@ -459,7 +459,7 @@ def test_pictures_without_labels(tmp_path: Path) -> None:
     assert [str(path.relative_to(tmp_path)) for path in found] == [
         "b/2.png", "a.jpeg", "b/1.JPG", "b/2.png",
     ]  # fmt: skip
-    with pytest.raises(InputError, match="holds no picture.* Found: .4.png") as error:
+    with pytest.raises(InputError, match=r"holds no picture.* Found: .4.png") as error:
         folders.pictures_among([tmp_path / "c"])
     assert (error.value.argument, error.value.got) == ("images", str(tmp_path / "c"))
     with pytest.raises(InputError, match="no picture was named"):

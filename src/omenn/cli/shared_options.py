@@ -79,8 +79,8 @@ MethodName = Annotated[
     typer.Option(
         "--method",
         metavar="NAME|FILE.toml",
-        help="One method alone, with its options as in gamma\\[gamma=0.5] (omenn methods lists them), "
-        "or a file that has both (default: omenn, and of a picture omenn-clear, as well).",
+        help="One method alone, with its options as in gamma\\[gamma=0.5] (omenn methods lists "
+        "them), or a file that has both (default: omenn, and of a picture omenn-clear, as well).",
     ),
 ]
 Methods = Annotated[
