@@ -33,7 +33,7 @@ from omenn.errors import InputError
 from omenn.explanation import Explanation, leaves, rebuilt
 from omenn.filters import gaussian_filter
 
-PLACED = ("spatial", "attention", "uniform")
+PLACED = ("spatial", "bilinear", "attention", "uniform")
 FIRST = 1e-3  # the least α
 _MAPS = ("inputs", "weight", "contribution", "bias", "matrix")
 FLOOR = 0.02  # of a leader: what every pixel has, as a share of the mean
@@ -101,7 +101,7 @@ def focused(
         against: ``"rest"`` or ``"runner-up"``: f_c minus these is explained, and is the sum.
         rotation, translation, scaling, flip: the x_i are moved as well, see ``dave``.
         seed: of noise and moves. The global random state is not touched.
-        bias: ``"spatial"``, ``"attention"`` or ``"uniform"``, see ``omenn``.
+        bias: ``"spatial"``, ``"bilinear"``, ``"attention"`` or ``"uniform"``, see ``omenn``.
         products, output, channel_dim: see ``omenn``.
 
     The model is run 2 + ``steps`` + ``path`` times at most.

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 _BIAS_HELP = (
-    "Where constants are attributed: where they act; along the attention for those of a class "
-    "token; evenly; or apart. Each choice keeps the sum."
+    "Where constants are attributed: where they act, in blocks or smoothly (bilinear); along the "
+    "attention for those of a class token; evenly; or apart. Each choice keeps the sum."
 )
 
 
@@ -67,11 +67,10 @@ At = Annotated[
     str | None,
     typer.Option(metavar="MODULE", help="Explain the output of a module instead of the input."),
 ]
-Bias = Annotated[
-    Literal["spatial", "attention", "uniform", "separate"], typer.Option(help=_BIAS_HELP)
-]
+Placement = Literal["spatial", "bilinear", "attention", "uniform", "separate"]
+Bias = Annotated[Placement, typer.Option(help=_BIAS_HELP)]
 BiasOfMethod = Annotated[
-    Literal["spatial", "attention", "uniform", "separate"] | None,
+    Placement | None,
     typer.Option(help=f"{_BIAS_HELP} Default: spatial. For methods that attribute constants."),
 ]
 MethodName = Annotated[

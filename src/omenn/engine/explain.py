@@ -21,7 +21,7 @@ from omenn.engine.trace.tracer import Tracer
 from omenn.errors import InputError
 from omenn.explanation import Explanation
 
-BIASES = ("spatial", "attention", "uniform", "separate")
+BIASES = ("spatial", "bilinear", "attention", "uniform", "separate")
 PRODUCTS = ("half", "left", "right")
 
 
@@ -87,10 +87,12 @@ def explain(
             are brought to the locations of the input, if it has a place there.
         resample: how: ``"bilinear"``, ``"nearest"`` (each cell evenly over its block; both keep
             the sum), or ``"none"``: they stay at the locations of the module's output.
-        bias: where constants go: ``"spatial"`` to the place of their operator; ``"attention"`` the
-            same, and those of a class token along the frozen attention; ``"uniform"`` evenly over
-            the input; ``"separate"`` kept apart as one number per sample. What has no place, and
-            what is spread evenly, goes to the locations that act on the output alone.
+        bias: where constants go: ``"spatial"`` to the place of their operator, those of a coarse
+            map evenly over blocks; ``"bilinear"`` the same, with smooth kernels that overlap for
+            blocks; ``"attention"`` as ``"spatial"``, and those of a class token along the frozen
+            attention; ``"uniform"`` evenly over the input; ``"separate"`` kept apart as one number
+            per sample. What has no place, and what is spread evenly, goes to the locations that
+            act on the output alone.
         output: where the logits are in a structured output: callable, key or index.
         products: of two equally bounded factors ``"half"`` of each stays active, or ``"left"`` or
             ``"right"`` alone.

@@ -131,7 +131,7 @@ class Inputs(Entries):
         if not own:
             types = [self.mode.dtype, *(v.dtype for _, v in self.items if isinstance(v, Tensor))]
         wide = torch.float64 if torch.float64 in types else torch.float32
-        spread = self.bias not in ("spatial", "attention", "mapped")
+        spread = self.bias not in ("spatial", "bilinear", "attention", "mapped")
         grad = self.bias not in ("separate", "none", "places")
         how = (value, self.samples, batch, channel)
         ones, place = placed(*how, spread, self.batched, wide, grad)

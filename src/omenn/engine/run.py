@@ -71,7 +71,7 @@ class FrozenRun(Backward):
         self.channel_dims: dict[int, int] = {}  # entry -> dimension of its channels
         self.axes: dict[int, int] = {}  # entry -> dimension of the samples
         self.explains = ""  # which number, if it is not the output itself
-        self.how = Pass(along_attention=bias == "attention")
+        self.how = Pass(along_attention=bias == "attention", smooth=bias == "bilinear")
         self.asked: dict[int, tuple[Tensor, Target, Any]] = {}  # explained numbers, by id
         self.renewed: dict[int, Tensor] = {}  # the same in another forward pass
         self.shaken: dict[Any, FrozenRun] = {}  # see departures.py

@@ -253,6 +253,7 @@ def _stretched(explanation: Explanation, index: int, which: str | int | None) ->
 
 _PLACEMENT = {
     "spatial": "put where they acted",
+    "bilinear": "put where they acted; those of coarse maps smoothly",
     "attention": "put where they acted; those of the class token where it attends",
     "uniform": "spread evenly, as requested",
 }

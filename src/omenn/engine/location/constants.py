@@ -51,9 +51,11 @@ class Location:
         rules: Mapping[str, Operator],
         module_path: Callable[[], str],
         along_attention: bool = False,
+        smooth: bool = False,
     ) -> None:
         self._rules, self._module_path = rules, module_path
         self.along_attention = along_attention  # what sits in a class token goes along it
+        self.smooth = smooth  # the cells of a coarse map overlap
         self.grid: Grid | None = None  # None: constants are not collected
         self.homes: list[tuple[Any, tuple[int, ...], Place]] = []  # input, shape, place
         self.means: dict[Any, Tensor] = {}  # input -> mean of its ones image, (samples + 1,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from omenn.engine.location.grid import OPERATOR, POOLED, Place, full
+from omenn.engine.location.overlap import averaged
 
 
 def reduced(place: Place, shape: Sequence[int], dims: Sequence[int], keepdim: bool) -> Place:
@@ -53,31 +55,66 @@ def folded(place: Place, u: Tensor, cells: Tensor, fold: Callable[[Tensor], Tens
     return place.regrid(torch.where(count == 0, whole, total), kept, reason)
 
 
-def resampled(place: Place, shape: Sequence[int], size: Sequence[int]) -> Place:
-    """The place of a feature map (N, C, *size) computed from one of ``shape``, cell by cell."""
+def resampled(
+    place: Place, shape: Sequence[int], size: Sequence[int], smooth: bool = False
+) -> Place:
+    """The place of a feature map (N, C, *size) computed from one of ``shape``.
+
+    The new cells cover the old ones evenly, see NOTE [even cells]; ``smooth``: as kernels that
+    overlap. What was padded covers nothing.
+    """
     cells = full(place.cells, shape)
     if cells.ndim > len(size) + 1 and cells.shape[1] > 1:
         place = reduced(place, shape, [1], True)
         cells = place.cells
-    spatial = tuple(cells.shape[-len(size) :])
-    # Along a dimension in which the place is constant it stays so.
-    size = [n if have > 1 else 1 for n, have in zip(size, spatial, strict=True)]
-    if list(spatial) == size:
+    means: dict[int, int] = {}
+    for dim, n in zip(range(cells.ndim - len(size), cells.ndim), size, strict=True):
+        if cells.shape[dim] == 1:  # where the place is constant it stays so
+            continue
+        cells = _unpadded(cells, dim)
+        have = cells.shape[dim]
+        if n >= have and n % have == 0:  # each element lies in one cell
+            cells = cells.repeat_interleave(n // have, dim) if n > have else cells
+        else:
+            means[dim] = n
+    if not means:
         return place.with_cells(cells)
     kept = cells
-    for k, n in enumerate(size):
-        dim = cells.ndim - len(size) + k
+    for dim, n in means.items():
         have = cells.shape[dim]
-        if n != have:
-            index = (torch.arange(n, device=cells.device) * have + have // 2) // max(n, 1)
-            kept = kept.index_select(dim, index.clamp_(max=have - 1))
-    if all(n <= have for n, have in zip(size, spatial, strict=True)) and len(size) <= 3:
-        pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[
-            len(size) - 1
-        ]
-        u = pool(place.grid.u[cells].reshape(-1, 1, *spatial), size).reshape(kept.shape)
-        return place.regrid(u, kept)
-    return place.with_cells(kept)
+        index = (torch.arange(n, device=cells.device) * have + have // 2) // max(n, 1)
+        kept = kept.index_select(dim, index)
+    u = place.grid.u[cells]
+    if smooth or any(not n or cells.shape[dim] % n for dim, n in means.items()) or len(size) > 3:
+        for dim, n in means.items():
+            u = averaged(u, dim, n, smooth)
+    else:
+        u = _pooled(u, kept.shape, len(size))
+    return place.regrid(u, kept)
+
+
+def _pooled(u: Tensor, shape: Sequence[int], spatial: int) -> Tensor:
+    """The means over blocks of whole cells, along the last dimensions."""
+    pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[spatial - 1]
+    maps = u.reshape(-1, 1, *u.shape[-spatial:])
+    return pool(maps, list(shape[-spatial:])).reshape(shape)
+
+
+def _unpadded(cells: Tensor, dim: int) -> Tensor:
+    """``cells`` without those that :func:`padded` repeats at either end of a dimension.
+
+    At an end there are as many equal ones as next to it, where each cell was enlarged.
+    """
+    lines = cells.movedim(dim, 0)
+    if len(lines) < 2 or not (lines[0].equal(lines[1]) or lines[-1].equal(lines[-2])):
+        return cells
+    change = (lines[1:] != lines[:-1]).flatten(1).any(1).nonzero().flatten() + 1
+    edges = [0, *change.tolist(), len(lines)]
+    runs = [b - a for a, b in pairwise(edges)]
+    if len(runs) < 2:
+        return cells
+    before, after = max(0, runs[0] - runs[1]), max(0, runs[-1] - runs[-2])
+    return cells.narrow(dim, before, len(lines) - before - after)
 
 
 def padded(place: Place, shape: Sequence[int], pad: Sequence[int]) -> Place:

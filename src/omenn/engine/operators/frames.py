@@ -21,7 +21,10 @@ def framed(call: Call, out: Tensor, x: Tensor, place: Place) -> Any:
         return unlocated(call, out)
     cells = places.full(place.cells, x.shape).unsqueeze(1)
     there = places.resampled(
-        place.with_cells(cells), (x.shape[0], 1, x.shape[1]), [int(out.shape[2])]
+        place.with_cells(cells),
+        (x.shape[0], 1, x.shape[1]),
+        [int(out.shape[2])],
+        call.context.location.smooth,
     )
     return there if out.ndim == 3 else there.with_cells(there.cells.unsqueeze(-1))
 

@@ -198,9 +198,10 @@ def spatial(call: Call, out: Any, x: Tensor, place: Place) -> Any:
 
 
 def _on_map(call: Call, x: Tensor, place: Place, first: Tensor) -> Place:
+    smooth = call.context.location.smooth
     spatial = next((int(c) for c in getattr(call.func, "__name__", "") if c.isdigit()), None)
     if spatial is not None and x.ndim == spatial + 1:  # one sample, without a batch dimension
         cells = places.full(place.cells, x.shape).unsqueeze(0)
-        there = places.resampled(place.with_cells(cells), (1, *x.shape), first.shape[1:])
+        there = places.resampled(place.with_cells(cells), (1, *x.shape), first.shape[1:], smooth)
         return there.with_cells(there.cells.squeeze(0))
-    return places.resampled(place, x.shape, first.shape[2:])
+    return places.resampled(place, x.shape, first.shape[2:], smooth)

@@ -16,6 +16,7 @@ class Pass:
     ``shaken``: numbers that leave PyTorch are moved, ``only`` at one place (``departures.py``).
     ``keep_history``: derivatives of the frozen network are taken when the run is over.
     ``along_attention``: what sits in a class token goes along the attention.
+    ``smooth``: the cells of a coarse map overlap on the input.
     """
 
     strong: bool = False
@@ -25,3 +26,4 @@ class Pass:
     only: Any = None
     keep_history: bool = False
     along_attention: bool = False
+    smooth: bool = False

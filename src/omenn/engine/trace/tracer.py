@@ -108,7 +108,9 @@ class Tracer(TorchFunctionMode):
         self.dtype = self._model.dtype
         # Gives the name of the innermost module whose method is running.
         self.module_path = partial(running_module, self.names)
-        self.location = self.locating(self.rules, self.module_path, self.how.along_attention)
+        self.location = self.locating(
+            self.rules, self.module_path, self.how.along_attention, self.how.smooth
+        )
         self.followed = opened(self.how.strong, create_graph or self.how.keep_history)
         self.roots: list[Tensor] = []  # tensors whose dependence is followed
         self.rooted: list[frozenset[Any]] = []  # the inputs that they are of
