@@ -110,7 +110,7 @@ class TestEveryBook:
     def test_placements_and_sources_have_one_sum(self, book: str, net: str) -> None:
         model, x = made(net)
         kept = completed(model, x, book, bias="separate")
-        for bias in ("spatial", "uniform"):
+        for bias in ("spatial", "bilinear", "uniform"):
             e = completed(model, x, book, bias=bias)
             assert e.exact
             torch.testing.assert_close(e.bias.flatten(1).sum(1), kept.bias)

@@ -81,7 +81,7 @@ def test_every_setting_is_exact(dials: str, net: str) -> None:
     torch.testing.assert_close(contrast.matrix, difference)
     kept = by_rules(model, x, bias="separate", **options)
     torch.testing.assert_close(sum(kept.sources.values()), kept.bias)
-    for bias in ("spatial", "attention", "uniform"):
+    for bias in ("spatial", "bilinear", "attention", "uniform"):
         placed = by_rules(model, x, bias=bias, **options)
         assert placed.exact
         torch.testing.assert_close(placed.bias.flatten(1).sum(1), kept.bias)

@@ -175,7 +175,7 @@ class TestExplain:
         assert difference["output"] == pytest.approx(one - two, abs=1e-6)
         assert difference["answer"] == "cat − dog"
 
-    @pytest.mark.parametrize("bias", ["spatial", "attention", "uniform", "separate"])
+    @pytest.mark.parametrize("bias", ["spatial", "bilinear", "attention", "uniform", "separate"])
     @pytest.mark.parametrize("ending", ["html", "png"])
     def test_every_place_of_the_bias(
         self, run: Run, net: str, picture: Path, bias: str, ending: str

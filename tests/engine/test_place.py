@@ -15,7 +15,7 @@ from opcases.case import draw
 from opcases.linear import seeded
 
 IMAGE = draw(2, 3, 4, 6)
-PLACEMENTS = ("spatial", "attention", "uniform", "separate")
+PLACEMENTS = ("spatial", "bilinear", "attention", "uniform", "separate")
 
 
 def bias_of(f: Callable[[Tensor], Tensor], x: Tensor, at: tuple[int, ...], **options) -> Tensor:
