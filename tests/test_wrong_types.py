@@ -116,6 +116,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any], tuple[str, ...]]] = {
     "rows": (omenn.rows, BASE | {"targets": [0]}, ()),
     "operator": (omenn.operator, BASE, ()),
     "certify": (omenn.certify, BASE, ()),
+    "tune": (omenn.tune, {"model": NET, "images": X}, ()),
     "frozen": (frozen, {}, ("x", "model", "products", "create_graph")),
     "rules": (rules, {}, ("table",)),
     "rule": (rule, {}, ("func", "kind")),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from omenn.engine.rows import Rows, rows
     from omenn.engine.target import Contrast
     from omenn.explanation import Explanation
+    from omenn.tuning import Tuned, tune
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _HOMES = {
     "Explanation": "explanation",
     "Operator": "engine.linear_operator",
     "Rows": "engine.rows",
+    "Tuned": "tuning",
     "certify": "engine.certify",
     "explain": "attribution",
     "frozen": "engine.explain",
@@ -43,6 +45,7 @@ _HOMES = {
     "rows": "engine.rows",
     "rule": "engine.operators.user_rules",
     "rules": "engine.operators.user_rules",
+    "tune": "tuning",
 }
 
 __all__ = [
@@ -57,6 +60,7 @@ __all__ = [
     "OutputError",
     "Rows",
     "TargetError",
+    "Tuned",
     "UnsupportedOperator",
     "WeightsError",
     "__version__",
@@ -69,6 +73,7 @@ __all__ = [
     "rows",
     "rule",
     "rules",
+    "tune",
 ]
 
 

@@ -32,6 +32,7 @@ class TestStart:
             ["compare"],
             ["methods"],
             ["certify"],
+            ["tune"],
             ["train"],
             ["train", "birds"],
             ["data", "birds"],

@@ -29,7 +29,7 @@ from golden.flat import Record
 PLAIN = {"COLUMNS": "140", "NO_COLOR": "1", "TERM": "dumb"}
 HELPS = [
     "", "bench", "demo", "explain", "compare", "methods", "certify", "train", "train birds",
-    "train table", "data", "data birds",
+    "train table", "data", "data birds", "tune",
 ]  # fmt: skip
 LISTS = ["--version", "methods", "methods --json", "bench --list"]
 RESULTS = [
@@ -81,6 +81,10 @@ REFUSALS = [
     "train table missing.csv --target outcome",
     "train birds --arch resnet50",
     "data birds net.py",
+    "tune birds-resnet bird.png",
+    "tune birds-resnet",
+    "tune birds-resnet . --candidates rollout",
+    "explain bird.png -m birds-resnet --method plan.toml",
 ]
 LONG = [
     "demo",

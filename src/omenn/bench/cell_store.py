@@ -44,11 +44,11 @@ class Store:
         check_writable(folder / RUN)
         there = _read(folder / RUN)
         if there is not None:
-            differences = _differences(there, self.identity)
-            if differences:
+            changed = differences(there, self.identity)
+            if changed:
                 raise InputError(
                     f"'{folder}' holds the results of another plan or of other code: "
-                    f"{'; '.join(differences)}.",
+                    f"{'; '.join(changed)}.",
                     argument="out",
                     got=str(folder),
                     remedy="Choose another folder with -o, or delete this one.",
@@ -148,9 +148,14 @@ def _json(content: Mapping[str, Any]) -> bytes:
     return (as_json(content) + "\n").encode()
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What is not the same in the tables of two identities, in words.
+
+    >>> differences({"plan": {"seed": 0, "limit": 8}}, {"plan": {"seed": 1, "limit": 8}})
+    ['seed is 0 there and 1 here']
+    """
     said = []
-    for part in ("plan", "versions"):
+    for part in here:
         old, new = there.get(part) or {}, here[part]
         said += [
             f"{key} is {_words(old.get(key))} there and {_words(new.get(key))} here"

@@ -24,6 +24,7 @@ from omenn.cli import (
     methods_command,
     terminal,
     train_command,
+    tune_command,
 )
 
 TYPER_INTERRUPTED = 130
@@ -44,6 +45,7 @@ app.command(epilog=compare_command.EXAMPLES)(compare_command.compare)
 app.command("methods")(methods_command.list_methods)
 app.command(epilog=certify_command.EXAMPLES)(certify_command.certify)
 app.command(epilog=bench_command.EXAMPLES)(bench_command.bench)
+app.command(epilog=tune_command.EXAMPLES)(tune_command.tune)
 
 
 def _version(asked: bool) -> None:
