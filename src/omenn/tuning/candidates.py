@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,7 +88,7 @@ def chosen_from(
     ['omenn', 'zplus[complete=true]', 'gamma[complete=true]']
     """
     texts = CANDIDATES if given is None else words(given) if isinstance(given, str) else given
-    if not isinstance(texts, Iterable):
+    if not isinstance(texts, Sequence):
         raise wrong("candidates", given, "a list of methods, or their names with commas")
     first = Candidate.read(default_method() if against is None else against)
     there = {first.full: first}

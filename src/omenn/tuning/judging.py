@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 import omenn
-from omenn.check import choose, misshapen, real, whole, wrong
+from omenn.check import SEEDS, choose, misshapen, real, whole, wrong
 from omenn.engine.digest import digest
 from omenn.engine.explainable import check_model
 from omenn.engine.model_state import State
@@ -38,7 +39,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, least in (("sets", 2), ("across", 2), ("points", 2), ("seed", 0), ("chunk", 1)):
-            whole(name, getattr(self, name), least)
+            most = SEEDS[1] // 2 if name == "seed" else None
+            object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
         real("share", self.share, 0, 1)
         if isinstance(self.fill, (int, float)):
             real("fill", self.fill)
@@ -172,6 +174,8 @@ class Pictures:
     """
 
     def __init__(self, images: Any) -> None:
+        if isinstance(images, Tensor) and (is_lazy(images) or images.is_meta):
+            raise wrong("images", type(images), "a tensor that holds numbers")
         if isinstance(images, Tensor) and images.ndim != 4:
             raise misshapen("images", images, "(N, C, H, W)")
         sized = all(hasattr(images, name) for name in ("__len__", "__getitem__"))
