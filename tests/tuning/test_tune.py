@@ -15,8 +15,10 @@ import omenn
 from omenn.attribution import registry
 from omenn.errors import ModelError
 from omenn.metrics.removal import filled
-from omenn.tuning import Tuned, prepared
+from omenn.metrics.score import Measured
+from omenn.tuning import Candidate, Tuned, prepared
 from omenn.tuning.judging import Judge
+from omenn.tuning.search import _contradiction
 from refusals import refused
 
 SIDE = 8
@@ -364,3 +366,17 @@ def test_black_white_and_blur_are_all_fills(net: nn.Module, images: Tensor) -> N
     for fill in ("black", "blur", 0.5):
         asked = prepared(net, images, **given(fill=fill)).judge.asked(images[:1])
         assert torch.equal(asked.fill, filled(images[:1], fill))
+
+
+def test_a_second_opinion_that_contradicts_is_said() -> None:
+    plus, both, minus = (Measured(v, v - 0.1, v + 0.1, 20) for v in (0.3, 0.0, -0.3))
+    one, two = Candidate.read("omenn"), Candidate.read("gamma[complete=true]")
+
+    def said(gain: Measured, checked: Measured | None) -> list[str]:
+        return _contradiction(Tuned(one, two, gain, checked, [], 20, [], {}))
+
+    for gain, checked in ((plus, plus), (plus, both), (both, both), (both, minus), (plus, None)):
+        assert said(gain, checked) == []
+    (worse,), (better,) = said(plus, minus), said(both, plus)
+    assert "is worse than omenn: −0.300" in worse
+    assert "is better than omenn: +0.300" in better

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import omenn
-from omenn.viz.comparison import cell_of
+from omenn.viz.comparison import Cell
+from omenn.viz.panels import case_of
 from omenn.viz.tune_page import Example, Line, TunePage, tune_page
 
 
@@ -19,8 +20,10 @@ def page() -> TunePage:
     net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 4)).eval()
     x = torch.randn(1, 3, 8, 8)
     maps = {
-        "omenn": cell_of(omenn.explain(net, x, 1)),
-        "gamma[complete=true]": cell_of(omenn.explain(net, x, 1, method="gamma", complete=True)),
+        "omenn": Cell(case_of(omenn.explain(net, x, 1))),
+        "gamma[complete=true]": Cell(
+            case_of(omenn.explain(net, x, 1, method="gamma", complete=True))
+        ),
     }
     image = np.zeros((8, 8, 3), np.uint8)
     return TunePage(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omenn.cli.explain_images import Request, explain_tensor, first_row
 from omenn.cli.explain_results import described
@@ -17,7 +17,8 @@ from omenn.models import sources
 from omenn.models.sources import Source
 from omenn.tuning import Candidate, Search, Tuned, prepared
 from omenn.tuning.tuned import shown
-from omenn.viz.comparison import cell_of
+from omenn.viz.comparison import Cell
+from omenn.viz.panels import Case
 from omenn.viz.tune_page import Example, Line, TunePage, tune_page
 
 if TYPE_CHECKING:
@@ -128,13 +129,11 @@ def _example(found: Tuned, source: Source, file: Path, device: str) -> Example:
         name=file.name,
         target=cases[0].target,
         image=cases[0].image,
-        maps={
-            one.name: cell_of(case.explanation) for one, case in zip(finalists, cases, strict=True)
-        },
+        maps={one.name: Cell(case) for one, case in zip(finalists, cases, strict=True)},
     )
 
 
-def _case(file: Path, tensor: torch.Tensor, source: Source, one: Candidate) -> Any:
+def _case(file: Path, tensor: torch.Tensor, source: Source, one: Candidate) -> Case:
     request = Request(method=one.method, options=one.options)
     return explain_tensor(file.name, tensor, source, request)
 

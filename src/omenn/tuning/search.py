@@ -22,7 +22,7 @@ from omenn.tuning.candidates import Candidate, chosen_from
 from omenn.tuning.costs import Costs, Extent, extent, operations, seconds
 from omenn.tuning.judging import Judge, Judged, Pictures, Settings, said
 from omenn.tuning.small_samples import measured
-from omenn.tuning.tuned import FEW, Row, Tuned
+from omenn.tuning.tuned import FEW, Row, Tuned, shown
 from omenn.tuning.tuning_store import TuningStore
 
 LEAST = 6
@@ -346,8 +346,16 @@ def _remarks(
             f"{found.chosen.name} has {held.value:.3f}: it says no more than a map that ignores "
             "the model."
         )
-    if found.better and found.checked is not None and found.checked.high < 0:
-        said.append(
-            f"By insertion minus deletion {found.best.name} is worse than {found.default.name}."
-        )
-    return said
+    return [*said, *_contradiction(found)]
+
+
+def _contradiction(found: Tuned) -> list[str]:
+    """A word about insertion minus deletion, where it says something else than the score."""
+    second = found.checked
+    if second is None or not (second.high < 0 if found.better else second.low > 0):
+        return []
+    word = "worse" if found.better else "better"
+    return [
+        f"By insertion minus deletion, {found.best.name} is {word} than {found.default.name}: "
+        f"{shown(second, signed=True)}."
+    ]
