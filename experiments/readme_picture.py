@@ -34,7 +34,10 @@ def picture() -> bytes:
     height = round(image.height * WIDTH / image.width)
     image = image.resize((WIDTH, height), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(out, format="PNG", optimize=True)
+    colours = image.quantize(COLOURS)
+    image.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG).save(
+        out, format="PNG", optimize=True
+    )
     return out.getvalue()
 
 
