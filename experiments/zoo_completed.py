@@ -28,6 +28,7 @@ COMMAND = Command("zoo_completed", __doc__, "work", "write")
 COMMAND.add("--only", nargs="*", default=[], help="names of models or families, with * and ?")
 COMMAND.add("--most", type=float, default=100.0, help="million parameters (100)")
 COMMAND.add("--retry", action="store_true", help="measure rows that failed again")
+COMMAND.add("--older", action="store_true", help="keep rows of an older engine or library")
 COMMAND.add("--no-run", action="store_true", help="report what is finished")
 COMMAND.add("--seconds", type=float, default=300.0, help="time-out of one model (300)")
 COMMAND.add("--memory", type=float, default=6.0, help="limit of one model in GB (6)")
@@ -53,7 +54,7 @@ def entries(a: argparse.Namespace) -> list[Any]:
             found.append((family, min(real, key=known.__getitem__)))
     found.sort(key=lambda one: known[one[1]])
     wanted = lambda one: any(fnmatch.fnmatch(s, p) for p in a.only for s in one)  # noqa: E731
-    return [z.timm_entry(*one, z.SMALL) for one in found if not a.only or wanted(one)]
+    return [z.timm_entry(f, n, z.SMALL) for f, n in found if not a.only or wanted((f, n))]
 
 
 def row(entry: Any) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def main(words: Sequence[str] | None = None) -> None:
     from experiments.zoo_run import Runner, key, missing, store
 
     prepare()
-    kept, every = store(a.work), entries(a)
+    kept, every = store(a.work, a.older), entries(a)
     todo, done = missing(kept, every, "completed", a.retry)
     runner = Runner(row, a.work / ".running", 1, a.seconds, a.memory)
     with COMMAND.resumable():
@@ -104,7 +105,8 @@ def main(words: Sequence[str] | None = None) -> None:
             done.append(kept.put(key(entry, "completed"), measured))
             print(entry.name, measured["status"], measured.get("residual", ""), file=sys.stderr)
     said = ["--only", *a.only] if a.only else ["--most", f"{a.most:g}"]
-    note = f"{COMMAND.written(*said)}; {versions('timm')}; {environment()}."
+    older = " Rows of an earlier state of the engine are kept." if a.older else ""
+    note = f"{COMMAND.written(*said)}; {versions('timm')}; {environment()}.{older}"
     COMMAND.publish(a, "support.md", completed=f"{report(done)}\n\n{note}")
 
 

@@ -137,7 +137,11 @@ def _divisor(call: Call) -> Any:
 
 def _root_or(rule: RuleOf) -> RuleOf:
     """√(σ² + ε), which is a function in two operators, is differentiated as a root is."""
-    return lambda call: tangent(call) if call.last.operator in ("sqrt", "pow") else rule(call)
+
+    def chain(call: Any) -> Any:
+        return tangent(call) if call.last.operator in ("sqrt", "pow") else rule(call)
+
+    return chain
 
 
 def _multiplied(call: Call) -> Any:

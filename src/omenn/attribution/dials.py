@@ -113,7 +113,7 @@ def _layer_rows(gamma: Any, beta: float) -> Rows:
 def _ends(gamma: Any) -> tuple[float, float]:
     """γ of the first layer and of the last one."""
     if not isinstance(gamma, (list, tuple)):
-        return (real("gamma", gamma, 0),) * 2
+        return real("gamma", gamma, 0), real("gamma", gamma, 0)
     if len(gamma) != 2:
         raise wrong("gamma", gamma, "a number, or two: of the first layer and of the last one")
     return real("gamma", gamma[0], 0), real("gamma", gamma[1], 0)
