@@ -42,7 +42,7 @@ def picture() -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="The picture of README.md.")
     parser.add_argument("--to", type=Path, default=DOCS / "images" / "demo.png", metavar="FILE")
     parser.parse_args().to.write_bytes(picture())
 
