@@ -39,21 +39,20 @@ def _along(values: Tensor, axis: int, sigma: float, reach: int | None, border: s
         reach = max(1, math.ceil(min(4 * sigma, 8 * length)))
     weights = [math.exp(-0.5 * min(abs(o) / sigma, 1e9) ** 2) for o in range(-reach, reach + 1)]
     total = math.fsum(weights)
-    continued = _continued(values, axis, reach, border)
-    out = torch.zeros_like(values)
-    for start, weight in enumerate(weights):
-        out.add_(continued.narrow(axis, start, length), alpha=weight / total)
-    return out
+    kernel = torch.tensor(weights, dtype=torch.float64, device=values.device) / total
+    matrix = _toeplitz(kernel, length, border).to(values.dtype)
+    return (matrix @ values.movedim(axis, -2)).movedim(-2, axis)
 
 
-def _continued(values: Tensor, axis: int, reach: int, border: str) -> Tensor:
-    """The map with ``reach`` more entries at either end of an axis."""
-    length = values.shape[axis]
-    places = torch.arange(-reach, length + reach, device=values.device)
+def _toeplitz(kernel: Tensor, length: int, border: str) -> Tensor:
+    """The kernel along an axis of a map continued at its ends, (length, length)."""
+    reach = len(kernel) // 2
+    offsets = torch.arange(-reach, reach + 1, device=kernel.device)
+    places = torch.arange(length, device=kernel.device)[:, None] + offsets
     twice = int(border != "reflect")  # whether the entry at the edge is repeated
     folded = places % (2 * length - 2 + 2 * twice)
-    longer = values.index_select(axis, torch.minimum(folded, 2 * length - 2 + twice - folded))
-    if border != "zeros":
-        return longer
-    inside = (places >= 0) & (places < length)
-    return longer * inside.reshape(-1, *[1] * (-axis - 1))
+    index = torch.minimum(folded, 2 * length - 2 + twice - folded)
+    weights = kernel.expand(places.shape)
+    if border == "zeros":
+        weights = torch.where((places >= 0) & (places < length), weights, 0)
+    return torch.zeros_like(weights[:, :1]).repeat(1, length).scatter_add_(1, index, weights)

@@ -32,7 +32,7 @@ def clear(net: Any, x: Any, target: Any = 0, **options: Any) -> omenn.Explanatio
 def test_the_sum_is_the_output_and_nothing_else_changes() -> None:
     net, x = seen()
     e = clear(net, x)
-    base = omenn.explain(net, x, 0, method="gamma", gamma=0.1, complete=True)
+    base = omenn.explain(net, x, 0, method="gamma", gamma=0.07, complete=True)
     assert e.exact
     assert (e.method, e.promise) == ("omenn-clear", "exact")
     assert float(e.residual.abs()) < 1e-12
@@ -42,7 +42,7 @@ def test_the_sum_is_the_output_and_nothing_else_changes() -> None:
 
 def test_what_is_kept_lies_where_the_network_looked() -> None:
     net, x = seen()
-    base = omenn.explain(net, x, 0, method="gamma", gamma=0.1, complete=True).matrix[0]
+    base = omenn.explain(net, x, 0, method="gamma", gamma=0.07, complete=True).matrix[0]
     found = clear(net, x, reach=0.5).matrix[0]
     spot = (slice(17, 27), slice(5, 15))
     before, after = (float(m[spot].sum() / m.sum()) for m in (base, found))
@@ -54,7 +54,7 @@ def test_a_region_far_away_keeps_what_it_has() -> None:
     """Mass is moved within ``reach``: a left half that is all constant stays in the left half."""
     net, x = seen()
     e = clear(net, x, reach=0.02)
-    base = omenn.explain(net, x, 0, method="gamma", gamma=0.1, complete=True)
+    base = omenn.explain(net, x, 0, method="gamma", gamma=0.07, complete=True)
     left = lambda m: float(m[0, :, 20:].sum())  # noqa: E731
     assert left(e.matrix) == pytest.approx(left(base.matrix), rel=0.05)
     torch.testing.assert_close(clear(net, x, reach=0).matrix, base.matrix)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from omenn.attribution.focused import PLACED, even, moved_within
@@ -20,35 +22,37 @@ from omenn.filters import gaussian_filter
 @attribution(
     "omenn-clear",
     promise="exact",
-    summary="completed LRP-γ, kept shares moved within neighbourhoods along its relevance",
+    summary="completed LRP-γ, kept shares moved within their cells along its relevance",
     source="ours, on Montavon et al. 2019, doi 10.1007/978-3-030-28954-6_10",
     at=False,
 )
 def clear(
     question: Question,
     *,
-    gamma: float = 0.1,
-    reach: float = 0.14,
+    gamma: float = 0.07,
+    reach: float = 0.75,
     smooth: float = 0.013,
     epsilon: float = 1e-6,
     bias: str = "spatial",
 ) -> Explanation:
     """An exact map of an image that can be read: what is kept in depth lies where it was seen.
 
-    Completed LRP-γ has two parts, C = R + D. R is the relevance of the pixels, fine and where the
-    object is, but nearly none of the logit; D holds what the layers keep, nearly all of it, at the
-    locations of their units, which are coarse. D is moved along R within a neighbourhood. With a
-    Gaussian G of σ = ``reach``, G₀ of σ = ``smooth``, and g = sign(G D)::
+    Completed LRP-γ has two parts, C = R + Σ_l D_l. R is the relevance of the pixels, fine and where
+    the object is, but nearly none of the logit; D_l is what layers keep whose units lie in cells of
+    one size, n_l of them, and holds nearly all of it. Each D_l is moved along R within ``reach``
+    cells. With a Gaussian G_l of σ = ``reach`` √(H W / n_l), G₀ of σ = ``smooth`` min(H, W), and
+    g_l = sign(G_l D_l)::
 
-        a = max(0, g ⊙ G₀ R) / mean + floor,    Z = R + a ⊙ G(D ⊘ G a)
+        a_l = max(0, g_l ⊙ G₀ R) / mean + floor,    Z = R + Σ_l a_l ⊙ G_l(D_l ⊘ G_l a_l)
 
-    ΣZ = ΣC = f(x), whatever a is: see NOTE [moving mass]. A region that is wide against ``reach``
-    keeps what it has. ``weight``, ``contribution`` and ``bias`` are those of C. The model runs
-    twice, with one backward pass.
+    ΣZ = ΣC = f(x), whatever a_l is: see NOTE [moving mass]. A region that is wide against the cells
+    keeps what it has. The cell of what has no location is the whole picture. ``weight``,
+    ``contribution`` and ``bias`` are those of C. One forward and one backward pass.
 
     Args:
         gamma, epsilon: of the γ-rule.
-        reach, smooth: σ of G and G₀, as a share of the shorter side. 0: D stays where it is.
+        reach: σ of G_l, in sides of a cell. 0: D stays where it is.
+        smooth: σ of G₀, as a share of the shorter side.
         bias: ``"spatial"``, ``"attention"`` or ``"uniform"``, see ``omenn``.
         output, channel_dim: see ``omenn``.
 
@@ -65,18 +69,40 @@ def clear(
 
     Source: ours; the γ-rule is of Montavon et al. 2019, doi 10.1007/978-3-030-28954-6_10.
     """
-    real("reach", reach, 0, 1)
+    real("reach", reach, 0, 8)
     positive("smooth", smooth)
     choose("bias", bias, PLACED)
-    e = question.exact(rules=gamma_rules(gamma=gamma, epsilon=epsilon), bias=bias)
+    run = question.run_under(gamma_rules(gamma=gamma, epsilon=epsilon), bias=bias)
+    f, index = question.number(run)
+    run.compare(question.output)
+    gradients, cells = run.pull_back_by_cells(f)
+    e = run.wrap(f, index, gradients)
     relevance, kept = _image(e)
     if not reach:
         return e
-    side = min(kept.shape[1:])
-    r = gaussian_filter(relevance, smooth * side)
-    moved = moved_within(kept, reach * side, lambda sign: even(sign * r))
-    matrix = (relevance + moved).to(leaves(e.matrix)[0].dtype)
-    said = f"kept shares moved within {reach * side:.3g} pixels"
+    levels = {n: run.inputs.batch_first(ones, 0).double() for n, (ones,) in cells.items()}
+    return _moved(e, relevance, kept, levels, reach, smooth)
+
+
+def _moved(
+    e: Explanation,
+    relevance: Tensor,
+    kept: Tensor,
+    levels: Mapping[int, Tensor],
+    reach: float,
+    smooth: float,
+) -> Explanation:
+    """Z: the kept shares D of each level moved along R."""
+    height, width = kept.shape[1:]
+    leader = gaussian_filter(relevance, smooth * min(height, width))
+    # What has no location was spread over the picture: its cell is the whole.
+    parts = [*levels.items(), (1, kept - sum(levels.values(), torch.zeros_like(kept)))]
+    matrix = relevance
+    for n, part in parts:
+        sigma = reach * math.sqrt(height * width / n)
+        matrix = matrix + moved_within(part, sigma, lambda sign: even(sign * leader))
+    said = f"kept shares moved within {reach:g} sides of their cells"
+    matrix = matrix.to(leaves(e.matrix)[0].dtype)
     return e.with_matrix(rebuilt(e.matrix, iter([matrix])), processing=(said,))
 
 

@@ -70,6 +70,19 @@ class Backward(Compared):
         g = self._sorted(self._pulled([f], pull))
         return self._parted(f, g, common, retain, create_graph)
 
+    def pull_back_by_cells(self, f: Tensor) -> tuple[Gradients, dict[int, list[Tensor]]]:
+        """As ``pull_back``; and what located constants have at the ones, by size of their cells.
+
+        The ones of each input that carries some, by how many cells a sample has where they lie.
+        """
+        common = self.mode.location.common()
+        pulled = self._pulled(
+            [f], lambda fs: self._gradients(fs[0], torch.ones_like(f), retain=True)
+        )
+        g = self._parted(f, self._sorted(pulled), common, retain=True)
+        ones = [u for u in self.inputs.ones if u.requires_grad]
+        return g, self.mode.location.by_cells(pulled[len(self._leaves()) :], ones)
+
     def _parted(
         self, f: Tensor, g: Gradients, common: bool, retain: bool, create_graph: bool = False
     ) -> Gradients:

@@ -259,6 +259,25 @@ class Location:
                 out[term.name] = first.new_zeros(width)
         return out
 
+    def by_cells(
+        self, maps: Sequence[Tensor | None], ones: Sequence[Tensor]
+    ) -> dict[int, list[Tensor]]:
+        """Cells of a sample → what located constants add at so many, brought to ``ones``.
+
+        ``maps``: for each term the gradient at its ones, None where none arrived.
+        """
+        added: dict[int, tuple[Place, Tensor]] = {}
+        for term, cells in zip(self.terms, maps, strict=True):
+            if cells is not None and cells.numel():
+                before = added.get(id(term.place))
+                added[id(term.place)] = (term.place, cells + before[1] if before else cells)
+        levels: dict[int, list[tuple[Place, Tensor]]] = {}
+        for place, cells in added.values():
+            there = torch.where(place.located() | place.routed(), cells, 0)
+            levels.setdefault(_cells_of(place), []).append((place, there))
+        levels.pop(0, None)
+        return {n: _brought(level, ones) for n, level in sorted(levels.items(), reverse=True)}
+
     def _summed(self, place: Place, maps: list[Tensor], width: int) -> Tensor:
         """The maps of terms at one place, summed to (terms, width)."""
         rows = self._rows.get(id(place))
@@ -269,6 +288,24 @@ class Location:
         index = torch.arange(n, device=rows.device)[:, None] * width + rows
         total = stacked.new_zeros(n * width).index_add(0, index.reshape(-1), stacked.reshape(-1))
         return total.reshape(n, width)
+
+
+def _cells_of(place: Place) -> int:
+    """How many cells with a location a sample has on average, each counted once."""
+    located = place.cells[place.located() | place.routed()]
+    return round(located.unique().numel() / place.grid.samples)
+
+
+def _brought(level: Sequence[tuple[Place, Tensor]], ones: Sequence[Tensor]) -> list[Tensor]:
+    """The amounts at some places, brought to the ones images of the inputs."""
+    found = torch.autograd.grad(
+        [place.ones() for place, _ in level],
+        ones,
+        [cells.detach() for _, cells in level],
+        retain_graph=True,
+        allow_unused=True,
+    )
+    return [torch.zeros_like(u) if g is None else g for g, u in zip(found, ones, strict=True)]
 
 
 def _compact(index: Tensor) -> Tensor:
