@@ -55,7 +55,7 @@ def explain(
 
     Source: arXiv 2412.02399; of another method, ``omenn.methods()[method].source``.
     """
-    if method_file.is_file(method):
+    if method != "omenn" and method_file.is_file(method):
         method, options = method_file.with_options(method, options)
     found = registry.find(method)
     at = options.get("at")
