@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from omenn.attribution.focused import PLACED, even, moved_within
-from omenn.attribution.lrp import gamma as gamma_rules
+from omenn.attribution.lrp_layers import Layer, by_layer, gamma_rule
 from omenn.attribution.question import Question
 from omenn.attribution.registry import attribution
+from omenn.attribution.rule_table import RuleTable
 from omenn.check import choose, positive, real
+from omenn.engine.trace.call import Call
 from omenn.errors import InputError
 from omenn.explanation import Explanation, leaves, rebuilt
 from omenn.filters import gaussian_filter
@@ -29,8 +32,9 @@ from omenn.filters import gaussian_filter
 def clear(
     question: Question,
     *,
-    gamma: float = 0.07,
-    reach: float = 0.75,
+    gamma: float = 0.1,
+    gamma_linear: float = 0.03,
+    reach: float = 0.5,
     smooth: float = 0.013,
     epsilon: float = 1e-6,
     bias: str = "spatial",
@@ -50,10 +54,11 @@ def clear(
     ``contribution`` and ``bias`` are those of C. One forward and one backward pass.
 
     Args:
-        gamma, epsilon: of the γ-rule.
+        gamma, gamma_linear: of convolutions, and of all other layers.
+        epsilon: of the γ-rule.
         reach: σ of G_l, in sides of a cell. 0: D stays where it is.
         smooth: σ of G₀, as a share of the shorter side.
-        bias: ``"spatial"``, ``"attention"`` or ``"uniform"``, see ``omenn``.
+        bias: ``"spatial"``, ``"bilinear"``, ``"attention"`` or ``"uniform"``, see ``omenn``.
         output, channel_dim: see ``omenn``.
 
     Raises:
@@ -69,10 +74,11 @@ def clear(
 
     Source: ours; the γ-rule is of Montavon et al. 2019, doi 10.1007/978-3-030-28954-6_10.
     """
+    real("gamma_linear", gamma_linear, 0)
     real("reach", reach, 0, 8)
     positive("smooth", smooth)
     choose("bias", bias, PLACED)
-    run = question.run_under(gamma_rules(gamma=gamma, epsilon=epsilon), bias=bias)
+    run = question.run_under(_rules(gamma, gamma_linear, epsilon), bias=bias)
     f, index = question.number(run)
     run.compare(question.output)
     gradients, cells = run.pull_back_by_cells(f)
@@ -82,6 +88,16 @@ def clear(
         return e
     levels = {n: run.inputs.batch_first(ones, 0).double() for n, (ones,) in cells.items()}
     return _moved(e, relevance, kept, levels, reach, smooth)
+
+
+def _rules(gamma: float, linear: float, epsilon: float) -> RuleTable:
+    """The γ-rule, with one γ for convolutions and one for all other layers."""
+    conv, other = gamma_rule(gamma, epsilon), gamma_rule(linear, epsilon)
+
+    def choose(call: Call, layer: Layer) -> Layer:
+        return replace(layer, rule=conv if call.operator.startswith("conv") else other)
+
+    return RuleTable(by_layer(other, choose=choose))
 
 
 def _moved(
