@@ -21,7 +21,7 @@ CANDIDATES = (
     *(
         f"omenn-clear[gamma={gamma};reach={reach}]"
         for gamma in (0.02, 0.1, 0.25)
-        for reach in (0.07, 0.14, 0.28)
+        for reach in (0.25, 0.5, 1.0)
     ),
     "omenn-focused",
 )
