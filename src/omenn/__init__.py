@@ -17,6 +17,7 @@ from omenn.errors import (
 
 if TYPE_CHECKING:
     from omenn.attribution import explain, method, methods
+    from omenn.calibration import Calibration, calibrate
     from omenn.engine.certify import Certificate, certify
     from omenn.engine.explain import frozen
     from omenn.engine.linear_operator import Operator, operator
@@ -30,12 +31,14 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that ``omenn --help`` does not wait for torch.
 _HOMES = {
+    "Calibration": "calibration",
     "Certificate": "engine.certify",
     "Contrast": "engine.target",
     "Explanation": "explanation",
     "Operator": "engine.linear_operator",
     "Rows": "engine.rows",
     "Tuned": "tuning",
+    "calibrate": "calibration",
     "certify": "engine.certify",
     "explain": "attribution",
     "frozen": "engine.explain",
@@ -49,6 +52,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Calibration",
     "Certificate",
     "Contrast",
     "Explanation",
@@ -64,6 +68,7 @@ __all__ = [
     "UnsupportedOperator",
     "WeightsError",
     "__version__",
+    "calibrate",
     "certify",
     "explain",
     "frozen",
