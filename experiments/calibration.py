@@ -15,7 +15,7 @@ import argparse
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from experiments.command import Command, Job
 from experiments.report import environment, table
 from experiments.store import Result
 from omenn.calibration import Cells
+from omenn.calibration.conformal import hierarchical_quantile
 from omenn.calibration.halves import halved, sizes_from
 from omenn.calibration.intervals import Size
-from omenn.calibration.interventions import Measured, drops_of, sums_over
+from omenn.calibration.interventions import USUAL_REPLACEMENT, Measured, drops_of, sums_over
 from omenn.calibration.regions import SIZES, Recipe, size_of
 from omenn.data import birds
 from omenn.data.folders import pictures_among
@@ -46,6 +47,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     PLAIN: (PLAIN, {}),
     GAMMA: ("gamma", {"gamma": 0.1, "complete": True}),
 }
+EVEN = f"{CLEAR}, widths alike"
 MAPS = (*METHODS, *TRIVIAL, NONE)
 BIRDS = ("birds-resnet", "birds-vit", "birds-convnet", "birds-xconvnet")
 LITE, CIFAR = "efficientnet-lite0", "cifar-resnet20"
@@ -56,6 +58,7 @@ SETS = ("calibrate", "report")
 COMMAND = Command("calibration", __doc__, "work", "fresh", "write", "threads")
 COMMAND.choose("network", NETWORKS, NETWORKS)
 COMMAND.add("--pictures", type=int, default=150, help="of each set (default %(default)s)")
+COMMAND.add("--photographs", type=int, help="of each set, of --photos (default: as --pictures)")
 COMMAND.add("--each", type=int, default=6, help="regions of each size (default %(default)s)")
 COMMAND.add("--photos", type=Path, help="a folder of photographs")
 COMMAND.add("--cifar", type=Path, help="a folder of pictures of CIFAR-10")
@@ -120,7 +123,9 @@ def measured(load: Callable[[], Network], which: str, numbers: range, each: int)
             every = [(r, c) for r in range(GRID) for c in range(GRID)]
             cells = torch.stack([Cells(GRID, GRID, [at]).mask(shape) for at in every])
             masks = torch.cat([masks, cells])
-        before, drops = drops_of(net.model, x, int(target), masks, "blur", channel_dim=-3)
+        before, drops = drops_of(
+            net.model, x, int(target), masks, USUAL_REPLACEMENT, channel_dim=-3
+        )
         sums = {name: sums_over(masks, explain(x, target)[0]) for name, explain in made.items()}
         found.append(
             {
@@ -166,10 +171,26 @@ class Row:
         return sum(width for _, width in self.by_size) / len(self.by_size)
 
 
-def row(kept: dict[str, list[Any]], name: str) -> Row:
+def evenly(sizes: Sequence[Size | None], rest: Sequence[Measured]) -> tuple[Size | None, ...]:
+    """The same lines with one quantile of |d − a p − b m| for all regions of a size."""
+    found: list[Size | None] = []
+    for k, size in enumerate(sizes):
+        if size is None:
+            found.append(None)
+            continue
+        line = replace(size.fit, c=0.0)
+        parts = [m.of(torch.tensor([size_of(s) == k for s in m.shares.tolist()])) for m in rest]
+        scores = [line.scores(m.sums, m.shares, m.drops) for m in parts]
+        quantiles = ({LEVEL: hierarchical_quantile(scores, LEVEL)},)
+        found.append(replace(size, fit=line, cuts=(), quantiles=quantiles))
+    return tuple(found)
+
+
+def row(kept: dict[str, list[Any]], name: str, even: bool = False) -> Row:
     """Calibrated on one set, and compared with the other."""
     fit, rest = halved([picture(one, name).drawn for one in kept["calibrate"]], 0)
     sizes = sizes_from(fit, rest, LEVEL)
+    sizes = evenly(sizes, rest) if even else sizes
     covered: list[float] = []
     shown: list[float] = []
     found: list[list[tuple[float, float]]] = [[] for _ in sizes]
@@ -217,14 +238,16 @@ def lines(name: str, rows: dict[str, Row]) -> list[list[str]]:
     """The maps of one network: ours, the best trivial one, and none."""
     trivial = best_trivial(rows)
     found = []
-    for place, which in enumerate((*METHODS, trivial, NONE)):
+    for place, which in enumerate((*METHODS, EVEN, trivial, NONE)):
         r = rows[which]
-        words = f"{which} (best trivial)" if which == trivial else which
+        words = (
+            f"{which} (best trivial)" if which == trivial else which.replace(CLEAR, f"`{CLEAR}`")
+        )
         ratios = [r.half_width / rows[other].half_width for other in (trivial, NONE)]
         found.append(
             [
                 "" if place else name,
-                f"`{words}`" if which in METHODS else words,
+                words if CLEAR in which or which not in METHODS else f"`{words}`",
                 percent(r.covered),
                 percent(r.shown) if which != NONE else "–",
                 f"{r.half_width:.2f}",
@@ -252,18 +275,23 @@ SIZE_HEADER = ["network", "share of the picture, %", "a", "b", "c", "coverage, %
 SIZE_HEADER += ["half-width", "best trivial map", "no map"]
 
 
+def pictures_of(a: argparse.Namespace, name: str) -> int:
+    return (a.photographs if name == LITE else None) or a.pictures
+
+
 def jobs(a: argparse.Namespace, name: str) -> list[Job]:
     folder = a.cifar if name == CIFAR else a.photos if name == LITE else None
     if name in (LITE, CIFAR) and folder is None:
         COMMAND.fail(f"{name} needs {'--photos' if name == LITE else '--cifar'}.")
     if name == CIFAR and a.weights is None:
         COMMAND.fail(f"{name} needs --weights.")
-    load = partial(network, name, folder, a.weights, a.pictures)
+    count = pictures_of(a, name)
+    load = partial(network, name, folder, a.weights, count)
     found = []
     for which in SETS:
-        for start in range(0, a.pictures, PART):
-            numbers = range(start, min(start + PART, a.pictures))
-            key = f"{name}/{which}-{a.pictures}-{a.each}-{start}"
+        for start in range(0, count, PART):
+            numbers = range(start, min(start + PART, count))
+            key = f"{name}/{which}-{count}-{a.each}-{start}"
             make = partial(measured, load, which, numbers, a.each)
             found.append(Job(f"{name}, {which}, {start}", key, make))
     return found
@@ -281,11 +309,14 @@ def main(words: Sequence[str] | None = None) -> None:
             which: [one for result in part for one in result["pictures"]]
             for which, part in zip(SETS, (results[:half], results[half:]), strict=True)
         }
-        rows = {which: row(kept, which) for which in MAPS}
+        rows = {which: row(kept, which) for which in MAPS} | {EVEN: row(kept, CLEAR, even=True)}
         overall += lines(name, rows)
         sizes += size_lines(name, rows)
     regions = a.each * (len(SIZES) - 1)
-    said = f"{COMMAND.written(*_said(a))}; {a.pictures} pictures calibrate and {a.pictures} others "
+    fewer = f" ({a.photographs} of {LITE})" if a.photographs else ""
+    said = (
+        f"{COMMAND.written(*_said(a))}; {a.pictures} pictures{fewer} calibrate and as many others "
+    )
     said += f"report, {regions} regions each; {environment()}."
     COMMAND.publish(
         a,
@@ -298,6 +329,8 @@ def main(words: Sequence[str] | None = None) -> None:
 def _said(a: argparse.Namespace) -> list[str]:
     words = ["--photos", "FOLDER", "--cifar", "FOLDER", "--weights", "resnet20.th"]
     words += ["--pictures", str(a.pictures)] if a.pictures != 150 else []
+    words += ["--photographs", str(a.photographs)] if a.photographs else []
+    words += ["--models", *a.models] if tuple(a.models) != NETWORKS else []
     return words + (["--each", str(a.each)] if a.each != 6 else [])
 
 

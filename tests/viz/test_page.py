@@ -7,6 +7,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from omenn.viz.page import Report, page
 from omenn.viz.panels import Case, panels
+from omenn.viz.stated_regions import StatedRegion, StatedRegions
 from omenn.viz.wording import number
 
 MakeCase = Callable[..., Case]
@@ -213,3 +215,16 @@ def test_the_certificate_becomes_a_list(case: MakeCase) -> None:
 def test_the_same_report_gives_the_same_bytes(case: MakeCase) -> None:
     given = report(case(), sigma=1.0)
     assert page(given) == page(given)
+
+
+def test_the_main_squares_of_a_calibration_are_said(case: MakeCase) -> None:
+    regions = [StatedRegion(2, 3, "+3.1", "costs between 2 and 4.4")]
+    stated = StatedRegions(regions, 4, "omenn-clear", "blurring it", "90", 60)
+    plain = case()
+    content = page(Report(title="t", introduction="i", cases=[replace(plain, regions=stated)]))
+    assert "left:50%;top:25%;width:25%;height:25%" in content
+    words = " ".join(re.sub(r"<[^>]+>", "", content).split())
+    assert "Row 2, column 3: the map gives it +3.1 of the logit" in words
+    assert "Blurring it costs between 2 and 4.4." in words
+    without = page(Report(title="t", introduction="i", cases=[plain]))
+    assert "stated-picture" not in without.split("</style>")[1]

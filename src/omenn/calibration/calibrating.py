@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 import omenn
+from omenn.attribution import method_file
 from omenn.calibration.conformal import needed
 from omenn.calibration.halves import halved, sizes_from, too_few
 from omenn.calibration.intervals import Calibration, model_digest
 from omenn.calibration.interventions import (
+    USUAL_REPLACEMENT,
     Measured,
     Replacement,
     described,
@@ -99,7 +101,7 @@ def calibrate(
     *,
     method: str = "omenn-clear",
     options: Mapping[str, Any] | None = None,
-    replacement: Replacement = "blur",
+    replacement: Replacement = USUAL_REPLACEMENT,
     target: int | None = None,
     level: float = 0.9,
     forms: Sequence[str] = USUAL,
@@ -131,8 +133,8 @@ def calibrate(
         model: in evaluation mode; returns logits (n, classes).
         inputs: (N, …), or N inputs (1, …); those that are the same count once. No labels.
         method, options: of the explanations.
-        replacement: ``"blur"``, ``"mean"``, ``"black"``, ``"white"``, ``"zero"``, a number, a
-            tensor or a function.
+        replacement: ``"blur:0.1"`` (σ, as a share of the shorter side), ``"mean"``, ``"black"``,
+            ``"white"``, ``"zero"``, a number, a tensor or a function.
         target: the output that is explained; by default the largest of each input.
         level: the usual probability of the intervals.
         forms: of the regions of pictures: cells, boxes, unions, superpixels.
@@ -164,6 +166,8 @@ def calibrate(
         raise wrong("model", model, "a torch.nn.Module")
     level, least = real("level", level, 0.5, 0.99), 2 * needed(real("level", level, 0.5, 0.99))
     options = dict(options or {})
+    if method_file.is_file(method):
+        method, options = method_file.with_options(method, options)
     first = _first(inputs, least)
     e = explained(model, first, target, method, options, output)
     recipe = Recipe(_shape(e, first), tuple(forms), _tuples(groups), each)
@@ -185,7 +189,7 @@ def calibrate(
     sizes = sizes_from(fit, rest, level)
     work.forget()
     return Calibration(
-        name or type(model).__name__, weights, method, options, recipe.shape, target,
+        name or type(model).__name__, weights, method, options, e.processing, recipe.shape, target,
         described(replacement), level, recipe.forms if len(recipe.shape) == 2 else ("groups",),
         seed, (len(fit), len(rest)), sizes,
     )  # fmt: skip

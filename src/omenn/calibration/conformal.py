@@ -21,6 +21,7 @@ ROUNDS = 2  # of weighted least squares
 LEAST = 0.1  # of the mean |sum|, or of the median scale: below, both count as small
 FLOOR = 0.05  # of the mean |residual|: one that happens to be 0 has no logarithm
 PARTS = 3
+MARGIN = 2  # the other half, which gives the quantiles, must not fall short by chance
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def cuts(sums: Sequence[Tensor], level: float) -> list[float]:
         return []
     parts = [torch.bucketize(one.abs(), found, right=True) for one in sums]
     pictures = [sum(bool((part == k).any()) for part in parts) for k in range(PARTS)]
-    return found.tolist() if min(pictures) >= needed(level) else []
+    return found.tolist() if min(pictures) >= MARGIN * needed(level) else []
 
 
 def needed(level: float) -> int:

@@ -54,31 +54,47 @@ class Interval:
         return (self.high - self.low) / 2
 
     def __str__(self) -> str:
-        return f"this region: {_signed(self.sum)}, {self.words}"
+        return f"this region: {signed(self.sum)}, replacing it {self.cost} ({_percent(self.level)})"
 
     @property
-    def words(self) -> str:
-        """What replacing the region does, in words."""
-        sure = f"({100 * self.level:.3g} %)"
-        if self.high < 0:
-            return f"replacing it adds between {_short(-self.high)} and {_short(-self.low)} {sure}"
-        return f"replacing it costs between {_short(self.low)} and {_short(self.high)} {sure}"
+    def cost(self) -> str:
+        """What replacing the region does to the logit, in words.
+
+        >>> Interval(0.1, -0.2, 0.4, 0.1, 0.9, 0.06).cost, Interval(-1, -2, -1, -1.5, 0.9, 0.1).cost
+        ('changes it by −0.4 to +0.2', 'adds between 1 and 2')
+        """
+        low, high, half = self.low, self.high, self.half_width
+        if low >= 0:
+            return f"costs between {_short(low, half)} and {_short(high, half)}"
+        if high <= 0:
+            return f"adds between {_short(-high, half)} and {_short(-low, half)}"
+        return f"changes it by {signed(-high, half)} to {signed(-low, half)}"
 
 
-def _short(value: float) -> str:
-    """Two digits, or all before the point, with a true minus sign.
+def _percent(level: float) -> str:
+    return f"{100 * level:.3g} %"
 
-    >>> _short(-0.123), _short(12.34), _short(0.0)
-    ('−0.12', '12', '0')
+
+def _short(value: float, unit: float | None = None) -> str:
+    """In two digits of ``unit`` (of itself by default) and not below 0.0001, with a true minus.
+
+    >>> _short(-0.123), _short(12.34), _short(0.087, 1.7), _short(2.0e-5)
+    ('−0.12', '12', '0.1', '0')
     """
-    text = f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
-    if "e" in text:
-        text = f"{value:.4f}".rstrip("0").rstrip(".")
+    size = max(abs(value if unit is None else unit), 1e-4)
+    text = f"{value:.{min(4, max(0, 1 - math.floor(math.log10(size))))}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
     return text.replace("-", "−") if float(text) else "0"
 
 
-def _signed(value: float) -> str:
-    return f"+{_short(value)}" if value > 0 and _short(value) != "0" else _short(value)
+def signed(value: float, unit: float | None = None) -> str:
+    """The same with its sign.
+
+    >>> signed(3.14), signed(-0.5), signed(0.0)
+    ('+3.1', '−0.5', '0')
+    """
+    text = _short(value, unit)
+    return f"+{text}" if value > 0 and text != "0" else text
 
 
 @dataclass(frozen=True)
@@ -116,15 +132,17 @@ class Calibration:
     """Split-conformal intervals for the regions of a map, by size; see :func:`calibrate`.
 
     ``model``, ``digest``: its name and a digest of its weights. ``method``, ``options``: of the
-    explanations. ``shape``: of the locations. ``target``: the explained output, None: the largest.
-    ``replacement``: what takes the place of a region. ``level``: the usual probability. ``forms``:
-    of the regions. ``pictures``: how many the fit and the quantiles are from.
+    explanations, and the ``processing`` that the method says. ``shape``: of the locations.
+    ``target``: the explained output, None: the largest. ``replacement``: what takes the place of a
+    region. ``level``: the usual probability. ``forms``: of the regions. ``pictures``: how many the
+    fit and the quantiles are from.
     """
 
     model: str
     digest: str
     method: str
     options: Mapping[str, Any]
+    processing: tuple[str, ...]
     shape: tuple[int, ...]
     target: int | None
     replacement: str
@@ -224,13 +242,14 @@ class Calibration:
                 expected=str(self.shape),
                 remedy="Calibrate with inputs of this form.",
             )
-        if e.method != self.method or e.processing:
-            got = ", ".join([e.method, *e.processing])
+        got = ", ".join([e.method, *e.processing])
+        wanted = ", ".join([self.method, *self.processing])
+        if got != wanted:
             raise InputError(
-                f"the explanation is by '{got}', the calibration of '{self.method}'.",
+                f"the explanation is by '{got}', the calibration of '{wanted}'.",
                 argument="e",
                 got=got,
-                expected=self.method,
+                expected=wanted,
                 remedy="Explain with the calibrated method and its options, unprocessed.",
             )
         if self.target is not None and int(e.target[index]) != self.target:
@@ -294,6 +313,7 @@ def _read(content: Mapping[str, Any]) -> Calibration:
     fit, quantiles = map(int, content["pictures"])
     return Calibration(
         **{name: content[name] for name in names},
+        processing=tuple(map(str, content["processing"])),
         shape=tuple(map(int, content["shape"])),
         forms=tuple(map(str, content["forms"])),
         pictures=(fit, quantiles),

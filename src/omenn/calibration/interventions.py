@@ -9,22 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omenn.check import choose, quoted, real
+from omenn.check import choose, positive, quoted, real, wrong
 from omenn.errors import InputError
 from omenn.filters import gaussian_filter
 from omenn.metrics.maps import Model
 from omenn.metrics.perturbation import answers, states
 from omenn.metrics.removal import FILLS, filled
 
-BLUR = 0.1
-"""σ of the blur as a share of the shorter side: nothing that a network knows is left."""
-
-REPLACEMENTS = ("blur", *FILLS)
+USUAL_REPLACEMENT = "blur:0.1"
+"""Strong: little that a network knows is left."""
 
 Replacement = str | float | Tensor | Callable[[Tensor], Tensor]
-"""What takes the place of a region: ``"blur"`` (of pictures), the input's own ``"mean"``, smallest
-(``"black"``) or largest value (``"white"``), ``"zero"``, a number, a tensor that is expanded to the
-inputs, or a function (inputs) → inputs of the same shape."""
+"""What takes the place of a region: a name of ``omenn.metrics.removal.FILLS`` (the input's own
+mean, smallest or largest value, zero, a blur), ``"blur:S"`` with the Gaussian's σ as a share of the
+shorter side, a number, a tensor that is expanded to the inputs, or a function (inputs) → inputs of
+the same shape."""
 
 
 def replaced_by(replacement: Replacement, x: Tensor) -> Tensor:
@@ -37,14 +36,7 @@ def replaced_by(replacement: Replacement, x: Tensor) -> Tensor:
     [[0.5, 0.5, 0.5]]
     """
     if isinstance(replacement, str):
-        choose("replacement", replacement, REPLACEMENTS)
-        if replacement != "blur":
-            flat = x if x.is_floating_point() else x.double()
-            fill: Any = replacement
-            return filled(flat.reshape(len(x), 1, 1, -1), fill).reshape(x.shape).to(x)
-        if x.ndim != 4 or not x.is_floating_point():
-            raise _unfit(replacement, x, 'Give a number, a tensor or a function, or "mean".')
-        return gaussian_filter(x, BLUR * min(x.shape[-2:]))
+        return _named(replacement, x)
     if isinstance(replacement, Tensor):
         try:
             return replacement.detach().to(x).expand_as(x)
@@ -56,6 +48,27 @@ def replaced_by(replacement: Replacement, x: Tensor) -> Tensor:
             raise _unfit(found, x, "Return a tensor of the inputs' shape.")
         return found.detach().to(x)
     return torch.full_like(x, real("replacement", replacement))
+
+
+def _named(replacement: str, x: Tensor) -> Tensor:
+    name, colon, width = replacement.partition(":")
+    choose("replacement", name, FILLS)
+    if name == "blur" and (x.ndim != 4 or not x.is_floating_point()):
+        raise _unfit(replacement, x, 'Give a number, a tensor or a function, or "mean".')
+    if colon:
+        try:
+            sigma = positive("replacement", float(width)) if name == "blur" else 0.0
+        except ValueError:
+            sigma = 0.0
+        if not sigma:
+            expected = f"one of {', '.join(FILLS)}, or blur:0.1"
+            raise wrong("replacement", replacement, expected)
+        return gaussian_filter(x, sigma * min(x.shape[-2:]))
+    fill: Any = name
+    if name == "blur":
+        return filled(x, fill)
+    flat = x if x.is_floating_point() else x.double()
+    return filled(flat.reshape(len(x), 1, 1, -1), fill).reshape(x.shape).to(x)
 
 
 def described(replacement: Replacement) -> str:

@@ -109,15 +109,13 @@ def masks_of(region: Any, shape: Sequence[int]) -> tuple[Tensor, bool]:
         if isinstance(one, (Box, Cells, Entries)):
             found.append(one.mask(shape))
             continue
-        mask = torch.as_tensor(one)
-        if mask.dtype != torch.bool:
-            raise wrong("region", one, "a mask of True and False, a Box, Cells or Entries")
+        mask = _mask(one)
         if mask.ndim == len(shape) + 1:
             several = True
         elif mask.ndim == len(shape):
             mask = mask[None]
         if mask.shape[1:] != tuple(shape):
-            raise misshapen("region", torch.as_tensor(one), tuple(shape))
+            raise misshapen("region", mask, tuple(shape))
         found += mask.cpu().unbind()
     masks = torch.stack(found)
     counts = masks.flatten(1).sum(1)
@@ -127,6 +125,16 @@ def masks_of(region: Any, shape: Sequence[int]) -> tuple[Tensor, bool]:
         remedy = "Of the whole input the model itself says what it loses."
         raise wrong("region", region, "a part of the input", remedy)
     return masks, several
+
+
+def _mask(given: Any) -> Tensor:
+    try:
+        mask = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        mask = torch.zeros(0)
+    if mask.dtype != torch.bool:
+        raise wrong("region", given, "a mask of True and False, a Box, Cells or Entries")
+    return mask
 
 
 def cell(shape: Sequence[int], rows: int, columns: int, row: int, column: int) -> Tensor:

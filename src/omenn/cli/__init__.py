@@ -16,6 +16,7 @@ import typer
 
 from omenn.cli import (
     bench_command,
+    calibrate_command,
     certify_command,
     compare_command,
     data_command,
@@ -42,6 +43,7 @@ app.add_typer(data_command.app, name="data")
 app.command()(demo_command.demo)
 app.command(epilog=explain_command.EXAMPLES)(explain_command.explain)
 app.command(epilog=compare_command.EXAMPLES)(compare_command.compare)
+app.command(epilog=calibrate_command.EXAMPLES)(calibrate_command.calibrate)
 app.command("methods")(methods_command.list_methods)
 app.command(epilog=certify_command.EXAMPLES)(certify_command.certify)
 app.command(epilog=bench_command.EXAMPLES)(bench_command.bench)

@@ -12,6 +12,7 @@ from omenn.cli.shared_options import (
     AsJson,
     At,
     BiasOfMethod,
+    CalibrationFile,
     Contrast,
     Device,
     MethodName,
@@ -50,6 +51,7 @@ def explain(
     post: Post = None,
     smooth: Smooth = None,
     out: Out = None,
+    calibration: CalibrationFile = None,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: AsJson = False,
@@ -87,6 +89,13 @@ def explain(
         readable = method is None and fits(options, steps) and explain_results.shows_both(out)
         request = Request(target, contrast, name, options, steps, readable)
         found = explain_results.explain_and_write(
-            files, source, request, out, smooth=smooth, device=device, tick=tick
+            files,
+            source,
+            request,
+            out,
+            smooth=smooth,
+            device=device,
+            tick=tick,
+            calibration=calibration,
         )
     terminal.answer(found, as_json)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omenn.cli.calibrated_regions import lines, read_calibration, stated_regions
 from omenn.cli.explain_images import Request, certify_file, explain_file
 from omenn.cli.terminal import Answer
 from omenn.errors import InputError
@@ -78,17 +80,22 @@ def explain_and_write(
     smooth: float | None,
     device: str,
     tick: Callable[[str], None],
+    calibration: Path | None = None,
 ) -> Answer:
     """Explain every picture, then write ``out`` if there is one.
 
     Nothing is written before everything is computed. ``tick`` is called with a description before
-    each step.
+    each step. ``calibration``: a file of ``omenn calibrate``, whose intervals are said as well.
     """
     drawn = out is not None and draws(out)
     cases: list[Case] = []
+    known = read_calibration(calibration, source, request) if calibration else None
     for file in files:
         tick(file.name)
-        cases.append(explain_file(file, source, request, device, rival=drawn))
+        case = explain_file(file, source, request, device, rival=drawn)
+        if known is not None:
+            case = replace(case, regions=stated_regions(file, source, request, device, known))
+        cases.append(case)
     written: list[Path] = []
     if out is not None:
         tick(f"writing {out}")
@@ -135,6 +142,8 @@ def remarks(cases: Sequence[Case], written: Sequence[Path]) -> list[str]:
             f"processed: {steps}."
             + (" The sum is no longer the logit; the residual says by how much." if lost else "")
         )
+    for case in cases:
+        said += lines(case.name, case.regions) if case.regions else []
     if not written:
         return [*said, "To see it, add -o with the name of a .png or .html file."]
     return [*said, *(f"wrote {file}" for file in written)]
@@ -260,7 +269,8 @@ def record(case: Case) -> dict[str, Any]:
     result, index = case.explanation, case.index
     sources = {name: float(share[index]) for name, share in result.sources.items()}
     constants = collects(result)
-    return {
+    calibrated = {} if case.regions is None else {"regions": asdict(case.regions)}
+    return calibrated | {
         "input": case.name,
         "model": case.model,
         "weights": case.weights,

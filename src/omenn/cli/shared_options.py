@@ -118,6 +118,13 @@ Out = Annotated[
         help=".png, .html, .safetensors, .json, or a folder for several pictures.",
     ),
 ]
+CalibrationFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A file of omenn calibrate: say what replacing the main regions costs.",
+    ),
+]
 OutFolder = Annotated[
     Path, typer.Option("--out", "-o", metavar="FOLDER", help="The folder for all results.")
 ]

@@ -50,7 +50,9 @@ def _environment() -> Environment:
     made.globals.update(
         {name: getattr(wording, name) for name in _WORDING}, gradient=_gradient, resource=_resource
     )
-    made.filters.update(symbols=_symbols, data_uri=_data_uri)
+    made.filters.update(
+        symbols=_symbols, data_uri=_data_uri, pixels_uri=_pixels_uri, sentence=wording.sentence
+    )
     return made
 
 
@@ -80,4 +82,8 @@ def _symbols(text: str) -> Markup:
 
 def _data_uri(view: View) -> str:
     """The pixels of a view as a PNG inside the page."""
-    return f"data:image/png;base64,{base64.b64encode(png(view.pixels)).decode('ascii')}"
+    return _pixels_uri(view.pixels)
+
+
+def _pixels_uri(pixels: np.ndarray) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png(pixels)).decode('ascii')}"

@@ -14,6 +14,7 @@ from omenn.viz.wording import collects, in_logits, is_omenn, number, sentence, s
 
 if TYPE_CHECKING:
     from omenn import Explanation
+    from omenn.viz.stated_regions import StatedRegions
 
 
 STRETCHED = 8
@@ -98,6 +99,7 @@ class Case:
         scale: the number at the end of the colours of its maps; None: the maps of one number have a
             scale of their own.
         modality: draws the case; None: by the shape of its matrix, see ``panels``.
+        regions: what a calibration says of its main regions, or None.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Case:
     input: str | int | None = None
     scale: float | None = None
     modality: Views | None = None
+    regions: StatedRegions | None = None
 
     def views(self, sigma: float = 0.0) -> Sequence[Panel]:
         """The panels of the case; with ``sigma`` > 0 (in entries of the matrix) also smoothed."""
