@@ -28,8 +28,8 @@ from golden.flat import Record
 
 PLAIN = {"COLUMNS": "140", "NO_COLOR": "1", "TERM": "dumb"}
 HELPS = [
-    "", "bench", "demo", "explain", "compare", "methods", "certify", "train", "train birds",
-    "train table", "data", "data birds", "tune",
+    "", "bench", "calibrate", "demo", "explain", "compare", "methods", "certify", "train",
+    "train birds", "train table", "data", "data birds", "tune",
 ]  # fmt: skip
 LISTS = ["--version", "methods", "methods --json", "bench --list"]
 RESULTS = [

@@ -16,7 +16,6 @@ from omenn.files.atomic import check_writable
 from omenn.viz.wording import number
 
 if TYPE_CHECKING:
-    import torch
     from rich.table import Table
 
     from omenn import Calibration
@@ -57,7 +56,7 @@ class Inputs(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, k: Any) -> torch.Tensor:
+    def __getitem__(self, k: Any) -> Any:
         return read_input(self.files[k], self.source, self.device)
 
 
