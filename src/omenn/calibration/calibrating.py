@@ -164,24 +164,22 @@ def calibrate(
     """
     if not isinstance(model, nn.Module):
         raise wrong("model", model, "a torch.nn.Module")
-    level, least = real("level", level, 0.5, 0.99), 2 * needed(real("level", level, 0.5, 0.99))
+    least = 2 * needed(real("level", level, 0.5, 0.99))
     options = dict(options or {})
     if method_file.is_file(method):
         method, options = method_file.with_options(method, options)
     first = _first(inputs, least)
     e = explained(model, first, target, method, options, output)
     recipe = Recipe(_shape(e, first), tuple(forms), _tuples(groups), each)
-    replaced_by(replacement, first)
-    weights = model_digest(model)
-    settings = [weights, method, sorted(options.items()), described(replacement), target]
-    settings += [recipe, seed, str(output), omenn.__version__]
-    if not isinstance(replacement, (str, float, int)):
-        settings.append(content(replaced_by(replacement, first)).hex())
-    made = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
-    place = None if folder is None else Path(folder)
+    weights, new = model_digest(model), replaced_by(replacement, first)
+    own = "" if isinstance(replacement, (str, float, int)) else content(new).hex()
+    made = _digest(
+        weights, method, sorted(options.items()), described(replacement), own, target, recipe, seed,
+        str(output), omenn.__version__,
+    )  # fmt: skip
     work = Work(
-        model, method, options, target, output, replacement, recipe,
-        whole("seed", seed, 0), whole("chunk", chunk, 1), made, place,
+        model, method, options, target, output, replacement, recipe, whole("seed", seed, 0),
+        whole("chunk", chunk, 1), made, None if folder is None else Path(folder),
     )  # fmt: skip
     passes = 1 + each * len(SIZES[1:])
     found = _all(work, inputs, _affordable(budget, len(inputs), passes, least), tick)
@@ -285,6 +283,10 @@ def _shape(e: Any, x: Tensor) -> tuple[int, ...]:
 
 def _tuples(groups: Sequence[Sequence[int]] | None) -> tuple[tuple[int, ...], ...] | None:
     return None if groups is None else tuple(tuple(map(int, group)) for group in groups)
+
+
+def _digest(*settings: Any) -> str:
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
 
 def _key(x: Tensor) -> str:

@@ -19,39 +19,46 @@ omenn explain bird.png -m birds-resnet --calibration birds-resnet.json -o bird.h
 omenn calibrate net.py:build photos/ --replace mean --budget 5000 -o net.json"""
 
 
+Spec = Annotated[
+    str, typer.Argument(metavar="MODEL", help="As for omenn explain: birds-resnet, timm:NAME …")
+]
+Images = Annotated[
+    list[Path], typer.Argument(metavar="IMAGES...", help="Pictures, or folders of some.")
+]
+File = Annotated[Path, typer.Option("--out", "-o", metavar="FILE.json", help="The result.")]
+Method = Annotated[str, typer.Option(metavar="NAME", help="The method, with options in brackets.")]
+Replace = Annotated[
+    str,
+    typer.Option(
+        metavar="HOW",
+        help="What takes the place of a region: blur, blur:0.1 (σ as a share of the side), mean, "
+        "black, white, zero.",
+    ),
+]
+Level = Annotated[float, typer.Option(metavar="P", help="The usual probability of an interval.")]
+Regions = Annotated[
+    str, typer.Option(metavar="FORM,…", help="Of: cells, boxes, unions, superpixels.")
+]
+Each = Annotated[
+    int, typer.Option(metavar="N", help="Regions of each of seven sizes in a picture.")
+]
+Budget = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="At most so many forward passes (default: all pictures)."),
+]
+
+
 def calibrate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="As for omenn explain: birds-resnet, timm:NAME …")
-    ],
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES...", help="Pictures, or folders of some.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.json", help="The result.")],
+    model: Spec,
+    images: Images,
+    out: File,
     weights: Weights = None,
-    method: Annotated[
-        str, typer.Option(metavar="NAME", help="The method, with options in brackets.")
-    ] = "omenn-clear",
-    replace: Annotated[
-        str,
-        typer.Option(
-            metavar="HOW",
-            help="What takes the place of a region: blur, blur:0.1 (σ as a share of the side), "
-            "mean, black, white, zero.",
-        ),
-    ] = "blur:0.1",
-    level: Annotated[
-        float, typer.Option(metavar="P", help="The usual probability of an interval.")
-    ] = 0.9,
-    regions: Annotated[
-        str, typer.Option(metavar="FORM,…", help="Of: cells, boxes, unions, superpixels.")
-    ] = "cells,boxes,unions",
-    each: Annotated[
-        int, typer.Option(metavar="N", help="Regions of each of seven sizes in a picture.")
-    ] = 6,
-    budget: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="At most so many forward passes (default: all pictures)."),
-    ] = None,
+    method: Method = "omenn-clear",
+    replace: Replace = "blur:0.1",
+    level: Level = 0.9,
+    regions: Regions = "cells,boxes,unions",
+    each: Each = 6,
+    budget: Budget = None,
     output: Output = None,
     seed: Seed = 0,
     device: Device = "cpu",
