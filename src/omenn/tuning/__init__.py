@@ -32,7 +32,7 @@ def tune(
     fill: str | float = "blur",
     check: bool = True,
     seed: int = 0,
-    chunk: int = 64,
+    chunk: int = 16,
     output: Any = None,
     folder: str | os.PathLike[str] | None = None,
     tick: Callable[[str], None] = lambda step: None,

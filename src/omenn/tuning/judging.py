@@ -35,7 +35,7 @@ class Settings:
     fill: str | float = "blur"
     points: int = 11
     seed: int = 0
-    chunk: int = 64
+    chunk: int = 16
 
     def __post_init__(self) -> None:
         for name, least in (("sets", 2), ("across", 2), ("points", 2), ("seed", 0), ("chunk", 1)):
