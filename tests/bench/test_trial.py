@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from omenn.bench import trial as trials
 from omenn.bench.trial import REPLACED, Subject, Trial
 from omenn.data.dataset_registry import MASKS, PARTS, TRAINING, Dataset, open_data
 from omenn.errors import InputError
@@ -390,3 +391,23 @@ def test_the_rate_of_idsds_falls_after_each_third(epochs: int, falls: int) -> No
     with pytest.raises(InterruptedError):
         in_domain_deletion(tuned, lambda net: None, torch.zeros(1), torch.zeros(1), epochs=epochs)  # type: ignore[arg-type, return-value]
     assert asked[0].step == falls
+
+
+def test_the_model_is_asked_once_about_the_same_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def f(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return images.flatten(1)[:, :2]
+
+    remembered = trials.Remembered(f)
+    x, y = torch.arange(8.0).view(2, 1, 2, 2), torch.ones(3, 1, 2, 2)
+    first = remembered(x)
+    first += 1  # what a protocol does with an answer is its own
+    assert torch.equal(remembered(x), f(x))
+    assert torch.equal(remembered(x.view(2, 2, 2, 1)), f(x))  # other pictures of the same numbers
+    assert asked == [2, 2, 2, 2]
+    monkeypatch.setattr(trials, "MEMORY", 2 * x[:, 0, 0].nbytes + 1)
+    remembered(y)  # the answer about x goes
+    remembered(x)
+    assert asked == [2, 2, 2, 2, 3, 2]

@@ -35,6 +35,7 @@ class Remembered:
     """f, which is asked once about the same pictures: protocols draw the same sets for every map.
 
     What was asked longest ago is forgotten when the answers take more than ``MEMORY`` bytes.
+    Pictures with a derivative are not remembered.
     """
 
     def __init__(self, f: Model) -> None:
@@ -42,6 +43,8 @@ class Remembered:
         self.known: dict[bytes, Tensor] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
+        if images.requires_grad:
+            return self.f(images)
         key = hashlib.sha256(str(images.shape).encode() + content(images)).digest()
         found = self.known.pop(key, None)
         if found is None:
