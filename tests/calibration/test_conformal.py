@@ -13,6 +13,7 @@ from torch import Tensor
 
 from omenn.calibration.conformal import cuts, fitted, hierarchical_quantile, needed
 from omenn.calibration.halves import halved, sizes_from
+from omenn.calibration.intervals import Interval
 from omenn.calibration.interventions import Measured
 from omenn.calibration.regions import SIZES
 
@@ -145,3 +146,19 @@ def test_large_sums_are_covered_as_well_as_others() -> None:
     g = torch.Generator().manual_seed(2)
     found = [covered(simulated(300, 4, g), simulated(100, 4, g))[1] for _ in range(12)]
     assert sum(found) / 12 > 0.85
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (2.0, 4.4, "costs between 2 and 4.4"),
+        (-0.004, 3.2, "costs between 0 and 3.2"),
+        (-1.0, 0.5, "changes the logit by −0.5 to +1"),
+        (-2.0, 0.001, "adds between 0 and 2"),
+        (-2.0, -1.0, "adds between 1 and 2"),
+    ],
+)
+def test_limits_in_words(low: float, high: float, words: str) -> None:
+    found = Interval(3.1, low, high, (low + high) / 2, 0.9, 0.05)
+    assert found.cost == words
+    assert str(found) == f"this region: +3.1, replacing it {words} (90 %)"

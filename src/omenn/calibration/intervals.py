@@ -61,14 +61,15 @@ class Interval:
         """What replacing the region does to the logit, in words.
 
         >>> Interval(0.1, -0.2, 0.4, 0.1, 0.9, 0.06).cost, Interval(-1, -2, -1, -1.5, 0.9, 0.1).cost
-        ('changes it by −0.4 to +0.2', 'adds between 1 and 2')
+        ('changes the logit by −0.4 to +0.2', 'adds between 1 and 2')
         """
-        low, high, half = self.low, self.high, self.half_width
-        if low >= 0:
-            return f"costs between {_short(low, half)} and {_short(high, half)}"
-        if high <= 0:
-            return f"adds between {_short(-high, half)} and {_short(-low, half)}"
-        return f"changes it by {signed(-high, half)} to {signed(-low, half)}"
+        half = self.half_width
+        low, high = (_short(end, half) for end in (self.low, self.high))
+        if self.low >= 0 or low == "0":
+            return f"costs between {low} and {high}"
+        if self.high <= 0 or high == "0":
+            return f"adds between {_short(-self.high, half)} and {_short(-self.low, half)}"
+        return f"changes the logit by {signed(-self.high, half)} to {signed(-self.low, half)}"
 
 
 def _percent(level: float) -> str:
