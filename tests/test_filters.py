@@ -18,3 +18,10 @@ def test_it_is_scipys(border: str, mode: str, sigma: float, reach: int) -> None:
     found = gaussian_filter(x, sigma, reach, border)
     wanted = ndimage.gaussian_filter(x.numpy(), sigma, mode=mode, radius=reach, axes=(2, 3))
     torch.testing.assert_close(found, torch.from_numpy(wanted))
+
+
+def test_autocast_around_a_filter_rounds_nothing() -> None:
+    pictures = torch.rand(2, 9, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gaussian_filter(pictures, 1.5)
+    torch.testing.assert_close(found, gaussian_filter(pictures, 1.5), rtol=0, atol=0)

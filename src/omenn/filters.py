@@ -41,7 +41,8 @@ def _along(values: Tensor, axis: int, sigma: float, reach: int | None, border: s
     total = math.fsum(weights)
     kernel = torch.tensor(weights, dtype=torch.float64, device=values.device) / total
     matrix = _toeplitz(kernel, length, border).to(values.dtype)
-    return (matrix @ values.movedim(axis, -2)).movedim(-2, axis)
+    with torch.autocast(values.device.type, enabled=False):  # would round pictures to eight bits
+        return (matrix @ values.movedim(axis, -2)).movedim(-2, axis)
 
 
 def _toeplitz(kernel: Tensor, length: int, border: str) -> Tensor:

@@ -168,9 +168,12 @@ def apply(call: Call, layer: Layer, rule: Rule) -> Tensor:
         again = torch.is_grad_enabled()
         with torch.enable_grad():
             true = xs[0] if layer.true is None else layer.true
+            # Autocast takes an input of less precision than the weights; here it is off.
+            true = true.to(torch.promote_types(true.dtype, layer.weight.dtype))
             x = leaf_of(true)
             passed, y = rule(layer, Input(x, true, layer.true is None))
-        found = torch.autograd.grad(passed, x, grad, create_graph=again)
+        found = torch.autograd.grad(passed, x, grad.to(passed.dtype), create_graph=again)
+        found = tuple(g.to(xs[0].dtype) for g in found)
         return found, y - passed if complete else None
 
     if call.flow is not None:

@@ -162,7 +162,8 @@ class Backward(Compared):
         wrt = [*self._leaves(), *self.mode.location.ones()]
         keep = retain or create_graph
         try:
-            with own_precision(f):
+            # A rule may differentiate within the pass back, which inference mode would not let it.
+            with own_precision(f), torch.inference_mode(False):
                 return torch.autograd.grad(
                     f, wrt, grad, keep, create_graph, allow_unused=True, is_grads_batched=batched
                 )
