@@ -37,6 +37,18 @@ class Sum(nn.Module):
         return x.flatten(1) @ self.weight.flatten(1).T
 
 
+class Both(nn.Module):
+    """Two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sum = Sum()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        first = self.sum(x)
+        return {"first": first, "second": -first}
+
+
 class Still(nn.Module):
     """The same answer whatever it is given."""
 
@@ -218,6 +230,12 @@ class TestResume:
         with refused("folder", str(tmp_path)):
             omenn.tune(net, images, **given(folder=tmp_path))
 
+    def test_the_folder_of_another_output(self, images: Tensor, tmp_path: Path) -> None:
+        net, exact = Both().eval(), {"against": None, "candidates": ["gamma[complete=true]"]}
+        omenn.tune(net, images, **given(folder=tmp_path, output="first", **exact))
+        with refused("folder", str(tmp_path)):
+            omenn.tune(net, images, **given(folder=tmp_path, output="second", **exact))
+
     def test_a_file_that_cannot_be_read_is_judged_again(
         self, net: nn.Module, images: Tensor, tmp_path: Path
     ) -> None:
@@ -226,6 +244,12 @@ class TestResume:
         files[0].write_text("{")
         files[-1].write_text('{"target": 1}')
         assert omenn.tune(net, images, **given(folder=tmp_path)).record() == whole.record()
+
+
+@pytest.mark.parametrize("shape", [(1, SIDE, SIDE), (3, SIDE + 1, SIDE)])
+def test_pictures_that_the_model_cannot_take(net: nn.Module, shape: tuple[int, ...]) -> None:
+    with refused("images", str(shape)):
+        omenn.tune(net, torch.randn(12, *shape), **given())
 
 
 class TestBudget:

@@ -77,9 +77,24 @@ class Judge:
         self._state = State(model)
 
     def f(self, pictures: Tensor) -> Tensor:
-        """The logits of pictures (n, C, H, W)."""
+        """The logits of pictures (n, C, H, W).
+
+        Raises:
+            InputError: the model cannot take them.
+        """
         given = pictures.detach()
-        out = self._state.watched(lambda: self.model(given.clone()))
+        try:
+            out = self._state.watched(lambda: self.model(given.clone()))
+        except (OmennError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            shape = tuple(given.shape[1:])
+            raise InputError(
+                f"the model cannot take pictures of the shape {shape}: {reason(error)}.",
+                argument="images",
+                got=str(shape),
+                remedy="Prepare them as the model takes them.",
+            ) from error
         return pick_output(out, self.output)
 
     def asked(self, image: Tensor) -> Unions:

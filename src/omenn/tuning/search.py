@@ -153,6 +153,7 @@ def prepared(
         "check": check,
         "budget": list(budget),
         "pictures": len(pictures),
+        "output": repr(output),
         "parameters": fingerprint(model) if isinstance(model, nn.Module) else None,
     }
     store = TuningStore(folder, question)
