@@ -31,6 +31,7 @@ KINDS = {
     "birds": ("birds", "birds-gae", "birds-slow", "birds-random"),
     "official": ("official", "official-more"),
     "cifar": ("cifar",),
+    "photographs": ("photographs",),
 }
 """Block of the page → its runs. Plans that cost more have fewer pictures: rows are not mixed."""
 FEW, MANY = 2, 6  # names in a cell of the page; names of which the others may be shorter
