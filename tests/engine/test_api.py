@@ -17,10 +17,11 @@ import omenn
 SOURCE = Path(omenn.__file__).parent
 
 NAMES = {
-    "Certificate", "Contrast", "Explanation", "InputError", "MissingExtra", "ModelError",
+    "Calibration", "Certificate", "Contrast", "Explanation", "InputError", "MissingExtra",
+    "ModelError",
     "OmennError", "Operator", "OutputError", "Rows", "TargetError", "UnsupportedOperator",
-    "WeightsError", "__version__", "certify", "explain", "frozen", "method",
-    "methods", "operator", "rows", "rule", "rules",
+    "Tuned", "WeightsError", "__version__", "calibrate", "certify", "explain", "frozen", "method",
+    "methods", "operator", "rows", "rule", "rules", "tune",
 }  # fmt: skip
 
 
@@ -144,7 +145,9 @@ def test_explaining_loads_torch_alone() -> None:
 LEVELS = {
     "errors": 0, "discovery": 0, "files": 0.1, "progress": 0.2, "check": 0.3, "filters": 0.3,
     "explanation": 0.4, "engine": 1, "data": 1, "attribution": 2, "xdnn": 3,
-    "viz": 4, "modalities": 4.1, "models": 4.2, "metrics": 5, "bench": 6, "cli": 7, "__main__": 9,
+    "viz": 4, "modalities": 4.1, "models": 4.2, "metrics": 5, "bench": 6,
+    "calibration": 6.1, "tuning": 6.2,
+    "cli": 7, "__main__": 9,
 }  # fmt: skip
 # Convenience methods of a result reach for pictures, when they are called.
 UPWARD = {

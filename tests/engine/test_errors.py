@@ -81,7 +81,7 @@ def test_unknown_module() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value", "choices"),
-    [("bias", "pixel", "spatial, attention, uniform, separate"),
+    [("bias", "pixel", "spatial, bilinear, attention, uniform, separate"),
      ("products", "both", "half, left, right")],
 )  # fmt: skip
 def test_unknown_option(option: str, value: str, choices: str) -> None:

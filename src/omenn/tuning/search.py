@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from omenn.bench.cells import fingerprint
-from omenn.check import flag, positive, whole
+from omenn.check import flag, positive, quoted, whole
 from omenn.engine.digest import digest
 from omenn.errors import InputError
 from omenn.metrics.explainers import TRIVIAL
@@ -153,7 +153,7 @@ def prepared(
         "check": check,
         "budget": list(budget),
         "pictures": len(pictures),
-        "output": repr(output),
+        "output": quoted(output),
         "parameters": fingerprint(model) if isinstance(model, nn.Module) else None,
     }
     store = TuningStore(folder, question)
